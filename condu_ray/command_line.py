@@ -1,0 +1,166 @@
+"""From arguments and YAML to a checked `Experiment`, before anything heavy is imported.
+
+Flags, help texts and their types come from the config's fields by pydantic-settings; this file only adds the order
+of precedence (flags over YAML over recipe) and the nearest right name for a wrong one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+
+from condu_ray.config import Experiment
+from condu_ray.recipes import RECIPES
+
+
+class ConfigError(ValueError):
+    """A setting that is unknown, of the wrong type or out of range; the message names it."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Returns ` (did you mean ...?)` for the closest known name, or all names when none is close."""
+    leaf = {key.rsplit(".", 1)[-1]: key for key in known}
+    close = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(
+        name.rsplit(".", 1)[-1], list(leaf), n=1
+    )
+    if close:
+        return f" (did you mean {leaf.get(close[0], close[0])}?)"
+    return f" (known: {', '.join(known)})" if len(known) <= 40 else ""
+
+
+def field_names(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
+    """Returns every field's dotted name, depth first."""
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            names += field_names(inner, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+class _Parser(ArgumentParser):
+    """argparse that names the nearest flag instead of printing the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
+        parsed, unknown = self.parse_known_args(args, namespace)
+        for flag in unknown:
+            if flag.startswith("-"):
+                name = flag.lstrip("-").split("=")[0]
+                raise ConfigError(f"unknown flag --{name}{nearest(name, [*field_names(), 'config'])}")
+            raise ConfigError(f"unexpected argument {flag!r}: settings are given as --name value")
+        return parsed
+
+
+class _Arguments(Experiment, BaseSettings):  # type: ignore[misc]
+    """The experiment's fields as flags, and `--config`."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    config: Path | None = Field(None)
+    """YAML file with any of these fields; flags override it."""
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `base` with `over` laid on top, nested mappings merged."""
+    merged = dict(base)
+    for key, value in over.items():
+        mergeable = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if mergeable else value
+    return merged
+
+
+def _explain(error: ValidationError, source: str) -> ConfigError:
+    """Turns pydantic's errors into lines a person can act on."""
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{source}: unknown field {name}{nearest(name, field_names())}")
+        else:
+            lines.append(f"{source}: {name or 'settings'}: {item['msg']} (got {item.get('input')!r})")
+    return ConfigError("\n".join(lines))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of settings.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or not a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"--config {path}: no such file") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: cannot be read as YAML: {error}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"--config {path}: expected a mapping of settings, found {type(loaded).__name__}")
+    return loaded
+
+
+def parse(arguments: Sequence[str]) -> Experiment:
+    """Builds the configuration from command-line arguments.
+
+    Args:
+        arguments: the flags, without the program's name.
+
+    Returns:
+        The checked configuration: flags over `--config` YAML over the recipe's defaults.
+
+    Raises:
+        ConfigError: with one line a problem, each naming the field and, for a wrong name, the nearest right one.
+        SystemExit: for `--help`.
+    """
+    parser = _Parser(
+        prog="run_mtil.py",
+        description="Teach a CLIP-like model a sequence of tasks and compare methods. Settings come from --recipe, "
+        "then --config, then flags.",
+        allow_abbrev=False,
+    )
+    source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
+        _Arguments,
+        cli_parse_args=list(arguments),
+        root_parser=parser,
+        parse_args_method=_Parser.parse_args,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_use_class_docs_for_groups=True,
+    )
+    flags = source()
+    path = flags.pop("config", None)
+    from_file = read_yaml(Path(path)) if path else {}
+    recipe = str(flags.get("recipe") or from_file.get("recipe") or "mini_mtil")
+    if recipe not in RECIPES:
+        raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, list(RECIPES))}")
+    base = RECIPES[recipe]().model_dump()
+    try:
+        Experiment.model_validate(_merge(base, from_file))
+    except ValidationError as error:
+        raise _explain(error, f"--config {path}") from error
+    try:
+        return Experiment.model_validate(_merge(_merge(base, from_file), flags))
+    except ValidationError as error:
+        raise _explain(error, "command line") from error
+
+
+def main_config() -> Experiment:
+    """Parses `sys.argv`; prints the problem and exits with 2 when the settings are wrong."""
+    try:
+        return parse(sys.argv[1:])
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
