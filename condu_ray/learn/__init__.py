@@ -1,0 +1,1 @@
+"""Learning one task and measuring it, in one process."""

@@ -1,0 +1,132 @@
+"""Fine-tuning one expert: AdamW, linear warm-up and cosine, cross entropy against the class prompts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from condu_ray.config import Training
+from condu_ray.learn.objective import classification_loss
+from condu_ray.vlm.preprocess import normalise
+
+
+class DivergedError(RuntimeError):
+    """Training lost its numbers; the message names the task and the step."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a fine-tuning is: step (1-based) of steps, loss, images a step and a second, share of time waiting for data."""
+
+    step: int
+    steps: int
+    loss: float
+    batch: int
+    images_per_second: float
+    data_wait: float
+
+
+def bf16_is_fast(cuda: bool) -> bool:
+    """Whether bf16 pays on this machine: a CUDA device that has it, or a CPU with AVX512-BF16 or AMX."""
+    if cuda:
+        return torch.cuda.is_bf16_supported()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = file.read()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
+    """Returns the rate of 0-based `step`: linear from 0 to `peak` over `warmup * steps`, then cosine to 0."""
+    rise = round(warmup * steps)
+    if step < rise:
+        return peak * (step + 1) / rise
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def compute_context(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Autocast for bf16; on CPU also the plain attention, whose backward is faster there at CLIP's short sequences."""
+    stack = ExitStack()
+    if precision == "bf16":
+        stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+    stack.enter_context(sdpa_kernel([SDPBackend.MATH]) if device.type == "cpu" else nullcontext())
+    return stack
+
+
+def fine_tune(
+    classifier: nn.Module,
+    batches: Iterator[Mapping[str, np.ndarray]],
+    tokens_CL: Tensor,
+    settings: Training,
+    *,
+    task: str,
+    precision: str,
+    preprocess: Mapping[str, object],
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> float:
+    """Trains `classifier` in place on one task.
+
+    Args:
+        classifier: `ClipClassifier`, or it under DistributedDataParallel, at the weights that training starts from.
+        batches: exactly `settings.steps` batches for this worker: `image` uint8 [b, H, W, 3], `label` int64 [b].
+        tokens_CL: the class prompts' tokens; they are encoded again every step.
+        settings: the hyperparameters.
+        task: name, for `lr_by_task` and messages.
+        precision: `fp32` or `bf16` (autocast; weights and optimizer stay fp32).
+        preprocess: open_clip's PreprocessCfg as a dict, for the normalisation.
+        report: called after every step.
+
+    Returns:
+        The mean loss over the last tenth of the steps.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+        RuntimeError: the stream ended early.
+    """
+    parameters = [p for p in classifier.parameters() if p.requires_grad]
+    device, peak = parameters[0].device, settings.lr_by_task.get(task, settings.lr)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=peak, betas=(0.9, settings.beta2), weight_decay=settings.weight_decay, fused=True
+    )
+    tokens_CL = tokens_CL.to(device)
+    classifier.train()
+    losses: list[float] = []
+    begin, waited, images = time.perf_counter(), 0.0, 0
+    for step in range(settings.steps):
+        before = time.perf_counter()
+        batch = next(batches, None)
+        waited += time.perf_counter() - before
+        if batch is None:
+            raise RuntimeError(f"task {task}: the data stream ended at step {step} of {settings.steps}")
+        pixels = torch.from_numpy(np.array(batch["image"])).to(device, non_blocking=True)
+        label_B = torch.from_numpy(np.array(batch["label"])).to(device, non_blocking=True)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings.steps, settings.warmup, peak)
+        optimizer.zero_grad(set_to_none=True)
+        with compute_context(device, precision):
+            logits_BC = classifier(normalise(pixels, preprocess), tokens_CL)
+            loss = classification_loss(logits_BC.float(), label_B, settings.label_smoothing)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"task {task}: the loss became {value} at step {step + 1}; lower training.lr ({peak:g})"
+            )
+        loss.backward()
+        optimizer.step()
+        losses.append(value)
+        images += len(label_B)
+        elapsed = time.perf_counter() - begin
+        report(Progress(step + 1, settings.steps, value, len(label_B), images / elapsed, waited / elapsed))
+    classifier.eval()
+    tail = losses[-max(1, settings.steps // 10) :]
+    return sum(tail) / len(tail)

@@ -1,0 +1,1 @@
+"""The vision-language model: loading, preprocessing, zero-shot classifiers, prototypes, routing."""

@@ -1,0 +1,47 @@
+"""Images to pixels: open_clip's own transforms, stopped before the tensor so that uint8 travels between processes."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor
+
+
+class Preprocessor:
+    """Encoded bytes to a uint8 array [H, W, 3], as open_clip resizes and crops, with or without augmentation.
+
+    Args:
+        preprocess: open_clip's PreprocessCfg as a dict.
+        augment: whether `pixels` uses the training transform (random resized crop).
+    """
+
+    def __init__(self, preprocess: Mapping[str, Any], augment: bool = False) -> None:
+        config = PreprocessCfg(**preprocess)
+        whole = image_transform_v2(config, is_train=augment, aug_cfg=AugmentationCfg() if augment else None)
+        self._steps = whole.transforms[:-2]  # the last two make a float tensor and normalise it: `normalise` below
+        self._augment = augment
+
+    def pixels(self, encoded: bytes, seed: int = 0) -> np.ndarray:
+        """Decodes one image; `seed` fixes its augmentation (torchvision draws from torch's global generator)."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # palette images with transparency
+            image = Image.open(io.BytesIO(encoded)).convert("RGB")
+        if self._augment:
+            torch.manual_seed(seed)
+        for step in self._steps:
+            image = step(image)
+        return np.asarray(image, dtype=np.uint8)
+
+
+def normalise(pixels_BHWC: Tensor, preprocess: Mapping[str, Any]) -> Tensor:
+    """uint8 [B, H, W, 3] to the model's float32 input [B, 3, H, W] on the same device."""
+    mean = torch.tensor(preprocess["mean"], device=pixels_BHWC.device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocess["std"], device=pixels_BHWC.device).view(1, 3, 1, 1)
+    return pixels_BHWC.permute(0, 3, 1, 2).float().div(255).sub(mean).div(std)

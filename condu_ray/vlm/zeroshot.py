@@ -1,0 +1,51 @@
+"""Zero-shot classification: class prompts become the weights of a linear classifier on image features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@torch.no_grad()
+def text_features(
+    model: nn.Module, tokenizer: Any, classes: Sequence[str], templates: Sequence[str], batch_size: int = 512
+) -> Tensor:
+    """Encodes classes by prompts, averaged over templates (CLIP's prompt ensembling).
+
+    Args:
+        model: a CLIP model.
+        tokenizer: its tokenizer.
+        classes: C class names.
+        templates: prompts with one `{}` each.
+        batch_size: prompts a forward pass.
+
+    Returns:
+        [C, D] float32, L2-normalised.
+    """
+    device = next(model.parameters()).device
+    total = None
+    for template in templates:
+        prompts = [template.replace("{}", name) for name in classes]  # a class name is no format
+        parts = [
+            model.encode_text(tokenizer(prompts[start : start + batch_size]).to(device), normalize=True).float()
+            for start in range(0, len(prompts), batch_size)
+        ]
+        features = torch.cat(parts)
+        total = features if total is None else total + features
+    assert total is not None, "a task has at least one template"
+    return functional.normalize(total, dim=-1)
+
+
+@torch.no_grad()
+def image_features(model: nn.Module, images_BCHW: Tensor) -> Tensor:
+    """Encodes normalised images: [B, D] float32, L2-normalised."""
+    return model.encode_image(images_BCHW, normalize=True).float()
+
+
+def logits(model: nn.Module, image_BD: Tensor, text_CD: Tensor) -> Tensor:
+    """exp(logit_scale) * cosine similarity: [B, C] float32."""
+    return model.logit_scale.exp().float() * image_BD @ text_CD.T
