@@ -1,0 +1,46 @@
+"""The registry of methods: a decorator adds one, with its paper."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from condu_ray.methods.base import Method
+
+METHODS: dict[str, type[Method]] = {}
+"""Every method by its `--method` name."""
+
+
+class MethodError(ValueError):
+    """A method that does not exist; the message gives the nearest names."""
+
+
+def register(name: str, paper: str) -> Callable[[type[Method]], type[Method]]:
+    """Class decorator: makes a method available as `--method name`.
+
+    Args:
+        name: command-line name.
+        paper: short citation with its address.
+    """
+
+    def add(method: type[Method]) -> type[Method]:
+        if name in METHODS:
+            raise ValueError(f"method {name} is registered twice: {METHODS[name].__module__}, {method.__module__}")
+        method.name, method.paper = name, paper
+        METHODS[name] = method
+        return method
+
+    return add
+
+
+def get(name: str) -> Method:
+    """Returns a method by name.
+
+    Raises:
+        MethodError: there is none of that name.
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(METHODS)}"
+        raise MethodError(f"--method {name}: no such method ({hint})")
+    return METHODS[name]()
