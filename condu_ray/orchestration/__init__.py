@@ -1,0 +1,1 @@
+"""Ray and MLflow: the only floor that imports either."""

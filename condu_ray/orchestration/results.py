@@ -1,0 +1,185 @@
+"""The matrix of a run as it fills: which measurements a session needs, its rows on disk, and the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from condu_ray.benchmark import Task
+from condu_ray.benchmark.report import write_report
+from condu_ray.config import Experiment
+from condu_ray.learn.expert import expert_folder
+from condu_ray.methods import ModelState
+from condu_ray.metrics import continual_metrics
+from condu_ray.orchestration.evaluation import Unit, unit_key
+from condu_ray.orchestration.plan import MethodPlan
+from condu_ray.orchestration.tracking import Tracker
+from condu_ray.store import artifacts
+from condu_ray.store.ledger import Entry
+from condu_ray.store.results import write_rows
+
+
+def _plain(value: float) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
+
+
+class Results:
+    """Collects measurements into one T x T matrix a method.
+
+    Args:
+        config: the run's configuration.
+        tasks: tasks in order.
+        plans: the methods' plans.
+        tracker: MLflow.
+    """
+
+    def __init__(
+        self, config: Experiment, tasks: Sequence[Task], plans: Sequence[MethodPlan], tracker: Tracker
+    ) -> None:
+        self._config, self._tasks, self._plans, self._tracker = config, list(tasks), list(plans), tracker
+        self._found: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+        self._entries: dict[tuple[str, int], Entry] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every session of every method is measured on every task."""
+        size = len(self._tasks)
+        return all(
+            len(self._found.get((plan.method.name, position), {})) == size
+            for plan in self._plans
+            for position in range(size)
+        )
+
+    def units(self, plan: MethodPlan, entry: Entry, backbone: str, precision: str) -> list[Unit]:
+        """Returns the measurements of a committed session: one a task."""
+        name, learned = plan.method.name, plan.steps[: entry.position + 1]
+        experts = tuple(step.item.key if step.item else None for step in learned)
+        state = ModelState(entry.state, tuple(step.task for step in learned), experts)
+        self._entries[name, entry.position] = entry
+        units = []
+        for task in self._tasks:
+            seen = task.name in state.tasks
+            key = unit_key(self._config, backbone, precision, name, state, task, seen)
+            units.append(Unit(name, entry, task.name, seen, key))
+        return units
+
+    def add(self, unit: Unit, found: dict[str, Any]) -> tuple[str, int, list[float]] | None:
+        """Takes a measurement; when it completes a session, writes its rows and returns (method, position, row)."""
+        position = unit.entry.position
+        row = self._found.setdefault((unit.method, position), {})
+        row[unit.task] = found
+        if len(row) < len(self._tasks):
+            return None
+        write_rows(self._config.run_folder / "results" / f"{unit.method}-{position + 1:02d}.parquet", self._rows(unit))
+        self._log(unit.method, position)
+        return unit.method, position, self._accuracy(unit.method, position)
+
+    def _accuracy(self, method: str, position: int) -> list[float]:
+        row = self._found[method, position]
+        return [100 * row[task.name]["correct"] / row[task.name]["images"] for task in self._tasks]
+
+    def _rows(self, unit: Unit) -> list[dict[str, Any]]:
+        entry, found = unit.entry, self._found[unit.method, unit.entry.position]
+        accuracy = self._accuracy(unit.method, entry.position)
+        return [
+            {
+                "method": unit.method,
+                "seed": self._config.seed,
+                "session": entry.position,
+                "learned_task": entry.task,
+                "task": task.name,
+                "task_position": index,
+                "seen": index <= entry.position,
+                "label_space": "task",
+                "accuracy": accuracy[index],
+                "state": entry.state,
+                "expert": entry.expert,
+            }
+            | {key: value for key, value in found[task.name].items() if key != "seconds"}
+            for index, task in enumerate(self._tasks)
+        ]
+
+    def _metrics(self, method: str, sessions: int) -> dict[str, float | None]:
+        """The metrics of the first `sessions` sessions on their own tasks."""
+        matrix = [self._accuracy(method, position)[:sessions] for position in range(sessions)]
+        found = continual_metrics(matrix)
+        names = ("transfer", "average", "last", "backward_transfer", "forgetting")
+        return {name: _plain(getattr(found, name)) for name in names}
+
+    def _log(self, method: str, position: int) -> None:
+        """Logs a session to MLflow; sessions may be completed out of order, their metrics need all before."""
+        accuracy = self._accuracy(method, position)
+        values: dict[str, float | None] = {
+            f"accuracy/{task.name}": value for task, value in zip(self._tasks, accuracy, strict=True)
+        }
+        values["accuracy_all"] = sum(accuracy) / len(accuracy)
+        row = self._found[method, position]
+        values |= {f"reconstruction/{name}": found.get("relative_l2") for name, found in row.items()}
+        values["merge_seconds"] = self._entries[method, position].seconds
+        values["evaluation_seconds"] = sum(found["seconds"] for found in row.values())
+        if all(len(self._found.get((method, before), {})) == len(self._tasks) for before in range(position)):
+            values |= self._metrics(method, position + 1)
+        self._tracker.metrics(method, position + 1, {k: v for k, v in values.items() if v is not None})
+
+    def _seconds(self, plan: MethodPlan) -> float:
+        """What the method costs on its own: its experts, merges and measurements, whoever paid for them."""
+        total = 0.0
+        for step in plan.steps:
+            if step.item is not None:
+                meta = artifacts.read_meta(expert_folder(self._config.storage, step.item.key))
+                total += meta["seconds"]
+            total += self._entries[plan.method.name, step.position].seconds
+            total += sum(found["seconds"] for found in self._found[plan.method.name, step.position].values())
+        return total
+
+    def report(self, seconds: float, *, reused: int, trained: int) -> dict[str, Any]:
+        """Writes `<run>/report` and closes the MLflow runs.
+
+        Args:
+            seconds: wall time of the run.
+            reused: measurements taken from storage.
+            trained: experts fine-tuned now.
+
+        Returns:
+            The results as in `results.json`.
+        """
+        size = len(self._tasks)
+        methods: dict[str, Any] = {}
+        for plan in self._plans:
+            name = plan.method.name
+            accuracy = [self._accuracy(name, position) for position in range(size)]
+            methods[name] = {"accuracy": accuracy, **self._metrics(name, size), "seconds": self._seconds(plan)}
+            if plan.method.keeps_model:
+                methods[name]["reconstruction"] = [
+                    [
+                        {
+                            "task": task.name,
+                            "relative_l2": found["relative_l2"],
+                            "sign_agreement": found["sign_agreement"],
+                        }
+                        for task in self._tasks[: position + 1]
+                        if (found := self._found[name, position][task.name])
+                    ]
+                    for position in range(size)
+                ]
+        results = {
+            "tasks": [task.name for task in self._tasks],
+            "methods": methods,
+            "run": self._config.run_name,
+            "recipe": self._config.recipe,
+            "seed": self._config.seed,
+            "config": self._config.model_dump(mode="json"),
+            "versions": artifacts.provenance(),
+            "command": artifacts.command(),
+            "wall_seconds": seconds,
+            "experts_trained": trained,
+            "measurements_reused": reused,
+        }
+        folder = self._config.run_folder / "report"
+        write_report(results, folder)
+        for plan in self._plans:
+            last = self._metrics(plan.method.name, size)
+            self._tracker.metrics(plan.method.name, size, {k: v for k, v in last.items() if v is not None})
+            self._tracker.finish(plan.method.name, folder)
+        return results

@@ -1,0 +1,231 @@
+"""The main loop: train experts in lanes, merge them in task order, measure every session, report.
+
+Read `run` first: it tells the story. Everything that it finds in storage it takes from there, so the same command goes
+on where it was stopped and ends at once when all is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from condu_ray.benchmark import Task, load_tasks, require_valid
+from condu_ray.benchmark.synthetic import MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
+from condu_ray.config import Experiment
+from condu_ray.learn.loop import bf16_is_fast
+from condu_ray.methods import get
+from condu_ray.orchestration import env
+from condu_ray.orchestration.plan import MethodPlan, lanes, plan_method
+from condu_ray.orchestration.progress import Board, Display
+from condu_ray.orchestration.tracking import Tracker
+from condu_ray.store import artifacts
+from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
+
+log = logging.getLogger(__name__)
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on; the message says why, and what was committed stays."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a run needs, found to be right before anything is spent."""
+
+    tasks: tuple[Task, ...]
+    spec: BackboneSpec
+    backbone: str
+    """theta0's fingerprint."""
+
+
+def check(config: Experiment) -> Checked:
+    """Loads and checks methods, storage, tasks and backbone; no Ray, no compute.
+
+    Raises:
+        MethodError, ArtifactError, TaskError, BackboneError: the first thing that is wrong, by name.
+    """
+    for name in config.method:
+        get(name)
+    artifacts.check_writable(config.storage)
+    spec = backbone_spec(config.model, config.pretrained)
+    data, names = config.data, config.tasks
+    if data is None:
+        names = names or MINI_MTIL_TASKS
+        data = config.storage / "datasets" / f"mini_mtil-{MINI_MTIL_VERSION}"
+        mini_mtil(data)
+    tasks = load_tasks(data, names)
+    require_valid(tasks, cache_folder=config.storage / "checked")
+    return Checked(tuple(tasks), spec, load_backbone(spec).fingerprint)
+
+
+def run(config: Experiment) -> dict[str, Any]:
+    """Runs every method of the configuration and writes the report.
+
+    Args:
+        config: the run's configuration.
+
+    Returns:
+        The results as `results.json` has them.
+
+    Raises:
+        RunError: training failed for good; what was committed stays, and the same command goes on from there.
+        ValueError, RuntimeError: bad input, by `check` and `env.room`, before anything was spent.
+    """
+    checked = check(config)
+    artifacts.write_text(config.run_folder / "config.json", config.model_dump_json(indent=1))
+    with ExitStack() as stack:
+        stack.enter_context(env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"))
+        return Session(config, checked).run()
+
+
+class Session:
+    """One run on a Ray cluster that is up.
+
+    Args:
+        config: the run's configuration.
+        checked: its tasks and backbone.
+    """
+
+    def __init__(self, config: Experiment, checked: Checked) -> None:
+        import ray
+
+        from condu_ray.orchestration.evaluation import EvaluationQueue
+        from condu_ray.orchestration.results import Results
+        from condu_ray.orchestration.state import start_state_actor
+
+        self.config, self.checked = config, checked
+        training, cluster = config.training, config.cluster
+        self.room = env.room(
+            ray.cluster_resources(),
+            workers=training.workers,
+            threads=training.threads,
+            cpus_per_worker=cluster.cpus_per_worker,
+            gpus_per_worker=cluster.gpus_per_worker,
+            decoders=cluster.decoders,
+            lanes=training.lanes,
+            evaluators=config.evaluation.evaluators,
+        )
+        self.precision = training.precision
+        if self.precision == "auto":
+            self.precision = "bf16" if bf16_is_fast(self.room.gpus_per_worker > 0) else "fp32"
+        self.plans = [
+            plan_method(get(name), config, checked.tasks, checked.backbone, self.precision) for name in config.method
+        ]
+        self.lanes = lanes(config.storage, self.plans, self.room.lanes)
+        self.tracker = Tracker(config, [task.name for task in checked.tasks])
+        self.results = Results(config, checked.tasks, self.plans, self.tracker)
+        self.queue = EvaluationQueue(config, checked.spec, checked.tasks, self.precision, self.room)
+        self.state = start_state_actor(config.storage, config.run_folder, config.merging.model_dump())
+        self.board = ray.remote(Board).options(num_cpus=0).remote()
+        self._next = {plan.method.name: 0 for plan in self.plans}
+        self._merging: dict[Any, MethodPlan] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Trains, merges, measures; returns the results."""
+        begin = time.perf_counter()
+        names = [task.name for task in self.checked.tasks]
+        for plan in self.plans:
+            self.tracker.start(plan.method.name, plan.steps[-1].state)
+        steps = self.config.training.steps
+        trained = [[item.task for item in lane] for lane in self.lanes]
+        pool = ThreadPoolExecutor(max(1, self.room.lanes), thread_name_prefix="lane")
+        with Display(names, trained, steps) as display:
+            experts = sum(len({item.key for item in plan.items}) for plan in self.plans)
+            count = sum(len(lane) for lane in self.lanes)
+            display.say(
+                f"{len(names)} tasks, {len(self.plans)} methods: {count} experts to fine-tune in {len(self.lanes)} "
+                f"lanes ({experts - count} shared or in storage), {self.precision}"
+            )
+            futures = [pool.submit(self._fit, number) for number in range(len(self.lanes))]
+            pool.shutdown(wait=False)
+            self._prototypes(display)
+            while not self.results.complete:
+                self._merge_next()
+                for unit, found in self.queue.poll(timeout=0.1):
+                    session = self.results.add(unit, found)
+                    if session is not None:
+                        display.session(*session)
+                if not len(self.queue):
+                    time.sleep(0.1)
+                self._watch(futures, display)
+        results = self.results.report(time.perf_counter() - begin, reused=self.queue.reused, trained=count)
+        display.table(results["methods"])
+        display.console.print(f"report: {self.config.run_folder / 'report' / 'report.md'}")
+        self.tracker.close()
+        return results
+
+    def _fit(self, number: int) -> None:
+        from condu_ray.orchestration.finetune import fit_lane, lane_job
+
+        folders = {task.name: task.folder for task in self.checked.tasks}
+        job = lane_job(self.config, self.checked.spec, folders, self.lanes[number], self.precision, number)
+        fit_lane(job | {"board": self.board}, self.config, self.room, self.config.run_folder / "train")
+
+    def _prototypes(self, display: Display) -> None:
+        """Makes the prototypes, beside the training that has begun, when some method wants them."""
+        if any(plan.method.aggregates_unseen for plan in self.plans):
+            from condu_ray.orchestration.prototypes import make_prototypes
+
+            begin = time.perf_counter()
+            made = make_prototypes(
+                self.config.storage,
+                self.checked.spec,
+                self.checked.backbone,
+                self.checked.tasks,
+                self.room,
+                self.config.training.threads,
+            )
+            if made:
+                display.say(f"prototypes of {made} tasks in {time.perf_counter() - begin:.0f} s")
+
+    def _merge_next(self) -> None:
+        """Hands every method's next expert to the state actor, and what it committed to the evaluators."""
+        import ray
+
+        from condu_ray.store.ledger import Entry
+
+        if self._merging:
+            ready, _ = ray.wait(list(self._merging), num_returns=len(self._merging), timeout=0)
+            for reference in ready:
+                plan = self._merging.pop(reference)
+                entry = Entry(**ray.get(reference))
+                for unit in self.results.units(plan, entry, self.checked.backbone, self.precision):
+                    self.queue.submit(unit)
+        busy = {plan.method.name for plan in self._merging.values()}
+        for plan in self.plans:
+            name = plan.method.name
+            if name in busy or self._next[name] == len(plan.steps):
+                continue
+            step = plan.steps[self._next[name]]
+            key = step.item.key if step.item else None
+            if step.item is None or not self._missing(step.item.key):
+                call = self.state.merge.remote(name, step.position, step.task, key, step.parent, step.state)
+                self._merging[call] = plan
+                self._next[name] += 1
+
+    def _missing(self, key: str) -> bool:
+        from condu_ray.learn.expert import expert_folder
+
+        return not artifacts.exists(expert_folder(self.config.storage, key))
+
+    def _watch(self, futures: Sequence[Future[None]], display: Display) -> None:
+        """Shows progress, and stops the run when a lane is lost for good."""
+        import ray
+
+        if futures and not all(future.done() for future in futures):
+            lanes_now, failure = ray.get(self.board.read.remote())
+            display.lanes(lanes_now, len(self.queue))
+            if failure:
+                raise RunError(f"{failure}. Nothing that was committed is lost.")
+        for number, future in enumerate(futures):
+            if future.done() and future.exception() is not None:
+                tasks = ", ".join(item.task for item in self.lanes[number])
+                raise RunError(
+                    f"lane {number} ({tasks}) failed after {self.config.training.max_failures} restarts: "
+                    f"{future.exception()}. What was committed stays; the same command goes on from there."
+                ) from future.exception()

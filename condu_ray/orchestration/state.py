@@ -1,0 +1,108 @@
+"""The state actor: holds each method's model, serialises merges in task order, and commits them.
+
+It takes paths and keys, never tensors: a restarted actor has nothing but its constructor's arguments and the disk. Its
+memory is only a cache of the last committed state. A merge is idempotent: the ledger knows states by their identity, so
+a call that is repeated after a crash returns what was recorded.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from condu_ray.learn.expert import load_expert
+from condu_ray.methods import Method, ModelState, get
+from condu_ray.methods.session import load_session, method_folder, save_session
+from condu_ray.store.ledger import ROOT, Entry, Ledger
+
+
+class StateError(RuntimeError):
+    """A merge out of order: the state that it builds on was never committed."""
+
+
+class ModelKeeper:
+    """What the state actor runs; a plain class, so that it can be tested without Ray.
+
+    Args:
+        storage: storage folder.
+        run_folder: the run's folder, where sessions are committed.
+        settings: the config's `merging`.
+    """
+
+    def __init__(self, storage: str, run_folder: str, settings: dict[str, Any]) -> None:
+        self._storage, self._run, self._settings = Path(storage), Path(run_folder), settings
+        self._ledgers: dict[str, Ledger] = {}
+        self._latest: dict[str, ModelState] = {}
+
+    def pid(self) -> int:
+        """Process id of the actor."""
+        return os.getpid()
+
+    def _ledger(self, method: str) -> Ledger:
+        if method not in self._ledgers:
+            self._ledgers[method] = Ledger(method_folder(self._run, method) / "ledger.jsonl")
+        return self._ledgers[method]
+
+    def _state(self, method: Method, identity: str) -> ModelState:
+        """Returns a committed state, from memory or from disk."""
+        if identity == ROOT:
+            return ModelState(model=method.initial())
+        latest = self._latest.get(method.name)
+        if latest is not None and latest.id == identity:
+            return latest
+        entry = self._ledger(method.name).get(identity)
+        if entry is None:
+            raise StateError(f"{method.name}: state {identity} was never committed; merge the tasks in order")
+        return load_session(self._run, method, entry)
+
+    def merge(self, name: str, position: int, task: str, expert: str | None, parent: str, state: str) -> dict[str, Any]:
+        """Merges one expert into a committed state and commits the result.
+
+        Args:
+            name: method.
+            position: 0-based place of the task.
+            task: its name.
+            expert: the expert's key; None for a method that trains nothing.
+            parent: identity of the state that it is merged into.
+            state: identity of the result, as planned.
+
+        Returns:
+            The ledger's entry, as a dict; of the earlier commit when there was one.
+
+        Raises:
+            StateError: the parent is not committed, or the position or identity does not fit it.
+            DeltaError: the expert cannot be merged; nothing was committed.
+            ArtifactError: the expert or the parent is missing or damaged.
+        """
+        method, ledger = get(name), self._ledger(name)
+        recorded = ledger.get(state)
+        if recorded is not None:
+            return asdict(recorded)
+        begin = time.perf_counter()
+        before = self._state(method, parent)
+        if len(before.tasks) != position:
+            raise StateError(f"{name}: task {task} is number {position + 1}, but {len(before.tasks)} are merged so far")
+        model = None
+        if method.keeps_model:
+            assert expert is not None
+            model = method.merge(before.model, task, load_expert(self._storage, expert), self._settings)
+        after = before.after(state, task, expert, model)
+        entry = Entry(position, task, expert, parent, state, 0.0)
+        save_session(self._run, method, entry, after)
+        entry = Entry(position, task, expert, parent, state, time.perf_counter() - begin)
+        ledger.append(entry)
+        self._latest[name] = after
+        return asdict(entry)
+
+
+def start_state_actor(storage: Path, run_folder: Path, settings: dict[str, Any]) -> Any:
+    """Starts the actor, which Ray restarts as often as it dies, and retries the call that it died in."""
+    actor = ray.remote(ModelKeeper).options(
+        name="state", num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1
+    )
+    return actor.remote(str(storage.absolute()), str(run_folder.absolute()), settings)

@@ -1,0 +1,135 @@
+"""MLflow: one run a (method, order, seed), written by a thread so that no tracking server ever delays a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from condu_ray.config import Experiment, content_hash
+from condu_ray.store.artifacts import provenance
+
+log = logging.getLogger(__name__)
+
+IDENTITY = "condu_ray.identity"
+"""Tag by which a run is found again, so that a repeated command makes no second one."""
+
+
+def tracking_uri(config: Experiment) -> str:
+    """Returns the tracking URI: the config's, MLFLOW_TRACKING_URI, or an absolute SQLite file in the storage folder."""
+    default = f"sqlite:///{(config.storage / 'mlflow.db').absolute()}"
+    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = isinstance(value, Mapping) and value
+        flat |= flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
+
+
+class Tracker:
+    """Queues what shall be logged; a thread sends it. Failures are warned of once and cost nothing but the log.
+
+    Args:
+        config: the run's configuration.
+        tasks: task names in order.
+    """
+
+    def __init__(self, config: Experiment, tasks: list[str]) -> None:
+        self._config, self._tasks = config, tasks
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._runs: dict[str, str] = {}
+        self._finished: set[str] = set()
+        self._client: Any = None
+        self._broken = False
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        if config.tracking.enabled:
+            self._thread.start()
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            if self._broken:
+                continue
+            try:
+                job()
+            except Exception as error:  # any fault of the server or its store; training must not feel it
+                self._broken = True
+                log.warning("MLflow at %s: %s; results are in the run's folder all the same", self._shown(), error)
+
+    def _shown(self) -> str:
+        return tracking_uri(self._config).split("@")[-1]  # a URI may hold a password
+
+    def _put(self, job: Callable[[], None]) -> None:
+        if self._config.tracking.enabled:
+            self._queue.put(job)
+
+    def start(self, method: str, final_state: str) -> None:
+        """Opens a method's run, or finds the one that an earlier call of the same command made."""
+        self._put(lambda: self._start(method, final_state))
+
+    def _start(self, method: str, final_state: str) -> None:
+        from mlflow import MlflowClient
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        if self._client is None:
+            self._client = MlflowClient(tracking_uri=tracking_uri(self._config))
+        experiment = self._client.get_experiment_by_name(self._config.tracking.experiment)
+        if experiment is None:
+            local = tracking_uri(self._config).startswith("sqlite:")
+            place = (self._config.storage / "mlartifacts").absolute().as_uri() if local else None
+            identity = self._client.create_experiment(self._config.tracking.experiment, artifact_location=place)
+        else:
+            identity = experiment.experiment_id
+        relevant = self._config.model_dump(mode="json", exclude={"method", "tracking", "cluster", "storage"})
+        tag = content_hash([method, final_state, self._tasks, relevant])[:24]
+        found = self._client.search_runs([identity], f"tags.`{IDENTITY}` = '{tag}'", max_results=1)
+        if found and found[0].info.status == "FINISHED":
+            self._finished.add(method)
+            self._runs[method] = found[0].info.run_id
+            return
+        if found:  # it was interrupted: its points would be logged a second time
+            self._client.delete_run(found[0].info.run_id)
+        name = f"{self._config.run_name}/{method}"
+        tags = {IDENTITY: tag, "method": method, "seed": str(self._config.seed), **provenance()}
+        run = self._client.create_run(identity, run_name=name, tags=tags)
+        self._runs[method] = run.info.run_id
+        settings = flatten(relevant) | {"method": method, "order": ",".join(self._tasks)}
+        for key, value in settings.items():
+            self._client.log_param(run.info.run_id, key, str(value)[:6000])
+
+    def metrics(self, method: str, session: int, values: Mapping[str, float]) -> None:
+        """Logs numbers of a session (1-based step); NaN and None are left out."""
+        kept = {key: float(value) for key, value in values.items() if value is not None and math.isfinite(value)}
+        self._put(lambda: self._metrics(method, session, kept))
+
+    def _metrics(self, method: str, session: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        if method not in self._finished:
+            points = [Metric(key, value, 0, session) for key, value in values.items()]
+            self._client.log_batch(self._runs[method], metrics=points)
+
+    def finish(self, method: str, report: Path) -> None:
+        """Attaches the report and closes a method's run."""
+        self._put(lambda: self._finish(method, report))
+
+    def _finish(self, method: str, report: Path) -> None:
+        if method not in self._finished:
+            self._client.log_artifacts(self._runs[method], str(report), "report")
+            self._client.set_terminated(self._runs[method])
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Waits until all is sent, but no longer than `timeout` seconds."""
+        if self._config.tracking.enabled:
+            self._queue.put(None)
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                log.warning("MLflow at %s is slow: the last entries may be missing", self._shown())

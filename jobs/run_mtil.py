@@ -1,0 +1,31 @@
+"""Teach a CLIP-like model a sequence of tasks and compare methods: `python jobs/run_mtil.py --help`."""
+
+import logging
+import sys
+
+from condu_ray.command_line import main_config
+
+
+def main() -> None:
+    """Parses the settings, then runs; bad input ends with its message and exit code 2."""
+    config = main_config()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+    from condu_ray.methods import METHODS
+    from condu_ray.orchestration import env
+
+    if config.method == ("list",):
+        for name, method in METHODS.items():
+            print(f"{name:<16} {method.paper}")
+        return
+    env.apply()
+    from condu_ray.orchestration.session import RunError, run
+
+    try:
+        run(config)
+    except (ValueError, RunError, env.ResourceError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
