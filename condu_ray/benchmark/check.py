@@ -1,0 +1,248 @@
+"""Full checks of a task's content: labels, images, and what the two splits share.
+
+Each split is read in small batches, so a file never has to fit in memory, only a few of its pages (pyarrow writes 1024
+rows a page, or fewer by `write_batch_size`); 16 bytes an image stay, its hash. Rows are counted from 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from condu_ray.benchmark.tasks import TEST, TRAIN, Task, TaskError
+
+logger = logging.getLogger(__name__)
+
+#: Largest image that is decoded, in pixels: one of 64 megapixels takes about 200 MB.
+MAX_PIXELS = 64_000_000
+#: Part of a cached verdict: raise it when a check is added or changes, and every task is checked again.
+CHECK_VERSION = 1
+
+_BATCH_ROWS = 32
+_SHOWN = 5  # rows that one message names
+_MAX_LISTED = 20  # problems that one error lists
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a task.
+
+    Attributes:
+        severity: "error" (the task cannot be used) or "warning".
+        file: Name of the file inside the task's folder.
+        row: First row that it is about, from 0; None if it is about the whole file.
+        message: What is wrong, with the rows, and what to do.
+    """
+
+    severity: Literal["error", "warning"]
+    file: str
+    row: int | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.message}"
+
+
+@dataclass
+class _Tally:
+    """Counts one kind of problem in one file, and keeps the first few."""
+
+    count: int = 0
+    row: int | None = None
+    shown: list[str] = field(default_factory=list)
+
+    def add(self, row: int, detail: str) -> None:
+        self.count += 1
+        self.row = row if self.row is None else self.row
+        if len(self.shown) < _SHOWN:
+            self.shown.append(detail)
+
+    def text(self) -> str:
+        rest = f" and {self.count - len(self.shown)} more" if self.count > len(self.shown) else ""
+        return "; ".join(self.shown) + rest
+
+
+def check_task(task: Task, *, workers: int = 1) -> list[Problem]:
+    """Checks every row of both splits.
+
+    Args:
+        task: A task from `load_task`.
+        workers: Threads that decode images.
+
+    Returns:
+        Errors (labels out of range or null, classes without an image, images that do not decode or have more than
+        `MAX_PIXELS` pixels, images in both splits) and warnings (images twice in a split); empty if all is well.
+        One `Problem` stands for one kind of problem in one file, and names its first rows.
+    """
+    problems: list[Problem] = []
+    digests = []
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        # With one worker the pool would only cost hand-overs.
+        run: Callable[..., Iterable[tuple[bytes, str | None]]] = map if workers <= 1 else pool.map
+        for path in (task.train, task.test):
+            digests.append(_check_split(task, path, run, problems))
+    _check_repeats(digests, problems)
+    return problems
+
+
+def require_valid(tasks: Sequence[Task], cache_folder: Path | None = None, *, workers: int = 1) -> None:
+    """Checks the content of tasks, logs the warnings, and refuses tasks with errors.
+
+    Args:
+        tasks: Tasks from `load_tasks`.
+        cache_folder: Where a good verdict is kept, as `<fingerprint>.json`, so that the same data are checked once;
+            None: check each time.
+        workers: Threads that decode images.
+
+    Raises:
+        TaskError: Listing the first errors of all tasks, and how many more there are.
+    """
+    errors = []
+    for task in tasks:
+        problems = _read_verdict(task, cache_folder)
+        if problems is None:
+            problems = check_task(task, workers=workers)
+            # Only a good verdict is kept: a failure may be the disk's, and has to be looked at again anyway.
+            if cache_folder is not None and not any(problem.severity == "error" for problem in problems):
+                _write_verdict(task, cache_folder, problems)
+        for problem in problems:
+            if problem.severity == "error":
+                errors.append(f"{task.folder}{os.sep}{problem}")
+            else:
+                logger.warning("%s%s%s", task.folder, os.sep, problem)
+    if errors:
+        rest = [f"... and {len(errors) - _MAX_LISTED} more"] if len(errors) > _MAX_LISTED else []
+        raise TaskError("\n".join([f"{len(errors)} errors in the tasks' data:", *errors[:_MAX_LISTED], *rest]))
+
+
+def _check_split(
+    task: Task, path: Path, run: Callable[..., Iterable[tuple[bytes, str | None]]], problems: list[Problem]
+) -> np.ndarray:
+    """Checks one file; returns the images' hashes, uint64 of shape (rows, 2)."""
+    nulls, out_of_range, undecodable = _Tally(), _Tally(), _Tally()
+    counts = np.zeros(len(task.classes), dtype=np.int64)
+    digests = bytearray()
+    row = 0
+    try:
+        # Without a buffer size pyarrow reads whole row groups.
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=["image", "label"], use_threads=False):
+                labels = batch.column("label").cast(pa.int64(), safe=False)
+                absent = labels.is_null().to_numpy(zero_copy_only=False)
+                values = pc.fill_null(labels, 0).to_numpy()
+                outside = ~absent & ((values < 0) | (values >= len(counts)))
+                counts += np.bincount(values[~absent & ~outside], minlength=len(counts))
+                for index in np.flatnonzero(absent).tolist():
+                    nulls.add(row + index, f"row {row + index}")
+                for index in np.flatnonzero(outside).tolist():
+                    out_of_range.add(row + index, f"row {row + index} has {values[index]}")
+                for index, (digest, wrong) in enumerate(run(_inspect, batch.column("image").to_pylist())):
+                    digests += digest
+                    if wrong is not None:
+                        undecodable.add(row + index, f"row {row + index}: {wrong}")
+                row += batch.num_rows
+    except (OSError, pa.ArrowException) as error:
+        message = f"cannot be read after row {row} ({error}); the file is damaged, write or copy it anew"
+        problems.append(Problem("error", path.name, row, message))
+        return np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 2)
+
+    def report(tally: _Tally, message: str) -> None:
+        if tally.count:
+            problems.append(Problem("error", path.name, tally.row, f"{tally.count} of {row} {message}"))
+
+    report(nulls, f"labels are null: {nulls.text()}; give each image a label")
+    wanted = f"labels are out of range 0 to {len(counts) - 1}"
+    report(out_of_range, f"{wanted}: {out_of_range.text()}; correct them, or add their classes to meta.json")
+    report(undecodable, f"images cannot be used: {undecodable.text()}; write these anew, or leave them out")
+    empty = _Tally()
+    for label in np.flatnonzero(counts == 0).tolist():
+        empty.add(label, f"{label} {task.classes[label]!r}")
+    if empty.count:
+        message = f"{empty.count} of {len(counts)} classes have no image: {empty.text()}; add images or drop the class"
+        problems.append(Problem("error", path.name, None, message))
+    return np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 2)
+
+
+def _inspect(data: bytes | None) -> tuple[bytes, str | None]:
+    """Returns an image's hash (16 bytes) and what is wrong with it, if anything."""
+    if not data:
+        # A random hash: two missing images are not the same image.
+        return os.urandom(16), "is null" if data is None else "has no bytes"
+    digest = hashlib.sha256(data).digest()[:16]
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                size = f"{image.width} x {image.height} pixels"
+                return digest, f"has {size}, more than {MAX_PIXELS // 1_000_000} megapixels; scale it down"
+            image.load()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return digest, f"has more than {MAX_PIXELS // 1_000_000} megapixels ({error}); scale it down"
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
+        # Pillow prints the buffer's address, which would differ from run to run.
+        unknown = "not an image in a known format"
+        return digest, unknown if isinstance(error, UnidentifiedImageError) else f"does not decode ({error})"
+    return digest, None
+
+
+def _check_repeats(digests: list[np.ndarray], problems: list[Problem]) -> None:
+    """Finds images with the same bytes, within and across the splits, by one sort of all hashes."""
+    train_rows = len(digests[0])
+    both = np.concatenate(digests)
+    order = np.lexsort((both[:, 1], both[:, 0]))  # stable: equal images stay in the order train, test, row
+    same = (both[order[1:]] == both[order[:-1]]).all(axis=1)
+    pairs: dict[str, list[tuple[int, int]]] = {"shared": [], TRAIN: [], TEST: []}
+    first = 0  # position in `order` of the first image of the current group
+    for position in (np.flatnonzero(same) + 1).tolist():
+        if position == 1 or not same[position - 2]:
+            first = position - 1
+        start, previous, row = (int(order[index]) for index in (first, position - 1, position))
+        if previous < train_rows <= row:
+            pairs["shared"].append((start, row - train_rows))
+        else:
+            split, offset = (TEST, train_rows) if previous >= train_rows else (TRAIN, 0)
+            pairs[split].append((previous - offset, row - offset))
+    for kind, found in pairs.items():
+        tally = _Tally()
+        for one, other in sorted(found):
+            tally.add(one, f"row {one} is row {other}" + (f" of {TEST}" if kind == "shared" else ""))
+        if found and kind == "shared":
+            message = f"{tally.count} images are in {TEST} too: {tally.text()}; remove them from one of the two"
+            problems.append(Problem("error", TRAIN, tally.row, message))
+        elif found:
+            problems.append(Problem("warning", kind, tally.row, f"{tally.count} images repeat: {tally.text()}"))
+
+
+def _read_verdict(task: Task, folder: Path | None) -> list[Problem] | None:
+    if folder is None:
+        return None
+    try:
+        verdict = json.loads((folder / f"{task.fingerprint}.json").read_text(encoding="utf-8"))
+        return [Problem(**entry) for entry in verdict["problems"]] if verdict["version"] == CHECK_VERSION else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none yet, or damaged: check again
+
+
+def _write_verdict(task: Task, folder: Path, problems: list[Problem]) -> None:
+    verdict = {"version": CHECK_VERSION, "task": task.name, "problems": [asdict(problem) for problem in problems]}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / f"{task.fingerprint}.{uuid.uuid4().hex}.tmp"
+        beside.write_text(json.dumps(verdict, indent=1), encoding="utf-8")
+        os.replace(beside, folder / f"{task.fingerprint}.json")
+    except OSError as error:
+        logger.warning("%s: the verdict on %s is not kept (%s)", folder, task.name, error)

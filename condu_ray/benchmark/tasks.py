@@ -1,0 +1,248 @@
+"""A task: a folder with `train.parquet`, `test.parquet` and `meta.json`.
+
+Both Parquet files have a column `image` (bytes of an encoded picture, e.g. PNG or JPEG) and a column `label` (integer,
+0 <= label < number of classes). `meta.json` has `classes` (a list of names, indexed by the label) and `template` (one
+prompt such as "a photo of a {}.") or `templates` (a list of them); all other keys are free.
+
+Loading looks at the structure alone and reads no image; `condu_ray.benchmark.check` looks at the content.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+logger = logging.getLogger(__name__)
+
+TRAIN, TEST, META, ORDER = "train.parquet", "test.parquet", "meta.json", "order.json"
+
+#: MTIL's order I, with the names of its small stand-ins; used for a folder that holds exactly these tasks.
+MTIL11_ORDER = (
+    "aircraft47", "caltech101", "tinyimagenet100", "dtd10", "eurosat", "flowers17", "food101", "mnist", "oxford_pets",
+    "stanford_cars", "scenes15",
+)  # fmt: skip
+
+# A name becomes part of paths, run names and metric keys; this also rules out "..", "/" and hidden folders.
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_file_hashes: dict[tuple[str, int, int], str] = {}
+
+
+class TaskError(ValueError):
+    """A task's folder is not what it should be; the message names the file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of the benchmark, as `load_task` returns it."""
+
+    name: str  #: the folder's name
+    folder: Path  #: absolute
+    classes: tuple[str, ...]  #: class names; the label is the index
+    templates: tuple[str, ...]  #: prompts with one `{}` each; training uses the first, evaluation averages over all
+    train_rows: int  #: images in `train.parquet`
+    test_rows: int  #: images in `test.parquet`
+
+    @property
+    def train(self) -> Path:
+        """Path of the training split."""
+        return self.folder / TRAIN
+
+    @property
+    def test(self) -> Path:
+        """Path of the test split."""
+        return self.folder / TEST
+
+    def prompts(self, template_index: int = 0) -> list[str]:
+        """Returns one prompt a class, in label order, from one template (IndexError if there is no such one)."""
+        template = self.templates[template_index]
+        # Not str.format: a class name is text and must never be read as a format.
+        return [template.replace("{}", name) for name in self.classes]
+
+    def prompts_by_template(self) -> list[list[str]]:
+        """Returns all prompts, shape (templates, classes)."""
+        return [self.prompts(index) for index in range(len(self.templates))]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the content of both splits, the classes and the templates."""
+        return self._digest(train=_hash_file(self.train), test=_hash_file(self.test))
+
+    @property
+    def train_fingerprint(self) -> str:
+        """SHA-256 (hex) over the training split, the classes and the templates: all that an expert depends on."""
+        return self._digest(train=_hash_file(self.train))
+
+    @property
+    def test_fingerprint(self) -> str:
+        """SHA-256 (hex) over the test split, the classes and the templates: all that an evaluation depends on."""
+        return self._digest(test=_hash_file(self.test))
+
+    def _digest(self, **files: str) -> str:
+        content = {"classes": self.classes, "templates": self.templates, **files}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def load_task(folder: str | Path) -> Task:
+    """Loads a task after cheap checks of its structure.
+
+    Args:
+        folder: The task's folder; its name becomes the task's name.
+
+    Raises:
+        TaskError: With all that is wrong with the name, the metadata, the columns or the row counts.
+    """
+    folder = _existing(folder, f"a folder with {TRAIN}, {TEST} and {META}")
+    errors: list[str] = []
+    if not _SAFE_NAME.fullmatch(folder.name):
+        allowed = "letters, digits, '.', '_' and '-', a letter or digit first"
+        errors.append(f"{folder}: the name {folder.name!r} is not safe in paths; rename the folder with {allowed}")
+    classes, templates = _read_meta(folder / META, errors)
+    rows = [_read_structure(folder / split, errors) for split in (TRAIN, TEST)]
+    if errors:
+        raise TaskError("\n".join(errors))
+    return Task(folder.name, folder, classes, templates, *rows)
+
+
+def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[Task]:
+    """Loads the tasks below a folder, in the order in which they are to be learned.
+
+    Args:
+        folder: The folder of the tasks' folders.
+        names: Which tasks, in which order. None: all subfolders with a `meta.json`, in the order of the folder's
+            `order.json` (a list of names) if it has one, in MTIL's order if they are its eleven, else sorted by name.
+
+    Raises:
+        TaskError: With everything that is wrong, over all of the tasks.
+    """
+    folder = _existing(folder, "the folder that holds the tasks' folders")
+    if isinstance(names, str):
+        raise TaskError(f"names is the text {names!r}; give a list of names, such as [{names!r}]")
+    found = sorted(path.parent.name for path in folder.glob(f"*/{META}") if not path.parent.name.startswith("."))
+    source = "the names asked for"
+    if names is None:
+        for path in sorted(folder.glob(f"*/{TRAIN}")):
+            if not (path.parent / META).is_file():
+                logger.warning("%s: skipped, it has a %s but no %s", path.parent, TRAIN, META)
+        names, source = found, str(folder)
+        if (folder / ORDER).is_file():
+            source, names = (
+                str(folder / ORDER),
+                _read_json(folder / ORDER, list, "the tasks' names, in order"),
+            )
+        elif set(found) == set(MTIL11_ORDER):
+            names = MTIL11_ORDER
+    if not names:
+        hint = "it is itself a task: give its parent folder" if (folder / META).is_file() else f"a task has a {META}"
+        raise TaskError(f"{folder}: no task to load from {source}; {hint}")
+    tasks, errors = [], []
+    for position, name in enumerate(names):
+        try:
+            if name in names[:position]:
+                raise TaskError(f"{source}: {name!r} is named twice; a task is learned once, keep one of them")
+            tasks.append(_load_named(folder, name, found))
+        except TaskError as error:
+            errors.append(str(error))
+    if errors:
+        raise TaskError("\n".join(errors))
+    return tasks
+
+
+def _existing(folder: str | Path, hint: str) -> Path:
+    path = Path(os.path.abspath(folder))  # absolute: another process may work in another folder
+    if not path.is_dir():
+        raise TaskError(f"{path}: no such folder; give {hint}")
+    return path
+
+
+def _load_named(folder: Path, name: str, found: list[str]) -> Task:
+    # The test of the name comes first: "../x" must not even be looked up.
+    if isinstance(name, str) and _SAFE_NAME.fullmatch(name) and (folder / name).is_dir():
+        return load_task(folder / name)
+    by_lower = {known.lower(): known for known in found}
+    near = [by_lower[match] for match in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(found) or 'none'}"
+    raise TaskError(f"{folder}: no task {name!r}; {hint}")
+
+
+def _read_json(path: Path, kind: type, hint: str) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{path}: missing or not JSON ({error}); write it with {hint}") from error
+    if not isinstance(content, kind):
+        raise TaskError(f"{path}: holds a {type(content).__name__}; write it with {hint}")
+    return content
+
+
+def _read_meta(path: Path, errors: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns classes and templates; what is wrong with them goes to `errors`."""
+    try:
+        meta = _read_json(path, dict, "an object of 'classes' and 'template'")
+    except TaskError as error:
+        errors.append(str(error))
+        return (), ()
+    classes = meta.get("classes")
+    if not isinstance(classes, list) or not classes:
+        wrong = "is not a list of names, or is empty" if "classes" in meta else "is missing"
+        errors.append(f"{path}: key 'classes' {wrong}; list the class names, the label is the index")
+        classes = []
+    first: dict[str, int] = {}
+    for index, name in enumerate(classes):
+        if not isinstance(name, str) or not name.strip():
+            errors.append(f"{path}: 'classes'[{index}] is {name!r}; give it a name that is not empty")
+        elif (earlier := first.setdefault(name.strip(), index)) != index:
+            errors.append(f"{path}: 'classes'[{index}] repeats {name!r} of 'classes'[{earlier}]; rename or join them")
+    templates = [meta["template"]] if "template" in meta else meta.get("templates")
+    if ("template" in meta) == ("templates" in meta) or not isinstance(templates, list) or not templates:
+        example = '"template": "a photo of a {}."'
+        errors.append(f"{path}: write either key 'template' or key 'templates' (a list), such as {example}")
+        templates = []
+    for template in templates:
+        # Any other brace would break a caller that uses str.format.
+        if not isinstance(template, str) or not re.fullmatch(r"[^{}]*\{\}[^{}]*", template):
+            errors.append(f"{path}: template {template!r}: write a text with exactly one '{{}}' for the class name")
+    return tuple(map(str, classes)), tuple(map(str, templates))
+
+
+def _read_structure(path: Path, errors: list[str]) -> int:
+    """Returns the row count of a split; what is wrong with its columns goes to `errors`."""
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, int(file.metadata.num_rows)
+    except (OSError, pa.ArrowException) as error:
+        errors.append(f"{path}: missing, cut short or not Parquet ({error}); write or copy it anew")
+        return 0
+    for column, kind, allowed in (
+        ("image", "bytes of encoded images", (pa.types.is_binary, pa.types.is_large_binary)),
+        ("label", "integers", (pa.types.is_integer,)),
+    ):
+        types = [schema.field(index).type for index in schema.get_all_field_indices(column)]
+        if len(types) != 1:
+            count = "is missing" if not types else f"is there {len(types)} times"
+            errors.append(f"{path}: column {column!r} {count} (columns: {schema.names}); write it once, with {kind}")
+        elif not any(fits(types[0]) for fits in allowed):
+            errors.append(f"{path}: column {column!r} holds {types[0]}; write {kind}")
+    if rows == 0:
+        errors.append(f"{path}: no rows; a split needs at least one image of each class")
+    return rows
+
+
+def _hash_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's content, remembered in this process until its size or time of change differs."""
+    status = path.stat()
+    key = (str(path), status.st_size, status.st_mtime_ns)
+    if key not in _file_hashes:
+        with path.open("rb") as file:
+            _file_hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _file_hashes[key]
