@@ -155,9 +155,10 @@ class Experiment(Settings):
     @field_validator("method", "tasks", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        """Takes `a,b,c`, as it comes from YAML, for a list."""
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
+        """Takes `a,b,c`, as it comes from YAML, for a list; empty parts do not count."""
+        parts = value.split(",") if isinstance(value, str) else value
+        if isinstance(parts, list | tuple):
+            return tuple(part.strip() if isinstance(part, str) else part for part in parts if part != "")
         return value
 
     @field_validator("method", "tasks")

@@ -24,7 +24,7 @@ class DivergedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a fine-tuning is: step (1-based) of steps, loss, images a step and a second, share of time waiting for data."""
+    """Where a fine-tuning is: step (1-based), loss, images a step and a second, share of time waiting for data."""
 
     step: int
     steps: int
@@ -101,11 +101,12 @@ def fine_tune(
     tokens_CL = tokens_CL.to(device)
     classifier.train()
     losses: list[float] = []
-    begin, waited, images = time.perf_counter(), 0.0, 0
+    begin, waited, images = 0.0, 0.0, 0
     for step in range(settings.steps):
         before = time.perf_counter()
         batch = next(batches, None)
-        waited += time.perf_counter() - before
+        begin = begin or time.perf_counter()  # the wait for a stream's first batch is its start-up, not its speed
+        waited += time.perf_counter() - before if step else 0.0
         if batch is None:
             raise RuntimeError(f"task {task}: the data stream ended at step {step} of {settings.steps}")
         pixels = torch.from_numpy(np.array(batch["image"])).to(device, non_blocking=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,9 +13,9 @@ class ClipClassifier(nn.Module):
     One module with one forward, so that DistributedDataParallel sees every parameter that is used.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: CLIP) -> None:
         super().__init__()
-        self.model = model
+        self.model: CLIP = model
 
     def forward(self, images_BCHW: Tensor, tokens_CL: Tensor) -> Tensor:
         """Returns logits [B, C] float32: exp(logit_scale) * cos(image, text)."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 SETTINGS = {
     # The Train controller polls its workers every 2 s by default, and a worker's report waits for a poll.
@@ -70,7 +71,7 @@ def ray_cluster(address: str | None, namespace: str) -> Iterator[None]:
     from ray.data import DataContext
 
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    options = {"include_dashboard": False} if address == "local" else {}
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     variables = {name: os.environ[name] for name in SETTINGS}
     ray.init(
         address=address,

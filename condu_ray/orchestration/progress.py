@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from condu_ray.benchmark.report import summary_rows
+
 LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal (a job's log)."""
 
@@ -111,13 +113,16 @@ class Display:
             cells.append(f"[{style}]{value:5.1f}[/]")
         self.say(f"{method:<12} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
 
-    def table(self, methods: Mapping[str, Mapping[str, Any]]) -> None:
-        """Prints the final table of methods."""
+    def table(self, results: Mapping[str, Any]) -> None:
+        """Prints the final table of methods.
+
+        Args:
+            results: as in `results.json`.
+        """
+        rows = summary_rows(results)
         table = Table(title="accuracy, percent", title_justify="left")
-        table.add_column("method")
-        for name in ("Transfer", "Average", "Last", "BWT", "forgetting", "seconds"):
-            table.add_column(name, justify="right")
-        for name, found in methods.items():
-            keys = ("transfer", "average", "last", "backward_transfer", "forgetting", "seconds")
-            table.add_row(name, *("-" if found[key] is None else f"{found[key]:.1f}" for key in keys))
+        for name in rows[0]:
+            table.add_column(name, justify="left" if name == "Method" else "right")
+        for row in rows:
+            table.add_row(*row.values())
         self.console.print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,12 @@ def make_prototypes(
     for number, task in enumerate(todo):
         tensors = {"sums": sums[number], "counts": counts[number], "text": texts[number]}
         meta = {"task": task.name, "backbone": backbone, "images": int(counts[number].sum())}
-        folder = prototype_folder(storage, backbone, task)
-        artifacts.publish(folder, meta, lambda beside, made=tensors: artifacts.save_tensors(beside / FILE, made))
+        artifacts.publish(prototype_folder(storage, backbone, task), meta, partial(_save, tensors))
     return len(todo)
+
+
+def _save(tensors: dict[str, Tensor], folder: Path) -> None:
+    artifacts.save_tensors(folder / FILE, tensors)
 
 
 def load_prototypes(storage: Path, backbone: str, task: Task, kind: str) -> Tensor:

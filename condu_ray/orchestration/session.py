@@ -121,7 +121,7 @@ class Session:
         self.results = Results(config, checked.tasks, self.plans, self.tracker)
         self.queue = EvaluationQueue(config, checked.spec, checked.tasks, self.precision, self.room)
         self.state = start_state_actor(config.storage, config.run_folder, config.merging.model_dump())
-        self.board = ray.remote(Board).options(num_cpus=0).remote()
+        self.board: Any = ray.remote(Board).options(num_cpus=0).remote()
         self._next = {plan.method.name: 0 for plan in self.plans}
         self._merging: dict[Any, MethodPlan] = {}
 
@@ -154,7 +154,7 @@ class Session:
                     time.sleep(0.1)
                 self._watch(futures, display)
         results = self.results.report(time.perf_counter() - begin, reused=self.queue.reused, trained=count)
-        display.table(results["methods"])
+        display.table(results)
         display.console.print(f"report: {self.config.run_folder / 'report' / 'report.md'}")
         self.tracker.close()
         return results

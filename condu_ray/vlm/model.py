@@ -10,6 +10,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip import CLIP
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 from torch import Tensor, nn
 
@@ -55,7 +56,7 @@ class Backbone:
     """A loaded model in fp32 with its tokenizer; `fingerprint` hashes all of its weights."""
 
     spec: BackboneSpec
-    model: nn.Module
+    model: CLIP
     tokenizer: Any
     fingerprint: str
 

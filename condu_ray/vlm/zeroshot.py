@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from open_clip import CLIP
+from torch import Tensor
 from torch.nn import functional
 
 
 @torch.no_grad()
 def text_features(
-    model: nn.Module, tokenizer: Any, classes: Sequence[str], templates: Sequence[str], batch_size: int = 512
+    model: CLIP, tokenizer: Any, classes: Sequence[str], templates: Sequence[str], batch_size: int = 512
 ) -> Tensor:
     """Encodes classes by prompts, averaged over templates (CLIP's prompt ensembling).
 
@@ -41,11 +42,11 @@ def text_features(
 
 
 @torch.no_grad()
-def image_features(model: nn.Module, images_BCHW: Tensor) -> Tensor:
+def image_features(model: CLIP, images_BCHW: Tensor) -> Tensor:
     """Encodes normalised images: [B, D] float32, L2-normalised."""
     return model.encode_image(images_BCHW, normalize=True).float()
 
 
-def logits(model: nn.Module, image_BD: Tensor, text_CD: Tensor) -> Tensor:
+def logits(model: CLIP, image_BD: Tensor, text_CD: Tensor) -> Tensor:
     """exp(logit_scale) * cosine similarity: [B, C] float32."""
     return model.logit_scale.exp().float() * image_BD @ text_CD.T

@@ -1,0 +1,47 @@
+# Two commands: `make demo` and `make test`. Both set up .venv first, which is a no-op when it is there and current.
+PYTHON ?= python3
+PY := .venv/bin/python
+STORAGE ?= storage
+
+.PHONY: demo test test-fast lint format clean setup lock mlflow help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/installed  ## make .venv from requirements.lock
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "condu_ray needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@# Compiled bytecode: without it every Ray worker would compile torch anew, at every start.
+	$(PY) -m uv pip install --quiet --python $(PY) --compile-bytecode -r requirements.lock
+	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --editable .
+	@touch $@
+
+demo: setup  ## learn mini-MTIL by four methods on the embedded default
+	$(PY) jobs/run_mtil.py --recipe mini_mtil --method condu,sequential,individual,zero-shot --storage $(STORAGE)
+
+test: setup  ## all tests
+	$(PY) -m pytest
+
+test-fast: setup  ## tests that start no Ray cluster and are not slow
+	$(PY) -m pytest -m "not ray and not slow"
+
+lint: setup  ## style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy condu_ray jobs
+
+format: setup  ## let ruff mend what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+lock: setup  ## pin the dependencies anew
+	$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+
+mlflow: setup  ## show the runs in MLflow's pages, on this machine only
+	.venv/bin/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db
+
+clean:  ## remove the environment and caches; storage stays
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build condu_ray.egg-info

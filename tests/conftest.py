@@ -1,0 +1,64 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from condu_ray.vlm.model import EMBEDDED, MERGES
+
+torch.set_num_threads(1)  # tests share two cores; small models gain nothing from a second thread
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (240, 240, 240)}
+TASKS = {"walls": ("red", "green", "blue"), "doors": ("green", "white"), "cars": ("white", "blue", "red", "green")}
+
+
+def write_task(folder: Path, classes: tuple[str, ...], seed: int, per_class: int = 8, row_group: int = 10) -> Path:
+    """A task whose images are noisy planes of their class's colour, shifted a little by the task's seed."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        images, labels = [], []
+        for row in range(per_class * len(classes)):
+            label = row % len(classes)
+            noise = generator.integers(-30, 30, (20, 24, 3)) + np.asarray(COLOURS[classes[label]])
+            buffer = io.BytesIO()
+            Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(buffer, "PNG")
+            images.append(buffer.getvalue())
+            labels.append(label)
+        table = pa.table({"image": pa.array(images, pa.binary()), "label": pa.array(labels, pa.int32())})
+        pq.write_table(table, folder / f"{split}.parquet", row_group_size=row_group)
+    (folder / "meta.json").write_text(json.dumps({"classes": list(classes), "template": f"a {{}} {folder.name}."}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def task_data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for seed, (name, classes) in enumerate(TASKS.items()):
+        write_task(folder / name, classes, seed)
+    (folder / "order.json").write_text(json.dumps(list(TASKS)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_backbone(tmp_path_factory) -> Path:
+    """A very small random CLIP in open_clip's folder form."""
+    folder = tmp_path_factory.mktemp("backbone")
+    vocabulary = len(open_clip.tokenizer.SimpleTokenizer(bpe_path=str(EMBEDDED / MERGES)).encoder)
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 12, "vocab_size": vocabulary, "width": 32, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(0)
+    save_file(open_clip.model.CLIP(**config).half().state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    (folder / MERGES).write_bytes((EMBEDDED / MERGES).read_bytes())
+    return folder

@@ -1,0 +1,59 @@
+import pytest
+
+from condu_ray.store.ledger import ROOT, Entry, Ledger, state_id
+
+
+def entries(count):
+    found, parent = [], ROOT
+    for position in range(count):
+        state = state_id(parent, "condu", f"task{position}", f"key{position}", {"rescaler": "l1"})
+        found.append(Entry(position, f"task{position}", f"key{position}", parent, state, 0.5))
+        parent = state
+    return found
+
+
+def test_what_was_appended_is_there_after_a_reload(tmp_path):
+    ledger = Ledger(tmp_path / "deep" / "ledger.jsonl")
+    for entry in entries(3):
+        ledger.append(entry)
+    again = Ledger(tmp_path / "deep" / "ledger.jsonl")
+    assert len(again) == 3
+    assert [again.get(entry.state) for entry in entries(3)] == entries(3)
+    assert again.get("nothing") is None
+
+
+@pytest.mark.parametrize("cut", range(1, 30))
+def test_a_torn_last_line_is_cut_off_and_can_be_written_again(tmp_path, cut):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    for entry in entries(2):
+        ledger.append(entry)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    again = Ledger(path)
+    assert len(again) == 1
+    again.append(entries(2)[1])
+    assert path.read_bytes() == whole
+
+
+def test_damage_before_the_end_is_refused(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path)
+    for entry in entries(3):
+        ledger.append(entry)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"{broken\n" + lines[2])
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        Ledger(path)
+
+
+def test_identity_depends_on_all_of_its_history():
+    base = state_id(ROOT, "condu", "a", "k", {"rescaler": "l1"})
+    others = [
+        state_id(base, "condu", "a", "k", {"rescaler": "l1"}),
+        state_id(ROOT, "ties", "a", "k", {"rescaler": "l1"}),
+        state_id(ROOT, "condu", "b", "k", {"rescaler": "l1"}),
+        state_id(ROOT, "condu", "a", "l", {"rescaler": "l1"}),
+        state_id(ROOT, "condu", "a", "k", {"rescaler": "tensor_mean"}),
+    ]
+    assert len({base, *others}) == 6

@@ -1,0 +1,112 @@
+import subprocess
+import sys
+
+import pytest
+
+from condu_ray.command_line import ConfigError, field_names, parse
+from condu_ray.config import Experiment
+from condu_ray.recipes import RECIPES
+
+
+def test_defaults_are_the_recipes():
+    assert parse([]) == RECIPES["mini_mtil"]()
+    assert parse(["--recipe", "mtil11_small"]).training.steps == RECIPES["mtil11_small"]().training.steps
+
+
+def test_flags_win_over_yaml_and_yaml_over_the_recipe(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("recipe: mtil11_small\nmethod: condu,sequential\ntraining: {steps: 7, lr: 0.01}\n")
+    found = parse(["--config", str(path), "--training.lr", "0.5", "--tasks", "a,b"])
+    assert found.recipe == "mtil11_small"
+    assert found.method == ("condu", "sequential")
+    assert (found.training.steps, found.training.lr) == (7, 0.5)
+    assert found.tasks == ("a", "b")
+    assert found.training.batch_size == RECIPES["mtil11_small"]().training.batch_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--trainin.steps", "3"], ["--trainin.steps", "training.steps"]),
+        (["--training.stesp", "3"], ["training.steps"]),
+        (["--methods", "condu"], ["did you mean method"]),
+        (["--steps", "3"], ["training.steps"]),
+        (["condu"], ["condu", "--name value"]),
+        (["--training.steps", "many"], ["training.steps", "integer", "many"]),
+        (["--training.steps", "0"], ["training.steps", "greater"]),
+        (["--training.lr", "-1"], ["training.lr"]),
+        (["--training.precision", "fp8"], ["precision", "fp8"]),
+        (["--training.workers", "3"], ["batch_size", "not divisible", "workers 3"]),
+        (["--training.warmup", "1"], ["training.warmup"]),
+        (["--merging.rescaler", "l2"], ["rescaler", "l2"]),
+        (["--inference.top_k", "0"], ["inference.top_k"]),
+        (["--recipe", "mini-mtil"], ["unknown recipe", "mini_mtil"]),
+        (["--tasks", "a,b,a"], ["tasks", "a", "more than once"]),
+        (["--method", ","], ["method", "empty"]),
+        (["--run", "../up"], ["run", "pattern"]),
+        (["--run", ".hidden"], ["run", "pattern"]),
+        (["--seed", "-1"], ["seed"]),
+        (["--config", "no-such.yaml"], ["no-such.yaml", "no such file"]),
+    ],
+)
+def test_wrong_arguments_are_refused_by_name(arguments, words):
+    with pytest.raises(ConfigError) as caught:
+        parse(arguments)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("trainin: {steps: 3}", ["trainin", "did you mean"]),
+        ("training: {stesp: 3}", ["training.stesp", "training.steps"]),
+        ("training: {steps: x}", ["training.steps", "x"]),
+        ("[a, b]", ["mapping", "list"]),
+        ("a: [", ["YAML"]),
+        ("training: 3", ["training"]),
+        ("recipe: nothing", ["unknown recipe"]),
+    ],
+)
+def test_wrong_yaml_is_refused_by_name(tmp_path, text, words):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        parse(["--config", str(path)])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_help_shows_every_field_with_its_meaning(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    shown = capsys.readouterr().out
+    for name in field_names():
+        assert f"--{name}" in shown
+    assert "Optimizer steps a task" in shown
+
+
+def test_bad_settings_end_before_ray_or_torch_is_imported():
+    code = (
+        "import sys; sys.argv = ['run_mtil.py', '--nothing', '1']\n"
+        "from condu_ray.command_line import main_config\n"
+        "try: main_config()\n"
+        "except SystemExit as error: print(error)\n"
+        "print([m for m in ('ray', 'torch', 'mlflow') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "unknown flag --nothing" in shown
+    assert shown.strip().endswith("[]")
+
+
+def test_every_field_has_a_docstring():
+    def walk(model):
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if isinstance(inner, type) and hasattr(inner, "model_fields"):
+                assert inner.__doc__
+                walk(inner)
+            else:
+                assert field.description, name
+
+    walk(Experiment)

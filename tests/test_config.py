@@ -1,0 +1,33 @@
+import pytest
+from pydantic import ValidationError
+
+from condu_ray.config import Experiment, Training
+from condu_ray.recipes import RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_valid_and_survive_json(name):
+    recipe = RECIPES[name]()
+    assert recipe.recipe == name
+    assert Experiment.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_hash_sees_every_change_and_only_changes():
+    base = Experiment()
+    assert base.content_hash() == Experiment().content_hash()
+    assert base.content_hash() != Experiment(seed=1).content_hash()
+    assert base.content_hash() != Experiment(training=Training(lr=1e-5)).content_hash()
+
+
+def test_experts_do_not_depend_on_what_only_says_where_they_are_trained():
+    base = Training().recipe_for("a")
+    assert Training(workers=2, lanes=3, threads=4, max_failures=0).recipe_for("a") == base
+    assert Training(steps=101).recipe_for("a") != base
+    tuned = Training(lr_by_task={"a": 1e-5})
+    assert tuned.recipe_for("a")["lr"] == 1e-5
+    assert tuned.recipe_for("b") == base  # another task's rate is none of its business
+
+
+def test_frozen():
+    with pytest.raises(ValidationError):
+        Experiment().seed = 3

@@ -1,0 +1,145 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from condu_ray.vlm.model import BackboneError, backbone_spec, load_backbone, set_weights
+from condu_ray.vlm.preprocess import Preprocessor, normalise
+
+
+def test_a_folder_in_open_clips_form(small_backbone):
+    spec = backbone_spec(pretrained=str(small_backbone))
+    backbone = load_backbone(spec)
+    assert spec.image_size == (16, 16)
+    assert backbone.fingerprint == load_backbone(spec).fingerprint
+    assert "logit_scale" not in backbone.trainable
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in backbone.trainable.values())
+    assert not backbone.model.logit_scale.requires_grad
+    stored = load_file(small_backbone / "open_clip_model.safetensors")
+    assert all(torch.equal(value, stored[name].float()) for name, value in backbone.snapshot().items())
+
+
+def test_one_changed_weight_changes_the_fingerprint(small_backbone, tmp_path):
+    tensors = load_file(small_backbone / "open_clip_model.safetensors")
+    tensors["ln_final.bias"][0] += 0.5
+    for path in small_backbone.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    save_file(tensors, tmp_path / "open_clip_model.safetensors")
+    one, other = (load_backbone(backbone_spec(pretrained=str(folder))) for folder in (small_backbone, tmp_path))
+    assert one.fingerprint != other.fingerprint
+
+
+def test_a_checkpoint_file_with_an_open_clip_architecture(tmp_path):
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-S-32-alt", pretrained=None)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    backbone = load_backbone(backbone_spec("ViT-S-32-alt", str(tmp_path / "weights.safetensors")))
+    assert torch.equal(backbone.model.state_dict()["text_projection"], model.state_dict()["text_projection"])
+    assert backbone.spec.preprocess["size"] == 224
+
+
+def test_a_pretrained_tag_brings_its_own_preprocessing():
+    spec = backbone_spec("ViT-B-16", "openai")
+    assert spec.preprocess["mean"][0] == pytest.approx(0.48145466)
+    assert spec.image_size == (224, 224)
+    other = backbone_spec("ViT-B-16-SigLIP", "webli")
+    assert other.preprocess["mean"][0] == 0.5  # not CLIP's
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "words"),
+    [
+        ("ViT-B16", "openai", ["ViT-B16", "ViT-B-16"]),
+        ("ViT-B-16", "opnai", ["opnai", "did you mean openai"]),
+        ("ViT-B-16", None, ["needs --pretrained", "openai"]),
+        ("tiny-clip", "no/such/folder", ["no/such/folder", "no such folder"]),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_the_nearest(model, pretrained, words):
+    with pytest.raises(BackboneError) as caught:
+        backbone_spec(model, pretrained)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def copy(folder, to, **changes):
+    for path in folder.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    for name, content in changes.items():
+        (to / {"config": "open_clip_config.json", "weights": "open_clip_model.safetensors"}[name]).write_bytes(content)
+    return to
+
+
+@pytest.mark.parametrize("content", [b"{", b"{}", b"[]", json.dumps({"model_cfg": {}}).encode()])
+def test_a_broken_configuration_is_named(small_backbone, tmp_path, content):
+    copy(small_backbone, tmp_path, config=content)
+    with pytest.raises(BackboneError, match="open_clip_config.json"):
+        backbone_spec(pretrained=str(tmp_path))
+
+
+def test_missing_weights_are_named(small_backbone, tmp_path):
+    copy(small_backbone, tmp_path)
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    with pytest.raises(BackboneError, match="open_clip_model.safetensors is missing"):
+        backbone_spec(pretrained=str(tmp_path))
+
+
+def test_truncated_weights_are_refused(small_backbone, tmp_path):
+    whole = (small_backbone / "open_clip_model.safetensors").read_bytes()
+    copy(small_backbone, tmp_path, weights=whole[: len(whole) // 2])
+    with pytest.raises(BackboneError, match="cannot be loaded"):
+        load_backbone(backbone_spec(pretrained=str(tmp_path)))
+
+
+def test_weights_that_are_not_finite_are_refused(small_backbone, tmp_path):
+    copy(small_backbone, tmp_path)
+    tensors = load_file(small_backbone / "open_clip_model.safetensors")
+    tensors["visual.proj"][0, 0] = float("nan")
+    save_file(tensors, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(BackboneError, match=r"visual\.proj holds NaN"):
+        load_backbone(backbone_spec(pretrained=str(tmp_path)))
+
+
+def test_set_weights_goes_there_and_back(small_backbone):
+    backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
+    theta0 = backbone.snapshot()
+    delta = {name: torch.ones_like(tensor) for name, tensor in theta0.items()}
+    set_weights(backbone, theta0, delta)
+    assert all(torch.equal(value, theta0[name] + 1) for name, value in backbone.snapshot().items())
+    set_weights(backbone, theta0, None)
+    assert all(torch.equal(value, theta0[name]) for name, value in backbone.snapshot().items())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+@pytest.mark.parametrize("resize", ["shortest", "squash", "longest"])
+def test_pixels_are_open_clips_own(mode, resize):
+    import io
+
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    config = {"size": 32, "mode": "RGB", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
+    config |= {"interpolation": "bicubic", "resize_mode": resize, "fill_color": 0}
+    noise = np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)
+    image, buffer = Image.fromarray(noise).convert(mode), io.BytesIO()
+    image.save(buffer, "PNG")
+    pixels = torch.from_numpy(Preprocessor(config).pixels(buffer.getvalue()).copy())
+    expected = image_transform_v2(PreprocessCfg(**config), is_train=False)(image.convert("RGB"))
+    assert torch.allclose(normalise(pixels.unsqueeze(0), config)[0], expected, atol=1e-6)
+
+
+def test_augmentation_is_fixed_by_its_seed():
+    import io
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(buffer, "PNG")
+    preprocessor = Preprocessor(
+        {"size": 32, "mode": "RGB", "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}, augment=True
+    )
+    one, again, other = (preprocessor.pixels(buffer.getvalue(), seed) for seed in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
