@@ -20,6 +20,8 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # cuBLAS is deterministic only with a fixed workspace.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    # The driver's C++ side warns of what Ray Data's own actors do.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     # Tokenizer libraries fork warnings into logs otherwise.
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -90,8 +92,9 @@ def ray_cluster(address: str | None, namespace: str) -> Iterator[None]:
 
 
 def quiet_data() -> None:
-    """Ray Data announces each execution at INFO; a run has many."""
+    """Ray Data announces each execution at INFO, and at WARNING that its bars are off; a run has many."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
 def room(

@@ -69,7 +69,7 @@ def train_lane(job: dict[str, Any]) -> None:
     from ray.train.collective import barrier, broadcast_from_rank_zero
     from ray.train.torch import get_device, prepare_model
 
-    from condu_ray.orchestration.stream import training_batches
+    from condu_ray.orchestration.stream import started, training_batches
 
     context, storage = ray.train.get_context(), Path(job["storage"])
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -82,9 +82,6 @@ def train_lane(job: dict[str, Any]) -> None:
     todo = [item for item, there in zip(job["items"], done, strict=True) if not there]
     if not todo:
         return
-    backbone = load_backbone(BackboneSpec(**job["backbone"]))
-    theta0 = backbone.snapshot()
-    classifier = prepare_model(ClipClassifier(backbone.model))
     tasks = [load_task(Path(item["folder"])) for item in todo]
     chunks = [
         chunk
@@ -99,13 +96,18 @@ def train_lane(job: dict[str, Any]) -> None:
             world=world,
         )
     ]
-    stream = training_batches(
-        chunks,
-        preprocess=backbone.spec.preprocess,
-        augment=settings.augment,
-        batch_size=settings.batch_size // world,
-        decoders=job["decoders"],
+    stream = started(
+        training_batches(
+            chunks,
+            preprocess=job["backbone"]["preprocess"],
+            augment=settings.augment,
+            batch_size=settings.batch_size // world,
+            decoders=job["decoders"],
+        )
     )
+    backbone = load_backbone(BackboneSpec(**job["backbone"]))
+    theta0 = backbone.snapshot()
+    classifier = prepare_model(ClipClassifier(backbone.model))
     for item, task in zip(todo, tasks, strict=True):
         begin = time.perf_counter()
         set_weights(backbone, theta0, await_expert(storage, item["start"]) if item["start"] else None)

@@ -45,6 +45,8 @@ class Display:
         self._lanes = {number: list(names) for number, names in enumerate(lanes)}
         self._bars: Progress | None = None
         self._ids: dict[int, Any] = {}
+        self._rows: dict[str, dict[int, Sequence[float]]] = {}
+        self._shown: dict[str, int] = {}
         self._last, self._begin = time.monotonic(), time.monotonic()
 
     def __enter__(self) -> Display:
@@ -106,7 +108,21 @@ class Display:
         return f"{seconds / 60:.1f} min left" if seconds > 90 else f"{seconds:.0f} s left"
 
     def session(self, method: str, position: int, accuracy: Sequence[float]) -> None:
-        """Prints a row of a method's matrix: what is learned in bold, the task of the session underlined."""
+        """Prints a row of a method's matrix, in order: learned tasks in bold, the session's own underlined.
+
+        Args:
+            method: name.
+            position: 0-based session; a session that is measured before an earlier one waits for it.
+            accuracy: percent on each task.
+        """
+        rows, shown = self._rows.setdefault(method, {}), self._shown.get(method, 0)
+        rows[position] = accuracy
+        while shown in rows:
+            self._row(method, shown, rows[shown])
+            shown += 1
+        self._shown[method] = shown
+
+    def _row(self, method: str, position: int, accuracy: Sequence[float]) -> None:
         cells = []
         for index, value in enumerate(accuracy):
             style = "bold underline" if index == position else "bold" if index < position else "dim"

@@ -8,6 +8,7 @@ size and load, which would not.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,16 @@ def training_batches(
         num_cpus=DECODER_CPUS,
     )
     yield from decoded.iter_batches(batch_size=batch_size, prefetch_batches=4, batch_format="numpy")
+
+
+def started(stream: Iterator[dict[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """Returns the same stream, its first batch already on the way: its actors start while the model is loaded."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="stream")
+    first = pool.submit(next, stream)
+    pool.shutdown(wait=False)
+
+    def joined() -> Iterator[dict[str, np.ndarray]]:
+        yield first.result()
+        yield from stream
+
+    return joined()

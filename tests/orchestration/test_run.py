@@ -1,0 +1,215 @@
+"""The main job on a local Ray cluster: the whole way, the same command again, and kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from condu_ray.store.results import read_rows
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+ROOT = Path(__file__).parents[2]
+METHODS = "condu,sequential,individual,zero-shot"
+TASKS = ["walls", "doors", "cars"]
+
+
+class Job:
+    """One call of `jobs/run_mtil.py`, in a process of its own as a user's would be."""
+
+    def __init__(self, storage, task_data, small_backbone, *flags, method="condu", steps=40):
+        command = [
+            sys.executable, str(ROOT / "jobs" / "run_mtil.py"), "--data", str(task_data), "--pretrained",
+            str(small_backbone), "--method", method, "--training.steps", str(steps), "--training.batch_size", "8",
+            "--storage", str(storage), "--run", "r", *flags,
+        ]  # fmt: skip
+        self.storage, self.log = Path(storage), Path(storage).with_suffix(".log")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    def finish(self, timeout=240):
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            raise
+        assert code == 0, self.log.read_text()
+        return json.loads((self.storage / "runs" / "r" / "report" / "results.json").read_text())
+
+    def stop(self):
+        for child in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+            child.kill()
+
+    def wait_for(self, condition, timeout=120):
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, f"waited in vain; {self.log.read_text()}"
+            time.sleep(0.02)
+
+    def kill(self, title):
+        """SIGKILLs the Ray processes whose title starts so; returns how many."""
+        killed = 0
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if " ".join(child.cmdline()).startswith(f"ray::{title}"):
+                    child.send_signal(signal.SIGKILL)
+                    killed += 1
+            except psutil.Error:
+                continue
+        return killed
+
+    @property
+    def experts(self):
+        return sorted(path.parent.name for path in self.storage.glob("experts/[!.]*/meta.json"))
+
+    @property
+    def merges(self):
+        ledger = self.storage / "runs" / "r" / "condu" / "ledger.jsonl"
+        return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+
+    @property
+    def final(self):
+        """The final unified delta's file, byte for byte, and every expert's."""
+        last = max(self.merges, key=lambda entry: entry["position"])
+        folder = self.storage / "runs" / "r" / "condu" / "sessions" / f"03-cars-{last['state']}"
+        experts = {key: (self.storage / "experts" / key / "delta.safetensors").read_bytes() for key in self.experts}
+        return (folder / "unified.safetensors").read_bytes(), experts
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, task_data, small_backbone):
+    job = Job(tmp_path_factory.mktemp("run") / "s", task_data, small_backbone, method=METHODS)
+    return job, job.finish()
+
+
+def runs_in_mlflow(storage):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    experiment = client.get_experiment_by_name("condu_ray")
+    return client, client.search_runs([experiment.experiment_id])
+
+
+def test_results_have_the_form_that_others_rely_on(undisturbed):
+    job, results = undisturbed
+    assert results["tasks"] == TASKS
+    assert list(results["methods"]) == METHODS.split(",")
+    for found in results["methods"].values():
+        assert [len(row) for row in found["accuracy"]] == [3, 3, 3]
+        assert all(0 <= value <= 100 for row in found["accuracy"] for value in row)
+        assert {"transfer", "average", "last", "seconds"} <= set(found)
+    assert (job.storage / "runs" / "r" / "report" / "report.md").exists()
+    assert len(list((job.storage / "runs" / "r" / "report").glob("*.png"))) >= 5
+    assert "condu" in job.log.read_text()
+
+
+def test_each_expert_was_trained_once(undisturbed):
+    job, results = undisturbed
+    assert len(job.experts) == results["experts_trained"] == 5  # three from theta0, two more of the chain
+
+
+def test_the_matrix_is_what_the_methods_are(undisturbed):
+    matrix = {name: found["accuracy"] for name, found in undisturbed[1]["methods"].items()}
+    zero = matrix["zero-shot"][0]
+    assert matrix["zero-shot"] == [zero] * 3
+    for session in range(3):
+        for task in range(3):
+            learned = task <= session
+            assert matrix["individual"][session][task] == (matrix["individual"][2][task] if learned else zero[task])
+    assert matrix["sequential"][0][0] == matrix["individual"][0][0] == matrix["condu"][0][0]
+    assert matrix["individual"][2] != zero
+
+
+def test_rows_say_where_they_come_from(undisturbed):
+    job, results = undisturbed
+    rows = read_rows(job.storage / "runs" / "r" / "results")
+    assert len(rows) == 4 * 9
+    for row in rows:
+        expected = results["methods"][row["method"]]["accuracy"][row["session"]][row["task_position"]]
+        assert row["accuracy"] == expected == pytest.approx(100 * row["correct"] / row["images"])
+        assert row["label_space"] == "task"
+        assert (row["relative_l2"] is not None) == (row["method"] == "condu" and row["seen"])
+    first = next(row for row in rows if row["relative_l2"] is not None)
+    assert first["relative_l2"] < 1e-6  # one task alone is brought back whole
+
+
+def test_mlflow_has_one_run_a_method(undisturbed):
+    job, results = undisturbed
+    client, runs = runs_in_mlflow(job.storage)
+    assert sorted(run.data.tags["method"] for run in runs) == sorted(METHODS.split(","))
+    for run in runs:
+        found = results["methods"][run.data.tags["method"]]
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["last"] == pytest.approx(found["last"])
+        assert run.data.params["order"] == ",".join(TASKS)
+        assert [m.value for m in client.get_metric_history(run.info.run_id, "accuracy/cars")] == [
+            row[2] for row in found["accuracy"]
+        ]
+        assert "results.json" in {Path(f.path).name for f in client.list_artifacts(run.info.run_id, "report")}
+
+
+def test_the_same_command_ends_at_once_and_changes_nothing(undisturbed, task_data, small_backbone):
+    job, results = undisturbed
+    before = job.final
+    again = Job(job.storage, task_data, small_backbone, method=METHODS).finish()
+    assert again["experts_trained"] == 0
+    assert again["measurements_reused"] == 4 * 9
+    assert {n: m["accuracy"] for n, m in again["methods"].items()} == {
+        n: m["accuracy"] for n, m in results["methods"].items()
+    }
+    assert job.final == before
+    assert len(runs_in_mlflow(job.storage)[1]) == 4
+
+
+def test_another_order_and_inference_train_nothing_anew(undisturbed, task_data, small_backbone):
+    job, results = undisturbed
+    flags = ("--tasks", "cars,walls,doors", "--inference.top_k", "1")
+    other = Job(job.storage, task_data, small_backbone, *flags, method="condu,individual").finish()
+    assert other["experts_trained"] == 0
+    last = {name: dict(zip(other["tasks"], m["accuracy"][2], strict=True)) for name, m in other["methods"].items()}
+    assert last["individual"] == dict(zip(TASKS, results["methods"]["individual"]["accuracy"][2], strict=True))
+
+
+@pytest.fixture
+def job(tmp_path, task_data, small_backbone):
+    found = Job(tmp_path / "s", task_data, small_backbone, "--tracking.enabled", "false", "--training.lanes", "1")
+    yield found
+    if found.process.poll() is None:
+        found.stop()
+
+
+def test_a_worker_killed_in_the_middle_of_a_task_changes_no_bit(undisturbed, job):
+    job.wait_for(lambda: len(job.experts) == 1)
+    assert job.kill("RayTrainWorker") == 1
+    assert len(job.experts) < 3
+    job.finish()
+    unified, experts = job.final
+    assert unified == undisturbed[0].final[0]
+    assert experts.items() <= undisturbed[0].final[1].items()
+
+
+def test_the_state_actor_killed_right_after_a_merge_changes_no_bit(undisturbed, job):
+    job.wait_for(lambda: len(job.merges) == 1)
+    assert job.kill("state:ModelKeeper") + job.kill("ModelKeeper") >= 1
+    job.finish()
+    assert [entry["task"] for entry in job.merges] == TASKS  # each merged once
+    assert job.final[0] == undisturbed[0].final[0]
+
+
+def test_a_driver_killed_goes_on_where_it_was_with_the_same_command(undisturbed, job, task_data, small_backbone):
+    job.wait_for(lambda: len(job.merges) == 1)
+    job.stop()
+    kept = {key: (job.storage / "experts" / key / "delta.safetensors").stat().st_mtime_ns for key in job.experts}
+    again = Job(job.storage, task_data, small_backbone, "--tracking.enabled", "false")
+    results = again.finish()
+    assert results["experts_trained"] == 3 - len(kept)
+    assert again.final[0] == undisturbed[0].final[0]
+    for key, written in kept.items():
+        assert (job.storage / "experts" / key / "delta.safetensors").stat().st_mtime_ns == written
