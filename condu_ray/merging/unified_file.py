@@ -1,0 +1,131 @@
+"""The file of a unified delta: one safetensors file, no pickle.
+
+Tensors: ``unified/<name>`` in the deltas' dtype, ``trigger/<name>`` ``uint8`` ``[T, ceil(numel / 8)]`` (layout in
+``trigger.py``), ``rescalers`` and ``norms`` float64 ``[T]``. Metadata: one JSON text, so that the order of keys, and
+with it the file's bytes, depends on the content alone.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from condu_ray.merging.trigger import trigger_bytes
+from condu_ray.merging.unify import Rescaler, Unification
+
+FORMAT_VERSION = 1
+"""Raised by one whenever the layout of the file or of the triggers changes."""
+
+_KEY = "condu_ray"
+
+
+class UnifiedFileError(ValueError):
+    """A file that holds no unified delta that this version can read; the message names the file."""
+
+
+def flatten(tasks: tuple[str, ...], rescaler: Rescaler, state: Unification) -> tuple[dict[str, Tensor], str]:
+    """The tensors and the header that a file holds.
+
+    Args:
+        tasks: Names of the T tasks.
+        rescaler: How the norms were measured.
+        state: What to write.
+
+    Returns:
+        Tensors by their key in the file, and the metadata's JSON text.
+    """
+    tensors = {
+        "rescalers": torch.tensor(state.rescalers, dtype=torch.float64),
+        "norms": torch.tensor(state.norms, dtype=torch.float64),
+    }
+    tensors.update({f"unified/{name}": u for name, u in state.unified.items()})
+    tensors.update({f"trigger/{name}": rows for name, rows in state.triggers.items()})
+    header = {"format": "unified_delta", "version": FORMAT_VERSION, "tasks": list(tasks), "rescaler": rescaler}
+    return tensors, json.dumps(header, sort_keys=True)
+
+
+def save(path: Path, tasks: tuple[str, ...], rescaler: Rescaler, state: Unification) -> None:
+    """Write the file beside ``path`` and rename it into place, so that a kill leaves the old file or the new one."""
+    tensors, header = flatten(tasks, rescaler, state)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(tensors, partial, metadata={_KEY: header})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: Path, device: str) -> tuple[tuple[str, ...], Rescaler, Unification]:
+    """Read and check a file.
+
+    Args:
+        path: The file.
+        device: Where its tensors go, as torch names devices.
+
+    Returns:
+        Tasks, rescaler and state, as :func:`flatten` takes them.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        UnifiedFileError: Truncated, no safetensors, another version, or inconsistent.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no unified delta at {path}")
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            tasks, rescaler = _header(path, file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise UnifiedFileError(f"{path}: truncated, or no safetensors file ({error})") from error
+    _check(path, len(tasks), tensors)
+    unified = {key.removeprefix("unified/"): t for key, t in tensors.items() if key.startswith("unified/")}
+    triggers = {key.removeprefix("trigger/"): t for key, t in tensors.items() if key.startswith("trigger/")}
+    rescalers, norms = tuple(tensors["rescalers"].tolist()), tuple(tensors["norms"].tolist())
+    return tasks, rescaler, Unification(unified, triggers, norms, rescalers)
+
+
+def _header(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], Rescaler]:
+    """Tasks and rescaler from the metadata; the version is checked before anything else of it is believed."""
+    if _KEY not in metadata:
+        raise UnifiedFileError(f"{path}: a safetensors file, but without {_KEY!r} in its metadata")
+    try:
+        header = json.loads(metadata[_KEY])
+        version = header["version"]
+        if version != FORMAT_VERSION:
+            raise UnifiedFileError(f"{path}: format version {version}, this release reads {FORMAT_VERSION}")
+        tasks, rescaler = tuple(header["tasks"]), header["rescaler"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UnifiedFileError(f"{path}: the metadata cannot be read ({error!r})") from error
+    if len(set(tasks)) != len(tasks) or rescaler not in get_args(Rescaler):
+        raise UnifiedFileError(f"{path}: tasks {tasks} or rescaler {rescaler!r} make no sense")
+    return tasks, rescaler
+
+
+def _check(path: Path, tasks: int, tensors: dict[str, Tensor]) -> None:
+    """Whether keys, shapes and dtypes fit together."""
+    names = {key.partition("/")[2] for key in tensors if "/" in key}
+    wanted = {"rescalers", "norms", *(f"{kind}/{name}" for kind in ("unified", "trigger") for name in names)}
+    if missing := sorted(wanted - tensors.keys()):
+        raise UnifiedFileError(f"{path}: {len(missing)} keys are missing, the first is {missing[0]!r}")
+    if extra := sorted(tensors.keys() - wanted):
+        raise UnifiedFileError(f"{path}: {len(extra)} keys are unknown, the first is {extra[0]!r}")
+    shapes: dict[str, tuple[int, ...]] = {"rescalers": (tasks,), "norms": (tasks,)}
+    shapes |= {f"trigger/{name}": (tasks, trigger_bytes(tensors[f"unified/{name}"].numel())) for name in names}
+    for key, shape in shapes.items():
+        dtype = torch.uint8 if "/" in key else torch.float64
+        found = tensors[key]
+        if found.dtype != dtype or tuple(found.shape) != shape:
+            raise UnifiedFileError(
+                f"{path}: {key!r} is {found.dtype} {tuple(found.shape)}, for {tasks} tasks it should be {dtype} {shape}"
+            )
+    for name in names:
+        if not tensors[f"unified/{name}"].is_floating_point():
+            raise UnifiedFileError(f"{path}: 'unified/{name}' is not floating-point")
+    for key in ("rescalers", "norms"):
+        if not bool((tensors[key].isfinite() & (tensors[key] >= 0)).all()):
+            raise UnifiedFileError(f"{path}: {key!r} holds a value that is negative or not finite")

@@ -1,0 +1,229 @@
+"""The unify step of ConDU (arXiv 2503.10705, section 3.2) in one pass that materialises no decoupled delta.
+
+Position by position every decoupled delta ``lambda_i * M_i,j * u_j`` is 0 or has the sign of ``u_j``, so that
+
+    sum_i delta~_i,j = u_j * sum_i(lambda_i M_i,j)        and        max_i |delta~_i,j| = |u_j| * max_i(lambda_i M_i,j).
+
+Both factors depend on ``j`` only through its mask bits, which index a table of 256 entries for every 8 tasks. The new
+rescalers need, for every task, the sum of ``|u_j|`` over its mask: a histogram of ``|u_j|`` over the same codes. So one
+pass reads ``u``, the bits and the new delta, and writes ``u`` and the bits.
+
+``reference.py`` is the literal twin of this file. Names: ``K8C`` = 8 strips of C columns (see ``trigger.py``).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
+from condu_ray.merging.trigger import (
+    GROUP,
+    codes,
+    column_ranges,
+    pack_strips,
+    read_strips,
+    trigger_bytes,
+    unpack_strips,
+    write_strips,
+)
+
+Rescaler = Literal["l1", "tensor_mean"]
+"""How a delta's size is measured in lambda: ``"l1"`` sums |delta_j| over the whole delta (the paper), ``"tensor_mean"``
+sums every tensor's mean |delta_j| (the authors' code), so that a bias weighs as much as a large matrix."""
+
+CHUNK_CPU = 1 << 17
+"""Positions per chunk on a CPU: the chunk's temporaries stay in its caches."""
+
+CHUNK_CUDA = 1 << 22
+"""Positions per chunk on a GPU: large enough to hide the launch of a kernel."""
+
+_CODE_BITS = ((torch.arange(256)[:, None] >> torch.arange(GROUP)) & 1).double()
+"""Bit ``t`` of code ``c``: ``[256, 8]``."""
+
+
+class Unification(NamedTuple):
+    """What ConDU keeps of all its tasks. Everything in it is read-only; T is the number of tasks."""
+
+    unified: dict[str, Tensor]
+    """u: the unified delta, shapes and dtypes of the deltas; empty before the first task."""
+    triggers: dict[str, Tensor]
+    """M: masks as ``uint8`` ``[T, ceil(numel / 8)]`` for every tensor, laid out as ``trigger.py`` says."""
+    norms: tuple[float, ...]
+    """Size of each task's decoupled delta, as ``Rescaler`` measures it; lambda keeps it over later sessions."""
+    rescalers: tuple[float, ...]
+    """lambda of each task, at least 0; 0 where the mask is empty."""
+
+
+@contextmanager
+def _serial() -> Iterator[None]:
+    """Run torch's CPU operations on the calling thread alone.
+
+    A chunk's operations are so short that starting two threads for each gains a quarter at best, and on a busy machine,
+    where every operation waits for a thread that is not scheduled, costs a factor of 10 and more (measured).
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+@_serial()
+def unify(
+    before: Unification, delta: Delta, *, rescaler: Rescaler = "l1", task: str | None = None, chunk_size: int = 0
+) -> Unification:
+    """Unify the decoupled deltas of all earlier tasks with the delta of a new one.
+
+    Args:
+        before: The result for the earlier tasks; left as it is.
+        delta: The new task's delta: any floating dtype, all tensors on one device, layout as ``before.unified``.
+        rescaler: How lambda measures a delta; must be the same at every session.
+        task: Name of the new task, for messages.
+        chunk_size: Positions worked on at a time, which bounds the memory beyond inputs and outputs (about 40 bytes a
+            position); 0 chooses by device.
+
+    Returns:
+        New tensors, one task more. Half-precision deltas are worked on in float32; sums are float64.
+
+    Raises:
+        DeltaError: As :func:`~condu_ray.merging.delta.check_delta`; or ``u`` overflows its dtype.
+    """
+    tasks = len(before.norms)
+    check_layout(delta, before.unified if tasks else None, task)
+    device = next(iter(delta.values())).device
+    chunk_size = chunk_size or (CHUNK_CUDA if device.type == "cuda" else CHUNK_CPU)
+    groups = -(-tasks // GROUP)
+    tables = [_tables(before.rescalers[GROUP * g : GROUP * (g + 1)], device) for g in range(groups)]
+
+    unified: dict[str, Tensor] = {}
+    triggers: dict[str, Tensor] = {}
+    # Sizes to divide by: earlier tasks (padded to whole groups), then the new task; last, the new delta's own size.
+    total = torch.zeros(GROUP * groups + 2, dtype=torch.float64, device=device)
+    for name in sorted(delta):
+        tensor = delta[name].detach()
+        count = tensor.numel()
+        u = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        rows = torch.empty(tasks + 1, trigger_bytes(count), dtype=torch.uint8, device=device)
+        sizes = torch.zeros_like(total)
+        flat_new, flat = tensor.reshape(-1), u.view(-1)
+        old = before.unified[name].view(-1) if tasks else None
+        wide = _wide(tensor.dtype)
+        tables_wide = [(table_sum.to(wide), table_max.to(wide)) for table_sum, table_max in tables]
+        for start, stop in column_ranges(count, chunk_size):
+            d = read_strips(flat_new, start, stop)
+            rows_old = before.triggers[name][:, start:stop] if tasks else rows[:0, start:stop]
+            u_old = read_strips(old, start, stop) if old is not None else d
+            write_strips(flat, start, stop, _chunk(d, u_old, rows_old, rows[:, start:stop], tables_wide, sizes))
+        total.add_(sizes, alpha=1.0 if rescaler == "l1" else 1.0 / max(count, 1))
+        unified[name], triggers[name] = u, rows
+
+    *padded, size_new, norm_new = total.tolist()
+    if not math.isfinite(norm_new):
+        check_delta(delta, task=task)
+    sizes_now = (*padded[:tasks], size_new)
+    norms = (*before.norms, norm_new)
+    rescalers = tuple(norm / size if size > 0 else 0.0 for norm, size in zip(norms, sizes_now, strict=True))
+    if not all(map(math.isfinite, (*sizes_now, *rescalers))):
+        raise DeltaError(f"task {task!r}: the unified delta overflows {next(iter(delta.values())).dtype}")
+    return Unification(unified, triggers, norms, rescalers)
+
+
+def _tables(rescalers: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sum and largest of the rescalers that a code's bits select, each float64 ``[256]``."""
+    padded = torch.tensor([*rescalers] + [0.0] * (GROUP - len(rescalers)), dtype=torch.float64, device=device)
+    selected = _CODE_BITS.to(device) * padded
+    return selected.sum(1), selected.amax(1)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _chunk(
+    d: Tensor, u_old: Tensor, rows_old: Tensor, rows_new: Tensor, tables: list[tuple[Tensor, Tensor]], sizes: Tensor
+) -> Tensor:
+    """Unify one chunk: writes ``rows_new`` ``[T + 1, C]``, adds to ``sizes`` and returns the new u ``[8, C]``."""
+    stored, wide = d.dtype, _wide(d.dtype)
+    d, u_old = d.to(wide), u_old.to(wide)
+    indices = []
+    weight_sum = weight_max = torch.zeros((), dtype=wide, device=d.device)
+    for g, (table_sum, table_max) in enumerate(tables):
+        index = codes(rows_old[GROUP * g : GROUP * (g + 1)]).to(torch.int32).view(-1)
+        indices.append(index)
+        picked_sum = table_sum.index_select(0, index).view(d.shape)
+        picked_max = table_max.index_select(0, index).view(d.shape)
+        weight_sum = picked_sum if g == 0 else weight_sum.add_(picked_sum)
+        weight_max = picked_max if g == 0 else torch.maximum(weight_max, picked_max, out=weight_max)
+
+    # Elected sign, +1 or -1 and -1 where the sum is exactly 0. Signs by multiplication: torch.where is far slower.
+    sign = _positive(torch.addcmul(d, weight_sum, u_old)).mul_(2).sub_(1)
+    new = sign * d
+    earlier = (weight_max * u_old).mul_(sign)
+    u = torch.maximum(earlier, new)  # |u|, never negative: some summand has the elected sign, or all are 0
+    keep, match = _positive(earlier), _positive(new)
+    norm_new = new.abs().sum(dtype=torch.float64)
+    if stored != wide:
+        u = u.to(stored).to(wide)  # the masks and the sums are those of the stored u ...
+        stays = _positive(u)  # ... which may have been rounded to 0
+        keep, match = keep * stays, match * stays
+
+    torch.bitwise_and(rows_old, pack_strips(keep), out=rows_new[:-1])
+    rows_new[-1] = pack_strips(match)
+    sizes[-2] += (u * match).sum(dtype=torch.float64)
+    sizes[-1] += norm_new
+    if indices:
+        kept = (u * keep).double().view(-1)
+        for g, index in enumerate(indices):
+            sizes[GROUP * g : GROUP * (g + 1)] += _sums_by_bit(index, kept)
+    return u.mul_(sign).add_(0.0)  # no -0.0, so that equal results have equal bytes
+
+
+def _positive(values: Tensor) -> Tensor:
+    """1 where a value is above 0, else 0, in its own dtype: several times as fast as by way of bool."""
+    return torch.gt(values, 0, out=torch.empty(values.shape, dtype=values.dtype, device=values.device))
+
+
+def _sums_by_bit(index: Tensor, weight: Tensor) -> Tensor:
+    """For each of 8 bits the sum of ``weight`` where ``index`` has it: float64 ``[8]``."""
+    if index.device.type == "cpu":
+        return torch.bincount(index, weights=weight, minlength=256) @ _CODE_BITS
+    # bincount adds in no fixed order on a GPU; plain sums give the same bits at every run.
+    return torch.stack([(weight * ((index >> bit) & 1)).sum() for bit in range(GROUP)])
+
+
+@torch.no_grad()
+@_serial()
+def decouple(
+    unified: Mapping[str, Tensor], triggers: Mapping[str, Tensor], task: int, scale: float
+) -> dict[str, Tensor]:
+    """Decoupled delta of one task: ``lambda_i * (M_i . u)`` (ConDU, section 3.2).
+
+    Args:
+        unified: u.
+        triggers: Masks of all tasks, as in :class:`Unification`.
+        task: Index of the task.
+        scale: Its rescaler lambda.
+
+    Returns:
+        New tensors of ``unified``'s shapes and dtypes.
+    """
+    decoupled = {}
+    for name, u in unified.items():
+        out = torch.empty_like(u)
+        row = triggers[name][task]
+        for start, stop in column_ranges(u.numel(), CHUNK_CUDA if u.device.type == "cuda" else CHUNK_CPU):
+            strips = read_strips(u.view(-1), start, stop)
+            wide = strips.to(_wide(u.dtype)) * scale
+            write_strips(out.view(-1), start, stop, wide.mul_(unpack_strips(row[start:stop])))
+        decoupled[name] = out
+    return decoupled

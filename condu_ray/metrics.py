@@ -1,0 +1,64 @@
+"""Continual-learning metrics of an accuracy matrix ``A[t, i]``: accuracy on task ``i`` after session ``t``."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class MetricsError(ValueError):
+    """An accuracy matrix that has no metrics; the message says why."""
+
+
+@dataclass(frozen=True)
+class ContinualMetrics:
+    """Metrics in the unit of the matrix (percent in, percent out). T is the number of tasks."""
+
+    transfer: float
+    """Mean over tasks ``i = 2..T`` of the mean of ``A[t, i]`` over sessions ``t < i``: accuracy on tasks not learned
+    yet (ZSCL, ICCV 2023). NaN for T = 1."""
+    average: float
+    """Mean over all tasks and sessions of ``A[t, i]`` (ZSCL)."""
+    last: float
+    """Mean over tasks of ``A[T, i]``, accuracy after the last session (ZSCL); "ACC" in other papers."""
+    backward_transfer: float
+    """BWT: mean over ``i < T`` of ``A[T, i] - A[i, i]`` (GEM, NeurIPS 2017); negative is forgetting. NaN for T = 1."""
+    forgetting: float
+    """Mean over ``i < T`` of ``max_t A[t, i] - A[T, i]`` over all sessions ``t``; at least 0. NaN for T = 1."""
+
+
+def continual_metrics(accuracy: ArrayLike) -> ContinualMetrics:
+    """Summarise an accuracy matrix.
+
+    Args:
+        accuracy: ``[T, T]`` numbers in any unit. Rows are sessions in training order, columns tasks in the same order.
+
+    Returns:
+        The metrics; those that compare tasks are NaN where there is one task alone.
+
+    Raises:
+        MetricsError: The matrix is empty, not square, or holds something that is not a finite number.
+    """
+    try:
+        A = np.asarray(accuracy, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise MetricsError(f"the accuracy matrix is ragged or not numeric: {error}") from error
+    if A.size == 0:
+        raise MetricsError("the accuracy matrix is empty")
+    if A.ndim != 2 or A.shape[0] != A.shape[1]:
+        raise MetricsError(f"the accuracy matrix has shape {A.shape}, not (T, T): one row a session, one column a task")
+    if not np.isfinite(A).all():
+        t, i = np.argwhere(~np.isfinite(A))[0]
+        raise MetricsError(f"accuracy[{t}][{i}] is {A[t, i]}, not a finite number")
+    tasks = len(A)
+    if tasks == 1:
+        return ContinualMetrics(math.nan, float(A[0, 0]), float(A[0, 0]), math.nan, math.nan)
+    earlier = A[:, :-1]
+    return ContinualMetrics(
+        transfer=float(np.mean([A[:i, i].mean() for i in range(1, tasks)])),
+        average=float(A.mean()),
+        last=float(A[-1].mean()),
+        backward_transfer=float((A[-1, :-1] - np.diagonal(A)[:-1]).mean()),
+        forgetting=float((earlier.max(axis=0) - A[-1, :-1]).mean()),
+    )
