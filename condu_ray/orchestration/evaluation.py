@@ -135,6 +135,19 @@ def unit_key(
     return content_hash([VERSION, backbone, weights, task.test_fingerprint, measured])[:24]
 
 
+def _cache(storage: Path, key: str) -> Path:
+    return storage / "evaluations" / f"{key}.json"
+
+
+def cached(storage: Path, key: str) -> dict[str, Any] | None:
+    """Returns a measurement that storage holds, or None."""
+    try:
+        found: dict[str, Any] = json.loads(_cache(storage, key).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
+
+
 class EvaluationQueue:
     """Feeds units to a pool of evaluators and collects what they measured.
 
@@ -149,7 +162,7 @@ class EvaluationQueue:
     def __init__(
         self, config: Experiment, spec: BackboneSpec, tasks: Sequence[Task], precision: str, room: Room
     ) -> None:
-        self._cache = config.storage / "evaluations"
+        self._storage = config.storage
         self._waiting: deque[Unit] = deque()
         self._running: dict[Any, tuple[Unit, int]] = {}
         self._done: deque[tuple[Unit, dict[str, Any]]] = deque()
@@ -179,13 +192,13 @@ class EvaluationQueue:
             self._same[unit.key].append(unit)
             self.reused += 1
             return
-        path = self._cache / f"{unit.key}.json"
-        try:
-            self._done.append((unit, json.loads(path.read_text(encoding="utf-8"))))
-            self.reused += 1
-        except FileNotFoundError:
+        found = cached(self._storage, unit.key)
+        if found is None:
             self._waiting.append(unit)
             self._same[unit.key] = [unit]
+        else:
+            self._done.append((unit, found))
+            self.reused += 1
 
     def poll(self, timeout: float) -> list[tuple[Unit, dict[str, Any]]]:
         """Hands out waiting units and returns the results that came in, waiting up to `timeout` seconds for one."""
@@ -199,7 +212,7 @@ class EvaluationQueue:
                 unit, index = self._running.pop(reference)
                 self._load[index] -= 1
                 result = ray.get(reference)
-                artifacts.write_text(self._cache / f"{unit.key}.json", json.dumps(result))
+                artifacts.write_text(_cache(self._storage, unit.key), json.dumps(result))
                 self._done.extend((same, result) for same in self._same.pop(unit.key))
         finished = list(self._done)
         self._done.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -129,11 +130,12 @@ class Display:
             cells.append(f"[{style}]{value:5.1f}[/]")
         self.say(f"{method:<12} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
 
-    def table(self, results: Mapping[str, Any]) -> None:
-        """Prints the final table of methods.
+    def finish(self, results: Mapping[str, Any], folder: Path) -> None:
+        """Prints the final table of methods, and where the report is.
 
         Args:
             results: as in `results.json`.
+            folder: the run's folder.
         """
         rows = summary_rows(results)
         table = Table(title="accuracy, percent", title_justify="left")
@@ -142,3 +144,4 @@ class Display:
         for row in rows:
             table.add_row(*row.values())
         self.console.print(table)
+        self.console.print(f"report: {folder / 'report' / 'report.md'}")

@@ -10,20 +10,23 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from condu_ray.benchmark import Task, load_tasks, require_valid
 from condu_ray.benchmark.synthetic import MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
 from condu_ray.config import Experiment
-from condu_ray.learn.loop import bf16_is_fast
+from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import get
+from condu_ray.methods.session import method_folder
 from condu_ray.orchestration import env
 from condu_ray.orchestration.plan import MethodPlan, lanes, plan_method
 from condu_ray.orchestration.progress import Board, Display
 from condu_ray.orchestration.tracking import Tracker
 from condu_ray.store import artifacts
+from condu_ray.store.ledger import Entry, Ledger
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
 log = logging.getLogger(__name__)
@@ -78,9 +81,54 @@ def run(config: Experiment) -> dict[str, Any]:
     """
     checked = check(config)
     artifacts.write_text(config.run_folder / "config.json", config.model_dump_json(indent=1))
-    with ExitStack() as stack:
-        stack.enter_context(env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"))
+    done = from_storage(config, checked)
+    if done is not None:
+        return done
+    with env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"):
         return Session(config, checked).run()
+
+
+def make_plans(config: Experiment, checked: Checked, precision: str) -> list[MethodPlan]:
+    """Returns the plan of every method of the configuration."""
+    return [plan_method(get(name), config, checked.tasks, checked.backbone, precision) for name in config.method]
+
+
+def from_storage(config: Experiment, checked: Checked) -> dict[str, Any] | None:
+    """Makes the report again when storage holds every session and measurement; None when anything is missing.
+
+    No Ray is started for it. What `training.precision=auto` means is known here only of this machine, so a run of a
+    cluster whose GPUs this machine has not is looked up on the cluster instead, by the ordinary way.
+    """
+    from condu_ray.orchestration.evaluation import cached
+    from condu_ray.orchestration.results import Results
+
+    begin = time.perf_counter()
+    precision = resolved_precision(config.training.precision, torch.cuda.is_available())
+    plans = make_plans(config, checked, precision)
+    tracker = Tracker(config, [task.name for task in checked.tasks])
+    results, rows = Results(config, checked.tasks, plans, tracker), []
+    for plan in plans:
+        ledger = Ledger(method_folder(config.run_folder, plan.method.name) / "ledger.jsonl")
+        for step in plan.steps:
+            entry = ledger.get(step.state)
+            if entry is None:
+                return None
+            for unit in results.units(plan, entry, checked.backbone, precision):
+                found = cached(config.storage, unit.key)
+                if found is None:
+                    return None
+                rows.append((unit, found))
+    for plan in plans:
+        tracker.start(plan.method.name, plan.steps[-1].state)
+    with Display([task.name for task in checked.tasks], [], config.training.steps) as display:
+        for unit, found in rows:
+            session = results.add(unit, found)
+            if session is not None:
+                display.session(*session)
+        report = results.report(time.perf_counter() - begin, reused=len(rows), trained=0)
+        display.finish(report, config.run_folder)
+    tracker.close()
+    return report
 
 
 class Session:
@@ -110,12 +158,8 @@ class Session:
             lanes=training.lanes,
             evaluators=config.evaluation.evaluators,
         )
-        self.precision = training.precision
-        if self.precision == "auto":
-            self.precision = "bf16" if bf16_is_fast(self.room.gpus_per_worker > 0) else "fp32"
-        self.plans = [
-            plan_method(get(name), config, checked.tasks, checked.backbone, self.precision) for name in config.method
-        ]
+        self.precision = resolved_precision(training.precision, self.room.gpus_per_worker > 0)
+        self.plans = make_plans(config, checked, self.precision)
         self.lanes = lanes(config.storage, self.plans, self.room.lanes)
         self.tracker = Tracker(config, [task.name for task in checked.tasks])
         self.results = Results(config, checked.tasks, self.plans, self.tracker)
@@ -154,8 +198,7 @@ class Session:
                     time.sleep(0.1)
                 self._watch(futures, display)
         results = self.results.report(time.perf_counter() - begin, reused=self.queue.reused, trained=count)
-        display.table(results)
-        display.console.print(f"report: {self.config.run_folder / 'report' / 'report.md'}")
+        display.finish(results, self.config.run_folder)
         self.tracker.close()
         return results
 
@@ -186,8 +229,6 @@ class Session:
     def _merge_next(self) -> None:
         """Hands every method's next expert to the state actor, and what it committed to the evaluators."""
         import ray
-
-        from condu_ray.store.ledger import Entry
 
         if self._merging:
             ready, _ = ray.wait(list(self._merging), num_returns=len(self._merging), timeout=0)

@@ -106,7 +106,7 @@ def test_condu_serves_mask_times_unified_times_rescaler():
 def test_unknown_names_get_the_nearest():
     with pytest.raises(MethodError, match="did you mean condu"):
         get("condo")
-    with pytest.raises(MethodError, match="known: .*sequential"):
+    with pytest.raises(MethodError, match=r"known: .*sequential"):
         get("xyz")
 
 

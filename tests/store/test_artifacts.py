@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from condu_ray.store.artifacts import (
-    ArtifactError, check_writable, exists, load_tensors, publish, read_meta, save_tensors, write_text,
+    ArtifactError,
+    check_writable,
+    exists,
+    load_tensors,
+    publish,
+    read_meta,
+    save_tensors,
+    write_text,
 )  # fmt: skip
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3, dtype=torch.bfloat16)}
