@@ -40,6 +40,7 @@ class Results:
         self._config, self._tasks, self._plans, self._tracker = config, list(tasks), list(plans), tracker
         self._found: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
         self._entries: dict[tuple[str, int], Entry] = {}
+        self._measured: dict[str, dict[str, float]] = {}
 
     @property
     def complete(self) -> bool:
@@ -69,6 +70,7 @@ class Results:
         position = unit.entry.position
         row = self._found.setdefault((unit.method, position), {})
         row[unit.task] = found
+        self._measured.setdefault(unit.method, {})[unit.key] = found["seconds"]
         if len(row) < len(self._tasks):
             return None
         write_rows(self._config.run_folder / "results" / f"{unit.method}-{position + 1:02d}.parquet", self._rows(unit))
@@ -123,14 +125,13 @@ class Results:
         self._tracker.metrics(method, position + 1, {k: v for k, v in values.items() if v is not None})
 
     def _seconds(self, plan: MethodPlan) -> float:
-        """What the method costs on its own: its experts, merges and measurements, whoever paid for them."""
-        total = 0.0
+        """What the method costs on its own: its experts, merges and distinct measurements, whoever paid for them."""
+        total = sum(self._measured[plan.method.name].values())
         for step in plan.steps:
             if step.item is not None:
                 meta = artifacts.read_meta(expert_folder(self._config.storage, step.item.key))
                 total += meta["seconds"]
             total += self._entries[plan.method.name, step.position].seconds
-            total += sum(found["seconds"] for found in self._found[plan.method.name, step.position].values())
         return total
 
     def report(self, seconds: float, *, reused: int, trained: int) -> dict[str, Any]:
