@@ -34,7 +34,7 @@ class Preprocessor:
             warnings.simplefilter("ignore", UserWarning)  # palette images with transparency
             image = Image.open(io.BytesIO(encoded)).convert("RGB")
         if self._augment:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a traceback for CUDA at each call
         for step in self._steps:
             image = step(image)
         return np.asarray(image, dtype=np.uint8)
