@@ -144,7 +144,8 @@ def parse(arguments: Sequence[str]) -> Experiment:
     flags = source()
     path = flags.pop("config", None)
     from_file = read_yaml(Path(path)) if path else {}
-    recipe = str(flags.get("recipe") or from_file.get("recipe") or "mini_mtil")
+    default = "own_data" if flags.get("data") or from_file.get("data") else "mini_mtil"
+    recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, list(RECIPES))}")
     base = RECIPES[recipe]().model_dump()

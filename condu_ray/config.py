@@ -95,7 +95,7 @@ class Evaluation(Settings):
     batch_size: int = Field(250, ge=1)
     """Test images a forward pass."""
     evaluators: int = Field(0, ge=0)
-    """Long-lived evaluator actors; 0: one a GPU that training leaves free, or one a lane."""
+    """Long-lived evaluator actors; 0: one for eight GPUs or, without any, for two lanes; at least one."""
     max_images: int = Field(0, ge=0)
     """Test images a task (the first ones); 0: all of them."""
 
@@ -128,7 +128,7 @@ class Experiment(Settings):
     """One run of the main job: a backbone learns a sequence of tasks by one or several methods."""
 
     recipe: str = "mini_mtil"
-    """Named set of defaults that everything else overrides (condu_ray/recipes.py)."""
+    """Named set of defaults that everything else overrides (condu_ray/recipes.py); `own_data` where --data is given."""
     method: tuple[str, ...] = ("condu",)
     """Methods to run on the same tasks, comma-separated; `--method list` shows them with their papers."""
     data: Path | None = None

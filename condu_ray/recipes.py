@@ -8,14 +8,14 @@ from condu_ray.config import Experiment, Training
 
 
 def mini_mtil() -> Experiment:
-    """The embedded default: eight small drawn domains, the shipped tiny CLIP, two CPU cores."""
-    return Experiment(recipe="mini_mtil")
+    """The embedded default: small drawn domains, the shipped tiny CLIP, three minutes on two CPU cores."""
+    return Experiment(recipe="mini_mtil", training=Training(steps=250, lr=1e-3))
 
 
-def mtil11_small() -> Experiment:
-    """Eleven cut-down MTIL domains at 64 pixels with a small CLIP, for two CPU cores."""
-    return Experiment(recipe="mtil11_small", training=Training(steps=150))
+def own_data() -> Experiment:
+    """A folder of task folders with a CLIP of some ten million parameters at 64 pixels, on two CPU cores."""
+    return Experiment(recipe="own_data", training=Training(steps=200, lr=3e-4))
 
 
-RECIPES: dict[str, Callable[[], Experiment]] = {recipe.__name__: recipe for recipe in (mini_mtil, mtil11_small)}
+RECIPES: dict[str, Callable[[], Experiment]] = {recipe.__name__: recipe for recipe in (mini_mtil, own_data)}
 """Every recipe by its name."""

@@ -23,19 +23,20 @@ def plain(data: str, steps: int) -> None:
     import torch
 
     from condu_ray.benchmark import load_tasks
-    from condu_ray.benchmark.synthetic import MINI_MTIL_TASKS
-    from condu_ray.config import Inference, Training
+    from condu_ray.benchmark.synthetic import MINI_MTIL_DEFAULT
+    from condu_ray.config import Inference
     from condu_ray.learn.evaluate import Evaluator
     from condu_ray.learn.loop import fine_tune, resolved_precision
     from condu_ray.learn.objective import ClipClassifier
     from condu_ray.learn.stream import ChunkReader, batches, training_chunks
     from condu_ray.merging import UnifiedDelta, subtract
+    from condu_ray.recipes import mini_mtil
     from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights
     from condu_ray.vlm.preprocess import Preprocessor, normalise
     from condu_ray.vlm.prototypes import class_prototypes
     from condu_ray.vlm.zeroshot import image_features, text_features
 
-    tasks, settings = load_tasks(data, MINI_MTIL_TASKS), Training(steps=steps)
+    tasks, settings = load_tasks(data, MINI_MTIL_DEFAULT), mini_mtil().training.model_copy(update={"steps": steps})
     spec, precision = backbone_spec(), resolved_precision("auto", False)
     trained, measured = load_backbone(spec), load_backbone(spec)
     theta0, reader = trained.snapshot(), ChunkReader(spec.preprocess, augment=True)

@@ -10,18 +10,20 @@ from condu_ray.recipes import RECIPES
 
 def test_defaults_are_the_recipes():
     assert parse([]) == RECIPES["mini_mtil"]()
-    assert parse(["--recipe", "mtil11_small"]).training.steps == RECIPES["mtil11_small"]().training.steps
+    assert parse(["--data", "somewhere"]).recipe == "own_data"
+    assert parse(["--data", "somewhere", "--recipe", "mini_mtil"]).recipe == "mini_mtil"
+    assert parse(["--recipe", "own_data"]).training.steps == RECIPES["own_data"]().training.steps
 
 
 def test_flags_win_over_yaml_and_yaml_over_the_recipe(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("recipe: mtil11_small\nmethod: condu,sequential\ntraining: {steps: 7, lr: 0.01}\n")
+    path.write_text("recipe: own_data\nmethod: condu,sequential\ntraining: {steps: 7, lr: 0.01}\n")
     found = parse(["--config", str(path), "--training.lr", "0.5", "--tasks", "a,b"])
-    assert found.recipe == "mtil11_small"
+    assert found.recipe == "own_data"
     assert found.method == ("condu", "sequential")
     assert (found.training.steps, found.training.lr) == (7, 0.5)
     assert found.tasks == ("a", "b")
-    assert found.training.batch_size == RECIPES["mtil11_small"]().training.batch_size
+    assert found.training.batch_size == RECIPES["own_data"]().training.batch_size
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def room(
         gpus_per_worker: GPUs a worker; None: 1 where there are any, shared where there is only one.
         decoders: data workers a training worker.
         lanes: lanes asked for; 0: as many as fit.
-        evaluators: evaluators asked for; 0: one a lane on CPU, one in eight GPUs (at least one) otherwise.
+        evaluators: evaluators asked for; 0: one for two lanes on CPU, one in eight GPUs otherwise, at least one.
 
     Raises:
         ResourceError: not even one lane fits, or not as many as were asked for.
@@ -148,4 +148,4 @@ def room(
     busy = max(1, int(cpus // (workers * threads)))  # more lanes than cores would only share them
     chosen = lanes or (fit if gpu_each else min(fit, busy))
     spare = int((cpus - chosen * lane_cpus) / EVALUATOR_CPUS + 1e-9)
-    return Room(chosen, gpu_each, gpu_evaluator, wanted_evaluators or max(1, min(chosen, spare)))
+    return Room(chosen, gpu_each, gpu_evaluator, wanted_evaluators or max(1, min(chosen // 2, spare)))

@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from condu_ray.benchmark.report import summary_rows
-
 LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal (a job's log)."""
 
@@ -137,6 +135,8 @@ class Display:
             results: as in `results.json`.
             folder: the run's folder.
         """
+        from condu_ray.benchmark.report import summary_rows  # here, for the board's process needs no matplotlib
+
         rows = summary_rows(results)
         table = Table(title="accuracy, percent", title_justify="left")
         for name in rows[0]:

@@ -26,6 +26,8 @@ from condu_ray.vlm.zeroshot import image_features, text_features
 
 FILE = "features.safetensors"
 CHUNK_ROWS, BATCH = 512, 64
+CHUNKS_PER_ENCODER = 32
+"""Work that is worth another encoder, whose start takes seconds."""
 
 
 def prototype_folder(storage: Path, backbone: str, task: Task) -> Path:
@@ -112,7 +114,7 @@ def make_prototypes(
             "threads": threads,
             "cuda": room.gpus_per_evaluator > 0,
         },
-        compute=ActorPoolStrategy(size=room.evaluators),
+        compute=ActorPoolStrategy(size=min(room.evaluators, max(1, len(rows) // CHUNKS_PER_ENCODER))),
         num_cpus=EVALUATOR_CPUS,
         num_gpus=room.gpus_per_evaluator,
     )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from condu_ray.benchmark import Task, load_tasks, require_valid
-from condu_ray.benchmark.synthetic import MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
+from condu_ray.benchmark.synthetic import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
 from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import get
@@ -58,9 +58,9 @@ def check(config: Experiment) -> Checked:
     spec = backbone_spec(config.model, config.pretrained)
     data, names = config.data, config.tasks
     if data is None:
-        names = names or MINI_MTIL_TASKS
+        names = names or MINI_MTIL_DEFAULT
         data = config.storage / "datasets" / f"mini_mtil-{MINI_MTIL_VERSION}"
-        mini_mtil(data)
+        mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
     tasks = load_tasks(data, names)
     require_valid(tasks, cache_folder=config.storage / "checked")
     return Checked(tuple(tasks), spec, load_backbone(spec).fingerprint)

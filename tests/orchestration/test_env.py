@@ -11,17 +11,17 @@ BASE = {
 @pytest.mark.parametrize(
     ("resources", "change", "lanes", "evaluators", "gpus"),
     [
-        ({"CPU": 2}, {}, 2, 2, 0),
+        ({"CPU": 2}, {}, 2, 1, 0),
         ({"CPU": 1}, {}, 1, 1, 0),
-        ({"CPU": 16}, {}, 16, 16, 0),
-        ({"CPU": 16}, {"threads": 4}, 4, 4, 0),
-        ({"CPU": 8}, {"workers": 2}, 4, 4, 0),
+        ({"CPU": 16}, {}, 16, 8, 0),
+        ({"CPU": 16}, {"threads": 4}, 4, 2, 0),
+        ({"CPU": 8}, {"workers": 2}, 4, 2, 0),
         ({"CPU": 8}, {"lanes": 1}, 1, 1, 0),
         ({"CPU": 16, "GPU": 1}, {}, 1, 1, 0.6),
         ({"CPU": 32, "GPU": 4}, {}, 3, 1, 1),
         ({"CPU": 32, "GPU": 4}, {"workers": 3}, 1, 1, 1),
         ({"CPU": 128, "GPU": 16}, {"workers": 2}, 7, 2, 1),
-        ({"CPU": 8, "GPU": 2}, {"gpus_per_worker": 0}, 8, 8, 0),
+        ({"CPU": 8, "GPU": 2}, {"gpus_per_worker": 0}, 8, 4, 0),
     ],
 )
 def test_room(resources, change, lanes, evaluators, gpus):
