@@ -8,6 +8,7 @@ import math
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -22,7 +23,7 @@ from condu_ray.benchmark.synthetic import MINI_MTIL_VERSION, mini_mtil, pretrain
 
 VOCAB_SIZE = 4096
 MEAN, STD = list(open_clip.OPENAI_DATASET_MEAN), list(open_clip.OPENAI_DATASET_STD)
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 128,
         "vision_cfg": {"image_size": 48, "layers": 5, "width": 128, "head_width": 32, "patch_size": 8},

@@ -20,11 +20,17 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # cuBLAS is deterministic only with a fixed workspace.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    # The driver's C++ side warns of what Ray Data's own actors do.
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     # Tokenizer libraries fork warnings into logs otherwise.
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+DRIVER_SETTINGS = {
+    # The driver's C++ side prints an error about how Ray Data's own actors are made; it is none of ours.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # A local raylet otherwise prints a warning once it has started eight processes on two cores; we need a dozen.
+    "RAY_worker_maximum_startup_concurrency": "4",
+}
+"""What the driver sets for itself and a local cluster that it starts, but not for workers of a cluster."""
 
 DECODER_CPUS = 0.25
 """Logical CPUs of a data worker: fractional, so that two cores hold a trainer with its data workers. A data worker that
@@ -56,7 +62,7 @@ class Room:
 
 def apply() -> None:
     """Sets the variables that are not set from outside; must run before ray.train is imported."""
-    for name, value in SETTINGS.items():
+    for name, value in (SETTINGS | DRIVER_SETTINGS).items():
         os.environ.setdefault(name, value)
 
 
@@ -70,7 +76,6 @@ def ray_cluster(address: str | None, namespace: str) -> Iterator[None]:
     """
     apply()
     import ray
-    from ray.data import DataContext
 
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
@@ -83,8 +88,6 @@ def ray_cluster(address: str | None, namespace: str) -> Iterator[None]:
         runtime_env={"env_vars": variables},
         **options,
     )
-    quiet_data()
-    DataContext.get_current().enable_progress_bars = False
     try:
         yield
     finally:
@@ -92,9 +95,10 @@ def ray_cluster(address: str | None, namespace: str) -> Iterator[None]:
 
 
 def quiet_data() -> None:
-    """Ray Data announces each execution at INFO, and at WARNING that its bars are off; a run has many."""
+    """Ray Data announces each execution at INFO; at WARNING, what `room` has seen to, and that its bars are off."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    for noisy in ("progress", "execution.resource_manager", "issue_detection"):
+        logging.getLogger(f"ray.data._internal.{noisy}").setLevel(logging.ERROR)
 
 
 def room(

@@ -24,6 +24,7 @@ def ordered_context() -> None:
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    context.issue_detectors_config.detectors = []  # they advise to reserve memory that two-core machines do not have
     quiet_data()
 
 

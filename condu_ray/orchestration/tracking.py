@@ -78,7 +78,8 @@ class Tracker:
     def _start(self, method: str, final_state: str) -> None:
         from mlflow import MlflowClient
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+        for noisy in ("alembic", "mlflow"):  # each prints how it sets up a new SQLite file
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         if self._client is None:
             self._client = MlflowClient(tracking_uri=tracking_uri(self._config))
         experiment = self._client.get_experiment_by_name(self._config.tracking.experiment)

@@ -35,7 +35,8 @@ def _open_eye(pen: Pen, x: float, y: float, size: float = 1.0) -> None:
 
 
 def _shut_eye(pen: Pen, x: float, y: float, up: bool = False) -> None:
-    pen.arc(x, y, 0.2, 0.14, *((_PI, 2 * _PI) if up else (0, _PI)), 0.09)
+    start = _PI if up else 0.0
+    pen.arc(x, y, 0.2, 0.14, start, start + _PI, 0.09)
 
 
 def _mouth(pen: Pen, curve: float, y: float = 0.42, wide: float = 0.42) -> None:
