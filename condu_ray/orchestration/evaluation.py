@@ -186,6 +186,11 @@ class EvaluationQueue:
     def __len__(self) -> int:
         return sum(len(units) for units in self._same.values()) + len(self._done)
 
+    @property
+    def busy(self) -> bool:
+        """Whether an evaluator is at work, so that `poll` waits for it."""
+        return bool(self._running)
+
     def submit(self, unit: Unit) -> None:
         """Adds a unit, or takes its result from storage, or waits for the equal one that is under way."""
         if unit.key in self._same:

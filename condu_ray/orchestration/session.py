@@ -177,7 +177,7 @@ class Session:
             self.tracker.start(plan.method.name, plan.steps[-1].state)
         steps = self.config.training.steps
         trained = [[item.task for item in lane] for lane in self.lanes]
-        pool = ThreadPoolExecutor(max(1, self.room.lanes), thread_name_prefix="lane")
+        pool = ThreadPoolExecutor(self.room.lanes + 1, thread_name_prefix="lane")
         with Display(names, trained, steps) as display:
             experts = sum(len({item.key for item in plan.items}) for plan in self.plans)
             count = sum(len(lane) for lane in self.lanes)
@@ -185,17 +185,20 @@ class Session:
                 f"{len(names)} tasks, {len(self.plans)} methods: {count} experts to fine-tune in {len(self.lanes)} "
                 f"lanes ({experts - count} shared or in storage), {self.precision}"
             )
+            prototypes = pool.submit(self._prototypes, display)
             futures = [pool.submit(self._fit, number) for number in range(len(self.lanes))]
             pool.shutdown(wait=False)
-            self._prototypes(display)
             while not self.results.complete:
                 self._merge_next()
-                for unit, found in self.queue.poll(timeout=0.1):
+                # Evaluators want the prototypes, and the room that the encoders have until these are made.
+                for unit, found in self.queue.poll(timeout=0.1) if prototypes.done() else ():
                     session = self.results.add(unit, found)
                     if session is not None:
                         display.session(*session)
-                if not len(self.queue):
+                if not self.queue.busy:
                     time.sleep(0.1)
+                if prototypes.done():
+                    prototypes.result()
                 self._watch(futures, display)
         results = self.results.report(time.perf_counter() - begin, reused=self.queue.reused, trained=count)
         display.finish(results, self.config.run_folder)
