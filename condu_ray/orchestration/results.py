@@ -170,7 +170,7 @@ class Results:
             "run": self._config.run_name,
             "recipe": self._config.recipe,
             "seed": self._config.seed,
-            "config": self._config.model_dump(mode="json"),
+            "config": self._config.model_dump(mode="json", exclude={"tracking": {"uri"}}),  # it may hold a password
             "versions": artifacts.provenance(),
             "command": artifacts.command(),
             "wall_seconds": seconds,

@@ -80,7 +80,9 @@ def run(config: Experiment) -> dict[str, Any]:
         ValueError, RuntimeError: bad input, by `check` and `env.room`, before anything was spent.
     """
     checked = check(config)
-    artifacts.write_text(config.run_folder / "config.json", config.model_dump_json(indent=1))
+    artifacts.write_text(
+        config.run_folder / "config.json", config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
+    )
     done = from_storage(config, checked)
     if done is not None:
         return done

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 
 IDENTITY = "condu_ray.identity"
 """Tag by which a run is found again, so that a repeated command makes no second one."""
+
+PASSWORD = re.compile(r"//[^/@\s]*@")
+"""User and password in a URI, which no log may show."""
 
 
 def tracking_uri(config: Experiment) -> str:
@@ -62,10 +66,11 @@ class Tracker:
                 job()
             except Exception as error:  # any fault of the server or its store; training must not feel it
                 self._broken = True
-                log.warning("MLflow at %s: %s; results are in the run's folder all the same", self._shown(), error)
+                where, why = self._shown(), PASSWORD.sub("//", str(error))
+                log.warning("MLflow at %s: %s; results are in the run's folder all the same", where, why)
 
     def _shown(self) -> str:
-        return tracking_uri(self._config).split("@")[-1]  # a URI may hold a password
+        return PASSWORD.sub("//", tracking_uri(self._config))
 
     def _put(self, job: Callable[[], None]) -> None:
         if self._config.tracking.enabled:
