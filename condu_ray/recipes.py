@@ -14,7 +14,7 @@ def mini_mtil() -> Experiment:
 
 def own_data() -> Experiment:
     """A folder of task folders with a CLIP of some ten million parameters at 64 pixels, on two CPU cores."""
-    return Experiment(recipe="own_data", training=Training(steps=200, lr=3e-4))
+    return Experiment(recipe="own_data", training=Training(steps=100, lr=3e-4))
 
 
 RECIPES: dict[str, Callable[[], Experiment]] = {recipe.__name__: recipe for recipe in (mini_mtil, own_data)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +67,12 @@ def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
 
 
 def compute_context(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Autocast for bf16; on CPU also the plain attention, whose backward is faster there at CLIP's short sequences."""
+    """Autocast for bf16; when training on CPU also the plain attention, whose backward is the faster one there."""
     stack = ExitStack()
     if precision == "bf16":
         stack.enter_context(torch.autocast(device.type, torch.bfloat16))
-    stack.enter_context(sdpa_kernel([SDPBackend.MATH]) if device.type == "cpu" else nullcontext())
+    if device.type == "cpu" and torch.is_grad_enabled():
+        stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
     return stack
 
 
