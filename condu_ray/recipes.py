@@ -9,7 +9,7 @@ from condu_ray.config import Experiment, Training
 
 def mini_mtil() -> Experiment:
     """The embedded default: small drawn domains, the shipped tiny CLIP, three minutes on two CPU cores."""
-    return Experiment(recipe="mini_mtil", training=Training(steps=250, lr=1e-3))
+    return Experiment(recipe="mini_mtil", training=Training(steps=200, lr=1e-3))
 
 
 def own_data() -> Experiment:
