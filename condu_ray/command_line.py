@@ -164,4 +164,10 @@ def main_config() -> Experiment:
     try:
         return parse(sys.argv[1:])
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        refuse(error)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Ends the process with the message on stderr and exit code 2: nothing was spent, and a person has to act."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

@@ -3,11 +3,11 @@
 import logging
 import sys
 
-from condu_ray.command_line import main_config
+from condu_ray.command_line import main_config, refuse
 
 
 def main() -> None:
-    """Parses the settings, then runs; bad input ends with its message and exit code 2."""
+    """Parses the settings, then runs; bad input ends with its message and exit code 2, a run that failed with 1."""
     config = main_config()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
@@ -20,10 +20,13 @@ def main() -> None:
         return
     env.apply()
     from condu_ray.orchestration.session import RunError, run
+    from condu_ray.store.artifacts import ArtifactError
 
     try:
         run(config)
-    except (ValueError, RunError, env.ResourceError) as error:
+    except (ValueError, ArtifactError, env.ResourceError) as error:
+        refuse(error)
+    except RunError as error:
         sys.exit(f"error: {error}")
 
 

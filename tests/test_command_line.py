@@ -93,12 +93,12 @@ def test_bad_settings_end_before_ray_or_torch_is_imported():
         "import sys; sys.argv = ['run_mtil.py', '--nothing', '1']\n"
         "from condu_ray.command_line import main_config\n"
         "try: main_config()\n"
-        "except SystemExit as error: print(error)\n"
+        "except SystemExit as error: print('exit', error.code)\n"
         "print([m for m in ('ray', 'torch', 'mlflow') if m in sys.modules])"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "unknown flag --nothing" in shown
-    assert shown.strip().endswith("[]")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "unknown flag --nothing" in ended.stderr
+    assert ended.stdout.split("\n")[:2] == ["exit 2", "[]"]
 
 
 def test_every_field_has_a_docstring():

@@ -75,7 +75,7 @@ class ModelKeeper:
             The ledger's entry, as a dict; of the earlier commit when there was one.
 
         Raises:
-            StateError: the parent is not committed, or the position or identity does not fit it.
+            StateError: the parent is not committed, or the position does not fit it.
             DeltaError: the expert cannot be merged; nothing was committed.
             ArtifactError: the expert or the parent is missing or damaged.
         """
