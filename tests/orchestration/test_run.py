@@ -213,3 +213,18 @@ def test_a_driver_killed_goes_on_where_it_was_with_the_same_command(undisturbed,
     assert again.final[0] == undisturbed[0].final[0]
     for key, written in kept.items():
         assert (job.storage / "experts" / key / "delta.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_with_task_and_step(tmp_path, task_data, small_backbone):
+    job = Job(tmp_path / "s", task_data, small_backbone, "--tracking.enabled", "false", "--training.lr", "1e30")
+    try:
+        assert job.process.wait(240) == 1
+    finally:
+        if job.process.poll() is None:
+            job.stop()
+    text = " ".join(job.log.read_text().split())
+    assert "the loss became" in text
+    assert "at step" in text
+    assert "Nothing that was committed is lost" in text
+    assert job.experts == []
+    assert job.merges == []
