@@ -30,6 +30,8 @@ from condu_ray.store.ledger import Entry
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 VERSION = "1"
+UNITS_PER_START = 16
+"""Waiting units that are worth the seconds that another evaluator's start takes."""
 STATES = 2
 """Sessions' states that an evaluator keeps loaded."""
 
@@ -186,6 +188,11 @@ class EvaluationQueue:
     def __len__(self) -> int:
         return sum(len(units) for units in self._same.values()) + len(self._done)
 
+    def grow(self) -> None:
+        """Makes room for one more evaluator, which starts when enough units wait to be worth it."""
+        self._actors.append(None)
+        self._load.append(0)
+
     @property
     def busy(self) -> bool:
         """Whether an evaluator is at work, so that `poll` waits for it."""
@@ -208,6 +215,8 @@ class EvaluationQueue:
     def poll(self, timeout: float) -> list[tuple[Unit, dict[str, Any]]]:
         """Hands out waiting units and returns the results that came in, waiting up to `timeout` seconds for one."""
         for index, load in enumerate(self._load):
+            if self._actors[index] is None and index and len(self._waiting) < UNITS_PER_START:
+                continue
             for _ in range(2 - load):  # one in hand and one queued, so that an evaluator never waits for the driver
                 if self._waiting:
                     self._dispatch(index, self._waiting.popleft())

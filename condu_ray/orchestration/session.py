@@ -128,6 +128,7 @@ class Session:
         self.board: Any = ray.remote(Board).options(num_cpus=0).remote()
         self._next = {plan.method.name: 0 for plan in self.plans}
         self._merging: dict[Any, MethodPlan] = {}
+        self._ended: set[int] = set()
 
     def run(self) -> dict[str, Any]:
         """Trains, merges, measures; returns the results."""
@@ -226,6 +227,10 @@ class Session:
             display.lanes(lanes_now, len(self.queue))
             if failure:
                 raise RunError(f"{failure}. Nothing that was committed is lost.")
+        ended = {number for number, future in enumerate(futures) if future.done()}
+        for _ in ended - self._ended:
+            self.queue.grow()  # what the lane had is free for evaluation now
+        self._ended = ended
         for number, future in enumerate(futures):
             if future.done() and future.exception() is not None:
                 tasks = ", ".join(item.task for item in self.lanes[number])
