@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ from condu_ray.orchestration.progress import Board, Display
 from condu_ray.orchestration.tracking import Tracker
 from condu_ray.store import artifacts
 from condu_ray.store.ledger import Entry, Ledger
+
+LANE_END_SECONDS = 60.0
+"""How long lanes whose experts are all there may take to close."""
 
 
 class RunError(RuntimeError):
@@ -161,6 +164,8 @@ class Session:
                 if prototypes.done():
                     prototypes.result()
                 self._watch(futures, display)
+        # A fit that still closes its workers must not find its cluster gone: Ray would end this process.
+        wait(futures, timeout=LANE_END_SECONDS)
         results = self.results.report(time.perf_counter() - begin, reused=self.queue.reused, trained=count)
         display.finish(results, self.config.run_folder)
         self.tracker.close()
