@@ -85,9 +85,8 @@ def plain(data: str, steps: int) -> None:
                 candidates = {name: partial(unified.decouple, name) for name in unified.tasks}
                 near = {name: prototypes[name] for name in unified.tasks}
                 evaluator.aggregated(other, candidates, near, Inference())
-    print(
-        {name: round(100 * value / len(tasks), 1) for name, value in last.items() if value}, round(sum(zero.values()))
-    )
+    last["zero-shot"] = sum(zero.values())
+    print("plain loop, Last:", {name: round(100 * value / len(tasks), 1) for name, value in last.items()})
 
 
 def timed(command: list[str], show: bool) -> float:
