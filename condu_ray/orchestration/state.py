@@ -7,7 +7,6 @@ a call that is repeated after a crash returns what was recorded.
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -38,10 +37,6 @@ class ModelKeeper:
         self._storage, self._run, self._settings = Path(storage), Path(run_folder), settings
         self._ledgers: dict[str, Ledger] = {}
         self._latest: dict[str, ModelState] = {}
-
-    def pid(self) -> int:
-        """Process id of the actor."""
-        return os.getpid()
 
     def _ledger(self, method: str) -> Ledger:
         if method not in self._ledgers:
