@@ -1,14 +1,23 @@
-"""Model merging as pure functions on ``dict[str, Tensor]``: deltas, ConDU's unify and decouple, and their fidelity."""
+"""Model merging as pure functions on ``dict[str, Tensor]``.
 
+Deltas and their fidelity; ConDU's unify and decouple; the baselines' rules; PAM's alignment.
+"""
+
+from condu_ray.merging.align import AlignTo, align_, conflicts, top_positions
+from condu_ray.merging.averaging import DeltaSource, interpolate, largest_magnitude, running_mean, running_sum, scale
 from condu_ray.merging.delta import Delta, DeltaError, add, check_delta, fingerprint, subtract
+from condu_ray.merging.emr import emr
 from condu_ray.merging.fidelity import Reconstruction, reconstruction
+from condu_ray.merging.ties import ties
 from condu_ray.merging.unified import DuplicateTaskError, UnifiedDelta, UnknownTaskError
 from condu_ray.merging.unified_file import UnifiedFileError
 from condu_ray.merging.unify import Rescaler
 
 __all__ = [
+    "AlignTo",
     "Delta",
     "DeltaError",
+    "DeltaSource",
     "DuplicateTaskError",
     "Reconstruction",
     "Rescaler",
@@ -16,8 +25,18 @@ __all__ = [
     "UnifiedFileError",
     "UnknownTaskError",
     "add",
+    "align_",
     "check_delta",
+    "conflicts",
+    "emr",
     "fingerprint",
+    "interpolate",
+    "largest_magnitude",
     "reconstruction",
+    "running_mean",
+    "running_sum",
+    "scale",
     "subtract",
+    "ties",
+    "top_positions",
 ]

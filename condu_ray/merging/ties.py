@@ -1,0 +1,168 @@
+"""TIES-Merging (Yadav et al., NeurIPS 2023, arXiv 2306.01708): trim, elect sign, disjoint mean.
+
+The elected sign of a position is that of the sum of its trimmed values, and the merged value the mean of those that
+have this sign. Both follow from four numbers a position: sum and count of the positive trimmed values, sum and count of
+the negative ones. So each delta is read once and then forgotten; no ``[T, N]`` stack exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from condu_ray.merging.averaging import DeltaSource, each_delta
+from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
+from condu_ray.merging.unify import CHUNK_CPU, CHUNK_CUDA, _serial
+
+_CHUNK = 1 << 20
+"""Positions at a time of a histogram with ``_BINS`` bins: many, to be worth the bins."""
+
+_BINS = 1 << 16
+"""Values of a digit of :func:`kth_magnitude`: 16 bits."""
+
+
+class _Side(NamedTuple):
+    """The trimmed values of one sign, over the deltas so far: flat tensors ``[numel]``."""
+
+    total: Tensor
+    """Their sum, float32 or float64."""
+    number: Tensor
+    """How many they are, ``uint8`` or, past 255 deltas, ``int32``."""
+
+
+@torch.no_grad()
+@_serial()
+def ties(deltas: Mapping[str, DeltaSource], *, density: float = 0.2, scale: float = 1.0) -> dict[str, Tensor]:
+    """Merge deltas by TIES.
+
+    **Trim.** A delta of N positions keeps the values whose magnitude is at least that of rank ``N - int(density * N)``
+    from below (rank 1 the smallest) over the whole delta, as the authors' code does: ``int(density * N) + 1`` values,
+    one more than the paper's top ``density``, and more where magnitudes are equal: all those equal to the threshold
+    stay. **Elect.** The sign of the sum of the trimmed values. Where that is exactly 0 it is the sign that more
+    positions elected (over the whole delta), and negative if both are as many, as in the authors' code.
+    **Merge.** ``scale`` times the mean of the trimmed values that have the elected sign; 0 where there is none.
+
+    Args:
+        deltas: Name of the task -> its delta or a function that loads it, called once; any floating dtype, one layout.
+        density: Fraction of a delta that trimming keeps, in (0, 1]; 1 keeps all.
+        scale: Factor of the result (lambda in the paper).
+
+    Returns:
+        New float32 tensors, float64 if a tensor of the deltas is. Sums are of that dtype, in the order of ``deltas``,
+        so that another order may round otherwise. Memory beyond the result and one delta: about 6 bytes a position.
+
+    Raises:
+        DeltaError: There is no delta, their layouts differ, one holds NaN or infinity, or the result overflows.
+        ValueError: ``density`` is not in (0, 1].
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density is {density}, it must be in (0, 1]")
+    shapes: dict[str, torch.Size] = {}
+    sides: dict[str, tuple[_Side, _Side]] = {}
+    counter = torch.uint8 if len(deltas) <= 255 else torch.int32
+    for task, delta in each_delta(deltas):
+        if not sides:
+            shapes = {name: tensor.shape for name, tensor in delta.items()}
+            sides = {name: (_side(delta, name, counter), _side(delta, name, counter)) for name in delta}
+        numel = sum(tensor.numel() for tensor in delta.values())
+        threshold = kth_magnitude(delta, max(1, numel - int(density * numel)), task) if numel else 0.0
+        for name, pair in sides.items():
+            _add_trimmed(pair, delta[name].detach().reshape(-1), threshold)
+        del delta
+
+    majority = sum(int(_elected(*pair, at).sum()) for pair in sides.values() for at in _slices(pair[0].total))
+    for positive, negative in sides.values():
+        for at in _slices(positive.total):
+            sign = _elected(positive, negative, at)
+            chosen = sign >= 0 if majority > 0 else sign > 0
+            above, below = (side.total[at] / side.number[at].clamp(min=1) for side in (positive, negative))
+            positive.total[at] = torch.where(chosen, above, below) * scale
+    merged = {name: positive.total.view(shapes[name]) for name, (positive, _) in sides.items()}
+    try:
+        check_delta(merged)
+    except DeltaError as error:
+        raise DeltaError(f"the merge of {', '.join(deltas)} overflows: {error}") from None
+    return merged
+
+
+@torch.no_grad()
+def kth_magnitude(delta: Delta, rank: int, task: str | None = None) -> float:
+    """The magnitude of a given rank over all values of a delta.
+
+    Exact, by radix selection: magnitudes of floats are in the order of their bit patterns, of which histograms fix 16
+    bits at a time from the top. Reads the delta twice (float64: four times) and sorts, copies and joins nothing.
+
+    Args:
+        delta: Any floating dtype.
+        rank: From 1 for the smallest magnitude to N, the number of values, for the largest.
+        task: Name of the task, for messages.
+
+    Returns:
+        The magnitude, exactly.
+
+    Raises:
+        DeltaError: As :func:`~condu_ray.merging.delta.check_delta`.
+        ValueError: There is no such rank.
+    """
+    check_layout(delta, task=task)
+    numel = sum(tensor.numel() for tensor in delta.values())
+    if not 1 <= rank <= numel:
+        raise ValueError(f"a delta of {numel} values has no magnitude of rank {rank}")
+    wide = widest(delta)
+    integer, digits = (torch.int64, 4) if wide == torch.float64 else (torch.int32, 2)
+    infinity = int(torch.tensor(float("inf"), dtype=wide).view(integer)) >> 16 * (digits - 1)
+    prefix = 0
+    for shift in range(16 * (digits - 1), -1, -16):
+        counts = torch.zeros(_BINS, dtype=torch.int64, device=next(iter(delta.values())).device)
+        for tensor in delta.values():
+            flat = tensor.detach().reshape(-1)
+            for start in range(0, flat.numel(), _CHUNK):
+                bits = flat[start : start + _CHUNK].to(wide).abs().view(integer)
+                if shift < 16 * (digits - 1):
+                    bits = bits[bits >> (shift + 16) == prefix]
+                counts += torch.bincount(bits.bitwise_right_shift(shift).bitwise_and_(_BINS - 1), minlength=_BINS)
+        if shift == 16 * (digits - 1) and counts[infinity:].any():
+            check_delta(delta, task=task)
+        below = counts.cumsum(0)
+        digit = int(torch.searchsorted(below, rank))
+        rank -= int(below[digit] - counts[digit])
+        prefix = prefix << 16 | digit
+    return float(torch.tensor(prefix, dtype=integer).view(wide))
+
+
+def widest(delta: Delta) -> torch.dtype:
+    """The dtype that all values of a delta can be compared in: float64 if one of its tensors is, else float32."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in delta.values()) else torch.float32
+
+
+def _side(delta: Delta, name: str, counter: torch.dtype) -> _Side:
+    numel, device = delta[name].numel(), delta[name].device
+    return _Side(
+        torch.zeros(numel, dtype=widest(delta), device=device), torch.zeros(numel, dtype=counter, device=device)
+    )
+
+
+def _slices(flat: Tensor) -> Iterator[slice]:
+    """Pieces of a flat tensor that stay in a CPU's caches."""
+    step = CHUNK_CUDA if flat.device.type == "cuda" else CHUNK_CPU
+    return (slice(start, start + step) for start in range(0, flat.numel(), step))
+
+
+def _add_trimmed(sides: tuple[_Side, _Side], flat: Tensor, threshold: float) -> None:
+    """Add the values of one delta whose magnitude is at least the threshold, and not 0, to the side of their sign."""
+    for at in _slices(flat):
+        values = flat[at].to(sides[0].total.dtype)
+        for side, beyond, at_least in zip(sides, (torch.gt, torch.lt), (torch.ge, torch.le), strict=True):
+            limit = threshold if side is sides[0] else -threshold
+            kept = torch.empty_like(values)  # 0 and 1 in the values' dtype: much faster than by way of bool
+            (at_least if threshold > 0 else beyond)(values, limit, out=kept)
+            side.total[at].addcmul_(values, kept)
+            side.number[at].add_(kept.to(side.number.dtype))
+
+
+def _elected(positive: _Side, negative: _Side, at: slice) -> Tensor:
+    """Sign of the sum of all trimmed values: -1, 0 or 1."""
+    return (positive.total[at] + negative.total[at]).sign_()

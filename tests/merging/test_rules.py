@@ -1,0 +1,187 @@
+"""What all merging rules have in common: a table of rules and properties."""
+
+import math
+
+import pytest
+import torch
+
+from condu_ray.merging import (
+    DeltaError,
+    emr,
+    fingerprint,
+    interpolate,
+    largest_magnitude,
+    running_mean,
+    running_sum,
+    ties,
+)
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+SHAPES = {"matrix": (31, 17), "odd": (13,), "one": (1,), "scalar": (), "nothing": (0, 3)}
+
+
+def grid_deltas(tasks, seed=0, dtype=torch.float32, shapes=SHAPES):
+    """Eighths in [-2, 2], many of them 0, -0.0 or equal in magnitude: sums are exact in every dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            name: (torch.randint(-16, 17, shape, generator=generator) / 8)
+            .mul(
+                torch.randint(-1, 2, shape, generator=generator)  # 0 * -1 / 8 is -0.0
+            )
+            .to(dtype)
+            for name, shape in shapes.items()
+        }
+        for _ in range(tasks)
+    ]
+
+
+def normal_deltas(tasks, seed=0, dtype=torch.float32, shapes=SHAPES):
+    generator = torch.Generator().manual_seed(seed)
+    return [{n: torch.randn(s, generator=generator).to(dtype) for n, s in shapes.items()} for _ in range(tasks)]
+
+
+def named(deltas):
+    return {f"task {index}": delta for index, delta in enumerate(deltas)}
+
+
+def fold(rule):
+    def merge(deltas):
+        merged = None
+        for task, delta in named(deltas).items():
+            merged = rule(merged, delta, task=task)
+        return merged
+
+    return merge
+
+
+def mean(deltas):
+    merged = None
+    for count, (task, delta) in enumerate(named(deltas).items()):
+        merged = running_mean(merged, delta, count, task=task)
+    return merged
+
+
+RULES = {
+    "mean": mean,
+    "sum": fold(running_sum),
+    "wise-ft": fold(lambda merged, delta, task: interpolate(merged, delta, 0.5, task=task)),
+    "magmax": fold(largest_magnitude),
+    "ties": lambda deltas: ties(named(deltas)),
+    "ties untrimmed": lambda deltas: ties(named(deltas), density=1.0),
+    "emr": lambda deltas: emr(named(deltas)).unified,
+    "emr decoupled": lambda deltas: emr(named(deltas)).decouple("task 0"),
+}
+KEEPS_ONE = ("mean", "sum", "magmax", "ties untrimmed", "emr", "emr decoupled")
+KEEPS_EQUALS = ("mean", "magmax", "ties untrimmed", "emr", "emr decoupled")
+ANY_ORDER = ("sum", "ties", "ties untrimmed", "emr")
+ODD = ("mean", "sum", "wise-ft", "magmax")
+OWN_DTYPE = ("magmax", "emr", "emr decoupled")
+
+
+def assert_equal(found, wanted):
+    assert found.keys() == wanted.keys()
+    for name, tensor in found.items():
+        assert tensor.shape == wanted[name].shape
+        assert tensor.is_contiguous()
+        assert torch.equal(tensor.double(), wanted[name].double()), name
+
+
+def times(delta, factor):
+    return {name: tensor * factor for name, tensor in delta.items()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rule", KEEPS_ONE)
+def test_one_delta_alone_comes_back(rule, dtype):
+    (delta,) = normal_deltas(1, dtype=dtype)
+    delta["odd"][4] = -0.0
+    found = RULES[rule]([delta])
+    if dtype == torch.float64 and rule == "emr decoupled":  # lambda is a quotient of two sums in another order
+        for name, tensor in delta.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-14, atol=0)
+    else:
+        assert_equal(found, delta)
+
+
+@pytest.mark.parametrize("rule", KEEPS_EQUALS)
+def test_equal_deltas_merge_to_the_same(rule):
+    deltas = grid_deltas(1) * 7
+    assert_equal(RULES[rule](deltas), deltas[0])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_dtypes_of_the_result(rule):
+    for dtype in DTYPES:
+        found = RULES[rule](grid_deltas(3, dtype=dtype))
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        assert {tensor.dtype for tensor in found.values()} == {dtype if rule in OWN_DTYPE else wide}
+
+
+@pytest.mark.parametrize("rule", ANY_ORDER)
+def test_the_order_of_the_deltas_does_not_count(rule):
+    deltas = grid_deltas(9)
+    assert_equal(RULES[rule](deltas[::-1]), RULES[rule](deltas))
+    assert_equal(RULES[rule](deltas[4:] + deltas[:4]), RULES[rule](deltas))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_factor_goes_through(rule):
+    deltas = grid_deltas(5)
+    assert_equal(RULES[rule]([times(delta, 4) for delta in deltas]), times(RULES[rule](deltas), 4))
+    if rule in ODD:
+        assert_equal(RULES[rule]([times(delta, -1) for delta in deltas]), times(RULES[rule](deltas), -1))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_inputs_are_only_read_and_never_handed_out(rule):
+    for tasks in (1, 4):
+        deltas = [{n: t.requires_grad_() for n, t in delta.items()} for delta in normal_deltas(tasks)]
+        before = [fingerprint(delta) for delta in deltas]
+        first, second = RULES[rule](deltas), RULES[rule](deltas)
+        assert fingerprint(first) == fingerprint(second)
+        assert not any(tensor.requires_grad for tensor in first.values())
+        for tensor in first.values():
+            tensor.fill_(7)
+        assert [fingerprint(delta) for delta in deltas] == before
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_memory_layout_and_order_of_names_do_not_count(rule):
+    deltas = grid_deltas(3)
+    turned = [{n: t.t().contiguous().t() if t.ndim == 2 else t for n, t in reversed(d.items())} for d in deltas]
+    assert not turned[0]["matrix"].is_contiguous()
+    assert_equal(RULES[rule](turned), RULES[rule](deltas))
+
+
+def changed(name, value):
+    return {**grid_deltas(1)[0], name: value}
+
+
+def bad_vector(value):
+    return torch.tensor([1.0] * 12 + [value])
+
+
+REFUSED = {
+    "nan": (changed("odd", bad_vector(math.nan)), "'odd' holds nan"),
+    "infinity": (changed("odd", bad_vector(-math.inf)), "'odd' holds -inf"),
+    "empty": ({}, "empty"),
+    "missing": ({n: t for n, t in grid_deltas(1)[0].items() if n != "one"}, "'one'"),
+    "extra": (changed("extra", torch.ones(1)), "'extra'"),
+    "shape": (changed("scalar", torch.ones(1)), "'scalar' has shape"),
+    "integer": (changed("scalar", torch.tensor(1)), "'scalar' is torch.int64"),
+    "no tensor": (changed("scalar", 1.0), "'scalar' is a float"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_bad_delta_is_refused_with_task_and_tensor(rule, case):
+    bad, message = REFUSED[case]
+    with pytest.raises(DeltaError, match=message) as error:
+        RULES[rule]([*grid_deltas(1), bad])
+    assert "task 'task 1'" in str(error.value)
+    if case not in ("missing", "extra", "shape"):
+        with pytest.raises(DeltaError, match=message) as error:
+            RULES[rule]([bad])
+        assert "task 'task 0'" in str(error.value)
