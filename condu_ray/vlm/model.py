@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
     return Backbone(spec, model.eval(), tokenizer, fingerprint(model.state_dict()))
 
 
-def set_weights(backbone: Backbone, theta0: dict[str, Tensor], delta: dict[str, Tensor] | None) -> None:
+def set_weights(backbone: Backbone, theta0: Mapping[str, Tensor], delta: Mapping[str, Tensor] | None) -> None:
     """Sets the trainable parameters to theta0 + delta, in place (delta None: theta0)."""
     with torch.no_grad():
         for name, parameter in backbone.trainable.items():
