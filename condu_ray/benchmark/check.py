@@ -24,18 +24,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from condu_ray.benchmark.tasks import TEST, TRAIN, Task, TaskError
+from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task, TaskError
 
 logger = logging.getLogger(__name__)
 
 #: Largest image that is decoded, in pixels: one of 64 megapixels takes about 200 MB.
 MAX_PIXELS = 64_000_000
 #: Part of a cached verdict: raise it when a check is added or changes, and every task is checked again.
-CHECK_VERSION = 1
+CHECK_VERSION = 2
 
 _BATCH_ROWS = 32
 _SHOWN = 5  # rows that one message names
 _MAX_LISTED = 20  # problems that one error lists
+_Run = Callable[..., Iterable[tuple[bytes, str | None, bool]]]
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,19 @@ def check_task(task: Task, *, workers: int = 1) -> list[Problem]:
         workers: Threads that decode images.
 
     Returns:
-        Errors (labels out of range or null, classes without an image, images that do not decode or have more than
-        `MAX_PIXELS` pixels, images in both splits) and warnings (images twice in a split); empty if all is well.
-        One `Problem` stands for one kind of problem in one file, and names its first rows.
+        Errors (labels out of range or null, classes without an image, images that do not decode, have more than
+        `MAX_PIXELS` pixels or more than 8 bits a channel, images in both splits) and warnings (images twice in a split
+        or with several frames, a single class); empty if all is well. Palettes, CMYK and alpha pass: training converts
+        them to RGB. One `Problem` stands for one kind of problem in one file, and names its first rows.
     """
     problems: list[Problem] = []
+    if len(task.classes) == 1:
+        message = f"{task.classes[0]!r} is the only class: accuracy is always 100 %; add classes, or leave the task out"
+        problems.append(Problem("warning", META, None, message))
     digests = []
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         # With one worker the pool would only cost hand-overs.
-        run: Callable[..., Iterable[tuple[bytes, str | None]]] = map if workers <= 1 else pool.map
+        run: _Run = map if workers <= 1 else pool.map
         for path in (task.train, task.test):
             digests.append(_check_split(task, path, run, problems))
     _check_repeats(digests, problems)
@@ -130,11 +135,9 @@ def require_valid(tasks: Sequence[Task], cache_folder: Path | None = None, *, wo
         raise TaskError("\n".join([f"{len(errors)} errors in the tasks' data:", *errors[:_MAX_LISTED], *rest]))
 
 
-def _check_split(
-    task: Task, path: Path, run: Callable[..., Iterable[tuple[bytes, str | None]]], problems: list[Problem]
-) -> np.ndarray:
+def _check_split(task: Task, path: Path, run: _Run, problems: list[Problem]) -> np.ndarray:
     """Checks one file; returns the images' hashes, uint64 of shape (rows, 2)."""
-    nulls, out_of_range, undecodable = _Tally(), _Tally(), _Tally()
+    nulls, out_of_range, unusable, animated = _Tally(), _Tally(), _Tally(), _Tally()
     counts = np.zeros(len(task.classes), dtype=np.int64)
     digests = bytearray()
     row = 0
@@ -151,24 +154,27 @@ def _check_split(
                     nulls.add(row + index, f"row {row + index}")
                 for index in np.flatnonzero(outside).tolist():
                     out_of_range.add(row + index, f"row {row + index} has {values[index]}")
-                for index, (digest, wrong) in enumerate(run(_inspect, batch.column("image").to_pylist())):
+                for index, (digest, wrong, frames) in enumerate(run(_inspect, batch.column("image").to_pylist())):
                     digests += digest
                     if wrong is not None:
-                        undecodable.add(row + index, f"row {row + index}: {wrong}")
+                        unusable.add(row + index, f"row {row + index}: {wrong}")
+                    if frames:
+                        animated.add(row + index, f"row {row + index}")
                 row += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         message = f"cannot be read after row {row} ({error}); the file is damaged, write or copy it anew"
         problems.append(Problem("error", path.name, row, message))
         return np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 2)
 
-    def report(tally: _Tally, message: str) -> None:
+    def report(tally: _Tally, message: str, severity: Literal["error", "warning"] = "error") -> None:
         if tally.count:
-            problems.append(Problem("error", path.name, tally.row, f"{tally.count} of {row} {message}"))
+            problems.append(Problem(severity, path.name, tally.row, f"{tally.count} of {row} {message}"))
 
     report(nulls, f"labels are null: {nulls.text()}; give each image a label")
     wanted = f"labels are out of range 0 to {len(counts) - 1}"
     report(out_of_range, f"{wanted}: {out_of_range.text()}; correct them, or add their classes to meta.json")
-    report(undecodable, f"images cannot be used: {undecodable.text()}; write these anew, or leave them out")
+    report(unusable, f"images cannot be used: {unusable.text()}; write these anew, or leave them out")
+    report(animated, f"images have several frames: {animated.text()}; only the first one is used", "warning")
     empty = _Tally()
     for label in np.flatnonzero(counts == 0).tolist():
         empty.add(label, f"{label} {task.classes[label]!r}")
@@ -178,25 +184,30 @@ def _check_split(
     return np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 2)
 
 
-def _inspect(data: bytes | None) -> tuple[bytes, str | None]:
-    """Returns an image's hash (16 bytes) and what is wrong with it, if anything."""
+def _inspect(data: bytes | None) -> tuple[bytes, str | None, bool]:
+    """Returns an image's hash (16 bytes), what is wrong with it, if anything, and whether it has several frames."""
     if not data:
         # A random hash: two missing images are not the same image.
-        return os.urandom(16), "is null" if data is None else "has no bytes"
-    digest = hashlib.sha256(data).digest()[:16]
+        return os.urandom(16), "is null" if data is None else "has no bytes", False
+    digest, wrong, frames = hashlib.sha256(data).digest()[:16], None, False
+    most = f"more than {MAX_PIXELS // 1_000_000} megapixels"
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
-                size = f"{image.width} x {image.height} pixels"
-                return digest, f"has {size}, more than {MAX_PIXELS // 1_000_000} megapixels; scale it down"
-            image.load()
+                wrong = f"has {image.width} x {image.height} pixels, {most}; scale it down"
+            else:
+                image.load()
+                # MPO is a JPEG with a preview or a depth map behind it, not an animation.
+                frames = getattr(image, "is_animated", False) and image.format != "MPO"
+                if image.mode.startswith(("I", "F")):  # convert("RGB") would make all values above 255 white
+                    wrong = f"has more than 8 bits a channel (mode {image.mode!r}); scale its values to 0 to 255"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return digest, f"has more than {MAX_PIXELS // 1_000_000} megapixels ({error}); scale it down"
+        wrong = f"has {most} ({error}); scale it down"
+    except UnidentifiedImageError:  # its text holds the buffer's address, which differs from run to run
+        wrong = "not an image in a known format"
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
-        # Pillow prints the buffer's address, which would differ from run to run.
-        unknown = "not an image in a known format"
-        return digest, unknown if isinstance(error, UnidentifiedImageError) else f"does not decode ({error})"
-    return digest, None
+        wrong = f"does not decode ({error})"
+    return digest, wrong, frames
 
 
 def _check_repeats(digests: list[np.ndarray], problems: list[Problem]) -> None:
@@ -224,7 +235,8 @@ def _check_repeats(digests: list[np.ndarray], problems: list[Problem]) -> None:
             message = f"{tally.count} images are in {TEST} too: {tally.text()}; remove them from one of the two"
             problems.append(Problem("error", TRAIN, tally.row, message))
         elif found:
-            problems.append(Problem("warning", kind, tally.row, f"{tally.count} images repeat: {tally.text()}"))
+            message = f"{tally.count} images repeat: {tally.text()}; keep one of each, or they count more than once"
+            problems.append(Problem("warning", kind, tally.row, message))
 
 
 def _read_verdict(task: Task, folder: Path | None) -> list[Problem] | None:

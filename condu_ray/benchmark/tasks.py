@@ -76,17 +76,17 @@ class Task:
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the content of both splits, the classes and the templates."""
-        return self._digest(train=_hash_file(self.train), test=_hash_file(self.test))
+        return self._digest(train=hash_file(self.train), test=hash_file(self.test))
 
     @property
     def train_fingerprint(self) -> str:
         """SHA-256 (hex) over the training split, the classes and the templates: all that an expert depends on."""
-        return self._digest(train=_hash_file(self.train))
+        return self._digest(train=hash_file(self.train))
 
     @property
     def test_fingerprint(self) -> str:
         """SHA-256 (hex) over the test split, the classes and the templates: all that an evaluation depends on."""
-        return self._digest(test=_hash_file(self.test))
+        return self._digest(test=hash_file(self.test))
 
     def _digest(self, **files: str) -> str:
         content = {"classes": self.classes, "templates": self.templates, **files}
@@ -131,15 +131,15 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[T
     found = sorted(path.parent.name for path in folder.glob(f"*/{META}") if not path.parent.name.startswith("."))
     source = "the names asked for"
     if names is None:
-        for path in sorted(folder.glob(f"*/{TRAIN}")):
-            if not (path.parent / META).is_file():
-                logger.warning("%s: skipped, it has a %s but no %s", path.parent, TRAIN, META)
+        for path in sorted(folder.iterdir()):
+            if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
+                logger.warning("%s: skipped, it may not be read by this user", path)
+            elif os.path.isfile(path / TRAIN) and not os.path.isfile(path / META):
+                logger.warning("%s: skipped, it has a %s but no %s", path, TRAIN, META)
         names, source = found, str(folder)
         if (folder / ORDER).is_file():
-            source, names = (
-                str(folder / ORDER),
-                _read_json(folder / ORDER, list, "the tasks' names, in order"),
-            )
+            source = str(folder / ORDER)
+            names = _read_json(folder / ORDER, list, "the tasks' names, in order")
         elif set(found) == set(MTIL11_ORDER):
             names = MTIL11_ORDER
     if not names:
@@ -150,7 +150,7 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[T
         try:
             if name in names[:position]:
                 raise TaskError(f"{source}: {name!r} is named twice; a task is learned once, keep one of them")
-            tasks.append(_load_named(folder, name, found))
+            tasks.append(_load_named(folder, name, found, source))
         except TaskError as error:
             errors.append(str(error))
     if errors:
@@ -160,25 +160,29 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[T
 
 def _existing(folder: str | Path, hint: str) -> Path:
     path = Path(os.path.abspath(folder))  # absolute: another process may work in another folder
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir raises where a parent cannot be entered
         raise TaskError(f"{path}: no such folder; give {hint}")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise TaskError(f"{path}: may not be read by this user; change its permissions")
     return path
 
 
-def _load_named(folder: Path, name: str, found: list[str]) -> Task:
-    # The test of the name comes first: "../x" must not even be looked up.
-    if isinstance(name, str) and _SAFE_NAME.fullmatch(name) and (folder / name).is_dir():
+def _load_named(folder: Path, name: str, found: list[str], source: str) -> Task:
+    # The test of the name comes before any look at the disk: "../x" must not even be looked up.
+    if name in found or (isinstance(name, str) and _SAFE_NAME.fullmatch(name) and os.path.isdir(folder / name)):
         return load_task(folder / name)
     by_lower = {known.lower(): known for known in found}
     near = [by_lower[match] for match in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(found) or 'none'}"
-    raise TaskError(f"{folder}: no task {name!r}; {hint}")
+    raise TaskError(f"{source}: no task {name!r} in {folder}; {hint}")
 
 
 def _read_json(path: Path, kind: type, hint: str) -> Any:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except PermissionError as error:
+        raise TaskError(f"{path}: may not be read by this user; change its permissions") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise TaskError(f"{path}: missing or not JSON ({error}); write it with {hint}") from error
     if not isinstance(content, kind):
         raise TaskError(f"{path}: holds a {type(content).__name__}; write it with {hint}")
@@ -201,8 +205,10 @@ def _read_meta(path: Path, errors: list[str]) -> tuple[tuple[str, ...], tuple[st
     for index, name in enumerate(classes):
         if not isinstance(name, str) or not name.strip():
             errors.append(f"{path}: 'classes'[{index}] is {name!r}; give it a name that is not empty")
-        elif (earlier := first.setdefault(name.strip(), index)) != index:
-            errors.append(f"{path}: 'classes'[{index}] repeats {name!r} of 'classes'[{earlier}]; rename or join them")
+        # CLIP's tokenizer ignores case and runs of spaces: such names would be one prompt.
+        elif (earlier := first.setdefault(" ".join(name.split()).casefold(), index)) != index:
+            both = f"'classes'[{index}] {name!r} repeats 'classes'[{earlier}] {classes[earlier]!r}"
+            errors.append(f"{path}: {both} (case and spaces do not count); rename or join them")
     templates = [meta["template"]] if "template" in meta else meta.get("templates")
     if ("template" in meta) == ("templates" in meta) or not isinstance(templates, list) or not templates:
         example = '"template": "a photo of a {}."'
@@ -220,6 +226,9 @@ def _read_structure(path: Path, errors: list[str]) -> int:
     try:
         with pq.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, int(file.metadata.num_rows)
+    except PermissionError:
+        errors.append(f"{path}: may not be read by this user; change its permissions")
+        return 0
     except (OSError, pa.ArrowException) as error:
         errors.append(f"{path}: missing, cut short or not Parquet ({error}); write or copy it anew")
         return 0
@@ -238,7 +247,7 @@ def _read_structure(path: Path, errors: list[str]) -> int:
     return rows
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """SHA-256 (hex) of a file's content, remembered in this process until its size or time of change differs."""
     status = path.stat()
     key = (str(path), status.st_size, status.st_mtime_ns)
