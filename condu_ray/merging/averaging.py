@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
-from condu_ray.merging.unify import _wide
+from condu_ray.merging.unify import wide_dtype
 
 DeltaSource = Delta | Callable[[], Delta]
 """A delta, or a function of no argument that loads it: for rules that need all deltas but not all at once."""
@@ -182,7 +182,7 @@ def _merge(
         check_shapes(delta, old, task)
     merged = {}
     for name, tensor in delta.items():
-        wide = _wide(tensor.dtype)
+        wide = wide_dtype(tensor.dtype)
         if old is None:
             merged[name] = _copy(tensor, wide)
         else:

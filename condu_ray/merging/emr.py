@@ -34,10 +34,10 @@ from condu_ray.merging.unify import (
     CHUNK_CUDA,
     Rescaler,
     Unification,
-    _positive,
-    _serial,
-    _sums_by_bit,
-    _wide,
+    serial,
+    strictly_positive,
+    sums_by_bit,
+    wide_dtype,
 )
 
 
@@ -58,7 +58,7 @@ class _Tally(NamedTuple):
 
 
 @torch.no_grad()
-@_serial()
+@serial()
 def emr(deltas: Mapping[str, DeltaSource], *, rescaler: Rescaler = "l1") -> UnifiedDelta:
     """Merge original deltas by EMR: one unified delta, and a mask and a rescaler for each task.
 
@@ -113,7 +113,9 @@ def emr(deltas: Mapping[str, DeltaSource], *, rescaler: Rescaler = "l1") -> Unif
 
 def _tally(tensor: Tensor, tasks: int) -> _Tally:
     width = trigger_bytes(tensor.numel())
-    values = (tensor.new_zeros(8, width, dtype=dtype) for dtype in (_wide(tensor.dtype), tensor.dtype, tensor.dtype))
+    values = (
+        tensor.new_zeros(8, width, dtype=dtype) for dtype in (wide_dtype(tensor.dtype), tensor.dtype, tensor.dtype)
+    )
     bits = (torch.empty(tasks, width, dtype=torch.uint8, device=tensor.device) for _ in range(2))
     return _Tally(tensor.shape, *values, *bits)
 
@@ -132,8 +134,8 @@ def _add(tally: _Tally, index: int, flat: Tensor) -> float:
         total.add_(d)
         torch.maximum(largest, d, out=largest)
         torch.minimum(smallest, d, out=smallest)
-        tally.above[index, start:stop] = pack_strips(_positive(d))
-        tally.below[index, start:stop] = pack_strips(_positive(-d))
+        tally.above[index, start:stop] = pack_strips(strictly_positive(d))
+        tally.below[index, start:stop] = pack_strips(strictly_positive(-d))
         norm += d.abs().sum(dtype=torch.float64)
     return float(norm)
 
@@ -154,5 +156,5 @@ def _elect(tally: _Tally) -> tuple[Tensor, list[float]]:
         masks.bitwise_xor_(below).bitwise_and_(pack_strips(positive)).bitwise_xor_(below)
         kept = chosen.abs().double().view(-1)
         for g in range(groups):
-            sizes[g] += _sums_by_bit(codes(masks[GROUP * g : GROUP * (g + 1)]).to(torch.int32).view(-1), kept)
+            sizes[g] += sums_by_bit(codes(masks[GROUP * g : GROUP * (g + 1)]).to(torch.int32).view(-1), kept)
     return u, sizes.view(-1)[:tasks].tolist()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, each_delta
 from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
-from condu_ray.merging.unify import CHUNK_CPU, CHUNK_CUDA, _serial
+from condu_ray.merging.unify import CHUNK_CPU, CHUNK_CUDA, serial
 
 _CHUNK = 1 << 20
 """Positions at a time of a histogram with ``_BINS`` bins: many, to be worth the bins."""
@@ -34,7 +34,7 @@ class _Side(NamedTuple):
 
 
 @torch.no_grad()
-@_serial()
+@serial()
 def ties(deltas: Mapping[str, DeltaSource], *, density: float = 0.2, scale: float = 1.0) -> dict[str, Tensor]:
     """Merge deltas by TIES.
 

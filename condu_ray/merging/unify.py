@@ -59,7 +59,7 @@ class Unification(NamedTuple):
 
 
 @contextmanager
-def _serial() -> Iterator[None]:
+def serial() -> Iterator[None]:
     """Run torch's CPU operations on the calling thread alone.
 
     A chunk's operations are so short that starting two threads for each gains a quarter at best, and on a busy machine,
@@ -77,7 +77,7 @@ def _serial() -> Iterator[None]:
 
 
 @torch.no_grad()
-@_serial()
+@serial()
 def unify(
     before: Unification, delta: Delta, *, rescaler: Rescaler = "l1", task: str | None = None, chunk_size: int = 0
 ) -> Unification:
@@ -116,7 +116,7 @@ def unify(
         sizes = torch.zeros_like(total)
         flat_new, flat = tensor.reshape(-1), u.view(-1)
         old = before.unified[name].view(-1) if tasks else None
-        wide = _wide(tensor.dtype)
+        wide = wide_dtype(tensor.dtype)
         tables_wide = [(table_sum.to(wide), table_max.to(wide)) for table_sum, table_max in tables]
         for start, stop in column_ranges(count, chunk_size):
             d = read_strips(flat_new, start, stop)
@@ -144,7 +144,7 @@ def _tables(rescalers: Sequence[float], device: torch.device) -> tuple[Tensor, T
     return selected.sum(1), selected.amax(1)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype to compute in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -153,7 +153,7 @@ def _chunk(
     d: Tensor, u_old: Tensor, rows_old: Tensor, rows_new: Tensor, tables: list[tuple[Tensor, Tensor]], sizes: Tensor
 ) -> Tensor:
     """Unify one chunk: writes ``rows_new`` ``[T + 1, C]``, adds to ``sizes`` and returns the new u ``[8, C]``."""
-    stored, wide = d.dtype, _wide(d.dtype)
+    stored, wide = d.dtype, wide_dtype(d.dtype)
     d, u_old = d.to(wide), u_old.to(wide)
     indices = []
     weight_sum = weight_max = torch.zeros((), dtype=wide, device=d.device)
@@ -166,15 +166,15 @@ def _chunk(
         weight_max = picked_max if g == 0 else torch.maximum(weight_max, picked_max, out=weight_max)
 
     # Elected sign, +1 or -1 and -1 where the sum is exactly 0. Signs by multiplication: torch.where is far slower.
-    sign = _positive(torch.addcmul(d, weight_sum, u_old)).mul_(2).sub_(1)
+    sign = strictly_positive(torch.addcmul(d, weight_sum, u_old)).mul_(2).sub_(1)
     new = sign * d
     earlier = (weight_max * u_old).mul_(sign)
     u = torch.maximum(earlier, new)  # |u|, never negative: some summand has the elected sign, or all are 0
-    keep, match = _positive(earlier), _positive(new)
+    keep, match = strictly_positive(earlier), strictly_positive(new)
     norm_new = new.abs().sum(dtype=torch.float64)
     if stored != wide:
         u = u.to(stored).to(wide)  # the masks and the sums are those of the stored u ...
-        stays = _positive(u)  # ... which may have been rounded to 0
+        stays = strictly_positive(u)  # ... which may have been rounded to 0
         keep, match = keep * stays, match * stays
 
     torch.bitwise_and(rows_old, pack_strips(keep), out=rows_new[:-1])
@@ -184,16 +184,16 @@ def _chunk(
     if indices:
         kept = (u * keep).double().view(-1)
         for g, index in enumerate(indices):
-            sizes[GROUP * g : GROUP * (g + 1)] += _sums_by_bit(index, kept)
+            sizes[GROUP * g : GROUP * (g + 1)] += sums_by_bit(index, kept)
     return u.mul_(sign).add_(0.0)  # no -0.0, so that equal results have equal bytes
 
 
-def _positive(values: Tensor) -> Tensor:
+def strictly_positive(values: Tensor) -> Tensor:
     """1 where a value is above 0, else 0, in its own dtype: several times as fast as by way of bool."""
     return torch.gt(values, 0, out=torch.empty(values.shape, dtype=values.dtype, device=values.device))
 
 
-def _sums_by_bit(index: Tensor, weight: Tensor) -> Tensor:
+def sums_by_bit(index: Tensor, weight: Tensor) -> Tensor:
     """For each of 8 bits the sum of ``weight`` where ``index`` has it: float64 ``[8]``."""
     if index.device.type == "cpu":
         return torch.bincount(index, weights=weight, minlength=256) @ _CODE_BITS
@@ -202,7 +202,7 @@ def _sums_by_bit(index: Tensor, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@_serial()
+@serial()
 def decouple(
     unified: Mapping[str, Tensor], triggers: Mapping[str, Tensor], task: int, scale: float
 ) -> dict[str, Tensor]:
@@ -223,7 +223,7 @@ def decouple(
         row = triggers[name][task]
         for start, stop in column_ranges(u.numel(), CHUNK_CUDA if u.device.type == "cuda" else CHUNK_CPU):
             strips = read_strips(u.view(-1), start, stop)
-            wide = strips.to(_wide(u.dtype)) * scale
+            wide = strips.to(wide_dtype(u.dtype)) * scale
             write_strips(out.view(-1), start, stop, wide.mul_(unpack_strips(row[start:stop])))
         decoupled[name] = out
     return decoupled
