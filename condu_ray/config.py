@@ -19,6 +19,14 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def split_names(value: Any) -> Any:
+    """Takes `a,b,c`, as it comes from YAML, for a list; empty parts do not count."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if isinstance(parts, list | tuple):
+        return tuple(part.strip() if isinstance(part, str) else part for part in parts if part != "")
+    return value
+
+
 class Settings(BaseModel):
     """Base of all parts of the configuration: frozen, no unknown field, docstrings as help."""
 
@@ -69,11 +77,97 @@ class Training(Settings):
         return kept | {"lr": self.lr_by_task.get(task, self.lr)}
 
 
+class Lora(Settings):
+    """Low-rank adapters, for methods that train them in place of the whole model (`condu-lora`, `pam`)."""
+
+    rank: int = Field(64, ge=1)
+    """Rank of the factors: 64 in ConDU's public code, 32 in PAM (set it for all methods of the run at once)."""
+    scale: float = Field(1.0, gt=0)
+    """The weight delta is scale * B A."""
+    targets: tuple[Literal["mlp", "attention"], ...] = ("mlp",)
+    """Linears that get factors: the MLPs' (ConDU's public code), the attention's in- and out-projection, or both."""
+    init: Literal["normal", "zeros"] = "normal"
+    """Fresh factors: both from N(0, std^2) (ConDU's public code), or B zero (Hu et al. 2021)."""
+    std: float = Field(0.01, gt=0)
+    """Standard deviation of fresh factors."""
+    lr: float | None = Field(None, gt=0)
+    """Peak learning rate of adapters; default: ten times `training.lr`, for factors have to move further."""
+    lr_by_task: dict[str, float] = {}
+    """Peak learning rate of adapters by task name."""
+    merge: Literal["delta", "factors"] = "delta"
+    """What `condu-lora` merges: the materialised weight delta, or A and B as ConDU's public code does."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return split_names(value)
+
+
 class Merging(Settings):
-    """How deltas become one unified delta."""
+    """How experts become one model."""
 
     rescaler: Literal["l1", "tensor_mean"] = "l1"
     """ConDU's rescaler: `l1` is the paper's; `tensor_mean` the public code's sum of per-tensor means."""
+    arithmetic_scale: float = Field(0.3, gt=0)
+    """`task-arithmetic`: factor of the sum of deltas."""
+    ties_density: float = Field(0.2, gt=0, le=1)
+    """`ties`: share of each delta that is kept, by magnitude."""
+    ties_scale: float = Field(1.0, gt=0)
+    """`ties`: factor of the merged delta."""
+    wise_alpha: float = Field(0.5, ge=0, le=1)
+    """`wise-ft`: weight of the newly trained model against the one before."""
+
+
+class Pam(Settings):
+    """PAM's aligned training and its merge."""
+
+    adapter: Literal["lora", "full"] = "lora"
+    """What `pam` and `pam-noalign` train: LoRA factors (the paper) or the whole delta (`pam-full` always does)."""
+    align_every: int = Field(10, ge=1)
+    """Steps between two alignments."""
+    top_percent: float = Field(50.0, ge=0, le=100)
+    """Positions that are aligned: those among the largest of the global adapter by magnitude, in percent."""
+    align_to: Literal["zero", "global"] = "zero"
+    """Value that a position in conflict starts again from: 0, or the global adapter's."""
+    merge: Literal["average", "condu", "ties", "task-arithmetic", "magmax"] = "average"
+    """How the trained adapter is merged: the running mean (the paper), or another method's rule."""
+
+
+class Distillation(Settings):
+    """Methods that learn from a teacher beside the labels (`lwf`, `lwf-vr`, `icarl`, `zscl`)."""
+
+    reference: tuple[Path, ...] = ()
+    """Reference images of `zscl`: task folders or Parquet files with a column `image`; mini-MTIL draws its own."""
+    captions: Path | None = None
+    """Reference texts, one a line; default: the references' `caption` columns or class prompts."""
+    max_captions: int = Field(1000, ge=2)
+    """Reference texts that are used, drawn by the seed."""
+    batch_size: int = Field(0, ge=0)
+    """Reference images or exemplars a step, over all workers; 0: as many as `training.batch_size`."""
+    temperature: float = Field(2.0, gt=0)
+    """Temperature of the softened distributions."""
+    weight: float = Field(1.0, ge=0)
+    """Factor of each distillation term beside the cross entropy."""
+    vocabulary: int = Field(1000, ge=2)
+    """`lwf-vr`: random prompts."""
+    vocabulary_length: int = Field(10, ge=1)
+    """`lwf-vr`: tokens of a random prompt."""
+    ensemble_every: int = Field(100, ge=1)
+    """`zscl`: steps between two weights that enter the running mean."""
+    l2: float = Field(1.0, ge=0)
+    """`zscl`: factor of the squared distance to the weights that training started from."""
+
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return split_names(value)
+
+
+class Replay(Settings):
+    """Exemplars of earlier tasks (`icarl`)."""
+
+    per_class: int = Field(5, ge=1)
+    """Exemplars a class, chosen by herding and stored beside the expert."""
 
 
 class Inference(Settings):
@@ -135,6 +229,10 @@ class Experiment(Settings):
     """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
     tasks: tuple[str, ...] | None = None
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
+    shots: int | None = Field(None, ge=1)
+    """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
+    label_space: Literal["task", "union"] = "task"
+    """Classes that predictions choose from: the task's own (task known), or, measured beside it, those of all tasks."""
     model: str = "tiny-clip"
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
     pretrained: str | None = None
@@ -146,7 +244,11 @@ class Experiment(Settings):
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of data order and augmentation; mini-MTIL's images are the same for every seed."""
     training: Training = Training()
+    lora: Lora = Lora()
     merging: Merging = Merging()
+    pam: Pam = Pam()
+    distillation: Distillation = Distillation()
+    replay: Replay = Replay()
     inference: Inference = Inference()
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
@@ -155,11 +257,7 @@ class Experiment(Settings):
     @field_validator("method", "tasks", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        """Takes `a,b,c`, as it comes from YAML, for a list; empty parts do not count."""
-        parts = value.split(",") if isinstance(value, str) else value
-        if isinstance(parts, list | tuple):
-            return tuple(part.strip() if isinstance(part, str) else part for part in parts if part != "")
-        return value
+        return split_names(value)
 
     @field_validator("method", "tasks")
     @classmethod
@@ -181,6 +279,32 @@ class Experiment(Settings):
         """`<storage>/runs/<run>`."""
         return self.storage / "runs" / self.run_name
 
+    def portable(self) -> dict[str, Any]:
+        """Returns the configuration as JSON values for another process, the storage folder absolute."""
+        return self.model_dump(mode="json") | {"storage": str(self.storage.absolute())}
+
     def content_hash(self) -> str:
         """sha256 (hex) of the whole configuration."""
         return content_hash(self.model_dump(mode="json"))
+
+
+class Sweep(Experiment):
+    """A sweep: the experiment over several orders, methods, seeds and settings."""
+
+    orders: str = "3"
+    """Orders of the tasks: how many (the given one first, the others drawn by the seed), names (`given`, `reversed`,
+    `alphabetical`, `mtil_order1`, `mtil_order2`), or a file of orders."""
+    seeds: int = Field(1, ge=1)
+    """Seeds, from `seed` on; every one is another set of experts."""
+    sweep: tuple[str, ...] = ()
+    """Further axes, one `field=value,value` each (`--sweep training.lr=1e-4,3e-4 --sweep lora.rank=8,16`)."""
+    trials: int = Field(0, ge=0)
+    """Trials side by side; 0: as many as the cluster's CPUs, four to eight: they merge and wait, no more."""
+    cache_report: bool = False
+    """Whether to list what the sweep finds in storage, and what it would train and measure, and stop there."""
+    published: bool = False
+    """Whether the report shows the papers' figures beside the measured ones."""
+
+    def experiment(self) -> Experiment:
+        """Returns the base of all trials."""
+        return Experiment.model_validate({name: getattr(self, name) for name in Experiment.model_fields})

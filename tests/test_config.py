@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from condu_ray.config import Experiment, Training
+from condu_ray.config import Distillation, Experiment, Inference, Lora, Merging, Pam, Training
 from condu_ray.recipes import RECIPES
 
 
@@ -31,3 +33,21 @@ def test_experts_do_not_depend_on_what_only_says_where_they_are_trained():
 def test_frozen():
     with pytest.raises(ValidationError):
         Experiment().seed = 3
+
+
+def test_what_travels_to_another_process_is_json_with_an_absolute_storage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Experiment(storage="here", shots=5, label_space="union", distillation=Distillation(reference=("a", "b")))
+    found = Experiment.model_validate(config.portable())
+    assert found.storage == tmp_path / "here"
+    assert found.model_copy(update={"storage": Path("here")}) == config
+
+
+def test_defaults_are_the_papers():
+    assert (Lora().rank, Lora().targets, Lora().std, Lora().scale, Lora().merge) == (64, ("mlp",), 0.01, 1.0, "delta")
+    assert (Merging().rescaler, Merging().arithmetic_scale, Merging().wise_alpha) == ("l1", 0.3, 0.5)
+    assert (Merging().ties_density, Merging().ties_scale) == (0.2, 1.0)
+    assert (Pam().adapter, Pam().merge, Pam().top_percent) == ("lora", "average", 50.0)
+    assert (Distillation().temperature, Distillation().ensemble_every) == (2.0, 100)
+    assert (Inference().aggregation, Inference().top_k, Inference().include_pretrained) == ("weighted", 5, True)
+    assert (Training().label_smoothing, Training().weight_decay, Training().beta2) == (0.2, 0.0, 0.999)

@@ -1,22 +1,37 @@
-"""Experts on disk: one artifact an expert, its key the hash of all that it depends on."""
+"""Experts on disk: one artifact an expert, its key the hash of all that it depends on.
+
+Every expert has its delta (`delta.safetensors`); one that was trained as LoRA also has its factors, and one whose
+method replays also has its exemplars.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from condu_ray.config import Training, content_hash
 from condu_ray.store import artifacts
 
-FILE = "delta.safetensors"
+Space = Literal["delta", "factors"]
+"""The form of an expert: weight deltas by parameter name, or LoRA factors."""
+FILES: dict[Space, str] = {"delta": "delta.safetensors", "factors": "factors.safetensors"}
 VERSION = 1
 """Raised whenever fine-tuning changes in a way that changes experts."""
 
 
 def expert_key(
-    *, backbone: str, data: str, task: str, training: Training, precision: str, seed: int, start: str | None
+    *,
+    backbone: str,
+    data: str,
+    task: str,
+    training: Training,
+    precision: str,
+    seed: int,
+    start: str | None,
+    recipe: Mapping[str, Any] | None = None,
 ) -> str:
     """Returns an expert's key (24 hex digits).
 
@@ -27,10 +42,11 @@ def expert_key(
         training: hyperparameters; those that only say where and how fast it runs do not count.
         precision: `fp32` or `bf16`, resolved.
         seed: the run's seed.
-        start: key of the expert whose weights training starts from; None for theta0.
+        start: key of the expert, or identity of the state, that training starts from; None for theta0.
+        recipe: what the method adds to plain fine-tuning; empty or None for nothing, so that all plain experts agree.
     """
     settings = training.recipe_for(task) | {"precision": precision}
-    return content_hash([VERSION, backbone, data, settings, seed, start])[:24]
+    return content_hash([VERSION, backbone, data, settings, seed, start, *([recipe] if recipe else [])])[:24]
 
 
 def expert_folder(storage: Path, key: str) -> Path:
@@ -38,15 +54,35 @@ def expert_folder(storage: Path, key: str) -> Path:
     return storage / "experts" / key
 
 
-def save_expert(storage: Path, key: str, delta: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Publishes an expert's delta with what it was made from."""
-    artifacts.publish(expert_folder(storage, key), meta, lambda folder: artifacts.save_tensors(folder / FILE, delta))
+def save_expert(
+    storage: Path,
+    key: str,
+    delta: dict[str, Tensor],
+    meta: dict[str, Any],
+    files: Mapping[str, Callable[[Path], None]] | None = None,
+) -> None:
+    """Publishes an expert's delta with what it was made from.
+
+    Args:
+        storage: storage folder.
+        key: the expert's key.
+        delta: by parameter name.
+        meta: what the manifest records.
+        files: further files of the artifact: name to a function that writes it.
+    """
+
+    def write(folder: Path) -> None:
+        artifacts.save_tensors(folder / FILES["delta"], delta)
+        for name, save in (files or {}).items():
+            save(folder / name)
+
+    artifacts.publish(expert_folder(storage, key), meta, write)
 
 
-def load_expert(storage: Path, key: str) -> dict[str, Tensor]:
-    """Loads an expert's delta.
+def load_expert(storage: Path, key: str, space: Space = "delta") -> dict[str, Tensor]:
+    """Loads an expert's delta or factors.
 
     Raises:
-        ArtifactError: it is missing or damaged.
+        ArtifactError: it is missing or damaged, or has no factors.
     """
-    return artifacts.load_tensors(expert_folder(storage, key), FILE)
+    return artifacts.load_tensors(expert_folder(storage, key), FILES[space])

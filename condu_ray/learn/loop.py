@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from condu_ray.config import Training
-from condu_ray.learn.objective import classification_loss
-from condu_ray.vlm.preprocess import normalise
+from condu_ray.learn.objective import Batch, Objective
 
 
 class DivergedError(RuntimeError):
@@ -79,24 +77,15 @@ def compute_context(device: torch.device, precision: str) -> AbstractContextMana
 def fine_tune(
     classifier: nn.Module,
     batches: Iterator[Mapping[str, np.ndarray]],
-    tokens_CL: Tensor,
-    settings: Training,
-    *,
-    task: str,
-    precision: str,
-    preprocess: Mapping[str, object],
+    objective: Objective,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> float:
-    """Trains `classifier` in place on one task.
+    """Trains a lesson's parameters in place.
 
     Args:
-        classifier: `ClipClassifier`, or it under DistributedDataParallel, at the weights that training starts from.
+        classifier: `ClipClassifier` of the lesson's model, or it under DistributedDataParallel.
         batches: exactly `settings.steps` batches for this worker: `image` uint8 [b, H, W, 3], `label` int64 [b].
-        tokens_CL: the class prompts' tokens; they are encoded again every step.
-        settings: the hyperparameters.
-        task: name, for `lr_by_task` and messages.
-        precision: `fp32` or `bf16` (autocast; weights and optimizer stay fp32).
-        preprocess: open_clip's PreprocessCfg as a dict, for the normalisation.
+        objective: the loss, and with `objective.lesson` everything else.
         report: called after every step.
 
     Returns:
@@ -106,41 +95,47 @@ def fine_tune(
         DivergedError: the loss became NaN or infinite.
         RuntimeError: the stream ended early.
     """
-    parameters = [p for p in classifier.parameters() if p.requires_grad]
-    device, peak = parameters[0].device, settings.lr_by_task.get(task, settings.lr)
+    lesson = objective.lesson
+    settings, task, device = lesson.settings, lesson.task.name, lesson.device
+    peak = settings.lr_by_task.get(task, settings.lr)
     optimizer = torch.optim.AdamW(
-        parameters, lr=peak, betas=(0.9, settings.beta2), weight_decay=settings.weight_decay, fused=True
+        list(lesson.parameters.values()),
+        lr=peak,
+        betas=(0.9, settings.beta2),
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
-    tokens_CL = tokens_CL.to(device)
     classifier.train()
     losses: list[float] = []
     begin, waited, images = 0.0, 0.0, 0
     for step in range(settings.steps):
         before = time.perf_counter()
-        batch = next(batches, None)
+        rows = next(batches, None)
         begin = begin or time.perf_counter()  # the wait for a stream's first batch is its start-up, not its speed
         waited += time.perf_counter() - before if step else 0.0
-        if batch is None:
+        if rows is None:
             raise RuntimeError(f"task {task}: the data stream ended at step {step} of {settings.steps}")
-        pixels = torch.from_numpy(np.array(batch["image"])).to(device, non_blocking=True)
-        label_B = torch.from_numpy(np.array(batch["label"])).to(device, non_blocking=True)
+        label_B = torch.from_numpy(np.array(rows["label"])).to(device, non_blocking=True)
+        batch = Batch(step, lesson.images(rows["image"]), label_B)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings.steps, settings.warmup, peak)
         optimizer.zero_grad(set_to_none=True)
-        with compute_context(device, precision):
-            logits_BC = classifier(normalise(pixels, preprocess), tokens_CL)
-            loss = classification_loss(logits_BC.float(), label_B, settings.label_smoothing)
+        with compute_context(device, lesson.precision):
+            image_BD, text_CD = classifier(*objective.inputs(batch))
+            loss = objective.loss(batch, image_BD.float(), text_CD.float())
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergedError(
-                f"task {task}: the loss became {value} at step {step + 1}; lower training.lr ({peak:g})"
+                f"task {task}: the loss became {value} at step {step + 1}; lower the learning rate ({peak:g})"
             )
         loss.backward()
         optimizer.step()
+        objective.after_step(step, optimizer)
         losses.append(value)
         images += len(label_B)
         elapsed = time.perf_counter() - begin
         report(Progress(step + 1, settings.steps, value, len(label_B), images / elapsed, waited / elapsed))
     classifier.eval()
+    objective.finish()
     tail = losses[-max(1, settings.steps // 10) :]
     return sum(tail) / len(tail)

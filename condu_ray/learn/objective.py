@@ -1,14 +1,26 @@
-"""Objectives of fine-tuning."""
+"""Objectives of fine-tuning: what goes through the model in a step, and the loss.
+
+The plain objective is cross entropy against the class prompts. A method that adds to it subclasses `Objective` in its
+own file: `inputs` may append images or prompts to the step's one forward pass, `loss` uses their features, `after_step`
+may touch parameters and optimizer, `finish` and `files` say what remains.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
 from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn import functional
 
+from condu_ray.learn.lesson import Lesson
+
 
 class ClipClassifier(nn.Module):
-    """A CLIP model as a classifier whose weights are its own text features, both encoders in one forward pass.
+    """A CLIP model that encodes images and prompts in one forward pass.
 
     One module with one forward, so that DistributedDataParallel sees every parameter that is used.
     """
@@ -17,13 +29,54 @@ class ClipClassifier(nn.Module):
         super().__init__()
         self.model: CLIP = model
 
-    def forward(self, images_BCHW: Tensor, tokens_CL: Tensor) -> Tensor:
-        """Returns logits [B, C] float32: exp(logit_scale) * cos(image, text)."""
+    def forward(self, images_BCHW: Tensor, tokens_CL: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the L2-normalised features of images [B, D] and of prompts [C, D], float32."""
         image_BD = self.model.encode_image(images_BCHW, normalize=True)
         text_CD = self.model.encode_text(tokens_CL, normalize=True)
-        return self.model.logit_scale.exp() * image_BD.float() @ text_CD.float().T
+        return image_BD.float(), text_CD.float()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's share of the task's stream: `images` [B, 3, H, W] normalised, `labels` int64 [B], 0-based `step`."""
+
+    step: int
+    images: Tensor
+    labels: Tensor
 
 
 def classification_loss(logits_BC: Tensor, label_B: Tensor, label_smoothing: float) -> Tensor:
     """Cross entropy with label smoothing; a scalar."""
     return functional.cross_entropy(logits_BC, label_B, label_smoothing=label_smoothing)
+
+
+class Objective:
+    """Plain fine-tuning: cross entropy of exp(logit_scale) * cos(image, class prompt).
+
+    Args:
+        lesson: what training works with; the model holds the weights that training starts from.
+    """
+
+    def __init__(self, lesson: Lesson) -> None:
+        self.lesson = lesson
+        self.tokens_CL = lesson.tokens(lesson.task.prompts())
+        self.scale = lesson.backbone.model.logit_scale.detach().exp().to(lesson.device)
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns the images and the tokens of this step's forward pass, the task's own first."""
+        return batch.images, self.tokens_CL
+
+    def loss(self, batch: Batch, image_BD: Tensor, text_CD: Tensor) -> Tensor:
+        """Returns the step's loss, a scalar, from the features of what `inputs` returned."""
+        own_BD, own_CD = image_BD[: len(batch.labels)], text_CD[: len(self.tokens_CL)]
+        return classification_loss(self.scale * own_BD @ own_CD.T, batch.labels, self.lesson.settings.label_smoothing)
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Called after the optimizer's 0-based `step`."""
+
+    def finish(self) -> None:
+        """Called after the last step, before the expert is read from the model."""
+
+    def files(self) -> Mapping[str, Callable[[Path], None]]:
+        """Returns what the expert's artifact holds beside the delta: file name to a function that writes it."""
+        return {}

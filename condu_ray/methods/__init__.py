@@ -1,6 +1,14 @@
 """Methods: one small file a family, each reading like its paper. `get(name)` finds one, `METHODS` lists them."""
 
-from condu_ray.methods import condu, reference, sequential  # noqa: F401  (importing registers them)
+from condu_ray.methods import (  # noqa: F401  (importing registers them, in the order in which tables show them)
+    averaging,
+    condu,
+    distillation,
+    pam,
+    reference,
+    replay,
+    sequential,
+)
 from condu_ray.methods.base import Method, ModelState
 from condu_ray.methods.registry import METHODS, get
 

@@ -1,4 +1,4 @@
-"""What a method is: where training starts, how an expert is merged, and which weights answer for a task."""
+"""What a method is: where training starts, what it adds, how an expert is merged, which weights answer for a task."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
-
+from condu_ray.config import Experiment, Training
+from condu_ray.learn.expert import Space
+from condu_ray.learn.lesson import Lesson
+from condu_ray.learn.objective import Objective
+from condu_ray.merging.delta import Delta
 from condu_ray.store.ledger import ROOT
+from condu_ray.vlm.lora import materialise
 
-Delta = dict[str, Tensor]
 LoadExpert = Callable[[str], Delta]
-"""From an expert's key to its delta."""
+"""From an expert's key to its delta, or to its factors for a method whose `space` is `factors`."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +45,87 @@ class ModelState:
         assert key is not None, "only methods that train ask for experts"
         return key
 
+    @property
+    def latest(self) -> str:
+        """The key of the expert learned last."""
+        return self.expert_of(self.tasks[-1])
+
 
 class Method:
-    """Base of all methods; the defaults are those of a method that keeps nothing and serves theta0."""
+    """Base of all methods; the defaults are those of a method that keeps nothing and serves theta0.
+
+    Args:
+        config: the run's configuration, for the method's options.
+    """
 
     name: ClassVar[str]
     paper: ClassVar[str]
-    starts_from: ClassVar[Literal["pretrained", "previous", "nothing"]] = "pretrained"
-    """Weights that task t's training starts from: theta0, the expert of task t-1, or no training at all."""
+    starts_from: ClassVar[Literal["pretrained", "previous", "state", "nothing"]] = "pretrained"
+    """Weights that task t's training starts from: theta0 (the experts do not depend on the order), the expert of task
+    t-1, the merged state of t-1 (`start`), or no training at all."""
+    needs: ClassVar[frozenset[Literal["reference", "exemplars"]]] = frozenset()
+    """What training wants beside its task: reference images, or exemplars of earlier tasks."""
     keeps_model: ClassVar[bool] = False
     """Whether `merge` makes something of its own that a session has to store."""
-    aggregates_unseen: ClassVar[bool] = False
-    """Whether a task not learned yet is predicted by the K experts nearest by prototype."""
+    routes: ClassVar[bool] = False
+    """Whether an image of an unknown or unlearned task is predicted by the K experts nearest by prototype."""
+    one_model: ClassVar[bool] = True
+    """Whether the same weights answer for every task, so that no task identity is needed."""
+
+    def __init__(self, config: Experiment | None = None) -> None:
+        self.config = config or Experiment()
+
+    # Training
+
+    @property
+    def adapter(self) -> Literal["lora", "full"]:
+        """What is trained: the whole model, or LoRA factors."""
+        return "full"
+
+    @property
+    def training(self) -> Training:
+        """Hyperparameters; adapters have a learning rate of their own."""
+        training, lora = self.config.training, self.config.lora
+        if self.adapter == "full":
+            return training
+        return training.model_copy(update={"lr": lora.lr or 10 * training.lr, "lr_by_task": lora.lr_by_task})
+
+    def recipe(self, position: int) -> dict[str, Any]:
+        """Returns what the expert at a 0-based position depends on beyond plain fine-tuning; JSON values."""
+        return self.config.lora.model_dump(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}
+
+    def objective(self, lesson: Lesson) -> Objective:
+        """Returns the objective of one lesson; plain wherever `recipe` is empty."""
+        return Objective(lesson)
+
+    def start(self, state: ModelState) -> Delta:
+        """Returns the adapter that training starts from, for `starts_from = "state"` after the first task."""
+        raise NotImplementedError(f"{self.name} does not start from its state")
+
+    # Merging
+
+    @property
+    def space(self) -> Space:
+        """The form of experts that `merge` takes."""
+        return "delta"
+
+    def merge_settings(self) -> dict[str, Any]:
+        """Returns the options that the merged state depends on; JSON values."""
+        return {}
 
     def initial(self) -> Any:
         """Returns what the method keeps before the first session."""
         return None
 
-    def merge(self, model: Any, task: str, delta: Delta, settings: dict[str, Any]) -> Any:
-        """Returns what the method keeps after merging a task's delta; `settings` are the config's `merging`."""
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Any:
+        """Returns what the method keeps after one more task.
+
+        Args:
+            state: the state before.
+            task: the task just learned.
+            expert: its expert's key.
+            load: loads any expert so far in the method's `space`.
+        """
         return None
 
     def save(self, model: Any, folder: Path) -> None:
@@ -70,10 +135,22 @@ class Method:
         """Reads back what `save` wrote."""
         return None
 
+    # Prediction
+
     def delta(self, state: ModelState, task: str, expert: LoadExpert) -> Delta | None:
-        """Returns the delta that answers for `task` in `state`; None stands for theta0."""
+        """Returns the weight delta that answers for `task` in `state`; None stands for theta0.
+
+        Args:
+            state: any state.
+            task: a task, learned or not.
+            expert: loads an expert's weight delta.
+        """
         return None
 
     def weights(self, state: ModelState, task: str) -> str:
         """Names the weights that `delta` returns: equal names are equal weights, so that nothing is measured twice."""
         return ROOT
+
+    def as_delta(self, merged: Delta) -> Delta:
+        """Returns the weight delta of something merged in the method's `space`."""
+        return materialise(merged, self.config.lora.scale) if self.space == "factors" else merged

@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from condu_ray.learn.expert import Space
 from condu_ray.merging import UnifiedDelta
-from condu_ray.methods.base import Delta, LoadExpert, Method, ModelState
+from condu_ray.methods.base import LoadExpert, ModelState
+from condu_ray.methods.merged import Unified
 from condu_ray.methods.registry import register
 
-FILE = "unified.safetensors"
+PAPER = "ConDU, Gao et al., ICLR 2026, arxiv.org/abs/2503.10705"
 
 
-@register("condu", "ConDU, Gao et al., ICLR 2026, arxiv.org/abs/2503.10705")
-class Condu(Method):
+@register("condu", PAPER)
+class Condu(Unified):
     """Tune each expert from theta0, decouple the old ones, unify all; unseen tasks by the nearest experts."""
 
-    keeps_model = True
-    aggregates_unseen = True
+    def merge_settings(self) -> dict[str, Any]:
+        """The rescaler's formula."""
+        return self.config.merging.model_dump(include={"rescaler"})
 
     def initial(self) -> UnifiedDelta:
         """No task, no delta."""
         return UnifiedDelta.empty()
 
-    def merge(self, model: UnifiedDelta, task: str, delta: Delta, settings: dict[str, Any]) -> UnifiedDelta:
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> UnifiedDelta:
         """Section 2, "Unify": sign election, signed maximum, masks and rescalers, in one pass."""
-        return model.unify(task, delta, rescaler=settings["rescaler"])
+        model: UnifiedDelta = state.model
+        return model.unify(task, load(expert), rescaler=self.config.merging.rescaler)
 
-    def save(self, model: UnifiedDelta, folder: Path) -> None:
-        """Unified delta, triggers and rescalers in one file."""
-        model.save(folder / FILE)
 
-    def load(self, folder: Path) -> UnifiedDelta:
-        """Reads it back bit for bit."""
-        return UnifiedDelta.load(folder / FILE)
+@register("condu-lora", PAPER)
+class ConduLora(Condu):
+    """The same with LoRA experts; merges their weight deltas, or their factors with `--lora.merge factors`."""
 
-    def delta(self, state: ModelState, task: str, expert: LoadExpert) -> Delta | None:
-        """Section 2, "Decouple": lambda_i * (M_i . u)."""
-        unified: UnifiedDelta = state.model
-        return unified.decouple(task)
+    @property
+    def adapter(self) -> Literal["lora", "full"]:
+        """LoRA on both encoders."""
+        return "lora"
 
-    def weights(self, state: ModelState, task: str) -> str:
-        """A decoupled expert changes with every session."""
-        return f"{state.id}/{task}"
+    @property
+    def space(self) -> Space:
+        """Weight deltas mean the same for every expert; the public code merges A and B."""
+        return self.config.lora.merge
+
+    def merge_settings(self) -> dict[str, Any]:
+        """The rescaler, and in which form experts are merged."""
+        return super().merge_settings() | self.config.lora.model_dump(include={"merge", "scale"})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from condu_ray.methods.base import Delta, LoadExpert, Method, ModelState
+from condu_ray.merging.delta import Delta
+from condu_ray.methods.base import LoadExpert, Method, ModelState
 from condu_ray.methods.registry import register
 
 
 @register("individual", "one fine-tuned model a task: the upper bound, T times the storage")
 class Individual(Method):
     """Expert i answers for task i; a task not learned yet is answered by theta0."""
+
+    one_model = False
 
     def delta(self, state: ModelState, task: str, expert: LoadExpert) -> Delta | None:
         """The task's own expert, untouched by any merge."""

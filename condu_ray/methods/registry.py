@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from condu_ray.config import Experiment
 from condu_ray.methods.base import Method
 
 METHODS: dict[str, type[Method]] = {}
@@ -33,8 +34,8 @@ def register(name: str, paper: str) -> Callable[[type[Method]], type[Method]]:
     return add
 
 
-def get(name: str) -> Method:
-    """Returns a method by name.
+def get(name: str, config: Experiment | None = None) -> Method:
+    """Returns a method by name, with the options of a configuration (default: all defaults).
 
     Raises:
         MethodError: there is none of that name.
@@ -43,4 +44,4 @@ def get(name: str) -> Method:
         close = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(METHODS)}"
         raise MethodError(f"--method {name}: no such method ({hint})")
-    return METHODS[name]()
+    return METHODS[name](config)

@@ -15,15 +15,15 @@ def method_folder(run_folder: Path, method: str) -> Path:
     return run_folder / method
 
 
-def session_folder(run_folder: Path, method: str, entry: Entry) -> Path:
-    """Returns `<run>/<method>/sessions/<number>-<task>-<state>`."""
-    return method_folder(run_folder, method) / "sessions" / f"{entry.position + 1:02d}-{entry.task}-{entry.state}"
+def session_folder(run_folder: Path, method: str, position: int, task: str, state: str) -> Path:
+    """Returns `<run>/<method>/sessions/<number>-<task>-<state>`; `position` is 0-based, the number is not."""
+    return method_folder(run_folder, method) / "sessions" / f"{position + 1:02d}-{task}-{state}"
 
 
 def save_session(run_folder: Path, method: Method, entry: Entry, state: ModelState) -> None:
     """Publishes a state; what is there already wins."""
     meta: dict[str, Any] = {"method": method.name, "tasks": state.tasks, "experts": state.experts, "state": state.id}
-    folder = session_folder(run_folder, method.name, entry)
+    folder = session_folder(run_folder, method.name, entry.position, entry.task, entry.state)
     artifacts.publish(folder, meta, lambda beside: method.save(state.model, beside))
 
 
@@ -33,7 +33,15 @@ def load_session(run_folder: Path, method: Method, entry: Entry) -> ModelState:
     Raises:
         ArtifactError: a file is missing or damaged.
     """
-    folder = session_folder(run_folder, method.name, entry)
+    return read_session(session_folder(run_folder, method.name, entry.position, entry.task, entry.state), method)
+
+
+def read_session(folder: Path, method: Method) -> ModelState:
+    """Loads a state from its folder.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+    """
     meta = artifacts.read_meta(folder)
     for name in meta["files"]:
         artifacts.verified(folder, name)

@@ -1,24 +1,41 @@
-import numpy as np
+from dataclasses import replace
+from functools import cache
+
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from condu_ray.benchmark import load_task
 from condu_ray.config import Inference
-from condu_ray.learn import evaluate
-from condu_ray.learn.evaluate import Evaluator
+from condu_ray.learn import features as features_module
+from condu_ray.learn.evaluate import Evaluator, class_ids
+from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights
 from condu_ray.vlm.preprocess import Preprocessor, normalise
 
 
 @pytest.fixture
-def evaluator(small_backbone):
-    return Evaluator(load_backbone(backbone_spec(pretrained=str(small_backbone))), batch_size=7)
+def make(small_backbone):
+    def new(**options):
+        backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
+        return Evaluator(backbone, **{"batch_size": 7} | options)
+
+    return new
 
 
 @pytest.fixture
-def task(task_data):
-    return load_task(task_data / "walls")
+def evaluator(make):
+    return make()
+
+
+@pytest.fixture
+def tasks(task_data):
+    return tuple(load_task(task_data / name) for name in ("walls", "doors", "cars"))
+
+
+@pytest.fixture
+def task(tasks):
+    return tasks[0]
 
 
 def noise(theta0, seed, scale=0.3):
@@ -26,14 +43,23 @@ def noise(theta0, seed, scale=0.3):
     return {name: scale * torch.randn(tensor.shape, generator=generator) for name, tensor in theta0.items()}
 
 
-def logits_by_hand(small_backbone, task, delta):
-    """[N, C] straight from open_clip, image by image."""
+def named(delta, name="expert"):
+    return Weights(name, lambda: delta)
+
+
+@cache
+def logits_by_hand(small_backbone, task, seed, space=()):
+    """[N, C] straight from open_clip, image by image, over the classes of some tasks; and the labels.
+
+    The weights are theta0, or where there is a seed theta0 + noise.
+    """
     backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
-    set_weights(backbone, backbone.snapshot(), delta)
+    theta0 = backbone.snapshot()
+    set_weights(backbone, theta0, None if seed is None else noise(theta0, seed))
     table, preprocessor = pq.read_table(task.test), Preprocessor(backbone.spec.preprocess)
-    rows = []
+    prompts, rows = [prompt for other in space or [task] for prompt in other.prompts()], []
     with torch.no_grad():
-        text = backbone.model.encode_text(backbone.tokenizer(task.prompts()), normalize=True)
+        text = backbone.model.encode_text(backbone.tokenizer(prompts), normalize=True)
         for encoded in table["image"]:
             pixels = torch.from_numpy(preprocessor.pixels(encoded.as_py()).copy())[None]
             image = backbone.model.encode_image(normalise(pixels, backbone.spec.preprocess), normalize=True)
@@ -41,72 +67,130 @@ def logits_by_hand(small_backbone, task, delta):
     return torch.cat(rows), torch.tensor(table["label"].to_pylist())
 
 
+def right(scores, labels, task, space=()):
+    """Correct predictions by hand: over several tasks a prediction is right when the class's name is."""
+    names = [name for other in space or [task] for name in other.classes]
+    return sum(names[row.argmax()] == task.classes[label] for row, label in zip(scores, labels.tolist(), strict=True))
+
+
 @pytest.mark.parametrize("seed", [None, 1, 2])
 def test_known_task_counts_as_by_hand(evaluator, task, small_backbone, seed):
-    delta = None if seed is None else noise(evaluator.theta0, seed)
-    scores, labels = logits_by_hand(small_backbone, task, delta)
-    count = evaluator.known(task, delta)
+    delta = None if seed is None else noise(evaluator.features.theta0, seed)
+    scores, labels = logits_by_hand(small_backbone, task, seed)
+    count = evaluator.known(task, named(delta))
     assert (count.correct, count.images) == (int((scores.argmax(1) == labels).sum()), len(labels))
 
 
-def test_a_call_leaves_nothing_behind(evaluator, task):
-    first = evaluator.known(task, None).correct
-    evaluator.known(task, noise(evaluator.theta0, 1))
-    assert evaluator.known(task, None).correct == first
+def test_a_call_leaves_nothing_behind(evaluator, make, task):
+    first = evaluator.known(task, PRETRAINED).correct
+    moved = evaluator.known(task, named(noise(evaluator.features.theta0, 1))).correct
+    again = Weights("pretrained, not from memory", lambda: None)
+    assert evaluator.known(task, again).correct == first
+    assert make().known(task, named(noise(evaluator.features.theta0, 1))).correct == moved != first
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "weighted"])
-@pytest.mark.parametrize("include", [True, False])
-@pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_aggregation_is_the_weighted_sum_of_the_candidates_logits(
-    evaluator, task, small_backbone, aggregation, include, top_k
-):
-    deltas = {name: noise(evaluator.theta0, seed) for seed, name in enumerate(("a", "b"))}
+def test_the_union_of_all_classes_counts_as_by_hand(evaluator, tasks, small_backbone):
+    twins = 0
+    for task in tasks:
+        for seed in (1, 2, 3):
+            delta = noise(evaluator.features.theta0, seed)
+            scores, labels = logits_by_hand(small_backbone, task, seed, tasks)
+            count = evaluator.known(task, named(delta, f"w{seed}"), tasks)
+            assert (count.correct, count.images) == (right(scores, labels, task, tasks), len(labels))
+            first = sum(len(other.classes) for other in tasks[: tasks.index(task)])
+            twins += count.correct - int((scores.argmax(1) == first + labels).sum())
+    assert twins > 0  # some image was told to be of the class of the same name in another task
+
+
+def test_classes_of_one_name_are_one_class(task):
+    one = replace(task, classes=("Maine Coon", "dog", "great_white shark"))
+    other = replace(task, classes=("great white  Shark", "maine_coon", "bird", "dogs"))
+    assert class_ids([one, other]).tolist() == [0, 1, 2, 2, 0, 3, 4]
+
+
+@pytest.fixture
+def experts(evaluator):
+    deltas = {name: noise(evaluator.features.theta0, seed) for seed, name in enumerate(("a", "b"))}
     generator = torch.Generator().manual_seed(9)
     prototypes = {
         name: torch.nn.functional.normalize(torch.randn(3, 16, generator=generator), dim=-1) for name in deltas
     }
-    inference = Inference(aggregation=aggregation, include_pretrained=include, top_k=top_k)
-    count = evaluator.aggregated(task, {n: lambda n=n: deltas[n] for n in deltas}, prototypes, inference)
+    return deltas, prototypes
 
-    every = {name: logits_by_hand(small_backbone, task, delta)[0] for name, delta in {"0": None, **deltas}.items()}
+
+@pytest.mark.parametrize("union", [False, True])
+@pytest.mark.parametrize("aggregation", ["mean", "weighted"])
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_aggregation_is_the_weighted_sum_of_the_candidates_logits(
+    evaluator, tasks, small_backbone, experts, aggregation, include, top_k, union
+):
+    (deltas, prototypes), task, space = experts, tasks[0], tasks if union else ()
+    inference = Inference(aggregation=aggregation, include_pretrained=include, top_k=top_k)
+    weights = {name: named(delta, name) for name, delta in deltas.items()}
+    count = evaluator.aggregated(task, weights, prototypes, inference, space)
+
+    seeds = {"0": None, "a": 0, "b": 1}
+    every = {name: logits_by_hand(small_backbone, task, seed, space)[0] for name, seed in seeds.items()}
     labels = logits_by_hand(small_backbone, task, None)[1]
-    images = evaluator.base_features(task)
-    correct = 0
+    images = evaluator.features.image(PRETRAINED, task, precision="fp32")
+    totals = []
     for row in range(len(labels)):
         similarity = {name: float((images[row] @ prototypes[name].T).max()) for name in deltas}
         chosen = sorted(deltas, key=lambda name: -similarity[name])[: top_k - include]
         similarity["0"] = max(similarity.values())
         chosen = (["0"] if include else []) + chosen
-        weights = [max(0.0, similarity[name]) if aggregation == "weighted" else 1.0 for name in chosen]
-        if not any(weights):
-            weights = [1.0] * len(chosen)
-        total = sum(weight * every[name][row] for weight, name in zip(weights, chosen, strict=True))
-        correct += int(total.argmax() == labels[row])
-    assert (count.correct, count.images) == (correct, len(labels))
+        shares = [max(0.0, similarity[name]) if aggregation == "weighted" else 1.0 for name in chosen]
+        if not any(shares):
+            shares = [1.0] * len(chosen)
+        totals.append(sum(share * every[name][row] for share, name in zip(shares, chosen, strict=True)))
+    assert (count.correct, count.images) == (right(torch.stack(totals), labels, task, space), len(labels))
 
 
 def test_only_experts_that_some_image_wants_are_made(evaluator, task):
-    base = evaluator.base_features(task).mean(dim=0, keepdim=True)
+    base = evaluator.features.image(PRETRAINED, task, precision="fp32").mean(dim=0, keepdim=True)
     near = torch.nn.functional.normalize(base, dim=-1)
     called = []
-    experts = {name: lambda name=name: called.append(name) or noise(evaluator.theta0, 0) for name in ("near", "far")}
+    experts = {
+        name: Weights(name, lambda name=name: called.append(name) or noise(evaluator.features.theta0, 0))
+        for name in ("near", "far")
+    }
     inference = Inference(top_k=1, include_pretrained=False)
     evaluator.aggregated(task, experts, {"near": near, "far": -near}, inference)
     assert called == ["near"]
 
 
-def test_max_images_takes_the_first(small_backbone, task):
-    backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
-    evaluator = Evaluator(backbone, batch_size=4, max_images=10)
+def test_an_expert_encodes_only_the_images_that_want_it(evaluator, task, experts, monkeypatch):
+    counts, original = {}, features_module.image_features
+
+    def counting(model, images):
+        name = evaluator.features._placed
+        counts[name] = counts.get(name, 0) + len(images)
+        return original(model, images)
+
+    monkeypatch.setattr(features_module, "image_features", counting)
+    deltas, prototypes = experts
+    inference = Inference(top_k=1, include_pretrained=False)
+    evaluator.aggregated(task, {name: named(deltas[name], name) for name in deltas}, prototypes, inference)
+    assert counts.pop(PRETRAINED.name) == task.test_rows
+    assert sum(counts.values()) == task.test_rows
+    assert len(counts) == 2  # else this test says nothing
+
+
+def test_routing_and_theta0_are_fp32_whatever_the_precision(make, task, experts, monkeypatch):
+    asked, original = [], features_module.compute_context
+    monkeypatch.setattr(
+        features_module, "compute_context", lambda *arguments: asked.append(arguments[1]) or original(*arguments)
+    )
+    evaluator, (deltas, prototypes) = make(precision="bf16"), experts
+    weights = {name: named(deltas[name], name) for name in deltas}
+    evaluator.aggregated(task, weights, prototypes, Inference(top_k=1))
+    assert set(asked) == {"fp32"}
+    evaluator.aggregated(task, weights, prototypes, Inference(top_k=2))
+    assert set(asked) == {"fp32", "bf16"}
+
+
+def test_max_images_takes_the_first(make, task, small_backbone):
     scores, labels = logits_by_hand(small_backbone, task, None)
-    count = evaluator.known(task, None)
+    count = make(batch_size=4, max_images=10).known(task, PRETRAINED)
     assert (count.correct, count.images) == (int((scores.argmax(1) == labels)[:10].sum()), 10)
-
-
-def test_nothing_is_kept_beyond_the_limit_and_the_result_is_the_same(evaluator, task, monkeypatch):
-    expected = evaluator.known(task, None).correct
-    fresh = Evaluator(evaluator.backbone, batch_size=7)
-    monkeypatch.setattr(evaluate, "CACHED_BYTES", 100)
-    assert fresh.known(task, None).correct == expected
-    assert np.sum([len(entry) for entry in fresh._pixels.values()]) == 0

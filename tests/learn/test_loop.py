@@ -1,16 +1,17 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from condu_ray.config import Training
+from condu_ray.benchmark import load_task
+from condu_ray.config import Experiment, Training
+from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import DivergedError, fine_tune, learning_rate
-from condu_ray.learn.objective import ClipClassifier, classification_loss
+from condu_ray.learn.objective import ClipClassifier, Objective, classification_loss
 from condu_ray.learn.stream import ChunkReader, batches, training_chunks
 from condu_ray.vlm.model import backbone_spec, load_backbone
-
-CLASSES = ("red", "green", "blue")
 
 
 def test_warm_up_is_linear_and_the_end_is_cosine():
@@ -33,60 +34,135 @@ def test_label_smoothing_is_as_defined():
     assert classification_loss(logits, label, 0.2) == pytest.approx(float(expected))
 
 
-def trained(small_backbone, task_data, *, precision="fp32", lr=3e-3, steps=30, seed=0, poison=None):
+def make_lesson(small_backbone, task_data, *, precision="fp32", seed=0, **training):
     backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
-    reader = ChunkReader(backbone.spec.preprocess, augment=False)
-    chunks = training_chunks(0, str(task_data / "walls" / "train.parquet"), seed=seed, steps=steps, batch_size=12)
-    progress = []
-    before = backbone.snapshot()
-    if poison:
-        backbone.model.visual.proj.data[0, 0] = poison
-    loss = fine_tune(
-        ClipClassifier(backbone.model),
-        batches(reader, chunks, 12),
-        backbone.tokenizer([f"a {name} walls." for name in CLASSES]),
-        Training(steps=steps, lr=lr, label_smoothing=0.0),
-        task="walls",
+    settings = Training(**{"steps": 30, "batch_size": 12, "lr": 3e-3, "label_smoothing": 0.0} | training)
+    return Lesson(
+        task=load_task(task_data / "walls"),
+        position=0,
+        backbone=backbone,
+        theta0=backbone.snapshot(),
+        parameters=backbone.trainable,
+        settings=settings,
+        config=Experiment(training=settings),
         precision=precision,
-        preprocess=backbone.spec.preprocess,
-        report=progress.append,
+        seed=seed,
     )
-    return backbone, before, loss, progress
+
+
+def stream(lesson):
+    reader, size = ChunkReader(lesson.backbone.spec.preprocess, augment=False), lesson.settings.batch_size
+    path = str(lesson.task.train)
+    return batches(
+        reader, training_chunks(0, path, seed=lesson.seed, steps=lesson.settings.steps, batch_size=size), size
+    )
+
+
+def trained(lesson, objective=Objective):
+    """Trains; returns the loss and the progress that was reported."""
+    progress = []
+    loss = fine_tune(ClipClassifier(lesson.backbone.model), stream(lesson), objective(lesson), progress.append)
+    return loss, progress
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_learns_and_moves_both_encoders_but_not_the_scale(small_backbone, task_data, precision):
-    backbone, before, loss, progress = trained(small_backbone, task_data, precision=precision, steps=60)
+    lesson = make_lesson(small_backbone, task_data, precision=precision, steps=60)
+    loss, progress = trained(lesson)
     assert loss < 0.5 * np.log(3)
     assert [p.step for p in progress] == list(range(1, 61))
-    after = backbone.snapshot()
+    assert loss == pytest.approx(np.mean([p.loss for p in progress[-6:]]))
+    after, before = lesson.backbone.snapshot(), lesson.theta0
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert "visual.proj" in moved
     assert "text_projection" in moved
-    assert float(backbone.model.logit_scale.detach()) == pytest.approx(np.log(1 / 0.07), abs=1e-2)
+    assert float(lesson.backbone.model.logit_scale.detach()) == pytest.approx(np.log(1 / 0.07), abs=1e-2)
     assert all(tensor.dtype == torch.float32 for tensor in after.values())
 
 
 def test_a_seed_gives_the_same_bits_and_another_gives_others(small_backbone, task_data):
-    one, again, other = (trained(small_backbone, task_data, steps=5, seed=seed)[0].snapshot() for seed in (0, 0, 1))
+    def weights(seed):
+        lesson = make_lesson(small_backbone, task_data, steps=5, seed=seed)
+        trained(lesson)
+        return lesson.backbone.snapshot()
+
+    one, again, other = weights(0), weights(0), weights(1)
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_loss_that_is_not_a_number_stops_with_task_and_step(small_backbone, task_data):
+    lesson = make_lesson(small_backbone, task_data)
+    lesson.backbone.model.visual.proj.data[0, 0] = float("nan")
     with pytest.raises(DivergedError, match="task walls: the loss became nan at step 1"):
-        trained(small_backbone, task_data, poison=float("nan"))
+        trained(lesson)
 
 
 def test_a_stream_that_ends_early_is_an_error(small_backbone, task_data):
-    backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
-    with pytest.raises(RuntimeError, match="ended at step 0 of 3"):
-        fine_tune(
-            ClipClassifier(backbone.model),
-            iter(()),
-            backbone.tokenizer(["a"]),
-            Training(steps=3),
-            task="walls",
-            precision="fp32",
-            preprocess=backbone.spec.preprocess,
-        )
+    lesson = make_lesson(small_backbone, task_data, steps=3)
+    with pytest.raises(RuntimeError, match="task walls: the data stream ended at step 0 of 3"):
+        fine_tune(ClipClassifier(lesson.backbone.model), iter(()), Objective(lesson))
+
+
+def test_the_plain_loss_is_the_cross_entropy_over_the_class_prompts(small_backbone, task_data):
+    lesson = make_lesson(small_backbone, task_data, steps=1, label_smoothing=0.1)
+    loss, _ = trained(lesson)
+    fresh = make_lesson(small_backbone, task_data, steps=1)
+    rows, model = next(stream(fresh)), fresh.backbone.model
+    with torch.no_grad():
+        image = model.encode_image(fresh.images(rows["image"]), normalize=True)
+        text = model.encode_text(fresh.tokens(["a red walls.", "a green walls.", "a blue walls."]), normalize=True)
+        log = (model.logit_scale.exp() * image @ text.T).log_softmax(dim=1)
+    own = log[torch.arange(12), torch.from_numpy(rows["label"])]
+    assert loss == pytest.approx(float(-(0.9 * own + 0.1 * log.mean(dim=1)).mean()), rel=1e-5)
+
+
+class Recorder(Objective):
+    """Appends another image and prompt to every step, and writes down what it is called for."""
+
+    def __init__(self, lesson):
+        super().__init__(lesson)
+        self.calls, self.rates = [], []
+
+    def inputs(self, batch):
+        self.calls.append(("inputs", batch.step, self.lesson.backbone.model.training))
+        images, tokens = super().inputs(batch)
+        return torch.cat([images, images[:1]]), torch.cat([tokens, tokens[:2]])
+
+    def loss(self, batch, image_BD, text_CD):
+        self.calls.append(("loss", batch.step, image_BD.dtype))
+        assert torch.allclose(image_BD[-1], image_BD[0], atol=1e-5)
+        assert torch.allclose(text_CD[-2:], text_CD[:2], atol=1e-5)
+        return super().loss(batch, image_BD, text_CD)
+
+    def after_step(self, step, optimizer):
+        self.calls.append(("after_step", step, len(optimizer.state)))
+        self.rates += [group["lr"] for group in optimizer.param_groups]
+
+    def finish(self):
+        self.calls.append(("finish", None, self.lesson.backbone.model.training))
+
+
+def test_an_objective_is_called_in_order_and_may_append_inputs(small_backbone, task_data):
+    rates = {"walls": 1e-3, "doors": 1.0}
+    plain, lesson = (make_lesson(small_backbone, task_data, steps=4, lr_by_task=rates, warmup=0.5) for _ in range(2))
+    recorder = Recorder(lesson)
+    _, progress = trained(lesson, lambda lesson: recorder)
+    count = len(lesson.parameters)
+    expected = [
+        call
+        for step in range(4)
+        for call in (("inputs", step, True), ("loss", step, torch.float32), ("after_step", step, count))
+    ]
+    assert recorder.calls == [*expected, ("finish", None, False)]
+    assert recorder.rates == [learning_rate(step, 4, 0.5, 1e-3) for step in range(4)]  # the task's own peak
+    assert progress[0].loss == pytest.approx(trained(plain)[1][0].loss, rel=1e-5)  # what is appended costs nothing
+    assert [entry.batch for entry in progress] == [12] * 4
+
+
+def test_only_the_lessons_parameters_are_trained(small_backbone, task_data):
+    lesson = make_lesson(small_backbone, task_data, steps=3)
+    some = {name: p for name, p in lesson.parameters.items() if name in ("visual.proj", "ln_final.weight")}
+    trained(replace(lesson, parameters=some))
+    after = lesson.backbone.snapshot()
+    assert {name for name in after if not torch.equal(after[name], lesson.theta0[name])} == some.keys()

@@ -1,0 +1,97 @@
+"""Reference images and texts, for methods that distil on data of no task (ZSCL)."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from condu_ray.benchmark.tasks import META, TRAIN, TaskError, hash_file, load_task
+from condu_ray.config import Distillation
+
+
+@dataclass(frozen=True)
+class References:
+    """Parquet files with a column `image`, and texts; `fingerprint` hashes the content of both."""
+
+    files: tuple[Path, ...]
+    captions: tuple[str, ...]
+    fingerprint: str
+
+    def sample(self, count: int, seed: int) -> tuple[str, ...]:
+        """Returns at most `count` different captions, drawn by a seed."""
+        unique = sorted(set(self.captions))
+        random.Random(seed).shuffle(unique)
+        return tuple(unique[:count])
+
+
+def load_references(options: Distillation) -> References:
+    """Finds reference images and texts, and looks at their form.
+
+    Args:
+        options: `reference`: task folders, or Parquet files; `captions`: a text file, one caption a line.
+
+    Raises:
+        TaskError: a file is missing, has no images, or there are fewer than two captions.
+    """
+    files: list[Path] = []
+    captions: list[str] = []
+    for path in options.reference:
+        if (path / META).is_file():
+            task = load_task(path)
+            files.append(task.train)
+            captions += task.prompts()
+        else:
+            captions += _read_file(path, captions=options.captions is None)
+            files.append(path.absolute())
+    if not files:
+        raise TaskError("no reference images: give --distillation.reference a task folder or a Parquet file of images")
+    if options.captions is not None:
+        captions = _read_captions(options.captions)
+    if len(set(captions)) < 2:
+        raise TaskError(
+            f"{options.captions or files[0]}: fewer than two different reference texts; give --distillation.captions "
+            "a text file with one a line, or the Parquet file a column 'caption'"
+        )
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hash_file(file).encode())
+    digest.update("\n".join(captions).encode())
+    return References(tuple(files), tuple(captions), digest.hexdigest())
+
+
+def _read_file(path: Path, captions: bool) -> list[str]:
+    """Checks a Parquet file of images; returns its captions, if it has any and they are wanted."""
+    where = f"--distillation.reference {path}"
+    if path.is_dir():
+        raise TaskError(f"{where}: no task folder ({META} and {TRAIN} are missing)")
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise TaskError(f"{where}: missing or not Parquet ({error})") from error
+    if "image" not in schema.names:
+        raise TaskError(f"{where}: has no column 'image' (columns: {schema.names})")
+    kind = schema.field("image").type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise TaskError(f"{where}: column 'image' holds {kind}; write bytes of encoded images")
+    if rows == 0:
+        raise TaskError(f"{where}: no rows; write at least one image")
+    if "caption" not in schema.names or not captions:
+        return []
+    kind = schema.field("caption").type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise TaskError(f"{where}: column 'caption' holds {kind}; write texts, or give --distillation.captions a file")
+    return [text for text in pq.read_table(path, columns=["caption"])["caption"].to_pylist() if text]
+
+
+def _read_captions(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"--distillation.captions {path}: cannot be read as text ({error})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

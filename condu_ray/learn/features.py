@@ -1,0 +1,152 @@
+"""Features of images and classes under named weights, each computed once while there is room to keep it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from condu_ray.benchmark import Task
+from condu_ray.learn.loop import compute_context
+from condu_ray.learn.stream import task_images
+from condu_ray.merging.delta import Delta
+from condu_ray.store.ledger import ROOT
+from condu_ray.vlm.model import Backbone, set_weights
+from condu_ray.vlm.preprocess import normalise
+from condu_ray.vlm.zeroshot import image_features, text_features
+
+PIXEL_BYTES = 2**30
+"""Decoded test images that are kept, at most; beyond it they are decoded again."""
+FEATURE_BYTES = 2**29
+"""Features that are kept, at most; those used longest ago go first."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """theta0 and the delta that `delta` makes (None: theta0); equal names stand for equal weights."""
+
+    name: str
+    delta: Callable[[], Delta | None]
+
+
+PRETRAINED = Weights(ROOT, lambda: None)
+
+
+class Features:
+    """One model whose weights are swapped in place, and what was computed with it.
+
+    Args:
+        backbone: loaded model; its weights are changed in place.
+        batch_size: images a forward pass.
+        max_images: first test images of a task to use; 0 for all.
+        precision: `fp32` or `bf16` (autocast).
+        device: where to compute.
+    """
+
+    def __init__(self, backbone: Backbone, *, batch_size: int, max_images: int, precision: str, device: str) -> None:
+        self.backbone, self.precision, self.device = backbone, precision, torch.device(device)
+        self.theta0 = backbone.snapshot()
+        backbone.model.to(self.device).eval()
+        self._batch_size, self._max_images = batch_size, max_images
+        self._placed: str | None = ROOT
+        self._pixels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._kept: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
+
+    def _place(self, weights: Weights) -> None:
+        if self._placed != weights.name:
+            self._placed = None  # in case the delta cannot be made
+            set_weights(self.backbone, self.theta0, weights.delta())
+            self._placed = weights.name
+
+    def _keep(self, key: tuple[str, ...], tensor: Tensor) -> Tensor:
+        self._kept[key] = tensor
+        self._kept.move_to_end(key)
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > FEATURE_BYTES:
+            self._kept.popitem(last=False)
+        return tensor
+
+    def _decoded(self, task: Task) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (pixels uint8 [b, H, W, 3], labels int64 [b]) of the test images, in file order."""
+        left = self._max_images or task.test_rows
+        for pixels, labels in task_images(task.test, self.backbone.spec.preprocess, self._batch_size):
+            yield pixels[:left], labels[:left]
+            left -= len(labels)
+            if left <= 0:
+                return
+
+    def pixels(self, task: Task) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """As `_decoded`, kept in memory while all that is kept stays under `PIXEL_BYTES`."""
+        if task.test_fingerprint in self._pixels:
+            yield from self._pixels[task.test_fingerprint]
+            return
+        kept: list[tuple[np.ndarray, np.ndarray]] = []
+        size = sum(pixels.nbytes for entry in self._pixels.values() for pixels, _ in entry)
+        for pixels, labels in self._decoded(task):
+            size += pixels.nbytes
+            kept.append((pixels, labels))
+            if size > PIXEL_BYTES:
+                kept.clear()
+            yield pixels, labels
+        if size <= PIXEL_BYTES:
+            self._pixels[task.test_fingerprint] = kept
+
+    def labels(self, task: Task) -> Tensor:
+        """Returns the test labels that are used, int64 [N]."""
+        column = pq.read_table(task.test, columns=["label"])["label"]
+        return torch.from_numpy(np.array(column.to_numpy(), dtype=np.int64))[: self._max_images or None]
+
+    @torch.no_grad()
+    def image(
+        self, weights: Weights, task: Task, wanted_N: Tensor | None = None, precision: str | None = None
+    ) -> Tensor:
+        """Returns features of test images, [N, D] float32 on the CPU, L2-normalised.
+
+        Args:
+            weights: of the model.
+            task: whose test images.
+            wanted_N: bool [N]: rows that are needed, the others may be NaN; None: all.
+            precision: another one than the evaluator's.
+        """
+        precision = precision or self.precision
+        key = ("image", weights.name, task.test_fingerprint, precision)
+        kept = self._kept.get(key)
+        if kept is not None:
+            self._kept.move_to_end(key)
+        count = min(task.test_rows, self._max_images or task.test_rows)
+        needed = torch.ones(count, dtype=torch.bool) if wanted_N is None else wanted_N
+        if kept is not None:
+            needed = needed & kept[:, 0].isnan()
+        if kept is not None and not needed.any():
+            return kept
+        self._place(weights)
+        start, rows = 0, needed.numpy()
+        with compute_context(self.device, precision):
+            for pixels, labels in self.pixels(task):
+                chosen = rows[start : start + len(labels)]
+                if chosen.any():
+                    images = torch.from_numpy(pixels[chosen]).to(self.device)
+                    found = image_features(self.backbone.model, normalise(images, self.backbone.spec.preprocess))
+                    if kept is None:
+                        kept = torch.full((count, found.shape[1]), torch.nan)
+                    kept[start : start + len(labels)][chosen] = found.float().cpu()
+                start += len(labels)
+        assert kept is not None, "at least one row was needed"
+        return self._keep(key, kept)
+
+    @torch.no_grad()
+    def text(self, weights: Weights, task: Task, precision: str | None = None) -> Tensor:
+        """Returns the features of a task's classes over all of its templates, [C, D] float32 on the CPU."""
+        precision = precision or self.precision
+        key = ("text", weights.name, task.test_fingerprint, precision)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        self._place(weights)
+        with compute_context(self.device, precision):
+            found = text_features(self.backbone.model, self.backbone.tokenizer, task.classes, task.templates)
+        return self._keep(key, found.float().cpu())

@@ -1,0 +1,81 @@
+"""Merging baselines: running mean, task arithmetic, TIES, MagMax, and EMR's one-shot unification."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from condu_ray.merging import UnifiedDelta
+from condu_ray.merging.averaging import largest_magnitude, running_mean, running_sum, scale
+from condu_ray.merging.delta import Delta
+from condu_ray.merging.emr import emr
+from condu_ray.merging.ties import ties
+from condu_ray.methods.base import LoadExpert, ModelState
+from condu_ray.methods.merged import Merged, Unified
+from condu_ray.methods.registry import register
+
+
+@register("average", "Model soups, Wortsman et al., ICML 2022, arxiv.org/abs/2203.05482")
+class Average(Merged):
+    """The running mean of the deltas of experts that all start from theta0."""
+
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
+        """((t-1) mean + delta_t) / t."""
+        return running_mean(state.model, load(expert), len(state.tasks), task=task)
+
+
+@register("task-arithmetic", "Task arithmetic, Ilharco et al., ICLR 2023, arxiv.org/abs/2212.04089")
+class TaskArithmetic(Merged):
+    """theta0 + c * the sum of deltas; the sum is what a session keeps."""
+
+    def merge_settings(self) -> dict[str, Any]:
+        """The factor c (kept out of the sum, but it names the served weights)."""
+        return self.config.merging.model_dump(include={"arithmetic_scale"})
+
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
+        """Adds one delta."""
+        return running_sum(state.model, load(expert), task=task)
+
+    def merged(self, model: Delta) -> Delta:
+        """C * sum."""
+        return scale(model, self.config.merging.arithmetic_scale)
+
+
+@register("ties", "TIES-Merging, Yadav et al., NeurIPS 2023, arxiv.org/abs/2306.01708")
+class Ties(Merged):
+    """Trim each delta, elect signs by mass, average what agrees; made anew from all experts at every session."""
+
+    def merge_settings(self) -> dict[str, Any]:
+        """Density and scale."""
+        return self.config.merging.model_dump(include={"ties_density", "ties_scale"})
+
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
+        """All deltas so far, one in memory at a time."""
+        options = self.config.merging
+        return ties(_sources(state, task, expert, load), density=options.ties_density, scale=options.ties_scale)
+
+
+@register("magmax", "MagMax, Marczak et al., ECCV 2024, arxiv.org/abs/2407.06322")
+class MagMax(Merged):
+    """Sequential fine-tuning; per position the delta of largest magnitude among all sessions'."""
+
+    starts_from = "previous"
+
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
+        """The larger of what was kept and the new delta."""
+        return largest_magnitude(state.model, load(expert), task=task)
+
+
+@register("emr", "EMR-Merging, Huang et al., NeurIPS 2024, arxiv.org/abs/2405.17461")
+class Emr(Unified):
+    """ConDU's unify, once, on all original deltas: its bound without iteration, for T times the storage."""
+
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> UnifiedDelta:
+        """Elects, masks and rescales all experts anew."""
+        return emr(_sources(state, task, expert, load))
+
+
+def _sources(state: ModelState, task: str, expert: str, load: LoadExpert) -> dict[str, partial[Delta]]:
+    """All tasks so far and this one, each with what loads its delta."""
+    keys = (*state.experts, expert)
+    return {name: partial(load, str(key)) for name, key in zip((*state.tasks, task), keys, strict=True)}

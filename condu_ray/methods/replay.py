@@ -1,0 +1,98 @@
+"""iCaRL: some images of every earlier task are kept, rehearsed and distilled on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condu_ray.learn.exemplars import EXEMPLARS, herding, save_exemplars
+from condu_ray.learn.lesson import Lesson
+from condu_ray.learn.objective import Batch, Objective, classification_loss
+from condu_ray.learn.teacher import Teacher, both_ways
+from condu_ray.methods.registry import register
+from condu_ray.methods.sequential import Sequential
+from condu_ray.vlm.zeroshot import image_features
+
+
+class Rehearsal(Objective):
+    """Cross entropy on the task; on a batch of exemplars, cross entropy and distillation from theta_(t-1).
+
+    Each step takes its exemplars from one earlier task, drawn by the seed, with that task's class prompts: labels stay
+    within tasks, as they are in MTIL.
+
+    Args:
+        lesson: with the exemplars of earlier tasks.
+    """
+
+    def __init__(self, lesson: Lesson) -> None:
+        super().__init__(lesson)
+        self.options = lesson.config.distillation
+        size = self.options.batch_size or lesson.settings.batch_size
+        self._size = max(2, size // lesson.world)
+        self._draw = np.random.default_rng([lesson.seed, lesson.position, lesson.rank])
+        self._tokens = [lesson.tokens(list(kept.prompts)) for kept in lesson.exemplars]
+        self._images, self._label_B, self._from = torch.empty(0), torch.empty(0), 0
+        if lesson.exemplars:
+            self.teacher = Teacher(lesson)
+            self._texts = [self.teacher.texts(tokens) for tokens in self._tokens]
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Appends exemplars of one earlier task, and its prompts."""
+        if not self.lesson.exemplars:
+            return super().inputs(batch)
+        self._from = int(self._draw.integers(len(self.lesson.exemplars)))
+        kept = self.lesson.exemplars[self._from]
+        rows = self._draw.choice(len(kept.labels), size=min(self._size, len(kept.labels)), replace=False)
+        self._images = self.lesson.images(kept.pixels[rows])
+        self._label_B = torch.from_numpy(kept.labels[rows]).to(self.lesson.device)
+        return torch.cat([batch.images, self._images]), torch.cat([self.tokens_CL, self._tokens[self._from]])
+
+    def loss(self, batch: Batch, image_BD: Tensor, text_CD: Tensor) -> Tensor:
+        """Adds the exemplars' two terms."""
+        own = super().loss(batch, image_BD, text_CD)
+        if not self.lesson.exemplars:
+            return own
+        kept_BD, kept_CD = image_BD[len(batch.labels) :], text_CD[len(self.tokens_CL) :]
+        rehearsed = classification_loss(
+            self.scale * kept_BD @ kept_CD.T, self._label_B, self.lesson.settings.label_smoothing
+        )
+        fixed_CD = self._texts[self._from]
+        teacher = self.scale * self.teacher.images(self._images) @ fixed_CD.T
+        student = self.scale * kept_BD @ fixed_CD.T
+        return own + rehearsed + self.options.weight * both_ways(teacher, student, self.options.temperature)
+
+    @torch.no_grad()
+    def files(self) -> Mapping[str, Callable[[Path], None]]:
+        """Chooses this task's exemplars by the trained model's features, and has them stored beside the expert."""
+        model = self.lesson.backbone.model
+        pixels, labels, features = [], [], []
+        for images, label in self.lesson.training_images():
+            features.append(image_features(model, self.lesson.images(images)).cpu())
+            pixels.append(images)
+            labels.append(label)
+        label_N = np.concatenate(labels)
+        rows = herding(torch.cat(features), torch.from_numpy(label_N), self.lesson.config.replay.per_class)
+        write = partial(save_exemplars, pixels=np.concatenate(pixels)[rows], labels=label_N[rows])
+        return {EXEMPLARS: write}
+
+
+@register("icarl", "iCaRL, Rebuffi et al., CVPR 2017, arxiv.org/abs/1611.07725")
+class Icarl(Sequential):
+    """Sequential, with exemplars by herding that are rehearsed and distilled on."""
+
+    needs = frozenset({"exemplars"})
+
+    def recipe(self, position: int) -> dict[str, Any]:
+        """The exemplars' number, and how they are used."""
+        options = self.config.distillation.model_dump(include={"batch_size", "temperature", "weight"})
+        return {"objective": self.name} | options | self.config.replay.model_dump()
+
+    def objective(self, lesson: Lesson) -> Objective:
+        """Rehearsal; the first task has nothing to rehearse but chooses its exemplars."""
+        return Rehearsal(lesson)

@@ -1,0 +1,162 @@
+"""Features: computed once, kept while there is room, and the same with and without."""
+
+import pytest
+import torch
+
+from condu_ray.benchmark import load_task
+from condu_ray.learn import features as module
+from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.vlm.model import backbone_spec, load_backbone
+
+
+@pytest.fixture
+def make(small_backbone):
+    def new(**options):
+        backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
+        settings = {"batch_size": 7, "max_images": 0, "precision": "fp32", "device": "cpu"}
+        return Features(backbone, **settings | options)
+
+    return new
+
+
+@pytest.fixture
+def tasks(task_data):
+    return [load_task(task_data / name) for name in ("walls", "doors", "cars")]
+
+
+def weights(features, seed):
+    generator = torch.Generator().manual_seed(seed)
+    delta = {name: 0.3 * torch.randn(t.shape, generator=generator) for name, t in features.theta0.items()}
+    return Weights(f"w{seed}", lambda: delta)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Counts images and class sets that go through the model, and placements of weights."""
+    counts = {"images": 0, "texts": 0, "placed": 0}
+    originals = {name: getattr(module, name) for name in ("image_features", "text_features", "set_weights")}
+
+    def images(model, pixels):
+        counts["images"] += len(pixels)
+        return originals["image_features"](model, pixels)
+
+    def texts(*arguments):
+        counts["texts"] += 1
+        return originals["text_features"](*arguments)
+
+    def place(*arguments):
+        counts["placed"] += 1
+        return originals["set_weights"](*arguments)
+
+    monkeypatch.setattr(module, "image_features", images)
+    monkeypatch.setattr(module, "text_features", texts)
+    monkeypatch.setattr(module, "set_weights", place)
+    return counts
+
+
+def test_each_is_computed_once(make, tasks, counted):
+    features = make()
+    one, other = weights(features, 1), weights(features, 2)
+    first = [features.image(w, tasks[0]) for w in (one, other, one, other)]
+    texts = [features.text(w, tasks[0]) for w in (one, other, one, other)]
+    assert counted["images"] == 2 * tasks[0].test_rows
+    assert counted["texts"] == 2
+    for kind in (first, texts):
+        assert torch.equal(kind[0], kind[2])
+        assert torch.equal(kind[1], kind[3])
+        assert not torch.allclose(kind[0], kind[1], atol=1e-2)
+    features.image(one, tasks[0], precision="bf16")  # another precision is another measurement
+    assert counted["images"] == 3 * tasks[0].test_rows
+
+
+def test_weights_are_placed_only_when_their_name_changes(make, tasks, counted):
+    features = make()
+    one = weights(features, 1)
+    features.image(PRETRAINED, tasks[0])
+    assert counted["placed"] == 0  # they are there from the start
+    for task in tasks:
+        features.image(one, task)
+        features.text(one, task)
+    assert counted["placed"] == 1
+    features.text(Weights("w1", lambda: pytest.fail("equal names are equal weights")), tasks[0])
+    features.image(PRETRAINED, tasks[1])
+    assert counted["placed"] == 2
+
+
+def test_rows_are_filled_in_as_they_are_wanted(make, tasks, counted):
+    features, task = make(), tasks[0]
+    one, count = weights(features, 1), task.test_rows
+    expected = make().image(one, task)
+    counted["images"] = 0
+    rows = torch.arange(count)
+    for wanted, new in ((rows % 3 == 0, 8), (rows % 2 == 0, 8), (rows % 3 == 0, 0), (rows < 6, 2)):
+        found = features.image(one, task, wanted)
+        assert torch.allclose(found[wanted], expected[wanted], atol=1e-6)
+        assert counted["images"] == new
+        counted["images"] = 0
+    assert torch.isnan(found[7]).all()  # nobody wanted it yet
+    assert torch.allclose(features.image(one, task), expected, atol=1e-6)
+    assert counted["images"] == 6
+
+
+def test_max_images_takes_the_first(make, tasks):
+    few, every = make(max_images=10), make()
+    assert torch.allclose(few.image(PRETRAINED, tasks[0]), every.image(PRETRAINED, tasks[0])[:10], atol=1e-6)
+    assert torch.equal(few.labels(tasks[0]), every.labels(tasks[0])[:10])
+    assert len(make(max_images=1000).labels(tasks[0])) == tasks[0].test_rows
+
+
+def test_beyond_the_limit_what_was_used_longest_ago_goes_first(make, tasks, counted, monkeypatch):
+    features = make()
+    one, two, three = (weights(features, seed) for seed in (1, 2, 3))
+    size = features.text(one, tasks[0]).nbytes
+    monkeypatch.setattr(module, "FEATURE_BYTES", 2 * size)
+    expected = {w.name: features.text(w, tasks[0]) for w in (one, two)}
+    features.text(one, tasks[0])
+    features.text(three, tasks[0])  # two has to go
+    assert sum(kept.nbytes for kept in features._kept.values()) <= 2 * size
+    counted["texts"] = 0
+    assert torch.equal(features.text(one, tasks[0]), expected["w1"])
+    assert counted["texts"] == 0
+    assert torch.equal(features.text(two, tasks[0]), expected["w2"])
+    assert counted["texts"] == 1
+
+
+def test_nothing_is_kept_beyond_the_limits_and_the_result_is_the_same(make, tasks, monkeypatch):
+    expected, tight = make(), make()
+    monkeypatch.setattr(module, "FEATURE_BYTES", 1)
+    monkeypatch.setattr(module, "PIXEL_BYTES", 100)
+    for weight in (PRETRAINED, weights(tight, 1), PRETRAINED):
+        for task in tasks:
+            every, wanted = expected.image(weight, task), torch.arange(task.test_rows) % 2 == 0
+            assert torch.allclose(tight.image(weight, task, wanted)[wanted], every[wanted], atol=1e-6)
+            assert torch.allclose(tight.image(weight, task), every, atol=1e-6)
+            assert torch.equal(tight.text(weight, task), expected.text(weight, task))
+            assert len(tight._kept) == 1
+    assert sum(len(entry) for entry in tight._pixels.values()) == 0
+
+
+def test_images_are_decoded_once_while_there_is_room(make, tasks, monkeypatch):
+    decoded = []
+    original = module.task_images
+    monkeypatch.setattr(module, "task_images", lambda path, *rest: decoded.append(path) or original(path, *rest))
+    features = make()
+    for seed in (1, 2):
+        for task in tasks[:2]:
+            features.image(weights(features, seed), task)
+    assert decoded == [tasks[0].test, tasks[1].test]
+
+
+def test_weights_that_cannot_be_made_leave_no_others_in_their_name(make, tasks):
+    features = make()
+    expected = make().text(PRETRAINED, tasks[0])
+    other = weights(features, 1)
+    features.text(other, tasks[0])
+
+    def broken():
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        features.image(Weights("broken", broken), tasks[0])
+    assert torch.equal(features.text(PRETRAINED, tasks[0]), expected)
+    assert torch.equal(features.text(other, tasks[1]), make().text(other, tasks[1]))
