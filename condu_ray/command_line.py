@@ -11,13 +11,13 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, Sweep
 from condu_ray.recipes import RECIPES
 
 
@@ -28,9 +28,9 @@ class ConfigError(ValueError):
 def nearest(name: str, known: Sequence[str]) -> str:
     """Returns ` (did you mean ...?)` for the closest known name, or all names when none is close."""
     leaf = {key.rsplit(".", 1)[-1]: key for key in known}
-    close = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(
-        name.rsplit(".", 1)[-1], list(leaf), n=1
-    )
+    last = name.rsplit(".", 1)[-1]
+    close = [last] if last in leaf else []  # `--steps` means training.steps, though `shots` looks more alike
+    close = close or difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(last, list(leaf), n=1)
     if close:
         return f" (did you mean {leaf.get(close[0], close[0])}?)"
     return f" (known: {', '.join(known)})" if len(known) <= 40 else ""
@@ -51,6 +51,8 @@ def field_names(model: type[BaseModel] = Experiment, prefix: str = "") -> list[s
 class _Parser(ArgumentParser):
     """argparse that names the nearest flag instead of printing the whole usage."""
 
+    kind: type[Experiment] = Experiment
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
 
@@ -59,18 +61,34 @@ class _Parser(ArgumentParser):
         for flag in unknown:
             if flag.startswith("-"):
                 name = flag.lstrip("-").split("=")[0]
-                raise ConfigError(f"unknown flag --{name}{nearest(name, [*field_names(), 'config'])}")
+                raise ConfigError(f"unknown flag --{name}{nearest(name, [*field_names(self.kind), 'config'])}")
             raise ConfigError(f"unexpected argument {flag!r}: settings are given as --name value")
         return parsed
 
 
-class _Arguments(Experiment, BaseSettings):  # type: ignore[misc]
-    """The experiment's fields as flags, and `--config`."""
+class _Flags(BaseSettings):
+    """What the command line has beside the configuration's fields."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     config: Path | None = Field(None)
     """YAML file with any of these fields; flags override it."""
+
+
+class _RunArguments(Experiment, _Flags):  # type: ignore[misc]
+    """A run's fields as flags."""
+
+
+class _SweepArguments(Sweep, _Flags):  # type: ignore[misc]
+    """A sweep's fields as flags."""
+
+
+C = TypeVar("C", bound=Experiment)
+_ARGUMENTS: dict[type[Experiment], type[BaseSettings]] = {Experiment: _RunArguments, Sweep: _SweepArguments}
+_PROGRAMS = {
+    Experiment: ("run_mtil.py", "Teach a CLIP-like model a sequence of tasks and compare methods."),
+    Sweep: ("sweep_orders.py", "Compare methods over many orders of the tasks, each expert trained once."),
+}
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,13 +100,13 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError, source: str) -> ConfigError:
+def _explain(error: ValidationError, source: str, kind: type[Experiment]) -> ConfigError:
     """Turns pydantic's errors into lines a person can act on."""
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"{source}: unknown field {name}{nearest(name, field_names())}")
+            lines.append(f"{source}: unknown field {name}{nearest(name, field_names(kind))}")
         else:
             lines.append(f"{source}: {name or 'settings'}: {item['msg']} (got {item.get('input')!r})")
     return ConfigError("\n".join(lines))
@@ -113,11 +131,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def parse(arguments: Sequence[str]) -> Experiment:
+@overload
+def parse(arguments: Sequence[str]) -> Experiment: ...
+@overload
+def parse(arguments: Sequence[str], kind: type[C]) -> C: ...
+def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment) -> Experiment:
     """Builds the configuration from command-line arguments.
 
     Args:
         arguments: the flags, without the program's name.
+        kind: `Experiment` or `Sweep`.
 
     Returns:
         The checked configuration: flags over `--config` YAML over the recipe's defaults.
@@ -126,14 +149,15 @@ def parse(arguments: Sequence[str]) -> Experiment:
         ConfigError: with one line a problem, each naming the field and, for a wrong name, the nearest right one.
         SystemExit: for `--help`.
     """
+    program, purpose = _PROGRAMS[kind]
     parser = _Parser(
-        prog="run_mtil.py",
-        description="Teach a CLIP-like model a sequence of tasks and compare methods. Settings come from --recipe, "
-        "then --config, then flags.",
+        prog=program,
+        description=f"{purpose} Settings come from --recipe, then --config, then flags.",
         allow_abbrev=False,
     )
+    parser.kind = kind
     source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
-        _Arguments,
+        _ARGUMENTS[kind],
         cli_parse_args=list(arguments),
         root_parser=parser,
         parse_args_method=_Parser.parse_args,
@@ -150,19 +174,23 @@ def parse(arguments: Sequence[str]) -> Experiment:
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, list(RECIPES))}")
     base = RECIPES[recipe]().model_dump()
     try:
-        Experiment.model_validate(_merge(base, from_file))
+        kind.model_validate(_merge(base, from_file))
     except ValidationError as error:
-        raise _explain(error, f"--config {path}") from error
+        raise _explain(error, f"--config {path}", kind) from error
     try:
-        return Experiment.model_validate(_merge(_merge(base, from_file), flags))
+        return kind.model_validate(_merge(_merge(base, from_file), flags))
     except ValidationError as error:
-        raise _explain(error, "command line") from error
+        raise _explain(error, "command line", kind) from error
 
 
-def main_config() -> Experiment:
+@overload
+def main_config() -> Experiment: ...
+@overload
+def main_config(kind: type[C]) -> C: ...
+def main_config(kind: type[Experiment] = Experiment) -> Experiment:
     """Parses `sys.argv`; prints the problem and exits with 2 when the settings are wrong."""
     try:
-        return parse(sys.argv[1:])
+        return parse(sys.argv[1:], kind)
     except ConfigError as error:
         refuse(error)
 

@@ -26,8 +26,10 @@ def plain(data: str, steps: int) -> None:
     from condu_ray.benchmark.synthetic import MINI_MTIL_DEFAULT
     from condu_ray.config import Inference
     from condu_ray.learn.evaluate import Evaluator
+    from condu_ray.learn.features import Weights
+    from condu_ray.learn.lesson import Lesson
     from condu_ray.learn.loop import fine_tune, resolved_precision
-    from condu_ray.learn.objective import ClipClassifier
+    from condu_ray.learn.objective import ClipClassifier, Objective
     from condu_ray.learn.stream import ChunkReader, batches, training_chunks
     from condu_ray.merging import UnifiedDelta, subtract
     from condu_ray.recipes import mini_mtil
@@ -45,10 +47,19 @@ def plain(data: str, steps: int) -> None:
     def expert(task, start=None):  # type: ignore[no-untyped-def]
         set_weights(trained, theta0, start)
         chunks = training_chunks(0, str(task.train), seed=0, steps=steps, batch_size=settings.batch_size)
-        tokens = trained.tokenizer(task.prompts())
+        lesson = Lesson(
+            task=task,
+            position=0,
+            backbone=trained,
+            theta0=theta0,
+            parameters=trained.trainable,
+            settings=settings,
+            config=mini_mtil(),
+            precision=precision,
+            seed=0,
+        )
         stream = batches(reader, chunks, settings.batch_size)
-        options = {"task": task.name, "precision": precision, "preprocess": spec.preprocess}
-        fine_tune(ClipClassifier(trained.model), stream, tokens, settings, **options)
+        fine_tune(ClipClassifier(trained.model), stream, Objective(lesson))
         return subtract(trained.snapshot(), theta0)
 
     prototypes, preprocessor = {}, Preprocessor(spec.preprocess)
@@ -69,20 +80,27 @@ def plain(data: str, steps: int) -> None:
         counts = torch.bincount(labels, minlength=len(task.classes))
         prototypes[task.name] = class_prototypes(sums, counts, text)
 
-    unified, latest, experts, own = UnifiedDelta.empty(), None, {}, {}
-    zero = {task.name: evaluator.known(task, None).correct / task.test_rows for task in tasks}
+    def known(task, name, delta):  # type: ignore[no-untyped-def]
+        return evaluator.known(task, Weights(name, lambda: delta)).correct / task.test_rows
+
+    unified, latest = UnifiedDelta.empty(), None
+    experts: dict[str, dict[str, torch.Tensor]] = {}
+    own: dict[str, float] = {}
+    zero = {task.name: known(task, "theta0", None) for task in tasks}
     for session, task in enumerate(tasks):
         experts[task.name] = expert(task)
         latest = expert(task, latest) if session else experts[task.name]
         unified = unified.unify(task.name, experts[task.name])
-        own[task.name] = evaluator.known(task, experts[task.name]).correct / task.test_rows
+        own[task.name] = known(task, f"expert/{task.name}", experts[task.name])
         last = {"individual": sum(own.values()), "sequential": 0.0, "condu": 0.0}
         for other in tasks:
-            last["sequential"] += evaluator.known(other, latest).correct / other.test_rows
+            last["sequential"] += known(other, f"latest/{session}", latest)
             if other.name in unified.tasks:
-                last["condu"] += evaluator.known(other, unified.decouple(other.name)).correct / other.test_rows
+                last["condu"] += known(other, f"condu/{session}/{other.name}", unified.decouple(other.name))
             else:
-                candidates = {name: partial(unified.decouple, name) for name in unified.tasks}
+                candidates = {
+                    name: Weights(f"condu/{session}/{name}", partial(unified.decouple, name)) for name in unified.tasks
+                }
                 near = {name: prototypes[name] for name in unified.tasks}
                 evaluator.aggregated(other, candidates, near, Inference())
     last["zero-shot"] = sum(zero.values())

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,15 @@ def test_flags_win_over_yaml_and_yaml_over_the_recipe(tmp_path):
     assert found.training.batch_size == RECIPES["own_data"]().training.batch_size
 
 
+def test_lists_and_rates_by_task_are_written_with_commas():
+    lists = ("--lora.targets", "mlp,attention", "--distillation.reference", "a/b,c.parquet")
+    found = parse([*lists, "--lora.lr_by_task", "a=5e-5,b=1e-3", "--training.lr_by_task", "a=1e-6"])
+    assert found.lora.targets == ("mlp", "attention")
+    assert found.distillation.reference == (Path("a/b"), Path("c.parquet"))
+    assert found.lora.lr_by_task == {"a": 5e-5, "b": 1e-3}
+    assert found.training.lr_by_task == {"a": 1e-6}
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -42,6 +52,20 @@ def test_flags_win_over_yaml_and_yaml_over_the_recipe(tmp_path):
         (["--training.warmup", "1"], ["training.warmup"]),
         (["--merging.rescaler", "l2"], ["rescaler", "l2"]),
         (["--inference.top_k", "0"], ["inference.top_k"]),
+        (["--merging.ties_density", "0"], ["merging.ties_density", "greater"]),
+        (["--merging.wise_alpha", "1.5"], ["merging.wise_alpha", "less"]),
+        (["--lora.rank", "0"], ["lora.rank", "greater"]),
+        (["--lora.targets", "mlp,embedding"], ["lora.targets", "'attention'", "embedding"]),
+        (["--lora.merge", "product"], ["lora.merge", "'factors'", "product"]),
+        (["--pam.merge", "emr"], ["pam.merge", "'task-arithmetic'", "emr"]),
+        (["--pam.top_percent", "101"], ["pam.top_percent", "100"]),
+        (["--pam.align_to", "one"], ["pam.align_to", "'global'", "one"]),
+        (["--distillation.temperature", "0"], ["distillation.temperature", "greater"]),
+        (["--distillation.references", "a"], ["did you mean distillation.reference"]),
+        (["--replay.per_class", "0"], ["replay.per_class", "greater"]),
+        (["--shots", "0"], ["shots", "greater"]),
+        (["--label_space", "all"], ["label_space", "'union'", "all"]),
+        (["--label-space", "union"], ["did you mean label_space"]),
         (["--recipe", "mini-mtil"], ["unknown recipe", "mini_mtil"]),
         (["--tasks", "a,b,a"], ["tasks", "a", "more than once"]),
         (["--method", ","], ["method", "empty"]),

@@ -21,12 +21,15 @@ from matplotlib.ticker import MaxNLocator
 
 #: Colours of Okabe and Ito, told apart with any colour vision; their yellow is left out, it is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333", "#8C6D46")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_DASHES = ("-", "--", ":", "-.")  # one a turn through the palette
+#: One a colour of the palette, so that lines differ without colour, too.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+#: One a turn through the palette.
+DASHES = ("-", "--", ":", "-.")
 _HATCHES = ("", "///", "...", "xxx")
 _SEEN = LinearSegmentedColormap.from_list("seen", ["#f7fbff", "#9ecae1", "#4292c6", "#08519c"])
 _UNSEEN = LinearSegmentedColormap.from_list("unseen", ["#ffffff", "#c9c9c9"])
-_MUTED = "#5a5a5a"
+#: Text and lines that stand back.
+MUTED = "#5a5a5a"
 
 
 def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], title: str, path: Path) -> Path:
@@ -62,7 +65,7 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
             ha="center",
             va="center",
             fontsize=9,
-            color="white" if dark else _MUTED if unseen[row, column] else "black",
+            color="white" if dark else MUTED if unseen[row, column] else "black",
             fontweight="bold" if row == column else "normal",
             style="italic" if unseen[row, column] else "normal",
         )
@@ -86,7 +89,7 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
     if count > 1:
         labels = [Patch(facecolor=_SEEN(0.6), label="learned"), Patch(facecolor=_UNSEEN(0.8), label="not learned yet")]
         figure.legend(handles=labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def accuracy_over_sessions(results: Mapping[str, Any], path: Path) -> Path:
@@ -114,24 +117,24 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Path) -> Path:
             panel.set_visible(False)
             continue
         panel.axvspan(sessions[0] - 0.4, position + 1, color="#f0f0f0", linewidth=0)
-        panel.axvline(position + 1, color=_MUTED, linewidth=1.0, linestyle=(0, (4, 2)))
+        panel.axvline(position + 1, color=MUTED, linewidth=1.0, linestyle=(0, (4, 2)))
         lines = []
         for index, (name, values) in enumerate(matrices.items()):
-            style = {"color": PALETTE[index % 8], "linestyle": _DASHES[index // 8 % 4], "marker": _MARKERS[index % 8]}
+            style = {"color": PALETTE[index % 8], "linestyle": DASHES[index // 8 % 4], "marker": MARKERS[index % 8]}
             # The first method lies on top where lines meet.
             order = 3 - index / 100
             lines += panel.plot(sessions, values[:, position], label=name, lw=1.5, ms=4, zorder=order, **style)
         panel.set_title(tasks[position], fontsize=10, loc="left")
         panel.set_xlim(sessions[0] - 0.4, sessions[-1] + 0.4)
-        panel.set_ylim(*_limits(np.array([values[:, position] for values in matrices.values()])))
+        panel.set_ylim(*value_limits(np.array([values[:, position] for values in matrices.values()])))
         panel.set_xticks(sessions[:: math.ceil(len(tasks) / 10)])
         panel.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], min_n_ticks=4))
-        _plain(panel)
+        style_axes(panel)
     figure.supxlabel("session (shaded: before the task is learned; dashed: the session that learns it)", fontsize=10)
     figure.supylabel("accuracy in %", fontsize=10)
     if lines:
         figure.legend(handles=lines, loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def metrics_bars(results: Mapping[str, Any], path: Path) -> Path:
@@ -174,17 +177,17 @@ def metrics_bars(results: Mapping[str, Any], path: Path) -> Path:
                 ha="center",
                 va="bottom",
                 fontsize=8,
-                color="black" if text != "n/a" else _MUTED,
+                color="black" if text != "n/a" else MUTED,
             )
     axes.set_xticks(range(len(metrics)), [metric.capitalize() for metric in metrics], fontsize=11)
     axes.set_ylim(0, 105)
     axes.set_yticks(range(0, 101, 20))
     axes.set_ylabel("percent", fontsize=10)
-    _plain(axes)
+    style_axes(axes)
     axes.tick_params(axis="x", length=0, labelsize=11)
     if methods:
         figure.legend(loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def as_number(value: Any) -> float:
@@ -215,8 +218,12 @@ def write_atomically(path: Path, content: bytes) -> Path:
     return path
 
 
-def _limits(values: np.ndarray) -> tuple[float, float]:
-    """An axis that shows the spread, but at least 20 points of it, so that noise stays small."""
+def value_limits(values: np.ndarray) -> tuple[float, float]:
+    """Returns an axis' limits (percent) that show the spread, but at least 20 points of it, so that noise stays small.
+
+    Args:
+        values: Percent, any shape; nan counts for nothing, and nan alone gives the whole axis.
+    """
     if np.isnan(values).all():
         return 0.0, 100.0
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
@@ -225,7 +232,8 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return max(-3.0, middle - half - 2), min(103.0, middle + half + 2)
 
 
-def _plain(axes: Any) -> None:
+def style_axes(axes: Any) -> None:
+    """Takes away what is not data: upper and right frame lines; grid and ticks become pale."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b0b0b0")
     axes.tick_params(labelsize=8, color="#b0b0b0")
@@ -233,7 +241,8 @@ def _plain(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Writes a picture as PNG at 150 dots an inch, cut to what is drawn; returns the path."""
     buffer = io.BytesIO()
     # No date and no version: the same numbers give the same file.
     figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})

@@ -20,6 +20,8 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # cuBLAS is deterministic only with a fixed workspace.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    # Tune otherwise prints a page about itself at every start, whatever its verbosity.
+    "RAY_AIR_NEW_OUTPUT": "0",
     # Tokenizer libraries fork warnings into logs otherwise.
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -32,11 +34,14 @@ DRIVER_SETTINGS = {
 }
 """What the driver sets for itself and a local cluster that it starts, but not for workers of a cluster."""
 
-DECODER_CPUS = 0.25
-"""Logical CPUs of a data worker: fractional, so that two cores hold a trainer with its data workers. A data worker that
-cannot be placed beside the trainer would deadlock both."""
+DECODER_CPUS = 0.2
+"""Logical CPUs of a data worker: fractional, so that two cores hold two trainers with their data workers. A data worker
+that cannot be placed beside its trainer would deadlock both; at a quarter, two lanes, an evaluator and a sweep's trials
+left 0.21 of two CPUs for the data worker of a lane's next experts, which waited for ever."""
 EVALUATOR_CPUS = 0.25
 """Logical CPUs of an evaluator or encoder actor, for the same reason."""
+TRIAL_CPUS = 0.01
+"""Logical CPUs of a sweep's trial, which merges now and then; Tune takes no zero."""
 
 
 class ResourceError(RuntimeError):

@@ -1,38 +1,76 @@
-"""Fine-tuning on Ray Train: one fit a lane, whose workers loop over the lane's experts.
+"""Fine-tuning on Ray Train: one fit a lane, whose workers take experts from the board until none is left.
 
-A fit costs seconds of start-up, so it is paid once a lane and not once an expert. At its start, and after every
-failure, a lane asks the expert store what is left to do: storage is the truth, not what was reported.
+A fit costs seconds of start-up, so it is paid once a lane and not once an expert. Storage is the truth about what is
+done, not what was reported; what another run is training at this moment (store/claims.py) is waited for.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from condu_ray.benchmark import load_task
-from condu_ray.config import Experiment, Training
-from condu_ray.learn.expert import expert_folder, load_expert, save_expert
-from condu_ray.learn.loop import DivergedError, Progress, fine_tune
-from condu_ray.learn.objective import ClipClassifier
+from condu_ray.benchmark import Task, load_task
+from condu_ray.config import Experiment
+from condu_ray.learn.expert import expert_folder
+from condu_ray.learn.loop import DivergedError, Progress
 from condu_ray.learn.stream import training_chunks
-from condu_ray.merging import subtract
+from condu_ray.methods import get
+from condu_ray.methods.session import session_folder
+from condu_ray.orchestration.board import Work
 from condu_ray.orchestration.env import Room
 from condu_ray.orchestration.plan import Item
+from condu_ray.orchestration.trainer import Trainer
 from condu_ray.store import artifacts
-from condu_ray.vlm.model import BackboneSpec, load_backbone, set_weights
+from condu_ray.store.claims import Claims
+from condu_ray.vlm.model import BackboneSpec
 
 REPORT_SECONDS = 0.5
-START_TIMEOUT = 24 * 3600.0
+MOST = 8
+"""Experts that a lane takes at once: they share one data pipeline, whose start costs seconds."""
+LOOK_SECONDS = 0.5
+"""How often a lane that has nothing to start on looks again."""
+
+
+def work_of(config: Experiment, items: Iterable[Item]) -> list[Work]:
+    """Returns experts as the board takes them.
+
+    Args:
+        config: the run's configuration, by which they are trained.
+        items: the experts.
+    """
+    portable, storage, run = config.portable(), config.storage.absolute(), config.run_folder.absolute()
+    training = config.training
+    work = []
+    for item in items:
+        before = item.earlier[-1] if item.earlier and (item.start or item.state) else None
+        needs: Path | None = None
+        if item.start is not None:
+            needs = expert_folder(storage, item.start)
+        elif item.state is not None:
+            assert before is not None
+            needs = session_folder(run, item.method, item.position - 1, before[0], item.state)
+        work.append(
+            Work(
+                key=item.key,
+                done=str(expert_folder(storage, item.key) / artifacts.MANIFEST),
+                needs=str(needs / artifacts.MANIFEST) if needs is not None else None,
+                before=before[1] if before is not None else None,
+                position=item.position,
+                stream=f"{training.batch_size} {training.augment}",
+                item={"item": asdict(item), "config": portable},
+            )
+        )
+    return work
 
 
 def lane_job(
-    config: Experiment, spec: BackboneSpec, tasks: dict[str, Path], items: Sequence[Item], precision: str, lane: int
+    config: Experiment, spec: BackboneSpec, tasks: Mapping[str, Path], precision: str, lane: int
 ) -> dict[str, Any]:
     """Returns what a lane's workers need, in plain values.
 
@@ -40,124 +78,132 @@ def lane_job(
         config: the run's configuration.
         spec: the backbone.
         tasks: folder of each task.
-        items: the lane's experts, in order.
         precision: resolved training precision.
         lane: number of the lane.
     """
     return {
         "lane": lane,
         "backbone": asdict(spec),
-        "items": [asdict(item) | {"folder": str(tasks[item.task])} for item in items],
-        "training": config.training.model_dump(),
+        "tasks": {name: str(folder) for name, folder in tasks.items()},
+        "storage": str(config.storage.absolute()),
+        "threads": config.training.threads,
         "decoders": config.cluster.decoders,
         "precision": precision,
-        "seed": config.seed,
-        "storage": str(config.storage.absolute()),
     }
 
 
 def train_lane(job: dict[str, Any]) -> None:
-    """Runs on every worker of a lane: fine-tunes the experts that storage lacks, in order.
+    """Runs on every worker of a lane: fine-tunes experts from the board until none is left.
 
     Args:
-        job: `lane_job`'s values and `board`, the progress board's handle.
+        job: `lane_job`'s values and `board`, the board's handle.
 
     Raises:
         DivergedError: after telling the board, so that the driver stops instead of trying again.
     """
     import ray.train
-    from ray.train.collective import barrier, broadcast_from_rank_zero
-    from ray.train.torch import get_device, prepare_model
+    from ray.train.collective import broadcast_from_rank_zero
+    from ray.train.torch import get_device
 
+    context, board, storage = ray.train.get_context(), job["board"], Path(job["storage"])
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(job["threads"])
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    tasks = {name: load_task(Path(folder)) for name, folder in job["tasks"].items()}
+    trainer: Trainer | None = None
+    with Claims(storage / "experts" / ".claims") as claims:
+        while True:
+            # One rank asks: the others would be given other experts.
+            taken = broadcast_from_rank_zero(_take(job, claims) if rank == 0 else None)
+            if taken is None:
+                return
+            todo = [(Experiment.model_validate(work["config"]), _item(work["item"])) for work in taken]
+            stream = _stream(job, todo, tasks, rank, world)
+            if trainer is None:
+                trainer = Trainer(
+                    BackboneSpec(**job["backbone"]),
+                    tasks,
+                    precision=job["precision"],
+                    rank=rank,
+                    world=world,
+                    device=str(get_device()),
+                )
+            for config, item in todo:
+                report = _reporter(board, job["lane"], item, config) if rank == 0 else lambda progress: None
+                try:
+                    trainer.train(config, item, stream, report)
+                except DivergedError as error:
+                    ray.get(board.fail.remote(str(error)))
+                    raise
+                if rank == 0:
+                    claims.release(item.key)
+                    ray.get(board.trained.remote(item.key))
+            # A pipeline gives back its actors' CPUs at its end, and the next one may have to wait for them.
+            next(stream, None)
+
+
+def _item(values: Mapping[str, Any]) -> Item:
+    return Item(**{**values, "earlier": tuple((task, key) for task, key in values["earlier"])})
+
+
+def _take(job: Mapping[str, Any], claims: Claims) -> list[Mapping[str, Any]] | None:
+    """Takes work from the board that no other run is at, waiting for some; None when all is done."""
+    import ray
+
+    while True:
+        work = ray.get(job["board"].take.remote(job["lane"], MOST))
+        if work is None:
+            return None
+        mine: list[Mapping[str, Any]] = []
+        for entry in work:
+            if not claims.acquire(entry["item"]["key"]):
+                break  # what follows may start from it
+            mine.append(entry)
+        if mine:
+            ray.get(job["board"].keep.remote(job["lane"], [entry["item"]["key"] for entry in mine]))
+            return mine
+        time.sleep(LOOK_SECONDS)
+
+
+def _stream(
+    job: Mapping[str, Any],
+    todo: Sequence[tuple[Experiment, Item]],
+    tasks: Mapping[str, Task],
+    rank: int,
+    world: int,
+) -> Any:
+    """Returns the training batches of some experts, one after the other."""
     from condu_ray.orchestration.stream import started, training_batches
 
-    context, storage = ray.train.get_context(), Path(job["storage"])
-    rank, world = context.get_world_rank(), context.get_world_size()
-    settings = Training(**job["training"])
-    torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-
-    done = [artifacts.exists(expert_folder(storage, item["key"])) for item in job["items"]]
-    done = broadcast_from_rank_zero(done)  # another rank may see a store that changed meanwhile
-    todo = [item for item, there in zip(job["items"], done, strict=True) if not there]
-    if not todo:
-        return
-    tasks = [load_task(Path(item["folder"])) for item in todo]
+    first = todo[0][0].training  # the board gives only experts of one batch size and augmentation at once
     chunks = [
         chunk
-        for number, task in enumerate(tasks)
+        for number, (config, item) in enumerate(todo)
         for chunk in training_chunks(
             number,
-            str(task.train),
-            seed=job["seed"],
-            steps=settings.steps,
-            batch_size=settings.batch_size,
+            str(tasks[item.task].train),
+            seed=config.seed,
+            steps=config.training.steps,
+            batch_size=first.batch_size,
             rank=rank,
             world=world,
         )
     ]
-    stream = started(
-        training_batches(
-            chunks,
-            preprocess=job["backbone"]["preprocess"],
-            augment=settings.augment,
-            batch_size=settings.batch_size // world,
-            decoders=job["decoders"],
-        )
+    batches = training_batches(
+        chunks,
+        preprocess=job["backbone"]["preprocess"],
+        augment=first.augment,
+        batch_size=first.batch_size // world,
+        decoders=job["decoders"],
     )
-    backbone = load_backbone(BackboneSpec(**job["backbone"]))
-    theta0 = backbone.snapshot()
-    classifier = prepare_model(ClipClassifier(backbone.model))
-    for item, task in zip(todo, tasks, strict=True):
-        begin = time.perf_counter()
-        set_weights(backbone, theta0, await_expert(storage, item["start"]) if item["start"] else None)
-        torch.manual_seed(job["seed"])
-        report = _reporter(job["board"], job["lane"], task.name) if rank == 0 else lambda progress: None
-        try:
-            loss = fine_tune(
-                classifier,
-                stream,
-                backbone.tokenizer(task.prompts()),
-                settings,
-                task=task.name,
-                precision=job["precision"],
-                preprocess=backbone.spec.preprocess,
-                report=report,
-            )
-        except DivergedError as error:
-            ray.get(job["board"].fail.remote(str(error)))
-            raise
-        if rank == 0:
-            delta = subtract(backbone.snapshot(), theta0)
-            meta = {
-                "task": task.name,
-                "key": item["key"],
-                "start": item["start"],
-                "training": settings.recipe_for(task.name) | {"precision": job["precision"]},
-                "seed": job["seed"],
-                "workers": world,
-                "threads": settings.threads,
-                "device": str(get_device()),
-                "loss": loss,
-                "seconds": time.perf_counter() - begin,
-            }
-            save_expert(storage, item["key"], delta, meta)
-        if world > 1:
-            barrier()  # the next expert may start from this one, which only rank 0 has written
+    return started(batches)
 
 
-def await_expert(storage: Path, key: str) -> dict[str, torch.Tensor]:
-    """Loads an expert that another lane may still be training."""
-    deadline = time.monotonic() + START_TIMEOUT
-    while not artifacts.exists(expert_folder(storage, key)):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"expert {key} did not appear in {storage} within {START_TIMEOUT / 3600:g} hours")
-        time.sleep(0.2)
-    return load_expert(storage, key)
-
-
-def _reporter(board: Any, lane: int, task: str) -> Any:
+def _reporter(board: Any, lane: int, item: Item, config: Experiment) -> Callable[[Progress], None]:
     """Returns a callback that tells the board now and then, without waiting for it."""
+    one = get(item.method, config)
+    plain = one.starts_from == "pretrained" and one.adapter == "full"
+    word = {"key": item.key, "task": item.task, "method": None if plain else item.method}
     last = 0.0
 
     def report(progress: Progress) -> None:
@@ -165,7 +211,7 @@ def _reporter(board: Any, lane: int, task: str) -> Any:
         now = time.monotonic()
         if now - last >= REPORT_SECONDS or progress.step == progress.steps:
             last = now
-            board.tell.remote(lane, {"task": task, **asdict(progress)})
+            board.tell.remote(lane, word | asdict(progress))
 
     return report
 

@@ -16,11 +16,25 @@ from condu_ray.store.ledger import ROOT, state_id
 
 @dataclass(frozen=True)
 class Item:
-    """One expert to fine-tune: its task, its key, and the expert whose weights it starts from (None: theta0)."""
+    """One expert to fine-tune.
 
+    Attributes:
+        method: a method whose objective trains it (all that share its key train it alike).
+        task: task to learn.
+        position: 0-based place of the task.
+        key: the expert's key.
+        start: key of the expert whose weights training starts from; None for theta0 or a state.
+        state: identity of the merged state that training starts from; None otherwise.
+        earlier: tasks and keys of the method's experts before this one.
+    """
+
+    method: str
     task: str
+    position: int
     key: str
-    start: str | None
+    start: str | None = None
+    state: str | None = None
+    earlier: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,53 +72,34 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
         precision: resolved training precision.
     """
     steps: list[Step] = []
-    parent, previous = ROOT, None
+    parent, earlier = ROOT, tuple[tuple[str, str], ...]()
     for position, task in enumerate(tasks):
         item = None
         if method.starts_from != "nothing":
-            start = previous if method.starts_from == "previous" else None
+            start = earlier[-1][1] if earlier and method.starts_from == "previous" else None
+            state = parent if method.starts_from == "state" and position else None
             key = expert_key(
                 backbone=backbone,
                 data=task.train_fingerprint,
                 task=task.name,
-                training=config.training,
+                training=method.training,
                 precision=precision,
                 seed=config.seed,
-                start=start,
+                start=start or state,
+                recipe=method.recipe(position),
             )
-            item, previous = Item(task.name, key, start), key
-        settings = config.merging.model_dump() if method.keeps_model else {}
-        state = state_id(parent, method.name, task.name, item.key if item else backbone, settings)
-        steps.append(Step(position, task.name, item, parent, state))
-        parent = state
+            item = Item(method.name, task.name, position, key, start, state, earlier)
+            earlier = (*earlier, (task.name, key))
+        settings = method.merge_settings() if method.keeps_model else {}
+        identity = state_id(parent, method.name, task.name, item.key if item else backbone, settings)
+        steps.append(Step(position, task.name, item, parent, identity))
+        parent = identity
     return MethodPlan(method, tuple(steps))
 
 
 def missing(storage: Path, items: Iterable[Item]) -> list[Item]:
     """Returns the experts that storage does not hold yet, each key once, in order."""
-    unique = {item.key: item for item in items}
+    unique: dict[str, Item] = {}
+    for item in items:
+        unique.setdefault(item.key, item)
     return [item for item in unique.values() if not artifacts.exists(expert_folder(storage, item.key))]
-
-
-def lanes(storage: Path, plans: Sequence[MethodPlan], count: int) -> list[list[Item]]:
-    """Shares the missing experts among lanes, each expert in exactly one.
-
-    A chain (experts that start from one another) is a lane of its own and comes first; the experts that start from
-    theta0 are dealt to the remaining lanes, those of early tasks first, since merges need them in task order.
-
-    Args:
-        storage: storage folder.
-        plans: the methods' plans.
-        count: lanes that can run side by side.
-    """
-    chains: list[list[Item]] = []
-    taken: set[str] = set()
-    for plan in plans:
-        if plan.method.starts_from == "previous":
-            chain = [item for item in missing(storage, plan.items) if item.key not in taken]
-            taken |= {item.key for item in chain}
-            chains += [chain] if chain else []
-    free = [item for plan in plans if plan.method.starts_from == "pretrained" for item in plan.items]
-    free = [item for item in missing(storage, free) if item.key not in taken]
-    width = max(1, count - len(chains))
-    return chains + [free[lane::width] for lane in range(width) if free[lane::width]]

@@ -1,4 +1,4 @@
-"""Progress: a board that workers write to without waiting, and what the driver shows of it."""
+"""Progress: what the driver shows of the lanes' words, of sessions and of the results."""
 
 from __future__ import annotations
 
@@ -8,40 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal (a job's log)."""
 
 
-class Board:
-    """Actor with the latest word of every lane."""
-
-    def __init__(self) -> None:
-        self._lanes: dict[int, dict[str, Any]] = {}
-        self._failure: str | None = None
-
-    def tell(self, lane: int, what: dict[str, Any]) -> None:
-        """A lane's worker says where it is."""
-        self._lanes[lane] = what
-
-    def fail(self, message: str) -> None:
-        """A lane's worker says that it is of no use to try again."""
-        self._failure = self._failure or message
-
-    def read(self) -> tuple[dict[int, dict[str, Any]], str | None]:
-        """Returns the latest word of every lane, and the failure if there is one."""
-        return self._lanes, self._failure
-
-
 class Display:
-    """Bars in a terminal, plain lines elsewhere; session rows and the final table in both."""
+    """Bars in a terminal, plain lines elsewhere; session rows and the final table in both.
 
-    def __init__(self, tasks: Sequence[str], lanes: Sequence[Sequence[str]], steps: int) -> None:
+    Args:
+        tasks: task names in order.
+        lanes: lanes that train.
+        experts: experts that they train together.
+        steps: steps an expert.
+    """
+
+    def __init__(self, tasks: Sequence[str], lanes: int, experts: int, steps: int) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self._tasks, self._steps = list(tasks), steps
-        self._lanes = {number: list(names) for number, names in enumerate(lanes)}
+        self._tasks, self._lanes, self._experts, self._steps = list(tasks), lanes, experts, steps
         self._bars: Progress | None = None
         self._ids: dict[int, Any] = {}
         self._rows: dict[str, dict[int, Sequence[float]]] = {}
@@ -55,14 +41,14 @@ class Display:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[detail]}"),
-                TimeRemainingColumn(),
                 console=self.console,
                 transient=True,
             )
             self._bars.start()
-            for number, names in self._lanes.items():
-                total = len(names) * self._steps
-                self._ids[number] = self._bars.add_task(f"train {names[0]}", total=total, detail="starting")
+            if self._experts:
+                self._ids[-1] = self._bars.add_task("experts", total=self._experts, detail="")
+            for number in range(self._lanes):
+                self._ids[number] = self._bars.add_task("train", total=self._steps, detail="starting")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -74,36 +60,43 @@ class Display:
         minutes, seconds = divmod(int(time.monotonic() - self._begin), 60)
         self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}")
 
-    def lanes(self, board: Mapping[int, Mapping[str, Any]], pending: int) -> None:
+    def lanes(self, words: Mapping[int, Mapping[str, Any]], trained: int, pending: int) -> None:
         """Shows where training is.
 
         Args:
-            board: the board's words by lane.
+            words: the latest of every lane.
+            trained: experts that are done.
             pending: measurements that wait.
         """
+        working = {number: word for number, word in words.items() if word["step"] < word["steps"]}
+        left = self._left(words, trained)
         if self._bars is not None:
-            for number, word in board.items():
-                done = self._done(number, word)
+            if self._experts:
+                self._bars.update(self._ids[-1], completed=trained, detail=left)
+            for number, word in words.items():
                 detail = f"loss {word['loss']:.2f}  {word['images_per_second']:.0f} images/s"
-                self._bars.update(self._ids[number], completed=done, description=f"train {word['task']}", detail=detail)
-        elif time.monotonic() - self._last >= LINE_SECONDS and board:
+                self._bars.update(self._ids[number], completed=word["step"], description=_what(word), detail=detail)
+        elif time.monotonic() - self._last >= LINE_SECONDS and words:
             self._last = time.monotonic()
-            words = [
-                f"{word['task']} {word['step']}/{word['steps']} loss {word['loss']:.2f} "
-                f"{word['images_per_second']:.0f} images/s, {self._left(number, word)}"
-                for number, word in sorted(board.items())
-                if self._done(number, word) < len(self._lanes[number]) * self._steps
+            parts = [
+                f"{_what(word)} {word['step']}/{word['steps']} loss {word['loss']:.2f} "
+                f"{word['images_per_second']:.0f} images/s"
+                for _, word in sorted(working.items())
             ]
-            waiting = [f"{pending} measurements wait"] if pending else []
-            self.say("; ".join(words + waiting) or "waiting")
+            if trained < self._experts:
+                parts.append(f"{trained}/{self._experts} experts{', ' if left else ''}{left}")
+            if pending:
+                parts.append(f"{pending} measurements wait")
+            self.say("; ".join(parts) or "waiting")
 
-    def _done(self, number: int, word: Mapping[str, Any]) -> int:
-        return self._lanes[number].index(word["task"]) * self._steps + int(word["step"])
-
-    def _left(self, number: int, word: Mapping[str, Any]) -> str:
-        left = len(self._lanes[number]) * self._steps - self._done(number, word)
-        batch = word["images_per_second"]
-        seconds = left * word["batch"] / batch if batch else 0.0
+    def _left(self, words: Mapping[int, Mapping[str, Any]], trained: int) -> str:
+        """The time that training still takes, from the lanes' speed now."""
+        speeds = [word["images_per_second"] / word["batch"] for word in words.values() if word["images_per_second"]]
+        if not speeds or trained >= self._experts:
+            return ""
+        started = sum(word["step"] for word in words.values() if word["step"] < word["steps"])
+        steps = max(0, (self._experts - trained) * self._steps - started)
+        seconds = steps / sum(speeds)
         return f"{seconds / 60:.1f} min left" if seconds > 90 else f"{seconds:.0f} s left"
 
     def session(self, method: str, position: int, accuracy: Sequence[float]) -> None:
@@ -126,7 +119,7 @@ class Display:
         for index, value in enumerate(accuracy):
             style = "bold underline" if index == position else "bold" if index < position else "dim"
             cells.append(f"[{style}]{value:5.1f}[/]")
-        self.say(f"{method:<12} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
+        self.say(f"{method:<17} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
 
     def finish(self, results: Mapping[str, Any], folder: Path) -> None:
         """Prints the final table of methods, and where the report is.
@@ -137,11 +130,18 @@ class Display:
         """
         from condu_ray.benchmark.report import summary_rows  # here, for the board's process needs no matplotlib
 
-        rows = summary_rows(results)
-        table = Table(title="accuracy, percent", title_justify="left")
-        for name in rows[0]:
-            table.add_column(name, justify="left" if name == "Method" else "right")
-        for row in rows:
-            table.add_row(*row.values())
-        self.console.print(table)
+        for space, title in (("task", "accuracy, percent"), ("union", "task not known: classes of all tasks")):
+            rows = summary_rows(results, space)
+            if rows:
+                table = Table(title=title, title_justify="left")
+                for name in rows[0]:
+                    table.add_column(name, justify="left" if name == "Method" else "right")
+                for row in rows:
+                    table.add_row(*row.values())
+                self.console.print(table)
         self.console.print(f"report: {folder / 'report' / 'report.md'}")
+
+
+def _what(word: Mapping[str, Any]) -> str:
+    """What a lane trains: the task, and the method where it trains other than plainly."""
+    return f"{word['task']} ({word['method']})" if word["method"] else str(word["task"])

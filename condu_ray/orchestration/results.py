@@ -12,9 +12,9 @@ from condu_ray.config import Experiment
 from condu_ray.learn.expert import expert_folder
 from condu_ray.methods import ModelState
 from condu_ray.metrics import continual_metrics
-from condu_ray.orchestration.evaluation import Unit, unit_key
 from condu_ray.orchestration.plan import MethodPlan
 from condu_ray.orchestration.tracking import Tracker
+from condu_ray.orchestration.units import Space, Unit, label_spaces, unit_key
 from condu_ray.store import artifacts
 from condu_ray.store.ledger import Entry
 from condu_ray.store.results import write_rows
@@ -25,7 +25,7 @@ def _plain(value: float) -> float | None:
 
 
 class Results:
-    """Collects measurements into one T x T matrix a method.
+    """Collects measurements into one T x T matrix a method and label space.
 
     Args:
         config: the run's configuration.
@@ -38,17 +38,18 @@ class Results:
         self, config: Experiment, tasks: Sequence[Task], plans: Sequence[MethodPlan], tracker: Tracker
     ) -> None:
         self._config, self._tasks, self._plans, self._tracker = config, list(tasks), list(plans), tracker
-        self._found: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+        self._found: dict[tuple[str, Space, int], dict[str, dict[str, Any]]] = {}
         self._entries: dict[tuple[str, int], Entry] = {}
         self._measured: dict[str, dict[str, float]] = {}
 
     @property
     def complete(self) -> bool:
-        """Whether every session of every method is measured on every task."""
+        """Whether every session of every method is measured on every task, over all its label spaces."""
         size = len(self._tasks)
         return all(
-            len(self._found.get((plan.method.name, position), {})) == size
+            len(self._found.get((plan.method.name, space, position), {})) == size
             for plan in self._plans
+            for space in label_spaces(self._config, plan.method)
             for position in range(size)
         )
 
@@ -59,31 +60,34 @@ class Results:
         state = ModelState(entry.state, tuple(step.task for step in learned), experts)
         self._entries[name, entry.position] = entry
         units = []
-        for task in self._tasks:
-            seen = task.name in state.tasks
-            key = unit_key(self._config, backbone, precision, name, state, task, seen)
-            units.append(Unit(name, entry, task.name, seen, key))
+        for space in label_spaces(self._config, plan.method):
+            for task in self._tasks:
+                seen = task.name in state.tasks
+                among = self._tasks if space == "union" else ()
+                key = unit_key(self._config, backbone, precision, plan.method, state, task, seen, among)
+                units.append(Unit(name, entry, task.name, seen, space, key))
         return units
 
     def add(self, unit: Unit, found: dict[str, Any]) -> tuple[str, int, list[float]] | None:
-        """Takes a measurement; when it completes a session, writes its rows and returns (method, position, row)."""
-        position = unit.entry.position
-        row = self._found.setdefault((unit.method, position), {})
+        """Takes a measurement; when it completes a session, writes its rows and returns (title, position, row)."""
+        method, space, position = unit.method, unit.space, unit.entry.position
+        row = self._found.setdefault((method, space, position), {})
         row[unit.task] = found
-        self._measured.setdefault(unit.method, {})[unit.key] = found["seconds"]
+        self._measured.setdefault(method, {})[unit.key] = found["seconds"]
         if len(row) < len(self._tasks):
             return None
-        write_rows(self._config.run_folder / "results" / f"{unit.method}-{position + 1:02d}.parquet", self._rows(unit))
-        self._log(unit.method, position)
-        return unit.method, position, self._accuracy(unit.method, position)
+        name = f"{method}-{position + 1:02d}{'' if space == 'task' else '-union'}.parquet"
+        write_rows(self._config.run_folder / "results" / name, self._rows(unit))
+        self._log(method, space, position)
+        return method if space == "task" else f"{method} ∪", position, self._accuracy(method, space, position)
 
-    def _accuracy(self, method: str, position: int) -> list[float]:
-        row = self._found[method, position]
+    def _accuracy(self, method: str, space: Space, position: int) -> list[float]:
+        row = self._found[method, space, position]
         return [100 * row[task.name]["correct"] / row[task.name]["images"] for task in self._tasks]
 
     def _rows(self, unit: Unit) -> list[dict[str, Any]]:
-        entry, found = unit.entry, self._found[unit.method, unit.entry.position]
-        accuracy = self._accuracy(unit.method, entry.position)
+        entry, found = unit.entry, self._found[unit.method, unit.space, unit.entry.position]
+        accuracy = self._accuracy(unit.method, unit.space, entry.position)
         return [
             {
                 "method": unit.method,
@@ -93,7 +97,7 @@ class Results:
                 "task": task.name,
                 "task_position": index,
                 "seen": index <= entry.position,
-                "label_space": "task",
+                "label_space": unit.space,
                 "accuracy": accuracy[index],
                 "state": entry.state,
                 "expert": entry.expert,
@@ -102,26 +106,29 @@ class Results:
             for index, task in enumerate(self._tasks)
         ]
 
-    def _metrics(self, method: str, sessions: int) -> dict[str, float | None]:
+    def _metrics(self, method: str, space: Space, sessions: int) -> dict[str, float | None]:
         """The metrics of the first `sessions` sessions on their own tasks."""
-        matrix = [self._accuracy(method, position)[:sessions] for position in range(sessions)]
+        matrix = [self._accuracy(method, space, position)[:sessions] for position in range(sessions)]
         found = continual_metrics(matrix)
         names = ("transfer", "average", "last", "backward_transfer", "forgetting")
         return {name: _plain(getattr(found, name)) for name in names}
 
-    def _log(self, method: str, position: int) -> None:
+    def _log(self, method: str, space: Space, position: int) -> None:
         """Logs a session to MLflow; sessions may be completed out of order, their metrics need all before."""
-        accuracy = self._accuracy(method, position)
+        accuracy = self._accuracy(method, space, position)
         values: dict[str, float | None] = {
             f"accuracy/{task.name}": value for task, value in zip(self._tasks, accuracy, strict=True)
         }
         values["accuracy_all"] = sum(accuracy) / len(accuracy)
-        row = self._found[method, position]
-        values |= {f"reconstruction/{name}": found.get("relative_l2") for name, found in row.items()}
-        values["merge_seconds"] = self._entries[method, position].seconds
+        row = self._found[method, space, position]
         values["evaluation_seconds"] = sum(found["seconds"] for found in row.values())
-        if all(len(self._found.get((method, before), {})) == len(self._tasks) for before in range(position)):
-            values |= self._metrics(method, position + 1)
+        if all(len(self._found.get((method, space, before), {})) == len(self._tasks) for before in range(position)):
+            values |= self._metrics(method, space, position + 1)
+        if space == "union":
+            values = {f"union/{key}": value for key, value in values.items()}
+        else:
+            values |= {f"reconstruction/{name}": found.get("relative_l2") for name, found in row.items()}
+            values["merge_seconds"] = self._entries[method, position].seconds
         self._tracker.metrics(method, position + 1, {k: v for k, v in values.items() if v is not None})
 
     def _seconds(self, plan: MethodPlan) -> float:
@@ -134,13 +141,19 @@ class Results:
             total += self._entries[plan.method.name, step.position].seconds
         return total
 
-    def report(self, seconds: float, *, reused: int, trained: int) -> dict[str, Any]:
+    def _matrix(self, method: str, space: Space) -> dict[str, Any]:
+        size = len(self._tasks)
+        accuracy = [self._accuracy(method, space, position) for position in range(size)]
+        return {"accuracy": accuracy, **self._metrics(method, space, size)}
+
+    def report(self, seconds: float, *, reused: int, trained: int, pictures: bool = True) -> dict[str, Any]:
         """Writes `<run>/report` and closes the MLflow runs.
 
         Args:
             seconds: wall time of the run.
             reused: measurements taken from storage.
             trained: experts fine-tuned now.
+            pictures: whether to draw them; a trial of a sweep has its sweep's.
 
         Returns:
             The results as in `results.json`.
@@ -149,8 +162,9 @@ class Results:
         methods: dict[str, Any] = {}
         for plan in self._plans:
             name = plan.method.name
-            accuracy = [self._accuracy(name, position) for position in range(size)]
-            methods[name] = {"accuracy": accuracy, **self._metrics(name, size), "seconds": self._seconds(plan)}
+            methods[name] = self._matrix(name, "task") | {"seconds": self._seconds(plan)}
+            if "union" in label_spaces(self._config, plan.method):
+                methods[name]["union"] = self._matrix(name, "union")
             if plan.method.keeps_model:
                 methods[name]["reconstruction"] = [
                     [
@@ -160,7 +174,7 @@ class Results:
                             "sign_agreement": found["sign_agreement"],
                         }
                         for task in self._tasks[: position + 1]
-                        if (found := self._found[name, position][task.name])
+                        if (found := self._found[name, "task", position][task.name])
                     ]
                     for position in range(size)
                 ]
@@ -178,9 +192,9 @@ class Results:
             "measurements_reused": reused,
         }
         folder = self._config.run_folder / "report"
-        write_report(results, folder)
+        write_report(results, folder, pictures=pictures)
         for plan in self._plans:
-            last = self._metrics(plan.method.name, size)
+            last = self._metrics(plan.method.name, "task", size)
             self._tracker.metrics(plan.method.name, size, {k: v for k, v in last.items() if v is not None})
             self._tracker.finish(plan.method.name, folder)
         return results

@@ -17,10 +17,12 @@ from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods.session import method_folder
 from condu_ray.orchestration import env
-from condu_ray.orchestration.plan import MethodPlan, lanes
+from condu_ray.orchestration.board import Board
+from condu_ray.orchestration.plan import MethodPlan
 from condu_ray.orchestration.preflight import Checked, check, make_plans
-from condu_ray.orchestration.progress import Board, Display
+from condu_ray.orchestration.progress import Display
 from condu_ray.orchestration.tracking import Tracker
+from condu_ray.orchestration.units import cached
 from condu_ray.store import artifacts
 from condu_ray.store.ledger import Entry, Ledger
 
@@ -46,28 +48,28 @@ def run(config: Experiment) -> dict[str, Any]:
         ValueError, RuntimeError: bad input, by `check` and `env.room`, before anything was spent.
     """
     checked = check(config)
+    config = checked.config
     artifacts.write_text(
         config.run_folder / "config.json", config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
     )
-    done = from_storage(config, checked)
+    done = from_storage(checked)
     if done is not None:
         return done
     with env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"):
-        return Session(config, checked).run()
+        return Session(checked).run()
 
 
-def from_storage(config: Experiment, checked: Checked) -> dict[str, Any] | None:
+def from_storage(checked: Checked) -> dict[str, Any] | None:
     """Makes the report again when storage holds every session and measurement; None when anything is missing.
 
     No Ray is started for it. What `training.precision=auto` means is known here only of this machine, so a run of a
     cluster whose GPUs this machine has not is looked up on the cluster instead, by the ordinary way.
     """
-    from condu_ray.orchestration.evaluation import cached
     from condu_ray.orchestration.results import Results
 
-    begin = time.perf_counter()
+    config, begin = checked.config, time.perf_counter()
     precision = resolved_precision(config.training.precision, torch.cuda.is_available())
-    plans = make_plans(config, checked, precision)
+    plans = make_plans(checked, precision)
     tracker = Tracker(config, [task.name for task in checked.tasks])
     results, rows = Results(config, checked.tasks, plans, tracker), []
     for plan in plans:
@@ -83,7 +85,7 @@ def from_storage(config: Experiment, checked: Checked) -> dict[str, Any] | None:
                 rows.append((unit, found))
     for plan in plans:
         tracker.start(plan.method.name, plan.steps[-1].state)
-    with Display([task.name for task in checked.tasks], [], config.training.steps) as display:
+    with Display([task.name for task in checked.tasks], 0, 0, config.training.steps) as display:
         for unit, found in rows:
             session = results.add(unit, found)
             if session is not None:
@@ -98,17 +100,18 @@ class Session:
     """One run on a Ray cluster that is up.
 
     Args:
-        config: the run's configuration.
-        checked: its tasks and backbone.
+        checked: its configuration, tasks and backbone.
     """
 
-    def __init__(self, config: Experiment, checked: Checked) -> None:
+    def __init__(self, checked: Checked) -> None:
         import ray
 
         from condu_ray.orchestration.evaluation import EvaluationQueue
+        from condu_ray.orchestration.finetune import work_of
         from condu_ray.orchestration.results import Results
         from condu_ray.orchestration.state import start_state_actor
 
+        config = checked.config
         self.config, self.checked = config, checked
         training, cluster = config.training, config.cluster
         self.room = env.room(
@@ -122,13 +125,17 @@ class Session:
             evaluators=config.evaluation.evaluators,
         )
         self.precision = resolved_precision(training.precision, self.room.gpus_per_worker > 0)
-        self.plans = make_plans(config, checked, self.precision)
-        self.lanes = lanes(config.storage, self.plans, self.room.lanes)
+        self.plans = make_plans(checked, self.precision)
+        work = {entry.key: entry for plan in self.plans for entry in work_of(config, plan.items)}
+        self.missing = [entry for entry in work.values() if not entry.finished]
+        self.found = sum(len(plan.items) for plan in self.plans) - len(self.missing)
         self.tracker = Tracker(config, [task.name for task in checked.tasks])
         self.results = Results(config, checked.tasks, self.plans, self.tracker)
         self.queue = EvaluationQueue(config, checked.spec, checked.tasks, self.precision, self.room)
-        self.state = start_state_actor(config.storage, config.run_folder, config.merging.model_dump())
-        self.board: Any = ray.remote(Board).options(num_cpus=0).remote()
+        self.state = start_state_actor(config)
+        board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        self.lanes = min(self.room.lanes, len(self.missing))
+        self.board: Any = board.remote(self.missing, self.lanes)
         self._next = {plan.method.name: 0 for plan in self.plans}
         self._merging: dict[Any, MethodPlan] = {}
         self._ended: set[int] = set()
@@ -139,18 +146,15 @@ class Session:
         names = [task.name for task in self.checked.tasks]
         for plan in self.plans:
             self.tracker.start(plan.method.name, plan.steps[-1].state)
-        steps = self.config.training.steps
-        trained = [[item.task for item in lane] for lane in self.lanes]
-        pool = ThreadPoolExecutor(self.room.lanes + 1, thread_name_prefix="lane")
-        with Display(names, trained, steps) as display:
-            experts = sum(len({item.key for item in plan.items}) for plan in self.plans)
-            count = sum(len(lane) for lane in self.lanes)
+        count = len(self.missing)
+        pool = ThreadPoolExecutor(self.lanes + 1, thread_name_prefix="lane")
+        with Display(names, self.lanes, count, self.config.training.steps) as display:
             display.say(
-                f"{len(names)} tasks, {len(self.plans)} methods: {count} experts to fine-tune in {len(self.lanes)} "
-                f"lanes ({experts - count} shared or in storage), {self.precision}"
+                f"{len(names)} tasks, {len(self.plans)} methods: {count} experts to fine-tune in {self.lanes} "
+                f"lanes ({self.found} shared or in storage), {self.precision}"
             )
             prototypes = pool.submit(self._prototypes, display)
-            futures = [pool.submit(self._fit, number) for number in range(len(self.lanes))]
+            futures = [pool.submit(self._fit, number) for number in range(self.lanes)]
             pool.shutdown(wait=False)
             while not self.results.complete:
                 self._merge_next()
@@ -175,12 +179,12 @@ class Session:
         from condu_ray.orchestration.finetune import fit_lane, lane_job
 
         folders = {task.name: task.folder for task in self.checked.tasks}
-        job = lane_job(self.config, self.checked.spec, folders, self.lanes[number], self.precision, number)
+        job = lane_job(self.config, self.checked.spec, folders, self.precision, number)
         fit_lane(job | {"board": self.board}, self.config, self.room, self.config.run_folder / "train")
 
     def _prototypes(self, display: Display) -> None:
         """Makes the prototypes, beside the training that has begun, when some method wants them."""
-        if any(plan.method.aggregates_unseen for plan in self.plans):
+        if any(plan.method.routes for plan in self.plans):
             from condu_ray.orchestration.prototypes import make_prototypes
 
             begin = time.perf_counter()
@@ -228,18 +232,17 @@ class Session:
         import ray
 
         if futures and not all(future.done() for future in futures):
-            lanes_now, failure = ray.get(self.board.read.remote())
-            display.lanes(lanes_now, len(self.queue))
-            if failure:
-                raise RunError(f"{failure}. Nothing that was committed is lost.")
+            news = ray.get(self.board.read.remote())
+            display.lanes(news["words"], len(news["trained"]), len(self.queue))
+            if news["failure"]:
+                raise RunError(f"{news['failure']}. Nothing that was committed is lost.")
         ended = {number for number, future in enumerate(futures) if future.done()}
         for _ in ended - self._ended:
             self.queue.grow()  # what the lane had is free for evaluation now
         self._ended = ended
         for number, future in enumerate(futures):
             if future.done() and future.exception() is not None:
-                tasks = ", ".join(item.task for item in self.lanes[number])
                 raise RunError(
-                    f"lane {number} ({tasks}) failed after {self.config.training.max_failures} restarts: "
+                    f"lane {number} failed after {self.config.training.max_failures} restarts: "
                     f"{future.exception()}. What was committed stays; the same command goes on from there."
                 ) from future.exception()

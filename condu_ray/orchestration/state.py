@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
 
+from condu_ray.config import Experiment
 from condu_ray.learn.expert import load_expert
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session, method_folder, save_session
@@ -28,13 +28,12 @@ class ModelKeeper:
     """What the state actor runs; a plain class, so that it can be tested without Ray.
 
     Args:
-        storage: storage folder.
-        run_folder: the run's folder, where sessions are committed.
-        settings: the config's `merging`.
+        config: the run's configuration, as a dict of JSON values with an absolute storage folder.
     """
 
-    def __init__(self, storage: str, run_folder: str, settings: dict[str, Any]) -> None:
-        self._storage, self._run, self._settings = Path(storage), Path(run_folder), settings
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = Experiment.model_validate(config)
+        self._storage, self._run = self._config.storage, self._config.run_folder
         self._ledgers: dict[str, Ledger] = {}
         self._latest: dict[str, ModelState] = {}
 
@@ -74,7 +73,7 @@ class ModelKeeper:
             DeltaError: the expert cannot be merged; nothing was committed.
             ArtifactError: the expert or the parent is missing or damaged.
         """
-        method, ledger = get(name), self._ledger(name)
+        method, ledger = get(name, self._config), self._ledger(name)
         recorded = ledger.get(state)
         if recorded is not None:
             return asdict(recorded)
@@ -85,7 +84,7 @@ class ModelKeeper:
         model = None
         if method.keeps_model:
             assert expert is not None
-            model = method.merge(before.model, task, load_expert(self._storage, expert), self._settings)
+            model = method.merge(before, task, expert, lambda key: load_expert(self._storage, key, method.space))
         after = before.after(state, task, expert, model)
         entry = Entry(position, task, expert, parent, state, 0.0)
         save_session(self._run, method, entry, after)
@@ -95,9 +94,9 @@ class ModelKeeper:
         return asdict(entry)
 
 
-def start_state_actor(storage: Path, run_folder: Path, settings: dict[str, Any]) -> Any:
+def start_state_actor(config: Experiment) -> Any:
     """Starts the actor, which Ray restarts as often as it dies, and retries the call that it died in."""
     actor = ray.remote(ModelKeeper).options(
         name="state", num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1
     )
-    return actor.remote(str(storage.absolute()), str(run_folder.absolute()), settings)
+    return actor.remote(config.portable())

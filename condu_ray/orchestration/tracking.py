@@ -39,16 +39,51 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def shown_uri(config: Experiment) -> str:
+    """Returns the tracking URI without a password."""
+    return PASSWORD.sub("//", tracking_uri(config))
+
+
+def open_experiment(config: Experiment) -> tuple[Any, str]:
+    """Returns an MlflowClient and the id of the configuration's experiment, which is made where there is none."""
+    from mlflow import MlflowClient
+
+    for noisy in ("alembic", "mlflow"):  # each prints how it sets up a new SQLite file
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    client = MlflowClient(tracking_uri=tracking_uri(config))
+    name = config.tracking.experiment
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return client, experiment.experiment_id
+    local = tracking_uri(config).startswith("sqlite:")
+    place = (config.storage / "mlartifacts").absolute().as_uri() if local else None
+    try:
+        return client, client.create_experiment(name, artifact_location=place)
+    except Exception:  # another trial made it at the same time
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return client, experiment.experiment_id
+
+
 class Tracker:
     """Queues what shall be logged; a thread sends it. Failures are warned of once and cost nothing but the log.
 
     Args:
         config: the run's configuration.
         tasks: task names in order.
+        parent: MLflow run that the runs are children of.
+        labels: what tells this trial of a sweep from others; they become the run's name and parameters.
     """
 
-    def __init__(self, config: Experiment, tasks: list[str]) -> None:
-        self._config, self._tasks = config, tasks
+    def __init__(
+        self,
+        config: Experiment,
+        tasks: list[str],
+        parent: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self._config, self._tasks, self._parent, self._labels = config, tasks, parent, dict(labels or {})
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._runs: dict[str, str] = {}
         self._finished: set[str] = set()
@@ -66,11 +101,8 @@ class Tracker:
                 job()
             except Exception as error:  # any fault of the server or its store; training must not feel it
                 self._broken = True
-                where, why = self._shown(), PASSWORD.sub("//", str(error))
+                where, why = shown_uri(self._config), PASSWORD.sub("//", str(error))
                 log.warning("MLflow at %s: %s; results are in the run's folder all the same", where, why)
-
-    def _shown(self) -> str:
-        return PASSWORD.sub("//", tracking_uri(self._config))
 
     def _put(self, job: Callable[[], None]) -> None:
         if self._config.tracking.enabled:
@@ -81,21 +113,10 @@ class Tracker:
         self._put(lambda: self._start(method, final_state))
 
     def _start(self, method: str, final_state: str) -> None:
-        from mlflow import MlflowClient
-
-        for noisy in ("alembic", "mlflow"):  # each prints how it sets up a new SQLite file
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        if self._client is None:
-            self._client = MlflowClient(tracking_uri=tracking_uri(self._config))
-        experiment = self._client.get_experiment_by_name(self._config.tracking.experiment)
-        if experiment is None:
-            local = tracking_uri(self._config).startswith("sqlite:")
-            place = (self._config.storage / "mlartifacts").absolute().as_uri() if local else None
-            identity = self._client.create_experiment(self._config.tracking.experiment, artifact_location=place)
-        else:
-            identity = experiment.experiment_id
+        self._client, identity = open_experiment(self._config)
         relevant = self._config.model_dump(mode="json", exclude={"method", "tracking", "cluster", "storage"})
-        tag = content_hash([method, final_state, self._tasks, relevant])[:24]
+        parent = [self._parent] if self._parent else []
+        tag = content_hash([method, final_state, self._tasks, relevant, *parent])[:24]
         found = self._client.search_runs([identity], f"tags.`{IDENTITY}` = '{tag}'", max_results=1)
         if found and found[0].info.status == "FINISHED":
             self._finished.add(method)
@@ -103,11 +124,13 @@ class Tracker:
             return
         if found:  # it was interrupted: its points would be logged a second time
             self._client.delete_run(found[0].info.run_id)
-        name = f"{self._config.run_name}/{method}"
+        name = " ".join(self._labels.values()) or f"{self._config.run_name}/{method}"
         tags = {IDENTITY: tag, "method": method, "seed": str(self._config.seed), **provenance()}
+        if self._parent:
+            tags["mlflow.parentRunId"] = self._parent
         run = self._client.create_run(identity, run_name=name, tags=tags)
         self._runs[method] = run.info.run_id
-        settings = flatten(relevant) | {"method": method, "order": ",".join(self._tasks)}
+        settings = flatten(relevant) | {"method": method, "order": ",".join(self._tasks)} | self._labels
         for key, value in settings.items():
             self._client.log_param(run.info.run_id, key, str(value)[:6000])
 
@@ -132,10 +155,14 @@ class Tracker:
             self._client.log_artifacts(self._runs[method], str(report), "report")
             self._client.set_terminated(self._runs[method])
 
+    def run_id(self, method: str) -> str | None:
+        """Returns a method's MLflow run, known when `close` has returned; None when MLflow could not be reached."""
+        return self._runs.get(method)
+
     def close(self, timeout: float = 60.0) -> None:
         """Waits until all is sent, but no longer than `timeout` seconds."""
         if self._config.tracking.enabled:
             self._queue.put(None)
             self._thread.join(timeout)
             if self._thread.is_alive():
-                log.warning("MLflow at %s is slow: the last entries may be missing", self._shown())
+                log.warning("MLflow at %s is slow: the last entries may be missing", shown_uri(self._config))

@@ -50,6 +50,15 @@ def test_image_twice_in_each_split(make_task: Any) -> None:
     assert len(found) == 3
 
 
+@pytest.mark.parametrize(("known", "severity"), [(2, "warning"), (1, "error"), (0, "error"), ("many", "error")])
+def test_images_that_the_official_splits_share(make_task: Any, known: Any, severity: str) -> None:
+    folder = make_task(images_in_both_splits=known)
+    _split("test.parquet", {0: 0, 4: 1})(make_task, folder)
+    (problem,) = [problem for problem in check_task(load_task(folder)) if "too" in problem.message]
+    assert problem.severity == severity
+    assert "2 images are in test.parquet too" in problem.message
+
+
 def test_damage_inside_a_file(make_task: Any) -> None:
     # The footer is whole, so that loading passes; the pages in the middle are not.
     folder = make_task()

@@ -34,8 +34,8 @@ def test_room(resources, change, lanes, evaluators, gpus):
 @pytest.mark.parametrize(
     ("resources", "change", "words"),
     [
-        ({"CPU": 1}, {"cpus_per_worker": 1.0}, "one lane of 1 workers needs 1.25 CPUs"),
-        ({"CPU": 2}, {"workers": 4}, "needs 3 CPUs"),
+        ({"CPU": 1}, {"cpus_per_worker": 1.0}, "one lane of 1 workers needs 1.2 CPUs"),
+        ({"CPU": 2}, {"workers": 4}, "needs 2.8 CPUs"),
         ({"CPU": 2}, {"lanes": 3}, "training.lanes is 3, but the cluster has room for 2"),
         ({"CPU": 4}, {"gpus_per_worker": 1}, "has no GPU"),
         ({"CPU": 64, "GPU": 4}, {"workers": 4}, "4 GPUs"),

@@ -1,13 +1,12 @@
-from pathlib import Path
-
 import pytest
 
 from condu_ray.benchmark import load_tasks
-from condu_ray.config import Experiment, Merging, Training
+from condu_ray.config import Experiment, Lora, Merging, Training
 from condu_ray.learn.expert import expert_folder
 from condu_ray.methods import get
-from condu_ray.orchestration.plan import lanes, missing, plan_method
+from condu_ray.orchestration.plan import missing, plan_method
 from condu_ray.store import artifacts
+from condu_ray.store.ledger import ROOT
 
 
 @pytest.fixture
@@ -16,7 +15,8 @@ def tasks(task_data):
 
 
 def plan(name, tasks, backbone="theta0", precision="fp32", **changes):
-    return plan_method(get(name), Experiment(**changes), tasks, backbone, precision)
+    config = Experiment(**changes)
+    return plan_method(get(name, config), config, tasks, backbone, precision)
 
 
 def keys(found):
@@ -26,7 +26,7 @@ def keys(found):
 def test_experts_of_condu_and_individual_are_the_same_in_any_order(tasks):
     one, other = keys(plan("condu", tasks)), keys(plan("individual", tasks[::-1]))
     assert one == other
-    assert all(item.start is None for item in plan("condu", tasks).items)
+    assert all(item.start is None and item.state is None for item in plan("condu", tasks).items)
 
 
 def test_sequential_chains_and_shares_its_first_expert_and_every_prefix(tasks):
@@ -36,6 +36,24 @@ def test_sequential_chains_and_shares_its_first_expert_and_every_prefix(tasks):
     swapped = plan("sequential", [tasks[0], tasks[2], tasks[1]]).items
     assert swapped[0].key == chain[0].key
     assert {item.key for item in swapped[1:]}.isdisjoint({item.key for item in chain})
+    assert keys(plan("magmax", tasks)) == keys(plan("sequential", tasks))  # plain training, from the same weights
+
+
+@pytest.mark.parametrize("name", ["wise-ft", "pam"])
+def test_who_starts_from_its_state_names_the_state_before(tasks, name):
+    found = plan(name, tasks)
+    assert [item.state for item in found.items] == [None, *(step.state for step in found.steps[:2])]
+    assert all(item.start is None for item in found.items)
+
+
+@pytest.mark.parametrize("name", ["condu", "sequential", "pam"])
+def test_items_and_states_know_what_came_before(tasks, name):
+    found = plan(name, tasks)
+    for position, (item, step) in enumerate(zip(found.items, found.steps, strict=True)):
+        assert (item.method, item.task, item.position) == (name, tasks[position].name, position)
+        assert item.earlier == tuple((other.task, other.key) for other in found.items[:position])
+        assert (step.item, step.position, step.task) == (item, position, item.task)
+    assert [step.parent for step in found.steps] == [ROOT, *(step.state for step in found.steps[:-1])]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +63,8 @@ def test_sequential_chains_and_shares_its_first_expert_and_every_prefix(tasks):
         ({"training": Training(steps=99)}, True, True),
         ({"training": Training(lanes=2, threads=2, workers=2, max_failures=1)}, False, False),
         ({"merging": Merging(rescaler="tensor_mean")}, False, True),
+        ({"lora": Lora(rank=1, merge="factors")}, False, False),
+        ({"label_space": "union"}, False, False),
         ({"backbone": "other"}, True, True),
         ({"precision": "bf16"}, True, True),
     ],
@@ -55,10 +75,16 @@ def test_a_setting_moves_exactly_what_depends_on_it(tasks, change, moves_experts
     assert ([s.state for s in base.steps] != [s.state for s in other.steps]) == moves_states
 
 
-def test_one_tasks_rate_moves_that_tasks_expert_alone(tasks):
-    base = keys(plan("condu", tasks))
-    other = keys(plan("condu", tasks, training=Training(lr_by_task={tasks[1].name: 1e-6})))
-    assert {name for name in base if base[name] != other[name]} == {tasks[1].name}
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("condu", {"training": Training(lr_by_task={"doors": 1e-6})}),
+        ("condu-lora", {"lora": Lora(lr_by_task={"doors": 1e-6})}),
+    ],
+)
+def test_one_tasks_rate_moves_that_tasks_expert_alone(tasks, name, rates):
+    base, other = keys(plan(name, tasks)), keys(plan(name, tasks, **rates))
+    assert {name for name in base if base[name] != other[name]} == {"doors"}
 
 
 def test_a_task_more_keeps_all_states_before(tasks):
@@ -66,29 +92,10 @@ def test_a_task_more_keeps_all_states_before(tasks):
     assert short.steps == long.steps[:2]
 
 
-def store(storage: Path, item):
-    artifacts.publish(expert_folder(storage, item.key), {}, lambda folder: None)
-
-
-def test_lanes_train_every_missing_expert_exactly_once(tasks, tmp_path):
-    plans = [plan(name, tasks) for name in ("condu", "sequential", "individual", "zero-shot")]
-    for count in (1, 2, 3, 5):
-        shared = lanes(tmp_path, plans, count)
-        trained = [item.key for lane in shared for item in lane]
-        assert len(trained) == len(set(trained)) == 5
-        assert [item.task for item in shared[0]] == [task.name for task in tasks]  # the chain, whole and in order
-    store(tmp_path, plans[0].items[1])
-    store(tmp_path, plans[1].items[0])
-    assert [item.key for item in missing(tmp_path, plans[1].items)] == [i.key for i in plans[1].items[1:]]
-    assert sum(len(lane) for lane in lanes(tmp_path, plans, 2)) == 3
-
-
-def test_early_tasks_come_first_and_lanes_are_even(tasks, tmp_path):
-    assert [[i.task for i in lane] for lane in lanes(tmp_path, [plan("condu", tasks)], 2)] == [
-        [tasks[0].name, tasks[2].name],
-        [tasks[1].name],
-    ]
-
-
-def test_nothing_to_train(tasks, tmp_path):
-    assert lanes(tmp_path, [plan("zero-shot", tasks)], 2) == []
+def test_missing_names_each_expert_once_that_storage_lacks(tasks, tmp_path):
+    chain, plain = plan("sequential", tasks).items, plan("individual", tasks).items
+    assert [item.key for item in missing(tmp_path, [*chain, *plain])] == [item.key for item in (*chain, *plain[1:])]
+    for item in (chain[0], plain[2]):
+        artifacts.publish(expert_folder(tmp_path, item.key), {}, lambda folder: None)
+    assert [item.key for item in missing(tmp_path, [*chain, *plain])] == [item.key for item in (*chain[1:], plain[1])]
+    assert missing(tmp_path, plan("zero-shot", tasks).items) == []

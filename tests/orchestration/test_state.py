@@ -1,15 +1,18 @@
 """The state actor's logic, without Ray: idempotent, in order, and the same after any crash."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from condu_ray.learn.expert import expert_folder, save_expert
+from condu_ray.config import Experiment
+from condu_ray.learn.expert import FILES, expert_folder, save_expert
 from condu_ray.merging import UnifiedDelta
-from condu_ray.methods import get
+from condu_ray.methods import METHODS, ModelState, get
 from condu_ray.methods.session import load_session, method_folder, session_folder
 from condu_ray.orchestration import state as module
 from condu_ray.orchestration.state import ModelKeeper, StateError
-from condu_ray.store.artifacts import ArtifactError
+from condu_ray.store.artifacts import ArtifactError, save_tensors
 from condu_ray.store.ledger import ROOT, Entry, state_id
 
 TASKS = ("a", "b", "c", "d")
@@ -20,25 +23,45 @@ def delta(task):
     return {"w": torch.randn(40, 3, generator=torch.Generator().manual_seed(ord(task)))}
 
 
-def calls(method="condu", settings=SETTINGS):
+def calls(method="condu"):
     parent, found = ROOT, []
     for position, task in enumerate(TASKS):
-        state = state_id(parent, method, task, f"key-{task}", settings)
+        state = state_id(parent, method, task, f"key-{task}", SETTINGS)
         found.append((method, position, task, f"key-{task}", parent, state))
         parent = state
     return found
 
 
+def factors(task):
+    generator = torch.Generator().manual_seed(ord(task))
+    return {"w.lora_A": torch.randn(2, 3, generator=generator), "w.lora_B": torch.randn(40, 2, generator=generator)}
+
+
 @pytest.fixture
-def keeper(tmp_path):
+def config(tmp_path):
+    return Experiment(storage=tmp_path, run="run")
+
+
+@pytest.fixture
+def keeper(config):
     for task in TASKS:
-        save_expert(tmp_path, f"key-{task}", delta(task), {})
-    return lambda: ModelKeeper(str(tmp_path), str(tmp_path / "run"), SETTINGS)
+        write = {FILES["factors"]: lambda path, task=task: save_tensors(path, factors(task))}
+        save_expert(config.storage, f"key-{task}", delta(task), {}, write)
+    return lambda: ModelKeeper(config.portable())
 
 
-def final(tmp_path):
-    entry = Entry(3, "d", "key-d", "", calls()[-1][-1], 0.0)
-    return load_session(tmp_path / "run", get("condu"), entry).model
+@pytest.fixture
+def ledger(config):
+    return lambda: (method_folder(config.run_folder, "condu") / "ledger.jsonl").read_bytes()
+
+
+@pytest.fixture
+def final(config):
+    def model(method="condu"):
+        entry = Entry(3, "d", "key-d", "", calls(method)[-1][-1], 0.0)
+        return load_session(config.run_folder, get(method), entry).model
+
+    return model
 
 
 def expected():
@@ -48,27 +71,27 @@ def expected():
     return unified
 
 
-def test_merges_in_order_give_what_the_library_gives(keeper, tmp_path):
+def test_merges_in_order_give_what_the_library_gives(keeper, final):
     one = keeper()
     for call in calls():
         one.merge(*call)
-    assert final(tmp_path).fingerprint == expected().fingerprint
+    assert final().fingerprint == expected().fingerprint
 
 
-def test_a_repeated_call_returns_what_was_recorded_and_moves_nothing(keeper, tmp_path):
+def test_a_repeated_call_returns_what_was_recorded_and_moves_nothing(keeper, ledger, final):
     one = keeper()
     first = [one.merge(*call) for call in calls()]
-    before = (tmp_path / "run" / "condu" / "ledger.jsonl").read_bytes()
+    before = ledger()
     assert [one.merge(*call) for call in calls()] == first
     assert [keeper().merge(*call) for call in calls()] == first
-    assert (tmp_path / "run" / "condu" / "ledger.jsonl").read_bytes() == before
-    assert final(tmp_path).fingerprint == expected().fingerprint
+    assert ledger() == before
+    assert final().fingerprint == expected().fingerprint
 
 
-def test_a_new_actor_after_every_merge_gives_the_same_bits(keeper, tmp_path):
+def test_a_new_actor_after_every_merge_gives_the_same_bits(keeper, final):
     for call in calls():
         keeper().merge(*call)
-    assert final(tmp_path).fingerprint == expected().fingerprint
+    assert final().fingerprint == expected().fingerprint
 
 
 def test_a_merge_that_skips_a_task_is_refused(keeper):
@@ -85,7 +108,7 @@ def test_a_merge_that_skips_a_task_is_refused(keeper):
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("position", [0, 2])
 def test_a_crash_around_every_commit_point_loses_nothing_and_repeats_nothing(
-    keeper, tmp_path, monkeypatch, where, when, position
+    keeper, monkeypatch, where, when, position, ledger, final
 ):
     owner = module if where == "save_session" else module.Ledger
     original = getattr(owner, where)
@@ -106,11 +129,11 @@ def test_a_crash_around_every_commit_point_loses_nothing_and_repeats_nothing(
     monkeypatch.setattr(owner, where, original)
     for call in calls():
         keeper().merge(*call)
-    assert final(tmp_path).fingerprint == expected().fingerprint
-    assert len((tmp_path / "run" / "condu" / "ledger.jsonl").read_text().splitlines()) == 4
+    assert final().fingerprint == expected().fingerprint
+    assert len(ledger().splitlines()) == 4
 
 
-def test_a_bad_expert_is_named_and_commits_nothing(keeper, tmp_path):
+def test_a_bad_expert_is_named_and_commits_nothing(keeper, ledger, final, tmp_path):
     one = keeper()
     one.merge(*calls()[0])
     bad = delta("b")
@@ -119,32 +142,55 @@ def test_a_bad_expert_is_named_and_commits_nothing(keeper, tmp_path):
     method, position, task, _, parent, _ = calls()[1]
     with pytest.raises(ValueError, match="w"):
         one.merge(method, position, task, "key-bad", parent, "somewhere")
-    assert len((tmp_path / "run" / "condu" / "ledger.jsonl").read_text().splitlines()) == 1
+    assert len(ledger().splitlines()) == 1
     for call in calls():
         one.merge(*call)
-    assert final(tmp_path).fingerprint == expected().fingerprint
+    assert final().fingerprint == expected().fingerprint
 
 
-def test_a_damaged_expert_or_session_is_named(keeper, tmp_path):
+def test_a_damaged_expert_or_session_is_named(keeper, config, tmp_path):
     keeper().merge(*calls()[0])
     path = expert_folder(tmp_path, "key-b") / "delta.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match="key-b"):
         keeper().merge(*calls()[1])
-    entry = Entry(0, "a", "key-a", ROOT, calls()[0][-1], 0.0)
-    path = session_folder(tmp_path / "run", "condu", entry) / "unified.safetensors"
+    path = session_folder(config.run_folder, "condu", 0, "a", calls()[0][-1]) / "unified.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match="01-a"):
         keeper().merge(*calls()[1])
 
 
-def test_another_order_shares_the_common_prefix_and_loses_nothing(keeper, tmp_path):
+def test_another_order_shares_the_common_prefix_and_loses_nothing(keeper, config, final):
     one = keeper()
     for call in calls():
         one.merge(*call)
     parent = calls()[0][-1]
     other = state_id(parent, "condu", "c", "key-c", SETTINGS)
     one.merge("condu", 1, "c", "key-c", parent, other)
-    sessions = sorted(path.name for path in (method_folder(tmp_path / "run", "condu") / "sessions").iterdir())
+    sessions = sorted(path.name for path in (method_folder(config.run_folder, "condu") / "sessions").iterdir())
     assert [name.rsplit("-", 1)[0] for name in sessions] == ["01-a", "02-b", "02-c", "03-c", "04-d"]
-    assert final(tmp_path).fingerprint == expected().fingerprint
+    assert final().fingerprint == expected().fingerprint
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.keeps_model])
+def test_every_method_merges_the_same_with_a_new_actor_each_time(keeper, final, name):
+    for call in calls(name):
+        keeper().merge(*call)
+    method = get(name)
+    source, state = factors if method.space == "factors" else delta, ModelState(model=method.initial())
+    for call in calls(name):
+        model = method.merge(state, call[2], call[3], lambda key: source(key.removeprefix("key-")))
+        state = state.after(call[-1], call[2], call[3], model)
+    for task in TASKS:
+        one, other = (method.delta(found, task, delta) for found in (replace(state, model=final(name)), state))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_method_that_keeps_nothing_reads_no_expert(config):
+    keeper = ModelKeeper(config.portable())  # there is no expert in storage at all
+    for call in calls("sequential"):
+        keeper.merge(*call)
+    entry = Entry(3, "d", "key-d", "", calls("sequential")[-1][-1], 0.0)
+    state = load_session(config.run_folder, get("sequential"), entry)
+    assert (state.tasks, state.latest, state.model) == (TASKS, "key-d", None)

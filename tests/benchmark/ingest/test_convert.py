@@ -75,7 +75,7 @@ def test_row_groups_are_bounded(limits, rows, trees, tmp_path, monkeypatch):
 @pytest.mark.parametrize("after", [1, 20])
 def test_a_stopped_conversion_leaves_nothing_and_can_be_repeated(stop, after, trees, tmp_path, monkeypatch):
     tree, out = trees("oxford_pets"), tmp_path / "out"
-    entry, seen, inspect = trees.entry("oxford_pets", tree), [], convert._inspect
+    entry, seen, inspect = trees.entry("oxford_pets", tree), [], convert.inspect_image
 
     def stopping(data):
         seen.append(data)
@@ -83,7 +83,7 @@ def test_a_stopped_conversion_leaves_nothing_and_can_be_repeated(stop, after, tr
             raise stop("stopped")
         return inspect(data)
 
-    monkeypatch.setattr(convert, "_inspect", stopping)
+    monkeypatch.setattr(convert, "inspect_image", stopping)
     with pytest.raises(stop):
         convert.convert(entry, tree.root, out, workers=1)
     assert list(out.iterdir()) == []
@@ -92,7 +92,7 @@ def test_a_stopped_conversion_leaves_nothing_and_can_be_repeated(stop, after, tr
 
 
 def _killed(entry, root, out):
-    seen, inspect = [], convert._inspect
+    seen, inspect = [], convert.inspect_image
 
     def killing(data):
         seen.append(data)
@@ -100,7 +100,7 @@ def _killed(entry, root, out):
             os._exit(9)
         return inspect(data)
 
-    convert._inspect = killing
+    convert.inspect_image = killing
     convert.convert(entry, root, out, workers=1)
 
 

@@ -1,0 +1,157 @@
+"""The work board: which experts are to be fine-tuned, who has taken which, and the latest word of every lane.
+
+Lanes take what they can start on. A dead lane's work goes back to the board; a dead board comes back with the work
+that it was made with and asks storage what is left (what a run posted later, it posts again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Work:
+    """One expert on the board, in plain values, for the board's process loads no torch.
+
+    Attributes:
+        key: the expert's key.
+        done: file whose existence says that the expert is in storage.
+        needs: file that has to be there before training can start; None for a start from theta0.
+        before: key of the expert from which `needs` is made; whoever trains that one may go on with this.
+        position: 0-based place of the task.
+        stream: experts of equal ones can share a data pipeline.
+        item: what the lane needs to train it.
+    """
+
+    key: str
+    done: str
+    needs: str | None
+    before: str | None
+    position: int
+    stream: str = ""
+    item: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the expert is in storage."""
+        return Path(self.done).is_file()
+
+    @property
+    def ready(self) -> bool:
+        """Whether training can start now."""
+        return self.needs is None or Path(self.needs).is_file()
+
+
+class Board:
+    """Actor that hands out work and keeps the latest word of every lane.
+
+    Args:
+        work: what is to be done; more may be posted.
+        lanes: lanes that share it.
+        closed: whether no more will be posted, so that lanes end when all is done.
+    """
+
+    def __init__(self, work: Sequence[Work] = (), lanes: int = 1, closed: bool = True) -> None:
+        self._lanes, self._closed = max(1, lanes), closed
+        self._work: dict[str, Work] = {}
+        self._taken: dict[str, int] = {}
+        self._trained: set[str] = set()
+        self._words: dict[int, dict[str, Any]] = {}
+        self._failure: str | None = None
+        self.post(work)
+
+    def post(self, work: Iterable[Work]) -> None:
+        """Adds work; what is there already, or in storage, is not added again."""
+        for entry in work:
+            if entry.key not in self._work and not entry.finished:
+                self._work[entry.key] = entry
+
+    def close(self) -> None:
+        """Says that nothing more will be posted."""
+        self._closed = True
+
+    def take(self, lane: int, limit: int) -> list[Mapping[str, Any]] | None:
+        """Hands out items to train one after the other.
+
+        A chain (experts that start from one another) goes to one lane as far as the lane's share reaches, the longest
+        chain first, for it decides when all is done; a share is filled up with single experts, early tasks first.
+
+        Args:
+            lane: number of the lane; what it had taken before and is not in storage is handed out anew.
+            limit: items at most.
+
+        Returns:
+            Items in the order of training; empty when nothing can be started now; None when all is done.
+        """
+        for key in [key for key, owner in self._taken.items() if owner == lane]:
+            del self._taken[key]
+        self._forget_finished()
+        if not self._work:
+            return None if self._closed else []
+        free = [entry for entry in self._work.values() if entry.key not in self._taken]
+        share = min(limit, -(-len(free) // self._lanes))
+        followers: dict[str, list[Work]] = {}
+        for entry in free:
+            if entry.before is not None:
+                followers.setdefault(entry.before, []).append(entry)
+        ready = [entry for entry in free if entry.ready]
+        # Early tasks first: the merges of order-free methods wait for them.
+        length = {entry.key: _length(entry, followers) for entry in ready}
+        chosen: dict[str, Work] = {}
+        for head in sorted(ready, key=lambda entry: (-length[entry.key], entry.position)):
+            same = all(head.stream == one.stream for one in chosen.values())
+            if len(chosen) < share and same and (not chosen or length[head.key] == 1):
+                link: Work | None = head
+                while link is not None and len(chosen) < share:
+                    chosen[link.key] = link
+                    after = [one for one in followers.get(link.key, []) if one.stream == head.stream]
+                    link = max(after, key=lambda one: _length(one, followers), default=None)
+        for key in chosen:
+            self._taken[key] = lane
+        # Not by position: in a sweep, an expert may be late in one order and the start of a chain in another.
+        return [entry.item for entry in chosen.values()]
+
+    def keep(self, lane: int, keys: Sequence[str]) -> None:
+        """A lane says which of the items that it was given it will train; the others are free again."""
+        for key in [key for key, owner in self._taken.items() if owner == lane and key not in keys]:
+            del self._taken[key]
+
+    def _forget_finished(self) -> None:
+        for key in [key for key, entry in self._work.items() if entry.finished]:
+            del self._work[key]
+            self._taken.pop(key, None)
+
+    def trained(self, key: str) -> None:
+        """A lane says that it has put an expert into storage."""
+        self._trained.add(key)
+        self._work.pop(key, None)
+        self._taken.pop(key, None)
+
+    def tell(self, lane: int, word: dict[str, Any]) -> None:
+        """A lane says where it is."""
+        self._words[lane] = word
+
+    def fail(self, message: str) -> None:
+        """A lane says that it is of no use to try again."""
+        self._failure = self._failure or message
+
+    def read(self) -> dict[str, Any]:
+        """Returns `words` (the latest of every lane), `trained` (keys), `left` (experts) and `failure` (or None)."""
+        return {
+            "words": self._words,
+            "trained": sorted(self._trained),
+            "left": len(self._work),
+            "failure": self._failure,
+        }
+
+
+def _length(entry: Work, followers: Mapping[str, Sequence[Work]]) -> int:
+    """Experts of the longest chain that begins here."""
+    count, front = 0, [entry]
+    while front:
+        count += 1
+        front = [after for one in front for after in followers.get(one.key, ())]
+    return count

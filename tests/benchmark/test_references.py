@@ -1,0 +1,109 @@
+"""Reference images and texts: found, counted and fingerprinted by their content."""
+
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from condu_ray.benchmark import TaskError
+from condu_ray.benchmark.references import load_references
+from condu_ray.config import Distillation
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a Parquet file of images, with captions where they are given; returns its path."""
+
+    def new(name, captions=None, images=(b"1", b"2"), kind=None):
+        columns = {"image": pa.array(images, kind or pa.binary())}
+        if captions is not None:
+            columns["caption"] = pa.array(captions, pa.string())
+        pq.write_table(pa.table(columns), tmp_path / name)
+        return tmp_path / name
+
+    return new
+
+
+def load(*paths, captions=None):
+    return load_references(Distillation(reference=paths, captions=captions))
+
+
+def test_a_task_gives_its_training_images_and_prompts(make_task):
+    folder = make_task("digits")
+    found = load(folder)
+    assert found.files == (folder / "train.parquet",)
+    assert found.captions == ("a photo of a one.", "a photo of a two.", "a photo of a three.")
+
+
+def test_a_file_gives_its_captions_and_several_join_in_order(make_task, write):
+    one, large = write("one.parquet", ["x", None, "", "y"], [b"1"] * 4), write("large.parquet", kind=pa.large_binary())
+    found = load(one, make_task("digits"), large)
+    assert [path.name for path in found.files] == ["one.parquet", "train.parquet", "large.parquet"]
+    assert found.captions[:2] == ("x", "y")  # what is null or empty says nothing
+    assert len(found.captions) == 5
+
+
+def test_a_text_file_takes_the_place_of_all_captions(write, tmp_path):
+    text = tmp_path / "captions.txt"
+    text.write_text("a sky\n\n  a wall \r\nä sea\n", encoding="utf-8")
+    assert load(write("one.parquet", ["x", "y"]), captions=text).captions == ("a sky", "a wall", "ä sea")
+
+
+def test_paths_are_absolute(write, tmp_path, monkeypatch):
+    write("one.parquet", ["x", "y"])
+    monkeypatch.chdir(tmp_path)
+    assert load("one.parquet").files == (tmp_path / "one.parquet",)
+
+
+def test_the_fingerprint_is_that_of_the_content(write, tmp_path):
+    base = load(write("one.parquet", ["x", "y"]))
+    shutil.copy(tmp_path / "one.parquet", tmp_path / "copy.parquet")
+    assert load(tmp_path / "copy.parquet").fingerprint == base.fingerprint
+    others = [
+        load(write("images.parquet", ["x", "y"], [b"1", b"3"])),
+        load(write("captions.parquet", ["x", "z"])),
+        load(tmp_path / "one.parquet", tmp_path / "copy.parquet"),
+    ]
+    text = tmp_path / "captions.txt"
+    text.write_text("x\nz")
+    others.append(load(tmp_path / "one.parquet", captions=text))
+    assert len({found.fingerprint for found in (base, *others)}) == 5
+
+
+def test_a_sample_is_drawn_by_its_seed_without_repeats(write):
+    captions = [f"picture {number % 40}" for number in range(80)]
+    found = load(write("one.parquet", captions, [b"1"] * 80))
+    sample = found.sample(10, seed=0)
+    assert len(set(sample)) == 10
+    assert set(sample) <= set(captions)
+    assert found.sample(10, seed=0) == sample
+    assert found.sample(10, seed=1) != sample
+    assert set(found.sample(1000, seed=0)) == set(captions)
+    again = load(write("turned.parquet", captions[::-1], [b"1"] * 80))
+    assert again.sample(10, seed=0) == sample  # in whatever order they come
+
+
+def test_no_reference_at_all():
+    with pytest.raises(TaskError, match="no reference images: give --distillation"):
+        load()
+
+
+def test_a_damaged_task_is_named(make_task):
+    folder = make_task("digits", classes=...)
+    with pytest.raises(TaskError, match="'classes' is missing"):
+        load(folder)
+
+
+def test_a_file_without_rows_is_named(write):
+    with pytest.raises(TaskError, match=r"one\.parquet: no rows"):
+        load(write("one.parquet", [], []))
+
+
+def test_captions_that_are_no_texts_are_named_unless_others_are_given(write, tmp_path):
+    path, text = tmp_path / "lists.parquet", tmp_path / "captions.txt"
+    pq.write_table(pa.table({"image": [b"1", b"2"], "caption": [["x", "y"], ["z"]]}), path)
+    with pytest.raises(TaskError, match="column 'caption' holds list"):
+        load(path)
+    text.write_text("x\ny")
+    assert load(path, captions=text).captions == ("x", "y")
