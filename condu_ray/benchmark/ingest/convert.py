@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from condu_ray.benchmark.check import _inspect
+from condu_ray.benchmark.check import inspect_image
 from condu_ray.benchmark.ingest.catalog import DataSet
 from condu_ray.benchmark.ingest.names import IngestError, Names
 from condu_ray.benchmark.ingest.sources import SEED, Part, read_layout
@@ -188,7 +188,7 @@ def _write_split(path: Path, layout: Layout, meta: dict[str, Any], pool: ThreadP
             data = part.encoded(index)
         except OSError as error:
             return b"", b"", f"{part.origin(index)}: {error.strerror or error}"
-        digest, wrong, *_ = _inspect(data)
+        digest, wrong, *_ = inspect_image(data)
         return data, digest, None if wrong is None else f"{part.origin(index)}: {wrong}"
 
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=["label"]) as writer:

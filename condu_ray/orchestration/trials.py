@@ -1,0 +1,174 @@
+"""The trials of a sweep: every combination of order, method, seed and swept settings, known before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from condu_ray.benchmark.orders import Order
+from condu_ray.command_line import ConfigError, field_names, nearest
+from condu_ray.config import Experiment, Sweep, content_hash
+from condu_ray.methods import get
+
+FIXED = ("storage", "run", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "label_space", "shots")
+"""Top-level fields that are the same for all trials, or have an axis of their own."""
+SECTIONS = ("evaluation", "tracking", "cluster")
+"""Parts that say how a sweep runs and not what it compares."""
+SHARED = ("training.workers", "training.threads", "training.lanes", "training.max_failures")
+"""Fields of lanes, which all trials share."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One combination.
+
+    Attributes:
+        id: unique in the sweep, and safe in paths.
+        method: method's name.
+        order_name: name of the order.
+        order: tasks in the order of learning.
+        seed: the run's seed.
+        settings: swept fields by dotted name.
+    """
+
+    id: str
+    method: str
+    order_name: str
+    order: tuple[str, ...]
+    seed: int
+    settings: Mapping[str, Any]
+
+    def config(self, base: Experiment, sweep: str) -> Experiment:
+        """Returns the trial's whole configuration; its run is `<sweep>.<id>`.
+
+        Raises:
+            ConfigError: a swept value does not fit its field.
+        """
+        values = base.model_dump()
+        for name, value in self.settings.items():
+            part = values
+            *path, last = name.split(".")
+            for step in path:
+                part = part[step]
+            part[last] = value
+        values |= {"method": (self.method,), "tasks": self.order, "seed": self.seed, "run": f"{sweep}.{self.id}"}
+        try:
+            return Experiment.model_validate(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = ".".join(map(str, problem["loc"]))
+            raise ConfigError(f"--sweep {name}: {problem['msg']} (got {problem.get('input')!r})") from error
+
+    def record(self) -> dict[str, Any]:
+        """Returns what every record of this trial begins with."""
+        kept = asdict(self)
+        kept["trial"] = kept.pop("id")
+        return kept | {"order": list(self.order), "settings": dict(self.settings)}
+
+
+def read_axes(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Reads `--sweep field=a,b` axes.
+
+    Args:
+        texts: one axis each; values are read as YAML (`1e-3` is a number, `true` a truth value).
+
+    Raises:
+        ConfigError: no such field, a field that cannot be swept, or no value.
+    """
+    axes: dict[str, list[Any]] = {}
+    name = ""
+    for text in texts:
+        # The command line splits at commas: what has no `=` is one more value of the axis before.
+        before, sign, values = text.partition("=")
+        if sign:
+            name = before.strip()
+            _check_axis(name, axes)
+            axes[name] = []
+        elif not name:
+            raise ConfigError(f"--sweep {text!r}: write field=value,value, such as training.lr=1e-4,3e-4")
+        axes[name] += [_value(part) for part in (values if sign else before).split(",") if part.strip()]
+    for name, found in axes.items():
+        if not found or len(set(map(str, found))) < len(found):
+            raise ConfigError(f"--sweep {name}: {'no value' if not found else 'a value twice'}")
+    return axes
+
+
+def _check_axis(name: str, axes: Mapping[str, Any]) -> None:
+    """Refuses a field that does not exist, is swept already, or is the same for all trials."""
+    if name not in field_names():
+        raise ConfigError(f"--sweep {name}: no such field{nearest(name, field_names())}")
+    if name in FIXED or name in SHARED or name.split(".")[0] in SECTIONS:
+        raise ConfigError(f"--sweep {name}: is the same for all trials of a sweep; give it as --{name}")
+    if name in axes:
+        raise ConfigError(f"--sweep {name}: given twice; put all values in one")
+
+
+def _value(text: str) -> Any:
+    """A value as YAML has it; `1e-5`, which YAML takes for text, is a number too."""
+    try:
+        value = yaml.safe_load(text)
+        return float(value) if isinstance(value, str) else value
+    except (ValueError, yaml.YAMLError):
+        return text.strip()
+
+
+def make_trials(sweep: Sweep, orders: Sequence[Order]) -> list[Trial]:
+    """Returns all trials, orders outermost, so that early results compare all methods on the first orders.
+
+    Raises:
+        ConfigError: a swept value does not fit its field.
+        MethodError: no such method.
+    """
+    axes, base, trials = read_axes(sweep.sweep), sweep.experiment(), []
+    for name in base.method:
+        get(name)
+    for order, offset, method in itertools.product(orders, range(sweep.seeds), base.method):
+        for values in itertools.product(*axes.values()):
+            settings = dict(zip(axes, values, strict=True))
+            suffix = f".{content_hash(settings)[:8]}" if settings else ""
+            identity = f"{order.name}.{method}.seed{base.seed + offset}{suffix}"
+            trial = Trial(identity, method, order.name, order.tasks, base.seed + offset, settings)
+            trial.config(base, "check")
+            trials.append(trial)
+    return trials
+
+
+def sweep_name(sweep: Sweep, trials: Sequence[Trial], fingerprint: str) -> str:
+    """Returns the sweep's name: the given one, or one that the same command always gets.
+
+    Args:
+        sweep: its settings.
+        trials: its trials.
+        fingerprint: of the backbone and the tasks.
+    """
+    if sweep.run is not None:
+        return sweep.run
+    kept = sweep.experiment().model_dump(mode="json", exclude={"storage", "tracking", "cluster", "method", "tasks"})
+    return f"{sweep.recipe}-sweep-{content_hash([[trial.record() for trial in trials], kept, fingerprint])[:8]}"
+
+
+def sweep_folder(storage: Path, name: str) -> Path:
+    """Returns `<storage>/sweeps/<name>`."""
+    return storage / "sweeps" / name
+
+
+def record_path(folder: Path, trial: Trial) -> Path:
+    """Returns where a finished trial's record is."""
+    return folder / "trials" / f"{trial.id}.json"
+
+
+def read_records(folder: Path, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+    """Returns the records of the trials that are finished, by identity."""
+    found = {}
+    for trial in trials:
+        path = record_path(folder, trial)
+        if path.is_file():
+            found[trial.id] = json.loads(path.read_text(encoding="utf-8"))
+    return found
