@@ -16,7 +16,8 @@ def main() -> None:
 
     if config.method == ("list",):
         for name, method in METHODS.items():
-            print(f"{name:<16} {method.paper}")
+            needs = f" (needs {', '.join(sorted(method.needs))})" if method.needs else ""
+            print(f"{name:<16} starts from {method.starts_from:<11} {method.paper}{needs}")
         return
     env.apply()
     from condu_ray.orchestration.session import RunError, run

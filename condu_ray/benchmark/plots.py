@@ -25,6 +25,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 #: One a turn through the palette.
 DASHES = ("-", "--", ":", "-.")
+_SIDE_BY_SIDE = 8  # methods that one group of bars can hold
 _HATCHES = ("", "///", "...", "xxx")
 _SEEN = LinearSegmentedColormap.from_list("seen", ["#f7fbff", "#9ecae1", "#4292c6", "#08519c"])
 _UNSEEN = LinearSegmentedColormap.from_list("unseen", ["#ffffff", "#c9c9c9"])
@@ -149,6 +150,8 @@ def metrics_bars(results: Mapping[str, Any], path: Path) -> Path:
     """
     methods = results["methods"]
     metrics = ("transfer", "average", "last")
+    if len(methods) > _SIDE_BY_SIDE:
+        return _metrics_rows(methods, metrics, path)
     legend_columns = min(len(methods), 4)
     lines = math.ceil(len(methods) / max(1, legend_columns))
     figure = Figure(figsize=(max(6.0, 1.8 + 0.42 * 3 * (len(methods) + 1)), 3.7 + 0.22 * lines), layout="constrained")
@@ -187,6 +190,33 @@ def metrics_bars(results: Mapping[str, Any], path: Path) -> Path:
     axes.tick_params(axis="x", length=0, labelsize=11)
     if methods:
         figure.legend(loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)
+    return save_figure(figure, path)
+
+
+def _metrics_rows(methods: Mapping[str, Any], metrics: Sequence[str], path: Path) -> Path:
+    """As `metrics_bars`, a panel a metric and a row a method: names stand at their bars, however many there are."""
+    names = list(methods)
+    figure = Figure(figsize=(9.5, 1.1 + 0.24 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(metrics), sharey=True)
+    places = np.arange(len(names))
+    for panel, metric in zip(panels, metrics, strict=True):
+        widths = np.array([as_number(methods[name].get(metric)) for name in names])
+        best = np.nanmax(widths) if not np.isnan(widths).all() else math.nan
+        colours = [PALETTE[0] if width == best else PALETTE[4] for width in widths]
+        panel.barh(places, np.nan_to_num(widths), 0.72, color=colours, linewidth=0)
+        for place, width in zip(places, widths, strict=True):
+            text = "n/a" if math.isnan(width) else f"{width:.1f}"
+            panel.text((0 if math.isnan(width) else width) + 1.5, place, text, va="center", fontsize=8)
+        panel.set_title(metric.capitalize(), fontsize=11, loc="left")
+        panel.set_xlim(0, 112)
+        panel.set_xticks(range(0, 101, 25))
+        style_axes(panel)
+        panel.grid(axis="y", visible=False)
+        panel.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+        panel.tick_params(axis="y", length=0, labelsize=9)
+    panels[0].set_yticks(places, names)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    figure.supxlabel("percent (dark: the highest)", fontsize=10)
     return save_figure(figure, path)
 
 

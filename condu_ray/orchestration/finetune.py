@@ -155,10 +155,15 @@ def _take(job: Mapping[str, Any], claims: Claims) -> list[Mapping[str, Any]] | N
         if work is None:
             return None
         mine: list[Mapping[str, Any]] = []
+        theirs: set[str] = set()
         for entry in work:
-            if not claims.acquire(entry["item"]["key"]):
-                break  # what follows may start from it
-            mine.append(entry)
+            item = entry["item"]
+            before = item["earlier"][-1][1] if item["start"] or item["state"] else None
+            # What starts from another run's expert is left to whoever comes when that is there.
+            if before not in theirs and claims.acquire(item["key"]):
+                mine.append(entry)
+            else:
+                theirs.add(item["key"])
         if mine:
             ray.get(job["board"].keep.remote(job["lane"], [entry["item"]["key"] for entry in mine]))
             return mine

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment
-from condu_ray.learn.expert import expert_folder, expert_key
+from condu_ray.learn.expert import expert_key
 from condu_ray.methods import Method
-from condu_ray.store import artifacts
 from condu_ray.store.ledger import ROOT, state_id
 
 
@@ -95,11 +93,3 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
         steps.append(Step(position, task.name, item, parent, identity))
         parent = identity
     return MethodPlan(method, tuple(steps))
-
-
-def missing(storage: Path, items: Iterable[Item]) -> list[Item]:
-    """Returns the experts that storage does not hold yet, each key once, in order."""
-    unique: dict[str, Item] = {}
-    for item in items:
-        unique.setdefault(item.key, item)
-    return [item for item in unique.values() if not artifacts.exists(expert_folder(storage, item.key))]

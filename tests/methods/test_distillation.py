@@ -98,11 +98,19 @@ def test_random_prompts_have_the_form_of_prompts(moved):
     assert (tokens[:, 7:] == 0).all()
     inside = tokens[:, 1:6]
     assert inside.min() >= 0
-    assert inside.max() < min(start, end)  # an end inside would cut the prompt short
     assert len(inside.unique()) > 1000
     assert inside.max() > 0.99 * end
     assert torch.equal(tokens, random_prompts(lesson, 300, 5))
     assert random_prompts(lesson, 4, 1000)[:, -1].tolist() == [end] * 4  # as long as the model can read
+
+
+def test_random_prompts_never_end_early(moved, monkeypatch):
+    lesson = moved("lwf-vr")
+    start, end = lesson.backbone.tokenizer(["a"])[0][[0, 2]].tolist()
+    monkeypatch.setattr(torch, "randint", lambda low, high, size, generator: torch.full(size, high - 1))
+    tokens = random_prompts(lesson, 2, 5)  # of the highest tokens that can be drawn
+    assert tokens[:, 1:6].max() < min(start, end)
+    assert tokens.argmax(dim=1).tolist() == [6, 6]  # where open_clip looks for the end
 
 
 def test_random_prompts_follow_the_seed(moved):

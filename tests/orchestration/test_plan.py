@@ -2,10 +2,8 @@ import pytest
 
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Experiment, Lora, Merging, Training
-from condu_ray.learn.expert import expert_folder
 from condu_ray.methods import get
-from condu_ray.orchestration.plan import missing, plan_method
-from condu_ray.store import artifacts
+from condu_ray.orchestration.plan import plan_method
 from condu_ray.store.ledger import ROOT
 
 
@@ -90,12 +88,3 @@ def test_one_tasks_rate_moves_that_tasks_expert_alone(tasks, name, rates):
 def test_a_task_more_keeps_all_states_before(tasks):
     short, long = plan("condu", tasks[:2]), plan("condu", tasks)
     assert short.steps == long.steps[:2]
-
-
-def test_missing_names_each_expert_once_that_storage_lacks(tasks, tmp_path):
-    chain, plain = plan("sequential", tasks).items, plan("individual", tasks).items
-    assert [item.key for item in missing(tmp_path, [*chain, *plain])] == [item.key for item in (*chain, *plain[1:])]
-    for item in (chain[0], plain[2]):
-        artifacts.publish(expert_folder(tmp_path, item.key), {}, lambda folder: None)
-    assert [item.key for item in missing(tmp_path, [*chain, *plain])] == [item.key for item in (*chain[1:], plain[1])]
-    assert missing(tmp_path, plan("zero-shot", tasks).items) == []

@@ -131,9 +131,8 @@ def test_an_expert_does_not_depend_on_what_the_lane_trained_before(lane, tmp_pat
             lane.train(wild, lane.plan("condu", wild).items[1])
     else:
         lane.train(config, lane.plan(between, config).items[1])
-    fresh = Lane(tmp_path / "other", data, small_backbone)
     for name in ("condu", "condu-lora"):
-        item = lane.plan(name, config).items[0]
+        fresh, item = Lane(tmp_path / name, data, small_backbone), lane.plan(name, config).items[0]
         lane.train(config, item)
         fresh.train(fresh.config(), item)
         assert equal(lane.delta(item), fresh.delta(item))
