@@ -154,20 +154,30 @@ def _take(job: Mapping[str, Any], claims: Claims) -> list[Mapping[str, Any]] | N
         work = ray.get(job["board"].take.remote(job["lane"], MOST))
         if work is None:
             return None
-        mine: list[Mapping[str, Any]] = []
-        theirs: set[str] = set()
-        for entry in work:
-            item = entry["item"]
-            before = item["earlier"][-1][1] if item["start"] or item["state"] else None
-            # What starts from another run's expert is left to whoever comes when that is there.
-            if before not in theirs and claims.acquire(item["key"]):
-                mine.append(entry)
-            else:
-                theirs.add(item["key"])
+        mine = claimable(work, claims.acquire)
         if mine:
             ray.get(job["board"].keep.remote(job["lane"], [entry["item"]["key"] for entry in mine]))
             return mine
         time.sleep(LOOK_SECONDS)
+
+
+def claimable(work: Sequence[Mapping[str, Any]], acquire: Callable[[str], bool]) -> list[Mapping[str, Any]]:
+    """Claims what no other run is at, but for what starts from it: that can be taken when it is there.
+
+    Args:
+        work: items as the board hands them out.
+        acquire: claims a key; False when it is another run's.
+    """
+    mine: list[Mapping[str, Any]] = []
+    theirs: set[str] = set()
+    for entry in work:
+        item = entry["item"]
+        before = item["earlier"][-1][1] if item["start"] or item["state"] else None
+        if before not in theirs and acquire(item["key"]):
+            mine.append(entry)
+        else:
+            theirs.add(item["key"])
+    return mine
 
 
 def _stream(

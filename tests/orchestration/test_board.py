@@ -12,7 +12,7 @@ from condu_ray.config import Experiment
 from condu_ray.methods import METHODS, get
 from condu_ray.methods.session import session_folder
 from condu_ray.orchestration.board import Board, Work
-from condu_ray.orchestration.finetune import MOST, work_of
+from condu_ray.orchestration.finetune import MOST, claimable, work_of
 from condu_ray.orchestration.plan import plan_method
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -59,11 +59,9 @@ class Run:
             if taken is None:
                 self.ended.add(lane)
                 return True
-            mine = []
-            for values in taken:  # as `_take` does
-                if claims.setdefault(values["item"]["key"], (self.name, lane)) != (self.name, lane):
-                    break
-                mine.append(values["item"]["key"])
+            me = (self.name, lane)
+            found = claimable(taken, lambda key: claims.setdefault(key, me) == me)
+            mine = [values["item"]["key"] for values in found]
             if mine:
                 self.board.keep(lane, mine)
             self.todo[lane] = mine
