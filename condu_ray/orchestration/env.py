@@ -84,7 +84,9 @@ def ray_cluster(address: str | None, namespace: str) -> Iterator[None]:
 
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    variables = {name: os.environ[name] for name in SETTINGS}
+    # Trials of a sweep log from wherever Ray puts them, and a worker does not have the driver's environment.
+    passed = {name for name in os.environ if name.startswith("MLFLOW_TRACKING_")}
+    variables = {name: os.environ[name] for name in (*SETTINGS, *sorted(passed))}
     ray.init(
         address=address,
         namespace=namespace,

@@ -142,6 +142,8 @@ class Session:
 
     def run(self) -> dict[str, Any]:
         """Trains, merges, measures; returns the results."""
+        import ray.train.torch  # noqa: F401  (here, for lanes' threads that import it at once may find half of it)
+
         begin = time.perf_counter()
         names = [task.name for task in self.checked.tasks]
         for plan in self.plans:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -64,6 +65,9 @@ def run_sweep(sweep: Sweep) -> list[Path]:
     name = sweep_name(base, trials, content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]]))
     folder = sweep_folder(sweep.storage, name).absolute()
     _remember(folder, base, trials)
+    if sweep.tracking.uri is not None:  # by the environment: a setting would be in the files that Tune writes
+        os.environ["MLFLOW_TRACKING_URI"] = sweep.tracking.uri
+        base = base.model_copy(update={"tracking": sweep.tracking.model_copy(update={"uri": None})})
     done = read_records(folder, trials)
     left = [trial for trial in trials if trial.id not in done]
     console.print(f"sweep {name}: {len(trials)} trials, {len(done)} finished before, {len(left)} to run")
@@ -142,6 +146,8 @@ class _Running:
     def run(self, left: Sequence[Trial]) -> None:
         """Runs the trials that are left, and waits for the lanes to close."""
         import ray
+        import ray.train.torch
+        import ray.tune
 
         from condu_ray.orchestration.board import Board
         from condu_ray.orchestration.evaluation import start_evaluator

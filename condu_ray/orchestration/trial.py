@@ -79,7 +79,9 @@ def run_trial(setting: Setting, trial: Trial) -> dict[str, Any]:
     config = trial.config(Experiment.model_validate(setting.base), setting.sweep)
     tasks = [load_task(Path(setting.tasks[name])) for name in trial.order]
     plan = plan_method(get(trial.method, config), config, tasks, setting.backbone, setting.precision)
-    artifacts.write_text(config.run_folder / "config.json", config.model_dump_json(indent=1))
+    artifacts.write_text(
+        config.run_folder / "config.json", config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
+    )
     board = ray.get_actor("board", namespace=setting.namespace)
     measuring = ray.get_actor(NAME, namespace=setting.namespace)
     tracker = Tracker(config, list(trial.order), parent=setting.parent, labels=_labels(trial))
