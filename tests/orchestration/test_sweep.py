@@ -8,7 +8,7 @@ import pytest
 from tests.orchestration.job import Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-METHODS = "condu,average,sequential,pam-full"
+METHODS = ("condu", "pam-full")  # one whose experts all orders share, one that starts from merged states
 
 
 class SweepJob(Job):
@@ -17,7 +17,7 @@ class SweepJob(Job):
     def __init__(self, storage, task_data, small_backbone, name, *flags):
         self.name = name
         flags = ("--run", name, *flags, "--tracking.enabled", "false")
-        super().__init__(storage, task_data, small_backbone, *flags, method=METHODS, steps=4)
+        super().__init__(storage, task_data, small_backbone, *flags, method=",".join(METHODS), steps=4)
 
     def finish(self, timeout=300):
         code = self.process.wait(timeout)
@@ -59,12 +59,11 @@ def both(tmp_path_factory, task_data, small_backbone):
 def test_order_free_experts_are_trained_once_for_all_orders(both):
     jobs, _ = both
     for job in jobs:
-        keys = {method: set() for method in METHODS.split(",")}
+        keys = {method: set() for method in METHODS}
         for record in job.records.values():
             keys[record["method"]] |= set(record["experts"])
         assert len(keys["condu"]) == 3  # as many as there are tasks
-        assert keys["condu"] == keys["average"]
-        assert len(keys["sequential"]) > 3
+        assert len(keys["pam-full"]) > 3
 
 
 def test_two_sweeps_at_once_train_no_expert_twice_and_agree(both):
@@ -80,13 +79,13 @@ def test_two_sweeps_at_once_train_no_expert_twice_and_agree(both):
 
 def test_a_killed_driver_goes_on_and_ends_with_the_same_table(both, tmp_path, task_data, small_backbone):
     job = SweepJob(tmp_path / "s", task_data, small_backbone, "three", "--orders", "3")
-    job.wait_for(lambda: len(list(job.folder.glob("trials/*.json"))) >= 2, timeout=200)
+    job.wait_for(lambda: len(list(job.folder.glob("trials/*.json"))) >= 1, timeout=200)
     job.process.send_signal(signal.SIGKILL)
     job.process.wait()
     job.stop_children()
     before = {path: path.stat().st_mtime_ns for path in job.folder.glob("trials/*.json")}
     experts = {key: (job.storage / "experts" / key / "meta.json").stat().st_mtime_ns for key in job.experts}
-    assert len(before) < 12
+    assert len(before) < 6
     again = SweepJob(tmp_path / "s", task_data, small_backbone, "three", "--orders", "3")
     again.finish()
     assert again.records == both[0][1].records
@@ -100,7 +99,7 @@ def test_the_same_command_makes_the_report_from_storage_alone(both, task_data, s
     (done.folder / "report" / "sweep.json").unlink()
     again = SweepJob(done.storage, task_data, small_backbone, "two", "--orders", "2")
     again.finish(timeout=60)
-    assert "8 finished before, 0 to run" in again.log.read_text()
+    assert "4 finished before, 0 to run" in again.log.read_text()
     assert again.report["name"] == "two"
 
 
