@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STORAGE ?= storage
 
-.PHONY: demo test test-fast lint format clean setup lock mlflow help
+.PHONY: demo test test-fast test-long lint format clean setup lock mlflow help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ test: setup  ## all tests
 
 test-fast: setup  ## tests that start no Ray cluster and are not slow
 	$(PY) -m pytest -m "not ray and not slow"
+
+test-long: setup  ## the tests that take minutes each
+	$(PY) -m pytest -m long
 
 lint: setup  ## style and types
 	$(PY) -m ruff check .

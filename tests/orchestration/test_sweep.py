@@ -77,6 +77,7 @@ def test_two_sweeps_at_once_train_no_expert_twice_and_agree(both):
     assert not list(jobs[0].storage.glob("experts/.claims/*.json"))
 
 
+@pytest.mark.long
 def test_a_killed_driver_goes_on_and_ends_with_the_same_table(both, tmp_path, task_data, small_backbone):
     job = SweepJob(tmp_path / "s", task_data, small_backbone, "three", "--orders", "3")
     job.wait_for(lambda: len(list(job.folder.glob("trials/*.json"))) >= 1, timeout=200)
