@@ -60,7 +60,9 @@ class Replay:
     def run(self, step: Step) -> None:
         """Carries out one step; a failing command raises CalledProcessError."""
         if step.word in {"ARG", "ENV"}:
-            self.env |= {name: self.moved(value) for name, value in environment(step.rest, self.env).items()}
+            found = environment(step.rest, self.env)
+            found.pop("UV_CACHE_DIR", None)  # it names the builder's cache mount; here uv has its own place
+            self.env |= {name: self.moved(value) for name, value in found.items()}
         elif step.word == "WORKDIR":
             self.workdir = Path(self.moved(step.rest))
             self.workdir.mkdir(parents=True, exist_ok=True)
