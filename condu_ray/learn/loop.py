@@ -122,7 +122,7 @@ def fine_tune(
         optimizer.zero_grad(set_to_none=True)
         with compute_context(device, lesson.precision):
             image_BD, text_CD = classifier(*objective.inputs(batch))
-            loss = objective.loss(batch, image_BD.float(), text_CD.float())
+            loss = objective.loss(batch, image_BD, text_CD)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DivergedError(

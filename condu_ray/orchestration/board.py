@@ -98,7 +98,6 @@ class Board:
             if entry.before is not None:
                 followers.setdefault(entry.before, []).append(entry)
         ready = [entry for entry in free if entry.ready]
-        # Early tasks first: the merges of order-free methods wait for them.
         length = {entry.key: _length(entry, followers) for entry in ready}
         chosen: dict[str, Work] = {}
         for head in sorted(ready, key=lambda entry: (-length[entry.key], entry.position)):

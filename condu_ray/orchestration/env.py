@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from condu_ray.config import Experiment
+
 SETTINGS = {
     # The Train controller polls its workers every 2 s by default, and a worker's report waits for a poll.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -160,3 +162,24 @@ def room(
     chosen = lanes or (fit if gpu_each else min(fit, busy))
     spare = int((cpus - chosen * lane_cpus) / EVALUATOR_CPUS + 1e-9)
     return Room(chosen, gpu_each, gpu_evaluator, wanted_evaluators or max(1, min(chosen // 2, spare)))
+
+
+def room_for(config: Experiment) -> Room:
+    """Works out `room` for a configuration on the cluster that is up.
+
+    Raises:
+        ResourceError: as `room`.
+    """
+    import ray
+
+    training, cluster = config.training, config.cluster
+    return room(
+        ray.cluster_resources(),
+        workers=training.workers,
+        threads=training.threads,
+        cpus_per_worker=cluster.cpus_per_worker,
+        gpus_per_worker=cluster.gpus_per_worker,
+        decoders=cluster.decoders,
+        lanes=training.lanes,
+        evaluators=config.evaluation.evaluators,
+    )

@@ -50,7 +50,7 @@ def check(config: Experiment) -> Checked:
                 f"task {unknown[0]!r} is none of mini-MTIL's ({', '.join(MINI_MTIL_TASKS)}); for other tasks give "
                 "--data the folder of their folders, such as jobs/prepare_datasets.py writes for MTIL"
             )
-        data = config.storage / "datasets" / f"mini_mtil-{MINI_MTIL_VERSION}"
+        data = _drawn(config)
         mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
     tasks = load_tasks(data, names)
     require_valid(tasks, cache_folder=config.storage / "checked")
@@ -63,6 +63,11 @@ def check(config: Experiment) -> Checked:
         options = config.lora  # an adapter that does not fit this backbone says so now, not after hours
         lora.attach(backbone, rank=options.rank, targets=options.targets, seed=0).detach()
     return Checked(config, tuple(tasks), spec, backbone.fingerprint)
+
+
+def _drawn(config: Experiment) -> Path:
+    """Where mini-MTIL's tasks are drawn."""
+    return config.storage / "datasets" / f"mini_mtil-{MINI_MTIL_VERSION}"
 
 
 def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
@@ -85,7 +90,7 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
                 f"--method {who} needs reference images: give --distillation.reference a Parquet file with columns "
                 "image and caption, or a task folder that is not one of the tasks"
             )
-        data = config.storage / "datasets" / f"mini_mtil-{MINI_MTIL_VERSION}"
+        data = _drawn(config)
         mini_mtil(data, tasks=unused)
         paths: tuple[Path, ...] = tuple(data / name for name in unused)
         distillation = config.distillation.model_copy(update={"reference": paths})

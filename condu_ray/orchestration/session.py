@@ -113,18 +113,8 @@ class Session:
 
         config = checked.config
         self.config, self.checked = config, checked
-        training, cluster = config.training, config.cluster
-        self.room = env.room(
-            ray.cluster_resources(),
-            workers=training.workers,
-            threads=training.threads,
-            cpus_per_worker=cluster.cpus_per_worker,
-            gpus_per_worker=cluster.gpus_per_worker,
-            decoders=cluster.decoders,
-            lanes=training.lanes,
-            evaluators=config.evaluation.evaluators,
-        )
-        self.precision = resolved_precision(training.precision, self.room.gpus_per_worker > 0)
+        self.room = env.room_for(config)
+        self.precision = resolved_precision(config.training.precision, self.room.gpus_per_worker > 0)
         self.plans = make_plans(checked, self.precision)
         work = {entry.key: entry for plan in self.plans for entry in work_of(config, plan.items)}
         self.missing = [entry for entry in work.values() if not entry.finished]

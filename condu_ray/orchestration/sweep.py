@@ -85,13 +85,13 @@ def _remember(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Writes what the sweep is, and refuses another one under the same name."""
     path = folder / "sweep-config.json"
     kept = sweep.experiment().model_dump(mode="json", exclude={"storage", "tracking", "cluster"})
-    identity = content_hash([kept, [trial.record() for trial in trials]])
+    records = [trial.record() for trial in trials]
+    identity = content_hash([kept, records])
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         if before["identity"] != identity:
             raise ValueError(f"--run: {folder} holds a sweep with other settings or trials; give another name")
-    trial_records = [trial.record() for trial in trials]
-    known = {"identity": identity, "config": kept, "trials": trial_records, "versions": artifacts.provenance()}
+    known = {"identity": identity, "config": kept, "trials": records, "versions": artifacts.provenance()}
     artifacts.write_text(path, json.dumps(known, indent=1))
 
 
@@ -105,19 +105,9 @@ class _Running:
 
         self.sweep, self.checked, self.name, self.folder, self.console = sweep, checked, name, folder, console
         self.config = sweep.experiment()
-        training, cluster = sweep.training, sweep.cluster
-        self.room = env.room(
-            ray.cluster_resources(),
-            workers=training.workers,
-            threads=training.threads,
-            cpus_per_worker=cluster.cpus_per_worker,
-            gpus_per_worker=cluster.gpus_per_worker,
-            decoders=cluster.decoders,
-            lanes=training.lanes,
-            evaluators=sweep.evaluation.evaluators,
-        )
+        self.room = env.room_for(self.config)
         self.cpus = ray.cluster_resources().get("CPU", 1.0)
-        self.precision = resolved_precision(training.precision, self.room.gpus_per_worker > 0)
+        self.precision = resolved_precision(sweep.training.precision, self.room.gpus_per_worker > 0)
         self.work = {entry.key: entry for trial in trials for entry in self._work(trial)}
         self.missing = [entry for entry in self.work.values() if not entry.finished]
 
@@ -213,7 +203,7 @@ class _Running:
         tuner = tune.Tuner(
             tune.with_resources(tune_function, {"cpu": env.TRIAL_CPUS}),
             param_space={
-                "trial": tune.grid_search([plain(trial, setting)["trial"] for trial in left]),
+                "trial": tune.grid_search([plain(trial) for trial in left]),
                 "setting": asdict(setting),
             },
             tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),

@@ -152,6 +152,6 @@ def tune_function(config: dict[str, Any]) -> None:
     tune.report(metrics | {"trial_name": trial.id})
 
 
-def plain(trial: Trial, setting: Setting) -> dict[str, Any]:
-    """Returns what Tune's `param_space` holds of a trial."""
-    return {"trial": asdict(trial) | {"order": list(trial.order)}, "setting": asdict(setting)}
+def plain(trial: Trial) -> dict[str, Any]:
+    """Returns a trial as Tune's `param_space` holds it."""
+    return asdict(trial) | {"order": list(trial.order)}

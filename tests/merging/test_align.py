@@ -8,9 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from condu_ray.merging import DeltaError, align_, conflicts, fingerprint, reference_rules, top_positions
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SHAPES = {"matrix": (31, 17), "odd": (13,), "one": (1,), "scalar": (), "nothing": (0, 3)}
+from tests.merging.deltas import DTYPES, SHAPES
 
 
 def adapter(seed, dtype=torch.float32):

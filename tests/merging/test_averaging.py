@@ -18,30 +18,7 @@ from condu_ray.merging import (
     ties,
 )
 from condu_ray.merging.averaging import check_shapes, each_delta
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SHAPES = {"matrix": (31, 17), "odd": (13,), "one": (1,), "scalar": (), "nothing": (0, 3)}
-
-
-def grid_deltas(tasks, seed=0, dtype=torch.float32, shapes=SHAPES):
-    """Eighths in [-2, 2], many of them 0, -0.0 or equal in magnitude: sums are exact in every dtype."""
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        {
-            name: (torch.randint(-16, 17, shape, generator=generator) / 8)
-            .mul(
-                torch.randint(-1, 2, shape, generator=generator)  # 0 * -1 / 8 is -0.0
-            )
-            .to(dtype)
-            for name, shape in shapes.items()
-        }
-        for _ in range(tasks)
-    ]
-
-
-def normal_deltas(tasks, seed=0, dtype=torch.float32, shapes=SHAPES):
-    generator = torch.Generator().manual_seed(seed)
-    return [{n: torch.randn(s, generator=generator).to(dtype) for n, s in shapes.items()} for _ in range(tasks)]
+from tests.merging.deltas import DTYPES, SHAPES, grid_deltas, normal_deltas
 
 
 def fold(rule, deltas):

@@ -1,16 +1,15 @@
 """EMR against its twin, against ConDU where both are the same, and as a value."""
 
 import importlib
-import weakref
 
 import pytest
 import torch
 
 from condu_ray.merging import DeltaError, UnifiedDelta, emr, reference_rules
+from tests.merging.deltas import DTYPES, OneAtATime, named
 
 module = importlib.import_module("condu_ray.merging.emr")  # the package's attribute of this name is the function
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHAPES = {"matrix": (31, 17), "vector": (64,), "odd": (13,), "one": (1,), "scalar": (), "nothing": (0, 3)}
 
 
@@ -23,10 +22,6 @@ def deltas(tasks, seed=0, dtype=torch.float32, grid=True):
         return torch.randn(shape, generator=generator) * (torch.rand(shape, generator=generator) > 0.1)
 
     return [{name: values(shape).to(dtype) for name, shape in SHAPES.items()} for _ in range(tasks)]
-
-
-def named(found):
-    return {f"task {index}": delta for index, delta in enumerate(found)}
 
 
 def assert_agrees(state, twin):
@@ -143,16 +138,9 @@ def test_chunks_do_not_count(monkeypatch):
 
 
 def test_one_delta_is_in_memory_at_a_time():
-    alive = []
-
-    def load(seed):
-        assert not any(reference() is not None for reference in alive)
-        (found,) = deltas(1, seed=seed)
-        alive.extend(weakref.ref(tensor) for tensor in found.values())
-        return found
-
-    state = emr({str(seed): lambda seed=seed: load(seed) for seed in range(4)})
-    assert len(alive) == 4 * len(SHAPES)
+    watched = OneAtATime(deltas)
+    state = emr(watched.sources(4))
+    assert len(watched.alive) == 4 * len(SHAPES)
     assert state.equal(emr({str(seed): deltas(1, seed=seed)[0] for seed in range(4)}))
 
 

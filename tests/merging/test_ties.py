@@ -1,7 +1,6 @@
 """TIES against its twin, its trimming threshold against a sort, and worked examples of its ties."""
 
 import importlib
-import weakref
 
 import pytest
 import torch
@@ -10,11 +9,9 @@ from hypothesis import strategies as st
 
 from condu_ray.merging import DeltaError, reference_rules, ties
 from condu_ray.merging.ties import kth_magnitude
+from tests.merging.deltas import DTYPES, SHAPES, OneAtATime, named
 
 module = importlib.import_module("condu_ray.merging.ties")  # the package's attribute of this name is the function
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SHAPES = {"matrix": (31, 17), "odd": (13,), "one": (1,), "scalar": (), "nothing": (0, 3)}
 
 
 def deltas(tasks, seed=0, dtype=torch.float32, grid=True):
@@ -27,10 +24,6 @@ def deltas(tasks, seed=0, dtype=torch.float32, grid=True):
         return torch.randn(shape, generator=generator)
 
     return [{name: values(shape).to(dtype) for name, shape in SHAPES.items()} for _ in range(tasks)]
-
-
-def named(found):
-    return {f"task {index}": delta for index, delta in enumerate(found)}
 
 
 @pytest.mark.parametrize("density", [1e-6, 0.2, 0.5, 0.999, 1.0])
@@ -118,17 +111,10 @@ def test_chunks_do_not_count(monkeypatch):
 
 
 def test_one_delta_is_in_memory_at_a_time():
-    alive = []
-
-    def load(seed):
-        assert not any(reference() is not None for reference in alive)
-        (found,) = deltas(1, seed=seed)
-        alive.extend(weakref.ref(tensor) for tensor in found.values())
-        return found
-
-    merged = ties({str(seed): lambda seed=seed: load(seed) for seed in range(4)})
+    watched = OneAtATime(deltas)
+    merged = ties(watched.sources(4))
     again = ties({str(seed): deltas(1, seed=seed)[0] for seed in range(4)})
-    assert len(alive) == 4 * len(SHAPES)
+    assert len(watched.alive) == 4 * len(SHAPES)
     assert all(torch.equal(merged[name], again[name]) for name in SHAPES)
 
 
