@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods.session import method_folder
 from condu_ray.orchestration import env
+from condu_ray.orchestration.background import background
 from condu_ray.orchestration.board import Board
 from condu_ray.orchestration.plan import MethodPlan
 from condu_ray.orchestration.preflight import Checked, check, make_plans
@@ -139,15 +140,13 @@ class Session:
         for plan in self.plans:
             self.tracker.start(plan.method.name, plan.steps[-1].state)
         count = len(self.missing)
-        pool = ThreadPoolExecutor(self.lanes + 1, thread_name_prefix="lane")
         with Display(names, self.lanes, count, self.config.training.steps) as display:
             display.say(
                 f"{len(names)} tasks, {len(self.plans)} methods: {count} experts to fine-tune in {self.lanes} "
                 f"lanes ({self.found} shared or in storage), {self.precision}"
             )
-            prototypes = pool.submit(self._prototypes, display)
-            futures = [pool.submit(self._fit, number) for number in range(self.lanes)]
-            pool.shutdown(wait=False)
+            prototypes = background(self._prototypes, display)
+            futures = [background(self._fit, number) for number in range(self.lanes)]
             while not self.results.complete:
                 self._merge_next()
                 # Evaluators want the prototypes, and the room that the encoders have until these are made.

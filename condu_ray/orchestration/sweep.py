@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from condu_ray.learn.expert import expert_folder
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import get
 from condu_ray.orchestration import env
+from condu_ray.orchestration.background import background
 from condu_ray.orchestration.finetune import fit_lane, lane_job, work_of
 from condu_ray.orchestration.plan import plan_method
 from condu_ray.orchestration.preflight import Checked, check
@@ -153,11 +154,10 @@ class _Running:
         evaluators = [self._evaluator() for _ in range(self.room.evaluators + (0 if self.missing else self.room.lanes))]
         measuring = ray.remote(Measuring).options(name=NAME, num_cpus=0, max_concurrency=1000)
         self.measuring: Any = measuring.remote(str(self.config.storage.absolute()), evaluators)
-        pool = ThreadPoolExecutor(self.room.lanes + 2, thread_name_prefix="sweep")
         parent = open_parent(self.config, self.name, {"orders": self.sweep.orders, "methods": ",".join(methods)})
         routed = any(get(method, self.config).routes for method in methods)
-        prototypes: Future[Any] | None = pool.submit(self._prototypes) if routed else None
-        lanes = [pool.submit(self._fit, lane) for lane in range(self.room.lanes if self.missing else 0)]
+        prototypes: Future[Any] | None = background(self._prototypes) if routed else None
+        lanes = [background(self._fit, lane) for lane in range(self.room.lanes if self.missing else 0)]
         if prototypes is not None:  # measuring wants them, and trials ask for it as soon as they have merged
             prototypes.result()
         setting = Setting(
@@ -170,8 +170,7 @@ class _Running:
             f"condu_ray/{self.name}",
             parent,
         )
-        tuning = pool.submit(self._tune, left, setting)
-        pool.shutdown(wait=False)
+        tuning = background(self._tune, left, setting)
         self._watch(tuning, lanes, left)
         tuning.result()
         ray.get(self.board.close.remote())

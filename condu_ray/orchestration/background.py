@@ -1,0 +1,39 @@
+"""Work beside the driver's main thread that never keeps the process from ending.
+
+Not a ThreadPoolExecutor: Python joins its threads at exit, and one that waits for a Ray cluster that is gone waits for
+ever. So a run that fails, or is interrupted, would hang instead of saying why.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import ParamSpec, TypeVar
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def background(job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Starts a job in a daemon thread of its own.
+
+    Args:
+        job: what is to be done.
+        *args: what it takes.
+        **kwargs: what it takes by name.
+
+    Returns:
+        Its result, or what it raised.
+    """
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(job(*args, **kwargs))
+        except BaseException as error:  # whoever asks for the result gets it
+            future.set_exception(error)
+
+    future.set_running_or_notify_cancel()
+    threading.Thread(target=work, name=getattr(job, "__name__", "background"), daemon=True).start()
+    return future
