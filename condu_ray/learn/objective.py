@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn import functional
 
 from condu_ray.learn.lesson import Lesson
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
 
 
 class ClipClassifier(nn.Module):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +22,8 @@ class Preprocessor:
     """
 
     def __init__(self, preprocess: Mapping[str, Any], augment: bool = False) -> None:
+        from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
+
         config = PreprocessCfg(**preprocess)
         whole = image_transform_v2(config, is_train=augment, aug_cfg=AugmentationCfg() if augment else None)
         self._steps = whole.transforms[:-2]  # the last two make a float tensor and normalise it: `normalise` below

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from open_clip import CLIP
 from torch import Tensor
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
 
 
 @torch.no_grad()

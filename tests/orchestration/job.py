@@ -15,15 +15,16 @@ ROOT = Path(__file__).parents[2]
 
 
 class Job:
-    """One call of a job, in a process of its own as a user's would be."""
+    """One call of a job, in a process of its own as a user's would be; one lane, for start-up is what costs here."""
 
     script = "run_mtil.py"
 
-    def __init__(self, storage, task_data, small_backbone, *flags, method="condu", steps=40):
+    def __init__(self, storage, task_data, small_backbone, *flags, method="condu", steps=40, lanes=1):
         command = [
             sys.executable, str(ROOT / "jobs" / self.script), "--data", str(task_data), "--pretrained",
             str(small_backbone), "--method", method, "--training.steps", str(steps), "--training.batch_size", "8",
-            "--storage", str(storage), *(() if "--run" in flags else ("--run", "r")), *flags,
+            "--training.lanes", str(lanes), "--storage", str(storage),
+            *(() if "--run" in flags else ("--run", "r")), *flags,
         ]  # fmt: skip
         self.storage, self.log = Path(storage), Path(storage).with_name(f"{uuid.uuid4().hex}.log")
         self._family: dict[int, psutil.Process] = {}

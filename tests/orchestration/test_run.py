@@ -15,7 +15,7 @@ TASKS = ["walls", "doors", "cars"]
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, task_data, small_backbone):
-    job = Job(tmp_path_factory.mktemp("run") / "s", task_data, small_backbone, method=METHODS)
+    job = Job(tmp_path_factory.mktemp("run") / "s", task_data, small_backbone, method=METHODS, lanes=2)
     return job, job.finish()
 
 
@@ -88,7 +88,7 @@ def test_mlflow_has_one_run_a_method(undisturbed):
 def test_the_same_command_ends_at_once_and_changes_nothing(undisturbed, task_data, small_backbone):
     job, results = undisturbed
     before = job.final
-    again = Job(job.storage, task_data, small_backbone, method=METHODS).finish()
+    again = Job(job.storage, task_data, small_backbone, method=METHODS, lanes=2).finish()
     assert again["experts_trained"] == 0
     assert again["measurements_reused"] == 4 * 9
     assert {n: m["accuracy"] for n, m in again["methods"].items()} == {
@@ -109,7 +109,7 @@ def test_another_order_and_inference_train_nothing_anew(undisturbed, task_data, 
 
 @pytest.fixture
 def job(tmp_path, task_data, small_backbone):
-    found = Job(tmp_path / "s", task_data, small_backbone, "--tracking.enabled", "false", "--training.lanes", "1")
+    found = Job(tmp_path / "s", task_data, small_backbone, "--tracking.enabled", "false")
     yield found
     if found.process.poll() is None:
         found.stop()

@@ -16,7 +16,7 @@ class SweepJob(Job):
 
     def __init__(self, storage, task_data, small_backbone, name, *flags):
         self.name = name
-        flags = ("--run", name, *flags, "--tracking.enabled", "false")
+        flags = ("--run", name, "--trials", "2", *flags, "--tracking.enabled", "false")
         super().__init__(storage, task_data, small_backbone, *flags, method=",".join(METHODS), steps=4)
 
     def finish(self, timeout=300):
