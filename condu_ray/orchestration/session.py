@@ -11,11 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
-import torch
-
 from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
-from condu_ray.methods.session import method_folder
 from condu_ray.orchestration import env
 from condu_ray.orchestration.background import background
 from condu_ray.orchestration.board import Board
@@ -23,9 +20,8 @@ from condu_ray.orchestration.plan import MethodPlan
 from condu_ray.orchestration.preflight import Checked, check, make_plans
 from condu_ray.orchestration.progress import Display
 from condu_ray.orchestration.tracking import Tracker
-from condu_ray.orchestration.units import cached
 from condu_ray.store import artifacts
-from condu_ray.store.ledger import Entry, Ledger
+from condu_ray.store.ledger import Entry
 
 LANE_END_SECONDS = 60.0
 """How long lanes whose experts are all there may take to close."""
@@ -63,35 +59,24 @@ def run(config: Experiment) -> dict[str, Any]:
 def from_storage(checked: Checked) -> dict[str, Any] | None:
     """Makes the report again when storage holds every session and measurement; None when anything is missing.
 
-    No Ray is started for it. What `training.precision=auto` means is known here only of this machine, so a run of a
-    cluster whose GPUs this machine has not is looked up on the cluster instead, by the ordinary way.
+    No Ray is started for it; a run of a cluster whose precision this machine cannot know (`rebuild`) is looked up on
+    the cluster instead, by the ordinary way.
     """
-    from condu_ray.orchestration.results import Results
+    from condu_ray.orchestration.rebuild import rebuild
 
     config, begin = checked.config, time.perf_counter()
-    precision = resolved_precision(config.training.precision, torch.cuda.is_available())
-    plans = make_plans(checked, precision)
     tracker = Tracker(config, [task.name for task in checked.tasks])
-    results, rows = Results(config, checked.tasks, plans, tracker), []
-    for plan in plans:
-        ledger = Ledger(method_folder(config.run_folder, plan.method.name) / "ledger.jsonl")
-        for step in plan.steps:
-            entry = ledger.get(step.state)
-            if entry is None:
-                return None
-            for unit in results.units(plan, entry, checked.backbone, precision):
-                found = cached(config.storage, unit.key)
-                if found is None:
-                    return None
-                rows.append((unit, found))
-    for plan in plans:
+    found = rebuild(checked, tracker)
+    if found is None:
+        return None
+    for plan in found.plans:
         tracker.start(plan.method.name, plan.steps[-1].state)
     with Display([task.name for task in checked.tasks], 0, 0, config.training.steps) as display:
-        for unit, found in rows:
-            session = results.add(unit, found)
+        for unit, measured in found.rows:
+            session = found.results.add(unit, measured)
             if session is not None:
                 display.session(*session)
-        report = results.report(time.perf_counter() - begin, reused=len(rows), trained=0)
+        report = found.results.report(time.perf_counter() - begin, reused=len(found.rows), trained=0)
         display.finish(report, config.run_folder)
     tracker.close()
     return report

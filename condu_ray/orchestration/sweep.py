@@ -21,10 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from condu_ray.benchmark.orders import resolve_orders
-from condu_ray.benchmark.published import published_rows
-from condu_ray.benchmark.sweep_report import sweep_report
 from condu_ray.config import Sweep, content_hash
-from condu_ray.learn.expert import expert_folder
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import get
 from condu_ray.orchestration import env
@@ -33,6 +30,7 @@ from condu_ray.orchestration.finetune import fit_lane, lane_job, work_of
 from condu_ray.orchestration.plan import plan_method
 from condu_ray.orchestration.preflight import Checked, check
 from condu_ray.orchestration.session import LANE_END_SECONDS, RunError
+from condu_ray.orchestration.stored import aggregates, find, write_sweep_report
 from condu_ray.orchestration.sweep_tracking import finish_parent, open_parent
 from condu_ray.orchestration.trial import Setting, plain, tune_function
 from condu_ray.orchestration.trials import Trial, make_trials, read_records, sweep_folder, sweep_name
@@ -79,7 +77,7 @@ def run_sweep(sweep: Sweep) -> list[Path]:
                 console.print(running.cache_report(left))
                 return []
             running.run(left)
-    return _report(base, folder, name, trials, time.perf_counter() - begin, console)
+    return _report(base, name, time.perf_counter() - begin, console)
 
 
 def _remember(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
@@ -245,39 +243,19 @@ class _Running:
                 )
 
 
-def _report(
-    sweep: Sweep,
-    folder: Path,
-    name: str,
-    trials: Sequence[Trial],
-    seconds: float,
-    console: Console,
-) -> list[Path]:
-    """Writes the report from the records in storage."""
-    records = read_records(folder, trials)
-    uses = [key for record in records.values() for key in record["experts"]]
-    makers = {key: artifacts.read_meta(expert_folder(sweep.storage, key)).get("run", "") for key in set(uses)}
-    trained = [key for key, run in makers.items() if run.startswith(f"{name}.")]
-    extra = {
-        "experts_used": len(uses),
-        "experts_different": len(set(uses)),
-        "experts_trained_by_this_sweep": len(trained),
-        "measurements": sum(record["measurements"] for record in records.values()),
-        "measurements_reused": sum(record["measurements_reused"] for record in records.values()),
-        "seconds": seconds,
-        "command": artifacts.command(),
-    }
-    rows = published_rows("mtil") if sweep.published else ()
-    files = sweep_report(
-        [records[trial.id] for trial in trials], folder / "report", name=name, published=rows, extra=extra
-    )
-    base = sweep.experiment()
-    parent = open_parent(base, name, {})
-    finish_parent(base, parent, {}, folder / "report")
+def _report(base: Sweep, name: str, seconds: float, console: Console) -> list[Path]:
+    """Writes the report from the records in storage, and gives MLflow's run of the sweep its aggregates."""
+    found = find(base.storage, name)
+    extra = {"seconds": seconds, "command": artifacts.command()}
+    folder = found.folder / "report"
+    numbers = write_sweep_report(base.storage, [found], folder, published=base.published, extra=extra)
+    config = base.experiment()
+    finish_parent(config, open_parent(config, name, {}), aggregates(numbers), folder)
+    paid = numbers["extra"]["costs"]
     console.print(
-        f"{extra['experts_used']} experts used, {extra['experts_different']} different, "
-        f"{extra['experts_trained_by_this_sweep']} trained by this sweep; {extra['measurements']} measurements made, "
-        f"{extra['measurements_reused']} reused; {seconds:.0f} s"
+        f"{paid['experts_used']} experts used, {paid['experts_different']} different, "
+        f"{paid['experts_trained_by_this_sweep']} trained by this sweep; {paid['measurements']} measurements made, "
+        f"{paid['measurements_reused']} reused; {seconds:.0f} s"
     )
-    console.print(f"report: {folder / 'report' / 'report.md'}")
-    return files
+    console.print(f"report: {folder / 'report.md'}")
+    return sorted(folder.iterdir())

@@ -14,6 +14,7 @@ from typing import Any
 
 from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment
+from condu_ray.learn.expert import expert_folder
 from condu_ray.methods import get
 from condu_ray.orchestration.finetune import work_of
 from condu_ray.orchestration.measuring import NAME
@@ -21,7 +22,7 @@ from condu_ray.orchestration.plan import plan_method
 from condu_ray.orchestration.results import Results
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.orchestration.tracking import Tracker
-from condu_ray.orchestration.trials import Trial, record_path
+from condu_ray.orchestration.trials import Trial, labels, record_path
 from condu_ray.orchestration.units import Unit
 from condu_ray.store import artifacts
 from condu_ray.store.ledger import Entry
@@ -84,11 +85,10 @@ def run_trial(setting: Setting, trial: Trial) -> dict[str, Any]:
     )
     board = ray.get_actor("board", namespace=setting.namespace)
     measuring = ray.get_actor(NAME, namespace=setting.namespace)
-    tracker = Tracker(config, list(trial.order), parent=setting.parent, labels=_labels(trial))
+    tracker = Tracker(config, list(trial.order), parent=setting.parent, labels=labels(trial))
     tracker.start(trial.method, plan.steps[-1].state)
     results, keeper = Results(config, tasks, [plan], tracker), ModelKeeper(config.portable())
     work = {entry.key: entry for entry in work_of(config, plan.items)}
-    missing = [key for key, entry in work.items() if not entry.finished]
     text, posted = json.dumps(config.portable()), float("-inf")
     waiting: list[tuple[list[Unit], Any]] = []
     for step in plan.steps:
@@ -113,6 +113,8 @@ def run_trial(setting: Setting, trial: Trial) -> dict[str, Any]:
     seconds = time.perf_counter() - begin
     report = results.report(seconds, reused=reused, trained=0, pictures=False)
     tracker.close()
+    makers = [artifacts.read_meta(expert_folder(config.storage, key))["run"] for key in work]
+    trained = makers.count(config.run_name)  # whichever trial's post came first
     entry_of = report["methods"][trial.method]
     union = entry_of.get("union")
     record = trial.record() | {
@@ -121,7 +123,8 @@ def run_trial(setting: Setting, trial: Trial) -> dict[str, Any]:
         "union": {"accuracy": union["accuracy"]} if union else None,
         "seconds": seconds,
         "experts": [item.key for item in plan.items],
-        "experts_in_storage": len(work) - len(missing),
+        "experts_trained": trained,
+        "experts_reused": len(plan.items) - trained,
         "measurements": measured,
         "measurements_reused": reused,
         "metrics": {k: v for k, v in entry_of.items() if k in ("transfer", "average", "last", "backward_transfer")},
@@ -129,12 +132,6 @@ def run_trial(setting: Setting, trial: Trial) -> dict[str, Any]:
     }
     artifacts.write_text(record_path(Path(setting.folder), trial), json.dumps(record, indent=1))
     return record
-
-
-def _labels(trial: Trial) -> dict[str, str]:
-    """What tells a trial apart in MLflow's lists and plots."""
-    settings = {name: str(value) for name, value in trial.settings.items()}
-    return {"method": trial.method, "order_name": trial.order_name, "seed": str(trial.seed)} | settings
 
 
 def tune_function(config: dict[str, Any]) -> None:

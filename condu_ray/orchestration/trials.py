@@ -73,6 +73,12 @@ class Trial:
         return kept | {"order": list(self.order), "settings": dict(self.settings)}
 
 
+def labels(trial: Trial) -> dict[str, str]:
+    """Returns what tells a trial apart in MLflow's lists and plots."""
+    settings = {name: str(value) for name, value in trial.settings.items()}
+    return {"method": trial.method, "order_name": trial.order_name, "seed": str(trial.seed)} | settings
+
+
 def read_axes(texts: Sequence[str]) -> dict[str, list[Any]]:
     """Reads `--sweep field=a,b` axes.
 

@@ -69,7 +69,7 @@ def test_order_free_experts_are_trained_once_for_all_orders(both):
 def test_two_sweeps_at_once_train_no_expert_twice_and_agree(both):
     jobs, reports = both
     used = {key for job in jobs for record in job.records.values() for key in record["experts"]}
-    trained = [report["extra"]["experts_trained_by_this_sweep"] for report in reports]
+    trained = [report["extra"]["costs"]["experts_trained_by_this_sweep"] for report in reports]
     assert sum(trained) == len(used) == len(jobs[0].experts)
     small, large = (job.records for job in jobs)
     assert set(small) < set(large)
