@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from condu_ray.command_line import ConfigError
+from condu_ray.config import Experiment
 from condu_ray.orchestration.job import job
 
 
@@ -23,6 +24,22 @@ def listing(storage: Path) -> Table:
         state = f"{len(found.records)} of {wanted}"
         table.add_row(name, found.kind, ", ".join(methods), str(len(orders)), state)
     return table
+
+
+def run_report(config: Experiment) -> None:
+    """Writes a run's own report again.
+
+    Raises:
+        ConfigError: a session or a measurement is missing.
+    """
+    from condu_ray.orchestration.preflight import check
+    from condu_ray.orchestration.session import from_storage
+
+    quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})
+    if from_storage(check(quiet)) is None:
+        raise ConfigError(
+            f"{config.run_name}: not finished, or trained on GPUs that are not here; run its command again"
+        )
 
 
 def main() -> None:
@@ -52,7 +69,7 @@ def main() -> None:
             found[0].folder / "report" if len(found) == 1 else storage / "reports" / "+".join(one.name for one in found)
         )
         if len(found) == 1 and found[0].kind == "run" and not arguments.out and not arguments.published:
-            console.print(f"{found[0].name}: the same run_mtil.py command makes a run's own report again")
+            run_report(found[0].experiment(storage))
         else:
             write_sweep_report(storage, found, folder, published=arguments.published, extra={"command": command()})
             console.print(f"report: {folder / 'report.md'}")

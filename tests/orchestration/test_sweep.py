@@ -2,10 +2,12 @@
 
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from tests.orchestration.job import Job
+from tests.orchestration.job import ROOT, Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 METHODS = ("condu", "pam-full")  # one whose experts all orders share, one that starts from merged states
@@ -102,6 +104,46 @@ def test_the_same_command_makes_the_report_from_storage_alone(both, task_data, s
     again.finish(timeout=60)
     assert "4 finished before, 0 to run" in again.log.read_text()
     assert again.report["name"] == "two"
+
+
+def report(*flags):
+    command = [sys.executable, str(ROOT / "jobs" / "report.py"), *map(str, flags)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_what_mlflow_missed_is_sent_later_and_only_once(both, tmp_path):
+    from mlflow import MlflowClient
+
+    job, uri = both[0][0], f"sqlite:///{tmp_path}/mlflow.db"
+    for _ in range(2):
+        assert "4 trials are in MLflow" in report(
+            "two", "--storage", job.storage, "--sync-mlflow", "--tracking-uri", uri
+        )
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("condu_ray").experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 5
+    (parent,) = (run for run in runs if run.data.tags.get("kind") == "sweep")
+    children = {run.info.run_id: run for run in runs if run is not parent}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
+    last = {}
+    for record in job.records.values():
+        value = sum(record["accuracy"][-1]) / 3
+        last.setdefault(record["method"], []).append(value)
+        assert value in [pytest.approx(run.data.metrics["last"]) for run in children.values()]
+    for method, values in last.items():
+        assert parent.data.metrics[f"last/{method}"] == pytest.approx(sum(values) / 2)
+
+
+def test_two_sweeps_make_one_report(both, tmp_path):
+    jobs, _ = both
+    report("two", "three", "--storage", jobs[0].storage, "--out", tmp_path, "--published")
+    found = json.loads((tmp_path / "sweep.json").read_text())
+    assert {group["group"]: group["trials"] for group in found["groups"]} == dict.fromkeys(
+        METHODS, 3
+    )  # two is in three
+    assert "two" in report("--storage", jobs[0].storage)
 
 
 def test_another_sweep_under_the_same_name_is_refused(both, task_data, small_backbone):
