@@ -100,7 +100,7 @@ def aggregation_cost(
         `swapped_latency` and `held_latency` (seconds of a batch of one image).
     """
     features = evaluator.features
-    pixels, _ = next(iter(features.pixels(task)))
+    pixels, _ = next(iter(features.decoded.batches(task)))
     images = normalise(torch.from_numpy(pixels).to(features.device), features.backbone.spec.preprocess)
     texts = [features.text(weights, task).to(features.device) for weights in (PRETRAINED, *experts)]
     base, working = _copy(features.backbone), _copy(features.backbone)

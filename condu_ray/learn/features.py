@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 from condu_ray.benchmark import Task
+from condu_ray.learn.decoded import Decoded
 from condu_ray.learn.loop import compute_context
-from condu_ray.learn.stream import task_images
 from condu_ray.merging.delta import Delta
 from condu_ray.store.ledger import ROOT
 from condu_ray.vlm.model import Backbone, set_weights
 from condu_ray.vlm.preprocess import normalise
 from condu_ray.vlm.zeroshot import image_features, text_features
 
-PIXEL_BYTES = 2**30
-"""Decoded test images that are kept, at most; beyond it they are decoded again."""
 FEATURE_BYTES = 2**29
 """Features that are kept, at most; those used longest ago go first."""
 
@@ -52,9 +50,8 @@ class Features:
         self.backbone, self.precision, self.device = backbone, precision, torch.device(device)
         self.theta0 = backbone.snapshot()
         backbone.model.to(self.device).eval()
-        self._batch_size, self._max_images = batch_size, max_images
+        self.decoded, self._max_images = Decoded(backbone.spec.preprocess, batch_size, max_images), max_images
         self._placed: str | None = ROOT
-        self._pixels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
         self._kept: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
 
     def _place(self, weights: Weights) -> None:
@@ -69,31 +66,6 @@ class Features:
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > FEATURE_BYTES:
             self._kept.popitem(last=False)
         return tensor
-
-    def _decoded(self, task: Task) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields (pixels uint8 [b, H, W, 3], labels int64 [b]) of the test images, in file order."""
-        left = self._max_images or task.test_rows
-        for pixels, labels in task_images(task.test, self.backbone.spec.preprocess, self._batch_size):
-            yield pixels[:left], labels[:left]
-            left -= len(labels)
-            if left <= 0:
-                return
-
-    def pixels(self, task: Task) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """As `_decoded`, kept in memory while all that is kept stays under `PIXEL_BYTES`."""
-        if task.test_fingerprint in self._pixels:
-            yield from self._pixels[task.test_fingerprint]
-            return
-        kept: list[tuple[np.ndarray, np.ndarray]] = []
-        size = sum(pixels.nbytes for entry in self._pixels.values() for pixels, _ in entry)
-        for pixels, labels in self._decoded(task):
-            size += pixels.nbytes
-            kept.append((pixels, labels))
-            if size > PIXEL_BYTES:
-                kept.clear()
-            yield pixels, labels
-        if size <= PIXEL_BYTES:
-            self._pixels[task.test_fingerprint] = kept
 
     def labels(self, task: Task) -> Tensor:
         """Returns the test labels that are used, int64 [N]."""
@@ -117,7 +89,7 @@ class Features:
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
-        count = min(task.test_rows, self._max_images or task.test_rows)
+        count = self.decoded.count(task)
         needed = torch.ones(count, dtype=torch.bool) if wanted_N is None else wanted_N
         if kept is not None:
             needed = needed & kept[:, 0].isnan()
@@ -126,7 +98,7 @@ class Features:
         self._place(weights)
         start, rows = 0, needed.numpy()
         with compute_context(self.device, precision):
-            for pixels, labels in self.pixels(task):
+            for pixels, labels in self.decoded.batches(task):
                 chosen = rows[start : start + len(labels)]
                 if chosen.any():
                     images = torch.from_numpy(pixels[chosen]).to(self.device)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from condu_ray.benchmark import load_task
+from condu_ray.learn import decoded
 from condu_ray.learn import features as module
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.vlm.model import backbone_spec, load_backbone
@@ -125,7 +126,8 @@ def test_beyond_the_limit_what_was_used_longest_ago_goes_first(make, tasks, coun
 def test_nothing_is_kept_beyond_the_limits_and_the_result_is_the_same(make, tasks, monkeypatch):
     expected, tight = make(), make()
     monkeypatch.setattr(module, "FEATURE_BYTES", 1)
-    monkeypatch.setattr(module, "PIXEL_BYTES", 100)
+    monkeypatch.setattr(decoded, "PIXEL_BYTES", 100)
+    monkeypatch.setattr(decoded, "SPARE_BYTES", 2**62)
     for weight in (PRETRAINED, weights(tight, 1), PRETRAINED):
         for task in tasks:
             every, wanted = expected.image(weight, task), torch.arange(task.test_rows) % 2 == 0
@@ -133,18 +135,6 @@ def test_nothing_is_kept_beyond_the_limits_and_the_result_is_the_same(make, task
             assert torch.allclose(tight.image(weight, task), every, atol=1e-6)
             assert torch.equal(tight.text(weight, task), expected.text(weight, task))
             assert len(tight._kept) == 1
-    assert sum(len(entry) for entry in tight._pixels.values()) == 0
-
-
-def test_images_are_decoded_once_while_there_is_room(make, tasks, monkeypatch):
-    decoded = []
-    original = module.task_images
-    monkeypatch.setattr(module, "task_images", lambda path, *rest: decoded.append(path) or original(path, *rest))
-    features = make()
-    for seed in (1, 2):
-        for task in tasks[:2]:
-            features.image(weights(features, seed), task)
-    assert decoded == [tasks[0].test, tasks[1].test]
 
 
 def test_weights_that_fit_only_in_part_are_not_taken_for_those_before(make, tasks):
