@@ -11,14 +11,22 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, NoReturn, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from condu_ray.config import Experiment, Sweep
 from condu_ray.recipes import RECIPES
+from condu_ray.store.passwords import without_passwords
+
+YAML_BYTES = 1_000_000
+"""Largest file of settings that is read."""
+_short = Repr()
+_short.maxstring = _short.maxother = 100
+_short.maxlevel = 2
 
 
 class ConfigError(ValueError):
@@ -108,21 +116,53 @@ def _explain(error: ValidationError, source: str, kind: type[Experiment]) -> Con
         if item["type"] == "extra_forbidden":
             lines.append(f"{source}: unknown field {name}{nearest(name, field_names(kind))}")
         else:
-            lines.append(f"{source}: {name or 'settings'}: {item['msg']} (got {item.get('input')!r})")
-    return ConfigError("\n".join(lines))
+            lines.append(f"{source}: {name or 'settings'}: {item['msg']} (got {_short.repr(item.get('input'))})")
+    return ConfigError(without_passwords("\n".join(lines)))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses what is a slip or an attack in a file of settings."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuses aliases: a few hundred bytes of them can stand for gigabytes."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem="anchors and aliases are not read: write the values out", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Refuses a key that is there twice, of which YAML would take the last one."""
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} is there twice: keep one", problem_mark=key.start_mark
+                )
+            keys.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file of settings.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or not a mapping.
+        ConfigError: the file is missing, too large, not YAML, or not a mapping, or has aliases or a key twice.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(YAML_BYTES + 1)
+        if len(content) > YAML_BYTES:
+            raise ConfigError(f"--config {path}: has more than {YAML_BYTES:,} bytes; give a file of settings")
+        loaded = _Loader(content.decode("utf-8")).get_single_data()
+    except ConfigError:
+        raise
     except FileNotFoundError as error:
         raise ConfigError(f"--config {path}: no such file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"--config {path}: cannot be read as YAML: too many levels in one another") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path}: cannot be read as YAML: {error}") from error
     if loaded is None:
         return {}
@@ -156,18 +196,22 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment) -> Expe
         allow_abbrev=False,
     )
     parser.kind = kind
-    source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
-        _ARGUMENTS[kind],
-        cli_parse_args=list(arguments),
-        root_parser=parser,
-        parse_args_method=_Parser.parse_args,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_use_class_docs_for_groups=True,
-    )
-    flags = source()
+    try:
+        source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
+            _ARGUMENTS[kind],
+            cli_parse_args=list(arguments),
+            root_parser=parser,
+            parse_args_method=_Parser.parse_args,
+            cli_hide_none_type=True,
+            cli_avoid_json=True,
+            cli_use_class_docs_for_groups=True,
+        )
+        flags = source()
+    except SettingsError as error:
+        why = f"{without_passwords(str(error))}{_cause(error)}"
+        raise ConfigError(f"command line: {why}; lists are written a,b and rates a=1e-4,b=2e-4") from error
     path = flags.pop("config", None)
-    from_file = read_yaml(Path(path)) if path else {}
+    from_file = read_yaml(Path(path)) if path is not None else {}
     default = "own_data" if flags.get("data") or from_file.get("data") else "mini_mtil"
     recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:
@@ -181,6 +225,12 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment) -> Expe
         return kind.model_validate(_merge(_merge(base, from_file), flags))
     except ValidationError as error:
         raise _explain(error, "command line", kind) from error
+
+
+def _cause(error: SettingsError) -> str:
+    """Returns what lies behind an error of pydantic-settings that only says where it is."""
+    cause = error.__cause__
+    return f" ({without_passwords(str(cause))})" if cause is not None and str(cause) not in str(error) else ""
 
 
 @overload

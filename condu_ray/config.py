@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of runs and tasks become folder names: no separator, no leading dot."""
@@ -30,19 +31,38 @@ def split_names(value: Any) -> Any:
 class Settings(BaseModel):
     """Base of all parts of the configuration: frozen, no unknown field, docstrings as help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError("is a truth value; give a number")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _no_control_characters(cls, value: Any) -> Any:
+        texts = value if isinstance(value, tuple) else (value,)
+        for text in texts:
+            if isinstance(text, str | Path) and any(unicodedata.category(sign) in ("Cc", "Cs") for sign in str(text)):
+                raise ValueError("holds a control character; write it without")
+        return value
+
+
+Rate = Annotated[float, Field(gt=0)]
 
 
 class Training(Settings):
     """How one expert is fine-tuned."""
 
-    steps: int = Field(100, ge=1)
+    steps: int = Field(100, ge=1, le=10**9)
     """Optimizer steps a task. The papers use 1000 for ViT-B/16 (500 in the few-shot protocol)."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, le=10**6)
     """Images a step, over all workers together; divisible by `workers`."""
     lr: float = Field(3e-4, gt=0)
     """Peak learning rate of AdamW, for every task without an entry in `lr_by_task`."""
-    lr_by_task: dict[str, float] = {}
+    lr_by_task: dict[str, Rate] = {}
     """Peak learning rate by task name, as the papers tune it (`aircraft=5e-5`)."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Fraction of the steps for linear warm-up from 0; then cosine to 0 at the last step."""
@@ -60,20 +80,27 @@ class Training(Settings):
     """Ray Train workers an expert (DistributedDataParallel over their shards of each batch)."""
     lanes: int = Field(0, ge=0)
     """Experts trained side by side, each by `workers` workers; 0: as many as the cluster has room for."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=1024)
     """CPU threads a worker. Results are bit-identical only between runs of the same number."""
     max_failures: int = Field(3, ge=0)
     """How often a lane may be restarted after a worker or node died before the run gives up."""
+    on_nan: Literal["stop", "retry-lower-lr"] = "stop"
+    """What to do when an expert's loss loses its numbers: stop the run, or begin that expert again with half the
+    learning rate, up to three times (needs `workers` 1)."""
 
     @model_validator(mode="after")
     def _check(self) -> Training:
         if self.batch_size % self.workers:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by workers {self.workers}")
+        if self.on_nan != "stop" and self.workers > 1:
+            raise ValueError(f"on_nan {self.on_nan} needs workers 1, for a worker alone cannot begin anew")
         return self
 
     def recipe_for(self, task: str) -> dict[str, Any]:
         """Returns all that an expert of `task` depends on here: what runs where is left out."""
-        kept = self.model_dump(exclude={"lr_by_task", "workers", "lanes", "threads", "max_failures"})
+        left_out = {"lr_by_task", "workers", "lanes", "threads", "max_failures"}
+        # Without it an expert is what its learning rate makes it, or none at all.
+        kept = self.model_dump(exclude=left_out | ({"on_nan"} if self.on_nan == "stop" else set()))
         return kept | {"lr": self.lr_by_task.get(task, self.lr)}
 
 
@@ -84,7 +111,7 @@ class Lora(Settings):
     """Rank of the factors: 64 in ConDU's public code, 32 in PAM (set it for all methods of the run at once)."""
     scale: float = Field(1.0, gt=0)
     """The weight delta is scale * B A."""
-    targets: tuple[Literal["mlp", "attention"], ...] = ("mlp",)
+    targets: tuple[Literal["mlp", "attention"], ...] = Field(("mlp",), min_length=1)
     """Linears that get factors: the MLPs' (ConDU's public code), the attention's in- and out-projection, or both."""
     init: Literal["normal", "zeros"] = "normal"
     """Fresh factors: both from N(0, std^2) (ConDU's public code), or B zero (Hu et al. 2021)."""
@@ -92,7 +119,7 @@ class Lora(Settings):
     """Standard deviation of fresh factors."""
     lr: float | None = Field(None, gt=0)
     """Peak learning rate of adapters; default: ten times `training.lr`, for factors have to move further."""
-    lr_by_task: dict[str, float] = {}
+    lr_by_task: dict[str, Rate] = {}
     """Peak learning rate of adapters by task name."""
     merge: Literal["delta", "factors"] = "delta"
     """What `condu-lora` merges: the materialised weight delta, or A and B as ConDU's public code does."""
@@ -236,10 +263,13 @@ class Experiment(Settings):
     model: str = "tiny-clip"
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
     pretrained: str | None = None
-    """open_clip tag (`openai`), checkpoint file, or a folder with open_clip_config.json and its weights."""
+    """open_clip tag (`openai`), safetensors file, or a folder with open_clip_config.json and its weights."""
     storage: Path = Path("storage")
     """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs."""
-    run: str | None = Field(None, pattern=SAFE_NAME)
+    repair: bool = Field(False, exclude=True)
+    """Whether to verify all that is in storage first and put what is damaged aside, so that this run makes it again; no
+    other run may be at the storage meanwhile."""
+    run: str | None = Field(None, pattern=SAFE_NAME, max_length=240)
     """Name of the run, a folder under <storage>/runs; default: <recipe>-seed<seed>."""
     seed: int = Field(0, ge=0, lt=2**31)
     """Seed of data order and augmentation; mini-MTIL's images are the same for every seed."""
@@ -294,7 +324,7 @@ class Sweep(Experiment):
     orders: str = "3"
     """Orders of the tasks: how many (the given one first, the others drawn by the seed), names (`given`, `reversed`,
     `alphabetical`, `mtil_order1`, `mtil_order2`), or a file of orders."""
-    seeds: int = Field(1, ge=1)
+    seeds: int = Field(1, ge=1, le=10_000)
     """Seeds, from `seed` on; every one is another set of experts."""
     sweep: tuple[str, ...] = ()
     """Further axes, one `field=value,value` each (`--sweep training.lr=1e-4,3e-4 --sweep lora.rank=8,16`)."""
@@ -304,6 +334,13 @@ class Sweep(Experiment):
     """Whether to list what the sweep finds in storage, and what it would train and measure, and stop there."""
     published: bool = False
     """Whether the report shows the papers' figures beside the measured ones."""
+
+    @field_validator("run")
+    @classmethod
+    def _room_for_trials(cls, value: str | None) -> str | None:
+        if value is not None and len(value) > 120:
+            raise ValueError("has more than 120 characters: the names of trials begin with it and have to fit too")
+        return value
 
     def experiment(self) -> Experiment:
         """Returns the base of all trials."""

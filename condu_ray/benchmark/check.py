@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import os
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -25,13 +24,14 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task, TaskError
+from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, write_sealed
 
 logger = logging.getLogger(__name__)
 
 #: Largest image that is decoded, in pixels: one of 64 megapixels takes about 200 MB.
 MAX_PIXELS = 64_000_000
 #: Part of a cached verdict: raise it when a check is added or changes, and every task is checked again.
-CHECK_VERSION = 3
+CHECK_VERSION = 4
 
 _BATCH_ROWS = 32
 _SHOWN = 5  # rows that one message names
@@ -256,18 +256,17 @@ def _read_verdict(task: Task, folder: Path | None) -> list[Problem] | None:
     if folder is None:
         return None
     try:
-        verdict = json.loads((folder / f"{task.fingerprint}.json").read_text(encoding="utf-8"))
-        return [Problem(**entry) for entry in verdict["problems"]] if verdict["version"] == CHECK_VERSION else None
-    except (OSError, ValueError, KeyError, TypeError):
+        verdict = read_sealed(folder / f"{task.fingerprint}.json", required=True)
+        if verdict["version"] == CHECK_VERSION:
+            return [Problem(**entry) for entry in verdict["problems"]]
+    except (OSError, ArtifactError, KeyError, TypeError):
         return None  # none yet, or damaged: check again
+    return None
 
 
 def _write_verdict(task: Task, folder: Path, problems: list[Problem]) -> None:
     verdict = {"version": CHECK_VERSION, "task": task.name, "problems": [asdict(problem) for problem in problems]}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f"{task.fingerprint}.{uuid.uuid4().hex}.tmp"
-        beside.write_text(json.dumps(verdict, indent=1), encoding="utf-8")
-        os.replace(beside, folder / f"{task.fingerprint}.json")
-    except OSError as error:
+        write_sealed(folder / f"{task.fingerprint}.json", verdict)
+    except WriteError as error:
         logger.warning("%s: the verdict on %s is not kept (%s)", folder, task.name, error)

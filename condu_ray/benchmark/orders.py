@@ -20,6 +20,8 @@ from typing import Any
 from condu_ray.benchmark.tasks import MTIL11_ORDER
 from condu_ray.recipes import ORDER_1, ORDER_2
 
+#: Most orders that are drawn: each is a set of trials.
+MAX_ORDERS = 10_000
 #: What `named_order` knows.
 ORDER_NAMES = ("given", "reversed", "alphabetical", "mtil_order1", "mtil_order2")
 
@@ -47,7 +49,7 @@ def draw_orders(tasks: Sequence[str], count: int, seed: int) -> list[Order]:
 
     Args:
         tasks: The tasks' names, all different, at least one.
-        count: How many orders, 1 to T! for T tasks.
+        count: How many orders, 1 to T! for T tasks, at most `MAX_ORDERS`.
         seed: Seed of the draw; any integer.
 
     Returns:
@@ -60,6 +62,8 @@ def draw_orders(tasks: Sequence[str], count: int, seed: int) -> list[Order]:
     tasks = _checked(tasks)
     if count < 1:
         raise OrderError(f"{count} orders asked for; ask for at least 1")
+    if count > MAX_ORDERS:
+        raise OrderError(f"{count} orders asked for; ask for at most {MAX_ORDERS}")
     if count > math.factorial(len(tasks)):
         limit = math.factorial(len(tasks))
         raise OrderError(f"{count} orders asked for, but {len(tasks)} tasks have only {limit}; ask for at most {limit}")

@@ -10,8 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from condu_ray.benchmark.check import CHECK_VERSION, inspect_image
 from condu_ray.benchmark.tasks import META, TRAIN, TaskError, hash_file, load_task
 from condu_ray.config import Distillation
+from condu_ray.store.artifacts import ArtifactError, read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,55 @@ def load_references(options: Distillation) -> References:
     return References(tuple(files), tuple(captions), digest.hexdigest())
 
 
+def require_decodable(references: References, cache_folder: Path | None = None) -> None:
+    """Decodes every reference image once, for a bad one would stop training in its middle.
+
+    Args:
+        references: from `load_references`.
+        cache_folder: where a good verdict is kept, so that the same files are looked at once; None: look each time.
+
+    Raises:
+        TaskError: names the file and the first rows that cannot be used.
+    """
+    name = hashlib.sha256(f"references {CHECK_VERSION} {references.fingerprint}".encode()).hexdigest()
+    verdict = cache_folder / f"{name}.json" if cache_folder is not None else None
+    if verdict is not None:
+        try:
+            if read_sealed(verdict, required=True) == {"references": references.fingerprint}:
+                return
+        except (OSError, ArtifactError):
+            pass  # none yet, or damaged: look again
+    for path in references.files:
+        _decode(path)
+    if verdict is not None:
+        write_sealed(verdict, {"references": references.fingerprint})
+
+
+def _decode(path: Path) -> None:
+    """Raises TaskError for the images of a file that do not decode."""
+    wrong: list[str] = []
+    row = count = 0
+    try:
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            for batch in file.iter_batches(32, columns=["image"], use_threads=False):
+                for data in batch.column("image").to_pylist():
+                    _, why, _ = inspect_image(data)
+                    if why is not None:
+                        count += 1
+                        wrong += [f"row {row}: {why}"] if count <= 5 else []
+                    row += 1
+    except (OSError, pa.ArrowException) as error:
+        raise TaskError(
+            f"--distillation.reference {path}: cannot be read after row {row} ({error}); copy it"
+        ) from error
+    if wrong:
+        rest = f" and {count - len(wrong)} more" if count > len(wrong) else ""
+        raise TaskError(
+            f"--distillation.reference {path}: {count} of {row} images cannot be used: {'; '.join(wrong)}{rest}; "
+            "write these anew, or leave them out"
+        )
+
+
 def _read_file(path: Path, captions: bool) -> list[str]:
     """Checks a Parquet file of images; returns its captions, if it has any and they are wanted."""
     where = f"--distillation.reference {path}"
@@ -86,7 +137,10 @@ def _read_file(path: Path, captions: bool) -> list[str]:
     kind = schema.field("caption").type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise TaskError(f"{where}: column 'caption' holds {kind}; write texts, or give --distillation.captions a file")
-    return [text for text in pq.read_table(path, columns=["caption"])["caption"].to_pylist() if text]
+    try:
+        return [text for text in pq.read_table(path, columns=["caption"])["caption"].to_pylist() if text]
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise TaskError(f"{where}: column 'caption' cannot be read ({error}); copy or write it anew") from error
 
 
 def _read_captions(path: Path) -> list[str]:

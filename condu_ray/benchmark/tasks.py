@@ -35,6 +35,7 @@ MTIL11_ORDER = (
 
 # A name becomes part of paths, run names and metric keys; this also rules out "..", "/" and hidden folders.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_NAME = 100  # it has to fit into the names of sessions and trials, of which file systems take 255 characters
 _file_hashes: dict[tuple[str, int, int], str] = {}
 
 
@@ -107,6 +108,10 @@ def load_task(folder: str | Path) -> Task:
     if not _SAFE_NAME.fullmatch(folder.name):
         allowed = "letters, digits, '.', '_' and '-', a letter or digit first"
         errors.append(f"{folder}: the name {folder.name!r} is not safe in paths; rename the folder with {allowed}")
+    if len(folder.name) > _MAX_NAME:
+        errors.append(
+            f"{folder}: the name has {len(folder.name)} characters; rename the folder with {_MAX_NAME} or less"
+        )
     classes, templates = _read_meta(folder / META, errors)
     rows = [_read_structure(folder / split, errors) for split in (TRAIN, TEST)]
     if errors:

@@ -2,9 +2,10 @@
 
 Tensors: ``unified/<name>`` in the deltas' dtype, ``trigger/<name>`` ``uint8`` ``[T, ceil(numel / 8)]`` (layout in
 ``trigger.py``), ``rescalers`` and ``norms`` float64 ``[T]``. Metadata: one JSON text, so that the order of keys, and
-with it the file's bytes, depends on the content alone.
+with it the file's bytes, depends on the content alone; its ``fingerprint`` is a checksum of all that the file holds.
 """
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from condu_ray.merging.delta import fingerprint
 from condu_ray.merging.trigger import trigger_bytes
 from condu_ray.merging.unify import Rescaler, Unification
 
@@ -22,6 +24,7 @@ FORMAT_VERSION = 1
 """Raised by one whenever the layout of the file or of the triggers changes."""
 
 _KEY = "condu_ray"
+_HEADER = {"format", "version", "tasks", "rescaler"}
 
 
 class UnifiedFileError(ValueError):
@@ -49,13 +52,25 @@ def flatten(tasks: tuple[str, ...], rescaler: Rescaler, state: Unification) -> t
     return tensors, json.dumps(header, sort_keys=True)
 
 
+def checksum(tensors: dict[str, Tensor], header: str) -> str:
+    """SHA-256 (64 hex digits) of what :func:`flatten` returns, bit for bit."""
+    return hashlib.sha256((header + fingerprint(tensors)).encode()).hexdigest()
+
+
 def save(path: Path, tasks: tuple[str, ...], rescaler: Rescaler, state: Unification) -> None:
-    """Write the file beside ``path`` and rename it into place, so that a kill leaves the old file or the new one."""
+    """Write the file beside ``path`` and rename it into place, so that a kill leaves the old file or the new one.
+
+    Raises:
+        OSError: The disk is full or fails; what was at ``path`` is untouched.
+    """
     tensors, header = flatten(tasks, rescaler, state)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata={_KEY: header})
+        marked = json.loads(header) | {"fingerprint": checksum(tensors, header)}
+        save_file(tensors, partial, metadata={_KEY: json.dumps(marked, sort_keys=True)})
         os.replace(partial, path)
+    except SafetensorError as error:  # its writer's own form of an OSError
+        raise OSError(f"{path}: cannot be written ({error})") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -72,17 +87,24 @@ def load(path: Path, device: str) -> tuple[tuple[str, ...], Rescaler, Unificatio
 
     Raises:
         FileNotFoundError: There is no such file.
-        UnifiedFileError: Truncated, no safetensors, another version, or inconsistent.
+        UnifiedFileError: Truncated, damaged, no safetensors, another version, or inconsistent.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no unified delta at {path}")
     try:
         with safe_open(path, framework="pt", device=device) as file:
-            tasks, rescaler = _header(path, file.metadata() or {})
+            metadata = file.metadata() or {}
+            tasks, rescaler = _header(path, metadata)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
         raise UnifiedFileError(f"{path}: truncated, or no safetensors file ({error})") from error
     _check(path, len(tasks), tensors)
+    header = json.loads(metadata[_KEY])
+    written = header.pop("fingerprint", None)  # files from before there were checksums have none
+    if header.keys() != _HEADER or metadata.keys() != {_KEY}:
+        raise UnifiedFileError(f"{path}: the metadata has keys that it should not have")
+    if written is not None and written != checksum(tensors, json.dumps(header, sort_keys=True)):
+        raise UnifiedFileError(f"{path}: content differs from its checksum")
     unified = {key.removeprefix("unified/"): t for key, t in tensors.items() if key.startswith("unified/")}
     triggers = {key.removeprefix("trigger/"): t for key, t in tensors.items() if key.startswith("trigger/")}
     rescalers, norms = tuple(tensors["rescalers"].tolist()), tuple(tensors["norms"].tolist())
@@ -99,7 +121,11 @@ def _header(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], Resc
         if version != FORMAT_VERSION:
             raise UnifiedFileError(f"{path}: format version {version}, this release reads {FORMAT_VERSION}")
         tasks, rescaler = tuple(header["tasks"]), header["rescaler"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        if not all(isinstance(task, str) for task in (*tasks, rescaler)):
+            raise TypeError("tasks and rescaler should be texts")
+    except UnifiedFileError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UnifiedFileError(f"{path}: the metadata cannot be read ({error!r})") from error
     if len(set(tasks)) != len(tasks) or rescaler not in get_args(Rescaler):
         raise UnifiedFileError(f"{path}: tasks {tasks} or rescaler {rescaler!r} make no sense")

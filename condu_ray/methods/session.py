@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from condu_ray.methods.base import Method, ModelState
 from condu_ray.store import artifacts
 from condu_ray.store.ledger import Entry
@@ -21,28 +23,46 @@ def session_folder(run_folder: Path, method: str, position: int, task: str, stat
 
 
 def save_session(run_folder: Path, method: Method, entry: Entry, state: ModelState) -> None:
-    """Publishes a state; what is there already wins."""
+    """Publishes a state; what is there already wins.
+
+    Raises:
+        WriteError: the disk is full or fails; nothing appeared.
+    """
     meta: dict[str, Any] = {"method": method.name, "tasks": state.tasks, "experts": state.experts, "state": state.id}
     folder = session_folder(run_folder, method.name, entry.position, entry.task, entry.state)
-    artifacts.publish(folder, meta, lambda beside: method.save(state.model, beside))
+    artifacts.publish(folder, meta, lambda beside: method.save(state.model, beside), seal=True)
 
 
 def load_session(run_folder: Path, method: Method, entry: Entry) -> ModelState:
     """Loads a state, its files' checksums checked.
 
     Raises:
-        ArtifactError: a file is missing or damaged.
+        ArtifactError: a file is missing or damaged, or it is another session's.
     """
-    return read_session(session_folder(run_folder, method.name, entry.position, entry.task, entry.state), method)
+    folder = session_folder(run_folder, method.name, entry.position, entry.task, entry.state)
+    state = read_session(folder, method)
+    if (state.id, len(state.tasks), state.tasks[-1:]) != (entry.state, entry.position + 1, (entry.task,)):
+        raise artifacts.ArtifactError(f"{folder}: holds another session than the ledger says; remove {folder}")
+    return state
 
 
 def read_session(folder: Path, method: Method) -> ModelState:
     """Loads a state from its folder.
 
     Raises:
-        ArtifactError: a file is missing or damaged.
+        ArtifactError: a file is missing or damaged, or it is another method's.
     """
     meta = artifacts.read_meta(folder)
+    advice = f"remove {folder} to have it made again"
+    if meta.get("method") != method.name:
+        raise artifacts.ArtifactError(f"{folder}: is a session of {meta.get('method')}, not of {method.name}; {advice}")
     for name in meta["files"]:
         artifacts.verified(folder, name)
-    return ModelState(meta["state"], tuple(meta["tasks"]), tuple(meta["experts"]), method.load(folder))
+    try:
+        tasks, experts = tuple(meta["tasks"]), tuple(meta["experts"])
+        model = method.load(folder)
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+        raise artifacts.ArtifactError(f"{folder}: is no session of {method.name} ({error!r}); {advice}") from error
+    if len(tasks) != len(experts) or not isinstance(meta.get("state"), str):
+        raise artifacts.ArtifactError(f"{folder}: its manifest is no session's; {advice}")
+    return ModelState(meta["state"], tasks, experts, model)

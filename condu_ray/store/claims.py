@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from condu_ray.store.artifacts import writing
+
 TOUCH_SECONDS = 5.0
 STALE_SECONDS = 30.0
 """Silence after which an owner counts as dead."""
@@ -60,13 +62,21 @@ class Claims:
         return self._folder / f"{key}.json"
 
     def acquire(self, key: str) -> bool:
-        """Claims a key without waiting; True when it is ours now (or was before)."""
+        """Claims a key without waiting; True when it is ours now (or was before).
+
+        Raises:
+            WriteError: claims cannot be written here.
+        """
         if key in self._mine:
             return True
+        with writing(self._path(key)):
+            return self._acquire(key)
+
+    def _acquire(self, key: str) -> bool:
         self._folder.mkdir(parents=True, exist_ok=True)
         beside = self._folder / f".{key}.{uuid.uuid4().hex}"
-        beside.write_text(json.dumps(self._owner | {"since": time.time()}), encoding="utf-8")
         try:
+            beside.write_text(json.dumps(self._owner | {"since": time.time()}), encoding="utf-8")
             for _ in range(2):
                 try:
                     os.link(beside, self._path(key))  # atomic, and whole: a reader never sees half a claim
@@ -82,13 +92,18 @@ class Claims:
         finally:
             beside.unlink(missing_ok=True)
 
+    def here(self) -> str:
+        """Returns this process's host, as claims name it."""
+        return str(self._owner["host"])
+
     def owner(self, key: str) -> dict[str, Any] | None:
         """Returns who holds a key (`host`, `pid`, `since` in seconds since 1970), or None."""
         try:
             found = json.loads(self._path(key).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
-        return found if isinstance(found, dict) and isinstance(found.get("pid"), int) else None
+        pid = found.get("pid") if isinstance(found, dict) else None
+        return found if type(pid) is int and 0 < pid < 2**31 else None
 
     def _remove_dead(self, key: str) -> bool:
         """Removes the claim of an owner that is dead; False when it lives, as far as can be told."""
@@ -106,6 +121,8 @@ class Claims:
         gone = here and owner is not None and process_start(int(owner["pid"])) != owner.get("start")
         if not (silent or gone):
             return False
+        if path.is_dir():
+            raise OSError(f"{path} is a folder, and no claim; remove it")
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             path.rename(aside)  # of several that take over, one wins

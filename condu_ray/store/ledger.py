@@ -2,20 +2,23 @@
 
 A session's identity is a chain, as git's commits are: the hash of the identity before it, the task, the expert and the
 merge settings. The same task sequence therefore finds its sessions again, another order shares the common prefix, and
-nothing that was committed is ever overwritten.
+nothing that was committed is ever overwritten. Each line carries a checksum of its own.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from condu_ray.config import content_hash
+from condu_ray.store.artifacts import write_text, writing
 
 log = logging.getLogger(__name__)
 
@@ -49,35 +52,88 @@ class Entry:
     seconds: float
 
 
+class LedgerError(ValueError):
+    """A ledger that is damaged; the message names the file and the line, and what to do."""
+
+
+def to_line(entry: Entry) -> bytes:
+    """Returns an entry as the line of JSON that stands for it, with its checksum."""
+    values = asdict(entry)
+    return json.dumps(values | {"seal": content_hash(values)[:16]}).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Entry:
+    """Returns the entry of a line; one without a checksum was written before there were any.
+
+    Raises:
+        ValueError: the line is torn or damaged.
+    """
+    if not line.endswith(b"\n"):
+        raise ValueError("torn line")
+    try:
+        values = json.loads(line)
+        seal = values.pop("seal", None) if isinstance(values, dict) else None
+        entry = Entry(**values)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if seal is not None and seal != content_hash(values)[:16]:
+        raise ValueError("differs from its checksum")
+    texts = (entry.task, entry.parent, entry.state, "" if entry.expert is None else entry.expert)
+    numbers = isinstance(entry.position, int) and isinstance(entry.seconds, int | float)
+    if not numbers or not all(isinstance(text, str) for text in texts):
+        raise ValueError("a value of another type")
+    return entry
+
+
+def read_entries(path: Path) -> tuple[list[Entry], int]:
+    """Reads a ledger without changing it.
+
+    Returns:
+        The entries, and the length in bytes of the lines that hold them: less than the file's where its last line is
+        torn.
+
+    Raises:
+        LedgerError: it cannot be read, or another line than the last is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be read ({error.strerror or error}); look at the disk") from error
+    entries: list[Entry] = []
+    good = 0
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        try:
+            entries.append(from_line(line))
+        except ValueError as error:
+            if good + len(line) < len(data):
+                raise LedgerError(
+                    f"{path}: line {number} is damaged ({error}); restore it, or remove the file: its sessions are "
+                    "then committed again, from the experts in storage"
+                ) from error
+            break
+        good += len(line)
+    return entries, good
+
+
 class Ledger:
     """Append-only journal of one method in one run.
 
-    A torn last line (a kill in the middle of a write) is cut off with a warning; any other damage is refused.
+    A torn or damaged last line (a kill in the middle of a write) is cut off with a warning; other damage is refused.
+
+    Raises:
+        LedgerError: as `read_entries`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._entries: dict[str, Entry] = {}
-        self._load()
-
-    def _load(self) -> None:
-        if not self.path.exists():
+        if not path.exists():
             return
-        good = 0
-        data = self.path.read_bytes()
-        for number, line in enumerate(data.splitlines(keepends=True), start=1):
-            try:
-                entry = Entry(**json.loads(line))
-                if not line.endswith(b"\n"):
-                    raise ValueError("torn line")
-            except (ValueError, TypeError) as error:
-                if good + len(line) < len(data):
-                    raise ValueError(f"{self.path}: line {number} is damaged ({error}); restore it") from error
-                log.warning("%s: a torn last line was cut off; its session will be committed again", self.path)
-                os.truncate(self.path, good)
-                break
-            self._entries[entry.state] = entry
-            good += len(line)
+        entries, good = read_entries(path)
+        if good < path.stat().st_size:
+            log.warning("%s: a torn last line was cut off; its session will be committed again", path)
+            os.truncate(path, good)
+        self._entries = {entry.state: entry for entry in entries}
 
     def get(self, state: str) -> Entry | None:
         """Returns the entry of a committed state, or None."""
@@ -87,10 +143,33 @@ class Ledger:
         return len(self._entries)
 
     def append(self, entry: Entry) -> None:
-        """Commits an entry: after this returns it survives a power cut."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            file.write(json.dumps(asdict(entry)).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Commits an entry: after this returns it survives a power cut.
+
+        Raises:
+            WriteError: the disk is full or fails; the ledger is as it was before.
+        """
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Without a buffer: closing the file would try to write what is left in it once more.
+            with self.path.open("ab", buffering=0) as file:
+                before, line = file.tell(), to_line(entry)
+                try:
+                    if file.write(line) < len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(file.fileno())
+                except OSError:
+                    with suppress(OSError):  # else half a line would stand before the next one
+                        os.truncate(self.path, before)
+                    raise
         self._entries[entry.state] = entry
+
+    def drop(self, state: str) -> bool:
+        """Takes an entry out, so that its session is committed anew; False when it is not there.
+
+        Raises:
+            WriteError: the ledger is as it was before.
+        """
+        if self._entries.pop(state, None) is None:
+            return False
+        write_text(self.path, b"".join(map(to_line, self._entries.values())).decode())
+        return True

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from condu_ray.merging import fingerprint
@@ -25,6 +26,8 @@ EMBEDDED = Path(__file__).parent / "tiny_clip"
 """The backbone shipped with the package."""
 
 CONFIG, WEIGHTS, MERGES = "open_clip_config.json", "open_clip_model.safetensors", "bpe_simple_vocab.txt.gz"
+MAX_SIDE = 8000
+"""Largest side of a model's input, in pixels."""
 FROZEN = ("logit_scale", "logit_bias")
 """Parameters that are never trained, and so are in no delta."""
 
@@ -76,21 +79,50 @@ class Backbone:
         return {name: p.detach().cpu().clone() for name, p in self.trainable.items()}
 
 
+def _check_weights(path: Path) -> None:
+    """Refuses a file of weights that is no safetensors file: any other form may run code when it is opened.
+
+    Raises:
+        BackboneError: it is a pickle, cut short, or something else.
+    """
+    convert = "load it where it can be trusted, and write it with safetensors.torch.save_file(model.state_dict(), ...)"
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+        # A torch checkpoint is a zip archive of pickles; before torch 1.6 it was a bare pickle (protocol 2 or later).
+        if start == b"PK" or (start[:1] == b"\x80" and start[1:] <= b"\x05"):
+            raise BackboneError(f"{path}: is a pickled checkpoint, which runs code when it is opened; {convert}")
+        with safe_open(path, framework="pt") as tensors:
+            if not tensors.keys():
+                raise BackboneError(f"{path}: holds no tensor; copy it anew")
+    except OSError as error:
+        raise BackboneError(f"{path}: cannot be read ({error.strerror or error}); look at the disk") from error
+    except SafetensorError as error:
+        raise BackboneError(f"{path}: cannot be loaded: cut short or no safetensors ({error}); copy it anew") from error
+
+
 def _folder_spec(folder: Path) -> BackboneSpec:
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
     path = folder / CONFIG
     if not (folder / WEIGHTS).is_file():
         raise BackboneError(f"{folder}: {WEIGHTS} is missing; a backbone folder holds it beside {CONFIG}")
+    _check_weights(folder / WEIGHTS)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         vision, preprocess = config["model_cfg"]["vision_cfg"], dict(config.get("preprocess_cfg", {}))
         preprocess.setdefault("size", vision["image_size"])
         merged = merge_preprocess_dict(PreprocessCfg(), preprocess)
+        size = merged["size"]
+        sides = size if isinstance(size, list | tuple) else (size, size)
+        if len(sides) != 2 or not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+            raise ValueError(f"image size {size!r}: write whole pixels, 1 to {MAX_SIDE}, or a pair of them")
     except FileNotFoundError as error:
-        raise BackboneError(f"{path}: no such file") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BackboneError(f"{path}: not an open_clip configuration ({error!r})") from error
+        raise BackboneError(f"{path}: no such file; a backbone folder holds it beside {WEIGHTS}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        raise BackboneError(
+            f"{path}: not an open_clip configuration ({error!r}); it holds model_cfg with vision_cfg and text_cfg"
+        ) from error
     tokenizer = {"bpe_path": str(folder / MERGES)} if (folder / MERGES).is_file() else {}
     return BackboneSpec(f"local-dir:{folder}", None, merged, tokenizer)
 
@@ -130,6 +162,9 @@ def backbone_spec(model: str = "tiny-clip", pretrained: str | None = None) -> Ba
         preprocess = dict(open_clip.get_pretrained_cfg(model, pretrained)) | preprocess
     elif Path(pretrained).is_file():
         pretrained = str(Path(pretrained).absolute())
+        _check_weights(Path(pretrained))
+        if not pretrained.endswith(".safetensors"):
+            raise BackboneError(f"--pretrained {pretrained}: open_clip reads it as a pickle; name it *.safetensors")
     else:
         close = difflib.get_close_matches(pretrained, tags, n=1)
         hint = f"did you mean {close[0]}?" if close else f"tags: {', '.join(tags)}"
@@ -141,7 +176,7 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
     """Loads a backbone in fp32 on the CPU, in evaluation mode.
 
     Raises:
-        BackboneError: the weights cannot be read, do not fit the architecture, or are not finite.
+        BackboneError: the weights cannot be read, do not fit the architecture or its tokenizer, or are not finite.
     """
     import open_clip
 
@@ -149,13 +184,38 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
         model = open_clip.create_model(spec.model, pretrained=spec.pretrained, precision="fp32", device="cpu")
         tokenizer = open_clip.get_tokenizer(spec.model, **spec.tokenizer)
     except Exception as error:
-        raise BackboneError(f"backbone {spec.model} {spec.pretrained or ''}: cannot be loaded: {error}") from error
+        raise BackboneError(
+            f"backbone {spec.model} {spec.pretrained or ''}: cannot be loaded; its weights have to fit its "
+            f"configuration: {error}"
+        ) from error
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and name.rsplit(".", 1)[-1] != "attn_mask" and not tensor.isfinite().all():
-            raise BackboneError(f"backbone {spec.model}: tensor {name} holds NaN or infinity")
+            raise BackboneError(f"backbone {spec.model}: tensor {name} holds NaN or infinity; copy its weights anew")
+    _check_vocabulary(spec, model, tokenizer)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in FROZEN)
     return Backbone(spec, model.eval(), tokenizer, fingerprint(model.state_dict()))
+
+
+def _check_vocabulary(spec: BackboneSpec, model: nn.Module, tokenizer: Any) -> None:
+    """Refuses a tokenizer whose vocabulary is not the model's: its tokens would be out of range, or other words.
+
+    Raises:
+        BackboneError: names both sizes.
+    """
+    from open_clip.tokenizer import SimpleTokenizer
+
+    tables = [module for name, module in model.named_modules() if name.endswith("token_embedding")]
+    rows = tables[0].num_embeddings if tables and isinstance(tables[0], nn.Embedding) else None
+    words = getattr(tokenizer, "vocab_size", None)
+    # A SimpleTokenizer's last two tokens begin and end a text, so it has to be as large as the table.
+    if rows is None or words is None or words == rows or (words < rows and not isinstance(tokenizer, SimpleTokenizer)):
+        return
+    where = spec.tokenizer.get("bpe_path", "its tokenizer")
+    raise BackboneError(
+        f"backbone {spec.model}: {where} has a vocabulary of {words} tokens, the model's token_embedding has {rows} "
+        f"rows; give it the {MERGES} that it was trained with, and its size as text_cfg.vocab_size"
+    )
 
 
 def set_weights(backbone: Backbone, theta0: Mapping[str, Tensor], delta: Mapping[str, Tensor] | None) -> None:

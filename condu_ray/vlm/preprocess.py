@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from condu_ray.benchmark.check import MAX_PIXELS
+
 
 class Preprocessor:
     """Encoded bytes to a uint8 array [H, W, 3], as open_clip resizes and crops, with or without augmentation.
@@ -30,10 +32,22 @@ class Preprocessor:
         self._augment = augment
 
     def pixels(self, encoded: bytes, seed: int = 0) -> np.ndarray:
-        """Decodes one image; `seed` fixes its augmentation (torchvision draws from torch's global generator)."""
+        """Decodes one image; `seed` fixes its augmentation (torchvision draws from torch's global generator).
+
+        Raises:
+            ValueError: it has more than `MAX_PIXELS` pixels; nothing is decoded then.
+            OSError: it does not decode.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # palette images with transparency
-            image = Image.open(io.BytesIO(encoded)).convert("RGB")
+            try:
+                opened = Image.open(io.BytesIO(encoded))
+            except Image.DecompressionBombError as error:
+                raise ValueError(f"an image with more than {MAX_PIXELS:,} pixels ({error}); scale it down") from error
+            if opened.width * opened.height > MAX_PIXELS:
+                size = f"{opened.width} x {opened.height}"
+                raise ValueError(f"an image of {size} pixels, more than {MAX_PIXELS:,}; scale it down")
+            image = opened.convert("RGB")
         if self._augment:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a traceback for CUDA at each call
         for step in self._steps:

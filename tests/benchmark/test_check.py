@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from condu_ray.benchmark import TaskError, check, check_task, load_task, load_tasks, require_valid
+from condu_ray.store.artifacts import read_sealed
 
 Change = Callable[[Any, Path], None]
 MTIL11 = Path(__file__).parents[3] / "shared" / "data" / "mtil11"
@@ -112,7 +112,7 @@ def test_bad_verdict_is_replaced(content: str, make_task: Any, tmp_path: Path) -
     task = load_task(make_task())
     (tmp_path / f"{task.fingerprint}.json").write_text(content)
     require_valid([task], tmp_path)
-    assert json.loads((tmp_path / f"{task.fingerprint}.json").read_text()) == {
+    assert read_sealed(tmp_path / f"{task.fingerprint}.json") == {
         "version": check.CHECK_VERSION,
         "task": "digits",
         "problems": [],
