@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -45,13 +46,21 @@ class Evaluator:
         max_images: first test images of a task to use; 0 for all.
         precision: `fp32` or `bf16` (autocast). theta0's features for routing are always fp32.
         device: where to compute.
+        storage: storage folder that keeps theta0's features for other runs; None keeps them nowhere.
     """
 
     def __init__(
-        self, backbone: Backbone, *, batch_size: int, max_images: int = 0, precision: str = "fp32", device: str = "cpu"
+        self,
+        backbone: Backbone,
+        *,
+        batch_size: int,
+        max_images: int = 0,
+        precision: str = "fp32",
+        device: str = "cpu",
+        storage: Path | None = None,
     ) -> None:
         self.features = Features(
-            backbone, batch_size=batch_size, max_images=max_images, precision=precision, device=device
+            backbone, batch_size=batch_size, max_images=max_images, precision=precision, device=device, storage=storage
         )
         self._scale = float(backbone.model.logit_scale.detach().exp())
 

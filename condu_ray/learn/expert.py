@@ -69,6 +69,9 @@ def save_expert(
         delta: by parameter name.
         meta: what the manifest records.
         files: further files of the artifact: name to a function that writes it.
+
+    Raises:
+        WriteError: the disk is full or fails; nothing appeared.
     """
 
     def write(folder: Path) -> None:
@@ -76,13 +79,13 @@ def save_expert(
         for name, save in (files or {}).items():
             save(folder / name)
 
-    artifacts.publish(expert_folder(storage, key), meta, write)
+    artifacts.publish(expert_folder(storage, key), meta, write, seal=True)
 
 
 def load_expert(storage: Path, key: str, space: Space = "delta") -> dict[str, Tensor]:
     """Loads an expert's delta or factors.
 
     Raises:
-        ArtifactError: it is missing or damaged, or has no factors.
+        ArtifactError: it is missing, damaged or another one's, or has no factors.
     """
     return artifacts.load_tensors(expert_folder(storage, key), FILES[space])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from condu_ray.benchmark import Task
 from condu_ray.learn.decoded import Decoded
+from condu_ray.learn.feature_store import FeatureStore
 from condu_ray.learn.loop import compute_context
 from condu_ray.merging.delta import Delta
 from condu_ray.store.ledger import ROOT
@@ -44,13 +46,25 @@ class Features:
         max_images: first test images of a task to use; 0 for all.
         precision: `fp32` or `bf16` (autocast).
         device: where to compute.
+        storage: storage folder that keeps theta0's features for other runs; None keeps them nowhere.
     """
 
-    def __init__(self, backbone: Backbone, *, batch_size: int, max_images: int, precision: str, device: str) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        batch_size: int,
+        max_images: int,
+        precision: str,
+        device: str,
+        storage: Path | None = None,
+    ) -> None:
         self.backbone, self.precision, self.device = backbone, precision, torch.device(device)
         self.theta0 = backbone.snapshot()
         backbone.model.to(self.device).eval()
         self.decoded, self._max_images = Decoded(backbone.spec.preprocess, batch_size, max_images), max_images
+        spec = backbone.spec.preprocess
+        self._store = FeatureStore(storage, backbone.fingerprint, spec, self.device.type) if storage else None
         self._placed: str | None = ROOT
         self._kept: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
 
@@ -89,7 +103,11 @@ class Features:
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
-        count = self.decoded.count(task)
+        count, store = self.decoded.count(task), self._store if weights.name == ROOT else None
+        if store is not None:
+            wanted_N = None  # they are stored whole
+            if kept is None and (stored := store.load("image", task, precision, count)) is not None:
+                return self._keep(key, stored)
         needed = torch.ones(count, dtype=torch.bool) if wanted_N is None else wanted_N
         if kept is not None:
             needed = needed & kept[:, 0].isnan()
@@ -108,6 +126,8 @@ class Features:
                     kept[start : start + len(labels)][chosen] = found.float().cpu()
                 start += len(labels)
         assert kept is not None, "at least one row was needed"
+        if store is not None:
+            store.save(kept, "image", task, precision, count)
         return self._keep(key, kept)
 
     @torch.no_grad()
@@ -118,7 +138,13 @@ class Features:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
+        store = self._store if weights.name == ROOT else None
+        if store is not None and (stored := store.load("text", task, precision)) is not None:
+            return self._keep(key, stored)
         self._place(weights)
         with compute_context(self.device, precision):
             found = text_features(self.backbone.model, self.backbone.tokenizer, task.classes, task.templates)
-        return self._keep(key, found.float().cpu())
+        found = found.float().cpu()
+        if store is not None:
+            store.save(found, "text", task, precision)
+        return self._keep(key, found)

@@ -7,6 +7,7 @@ from condu_ray.benchmark import load_task
 from condu_ray.learn import decoded
 from condu_ray.learn import features as module
 from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.store.artifacts import ArtifactError
 from condu_ray.vlm.model import backbone_spec, load_backbone
 
 
@@ -147,3 +148,31 @@ def test_weights_that_fit_only_in_part_are_not_taken_for_those_before(make, task
         features.image(Weights("broken", lambda: broken), tasks[0])
     assert torch.equal(features.text(good, tasks[1]), make().text(good, tasks[1]))
     assert torch.equal(features.text(PRETRAINED, tasks[0]), make().text(PRETRAINED, tasks[0]))
+
+
+def test_theta0_is_encoded_once_for_all_evaluators_of_a_storage(make, tasks, counted, tmp_path):
+    first = make(storage=tmp_path)
+    some = torch.arange(tasks[0].test_rows) % 2 == 0
+    images, texts = first.image(PRETRAINED, tasks[0], some), first.text(PRETRAINED, tasks[0])
+    assert not images.isnan().any()  # what is stored is whole
+    assert torch.equal(images, make().image(PRETRAINED, tasks[0]))
+    counted.update(dict.fromkeys(counted, 0))
+    again = make(storage=tmp_path)
+    assert torch.equal(again.image(PRETRAINED, tasks[0], some), images)
+    assert torch.equal(again.text(PRETRAINED, tasks[0]), texts)
+    assert counted == {"images": 0, "texts": 0, "placed": 0}
+    again.image(PRETRAINED, tasks[0], precision="bf16")
+    again.image(weights(again, 1), tasks[0])
+    again.image(PRETRAINED, tasks[1])
+    make(storage=tmp_path, max_images=3).image(PRETRAINED, tasks[0])
+    assert counted["images"] == 2 * tasks[0].test_rows + tasks[1].test_rows + 3  # each is something else
+
+
+def test_damaged_features_are_named_and_not_used(make, tasks, tmp_path):
+    make(storage=tmp_path).image(PRETRAINED, tasks[0])
+    (path,) = tmp_path.glob("features/*/features.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=path.parent.name):
+        make(storage=tmp_path).image(PRETRAINED, tasks[0])

@@ -1,0 +1,72 @@
+"""theta0's features in storage: what routing and zero-shot read of the pretrained model, computed once for all runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from condu_ray.benchmark import Task
+from condu_ray.config import content_hash
+from condu_ray.store import artifacts
+
+FILE = "features.safetensors"
+VERSION = 1
+"""Raised whenever features change."""
+
+
+class FeatureStore:
+    """Features of the pretrained model, by what they depend on: `<storage>/features/<key>`.
+
+    Args:
+        storage: storage folder.
+        backbone: theta0's fingerprint.
+        preprocess: open_clip's PreprocessCfg as a dict.
+        device: kind of device that computes (`cpu`, `cuda`): others give other bits.
+    """
+
+    def __init__(self, storage: Path, backbone: str, preprocess: Mapping[str, Any], device: str) -> None:
+        self._folder = storage / "features"
+        self._identity = [VERSION, backbone, dict(preprocess), device]
+
+    def _path(self, kind: Literal["image", "text"], task: Task, precision: str, count: int) -> Path:
+        what = [task.test_fingerprint, count] if kind == "image" else [task.classes, task.templates]
+        return self._folder / content_hash([*self._identity, kind, precision, what])[:24]
+
+    def load(self, kind: Literal["image", "text"], task: Task, precision: str, count: int = 0) -> Tensor | None:
+        """Returns features [N, D] or [C, D] float32, or None where they were not computed yet.
+
+        Args:
+            kind: of the task's test images, or of its classes.
+            task: the task.
+            precision: that they were computed in.
+            count: first test images that are used.
+
+        Raises:
+            ArtifactError: they are damaged.
+        """
+        path = self._path(kind, task, precision, count)
+        return artifacts.load_tensors(path, FILE)["features"] if artifacts.exists(path) else None
+
+    def save(
+        self, features: Tensor, kind: Literal["image", "text"], task: Task, precision: str, count: int = 0
+    ) -> None:
+        """Publishes features; those that are there already win.
+
+        Args:
+            features: [N, D] or [C, D] float32.
+            kind: of the task's test images, or of its classes.
+            task: the task.
+            precision: that they were computed in.
+            count: first test images that are used.
+        """
+        meta = {"task": task.name, "kind": kind, "precision": precision}
+        write = partial(_save, features)
+        artifacts.publish(self._path(kind, task, precision, count), meta, write, seal=True)
+
+
+def _save(features: Tensor, folder: Path) -> None:
+    artifacts.save_tensors(folder / FILE, {"features": features.contiguous()})
