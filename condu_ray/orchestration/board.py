@@ -1,15 +1,20 @@
 """The work board: which experts are to be fine-tuned, who has taken which, and the latest word of every lane.
 
-Lanes take what they can start on. A dead lane's work goes back to the board; a dead board comes back with the work
-that it was made with and asks storage what is left (what a run posted later, it posts again).
+Lanes take what they can start on; they may come and go. The work of a lane that died, or fell silent with its node,
+goes back to the board; a dead board comes back with the work that it was made with and asks storage what is left (what
+a run posted later, it posts again). Two lanes never train one expert at a time: claims (store/claims.py) see to it.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+SILENT_SECONDS = 60.0
+"""Silence after which others may have what a lane took. One that lives and only starts slowly loses nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Board:
         self._lanes, self._closed = max(1, lanes), closed
         self._work: dict[str, Work] = {}
         self._taken: dict[str, int] = {}
+        self._heard: dict[int, float] = {}
         self._trained: set[str] = set()
         self._words: dict[int, dict[str, Any]] = {}
         self._failure: str | None = None
@@ -68,6 +74,10 @@ class Board:
         for entry in work:
             if entry.key not in self._work and not entry.finished:
                 self._work[entry.key] = entry
+
+    def share(self, lanes: int) -> None:
+        """Says how many lanes share the work from now on."""
+        self._lanes = max(1, lanes)
 
     def close(self) -> None:
         """Says that nothing more will be posted."""
@@ -86,7 +96,8 @@ class Board:
         Returns:
             Items in the order of training; empty when nothing can be started now; None when all is done.
         """
-        for key in [key for key, owner in self._taken.items() if owner == lane]:
+        self._heard[lane] = time.monotonic()
+        for key in [key for key, owner in self._taken.items() if owner == lane or self._silent(owner)]:
             del self._taken[key]
         self._forget_finished()
         if not self._work:
@@ -113,10 +124,17 @@ class Board:
         # Not by position: in a sweep, an expert may be late in one order and the start of a chain in another.
         return [entry.item for entry in chosen.values()]
 
+    def waiting(self) -> int:
+        """Returns how many experts no lane has taken, though training could start now."""
+        return sum(entry.ready for key, entry in self._work.items() if key not in self._taken)
+
     def keep(self, lane: int, keys: Sequence[str]) -> None:
         """A lane says which of the items that it was given it will train; the others are free again."""
         for key in [key for key, owner in self._taken.items() if owner == lane and key not in keys]:
             del self._taken[key]
+
+    def _silent(self, lane: int) -> bool:
+        return time.monotonic() - self._heard.get(lane, float("-inf")) > SILENT_SECONDS
 
     def _forget_finished(self) -> None:
         for key in [key for key, entry in self._work.items() if entry.finished]:
@@ -131,16 +149,21 @@ class Board:
 
     def tell(self, lane: int, word: dict[str, Any]) -> None:
         """A lane says where it is."""
-        self._words[lane] = word
+        self._words[lane], self._heard[lane] = word, time.monotonic()
 
     def fail(self, message: str) -> None:
         """A lane says that it is of no use to try again."""
         self._failure = self._failure or message
 
     def read(self) -> dict[str, Any]:
-        """Returns `words` (the latest of every lane), `trained` (keys), `left` (experts) and `failure` (or None)."""
+        """Returns what a driver watches.
+
+        Returns:
+            `words` (the latest of every lane that is not silent), `trained` (keys), `left` (experts) and `failure` (or
+            None).
+        """
         return {
-            "words": self._words,
+            "words": {lane: word for lane, word in self._words.items() if not self._silent(lane)},
             "trained": sorted(self._trained),
             "left": len(self._work),
             "failure": self._failure,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +97,11 @@ def ray_cluster(address: str | None, namespace: str) -> Iterator[None]:
         runtime_env={"env_vars": variables},
         **options,
     )
+    from condu_ray.orchestration.targets import announced
+
     try:
-        yield
+        with announced() if address == "local" else nullcontext():
+            yield
     finally:
         ray.shutdown()
 
@@ -162,6 +165,18 @@ def room(
     chosen = lanes or (fit if gpu_each else min(fit, busy))
     spare = int((cpus - chosen * lane_cpus) / EVALUATOR_CPUS + 1e-9)
     return Room(chosen, gpu_each, gpu_evaluator, wanted_evaluators or max(1, min(chosen // 2, spare)))
+
+
+def beside_driver() -> dict[str, Any]:
+    """Returns the option that places an actor on the driver's node, as long as that lives.
+
+    The head runs the driver of a submitted job; what remembers must not stand on a spot node.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
 
 
 def room_for(config: Experiment) -> Room:

@@ -25,11 +25,12 @@ from condu_ray.learn.features import Weights
 from condu_ray.merging import reconstruction
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session
+from condu_ray.orchestration import telemetry
 from condu_ray.orchestration.env import EVALUATOR_CPUS, Room
 from condu_ray.orchestration.prototypes import load_prototypes
-from condu_ray.orchestration.units import Unit, cache_path, cached, routed
-from condu_ray.store import artifacts
+from condu_ray.orchestration.units import Unit, routed
 from condu_ray.store.ledger import Entry
+from condu_ray.store.measurements import read_measurement, write_measurement
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 UNITS_PER_START = 16
@@ -48,6 +49,8 @@ class EvaluatorActor:
         precision: `fp32` or `bf16`.
         folders: folder of each task.
         cuda: whether to compute on the GPU that Ray gave.
+        storage: storage folder, absolute.
+        run: the run or sweep that it measures for.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class EvaluatorActor:
         precision: str,
         folders: dict[str, str],
         cuda: bool,
+        storage: str,
+        run: str = "",
     ) -> None:
         torch.set_num_threads(threads)
         self._evaluator = Evaluator(
@@ -66,9 +71,13 @@ class EvaluatorActor:
             max_images=evaluation["max_images"],
             precision=precision,
             device="cuda" if cuda else "cpu",
+            storage=Path(storage),
         )
         self._tasks = {name: load_task(Path(folder)) for name, folder in folders.items()}
         self._states: OrderedDict[str, ModelState] = OrderedDict()
+        self._run = run
+        telemetry.restarted("evaluator", run)
+        telemetry.gauge("condu_evaluators_active", 1, run=run)
 
     def _state(self, method: Method, entry: Entry) -> ModelState:
         key = f"{method.config.run_name}/{method.name}/{entry.state}"
@@ -93,6 +102,10 @@ class EvaluatorActor:
             `correct`, `images` and `seconds`; for a seen task of a method that merges, also how well its expert is
             reconstructed (`relative_l2`, `sign_agreement`) and its `rescaler`.
         """
+        with telemetry.busy("condu_evaluator_busy_seconds_total", run=self._run):
+            return self._measure(config, unit)
+
+    def _measure(self, config: str, unit: Unit) -> dict[str, Any]:
         method, task = get(unit.method, _parsed(config)), self._tasks[unit.task]
         state = self._state(method, unit.entry)
         space = tuple(self._tasks.values()) if unit.space == "union" else ()
@@ -137,6 +150,8 @@ def start_evaluator(config: Experiment, spec: BackboneSpec, tasks: Sequence[Task
             precision,
             {task.name: str(task.folder) for task in tasks},
             room.gpus_per_evaluator > 0,
+            str(config.storage.absolute()),
+            config.run_name,
         )
     )
 
@@ -155,7 +170,7 @@ class EvaluationQueue:
     def __init__(
         self, config: Experiment, spec: BackboneSpec, tasks: Sequence[Task], precision: str, room: Room
     ) -> None:
-        self._storage = config.storage
+        self._storage, self._run = config.storage, config.run_name
         self._waiting: deque[Unit] = deque()
         self._running: dict[Any, tuple[Unit, int]] = {}
         self._done: deque[tuple[Unit, dict[str, Any]]] = deque()
@@ -185,15 +200,20 @@ class EvaluationQueue:
         """Adds a unit, or takes its result from storage, or waits for the equal one that is under way."""
         if unit.key in self._same:
             self._same[unit.key].append(unit)
-            self.reused += 1
+            self._reuse()
             return
-        found = cached(self._storage, unit.key)
+        found = read_measurement(self._storage, unit.key)
         if found is None:
+            telemetry.inc("condu_cache_lookups_total", run=self._run, what="measurement", result="miss")
             self._waiting.append(unit)
             self._same[unit.key] = [unit]
         else:
             self._done.append((unit, found))
-            self.reused += 1
+            self._reuse()
+
+    def _reuse(self) -> None:
+        self.reused += 1
+        telemetry.inc("condu_cache_lookups_total", run=self._run, what="measurement", result="hit")
 
     def poll(self, timeout: float) -> list[tuple[Unit, dict[str, Any]]]:
         """Hands out waiting units and returns the results that came in, waiting up to `timeout` seconds for one."""
@@ -209,8 +229,10 @@ class EvaluationQueue:
                 unit, index = self._running.pop(reference)
                 self._load[index] -= 1
                 result = ray.get(reference)
-                artifacts.write_text(cache_path(self._storage, unit.key), json.dumps(result))
+                write_measurement(self._storage, unit.key, result)
+                telemetry.observe("condu_measurement_seconds", result["seconds"], run=self._run, method=unit.method)
                 self._done.extend((same, result) for same in self._same.pop(unit.key))
+        telemetry.gauge("condu_measurements_waiting", len(self), run=self._run)
         finished = list(self._done)
         self._done.clear()
         return finished

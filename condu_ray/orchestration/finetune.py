@@ -6,9 +6,10 @@ done, not what was reported; what another run is training at this moment (store/
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,23 @@ from condu_ray.config import Experiment
 from condu_ray.learn.expert import expert_folder
 from condu_ray.learn.loop import DivergedError, Progress
 from condu_ray.learn.stream import training_chunks
-from condu_ray.methods import get
 from condu_ray.methods.session import session_folder
+from condu_ray.orchestration import telemetry
 from condu_ray.orchestration.board import Work
 from condu_ray.orchestration.env import Room
 from condu_ray.orchestration.plan import Item
+from condu_ray.orchestration.reporter import reporter
+from condu_ray.orchestration.retry import local_stream, lower_rates
 from condu_ray.orchestration.trainer import Trainer
 from condu_ray.store import artifacts
 from condu_ray.store.claims import Claims
 from condu_ray.vlm.model import BackboneSpec
 
-REPORT_SECONDS = 0.5
 MOST = 8
-"""Experts that a lane takes at once: they share one data pipeline, whose start costs seconds."""
+"""Experts that a lane takes at once, at most: they share one data pipeline, whose start costs seconds."""
+IMAGES_AT_ONCE = 65_536
+"""Training images of what a lane takes at once, but one expert at least: longer ones are worth a pipeline each, and
+leave the others to lanes that come later."""
 LOOK_SECONDS = 0.5
 """How often a lane that has nothing to start on looks again."""
 
@@ -83,6 +88,8 @@ def lane_job(
     """
     return {
         "lane": lane,
+        "run": config.run_name,
+        "most": at_once(config),
         "backbone": asdict(spec),
         "tasks": {name: str(folder) for name, folder in tasks.items()},
         "storage": str(config.storage.absolute()),
@@ -90,6 +97,12 @@ def lane_job(
         "decoders": config.cluster.decoders,
         "precision": precision,
     }
+
+
+def at_once(config: Experiment) -> int:
+    """Returns how many experts a lane takes at once."""
+    images = config.training.steps * config.training.batch_size
+    return max(1, min(MOST, IMAGES_AT_ONCE // images))
 
 
 def train_lane(job: dict[str, Any]) -> None:
@@ -129,17 +142,44 @@ def train_lane(job: dict[str, Any]) -> None:
                     device=str(get_device()),
                 )
             for config, item in todo:
-                report = _reporter(board, job["lane"], item, config) if rank == 0 else lambda progress: None
+                begin, tags = time.perf_counter(), {"run": job["run"], "method": item.method}
                 try:
-                    trainer.train(config, item, stream, report)
+                    _train(job, trainer, config, item, stream, tasks[item.task], reporter(job, rank, item, config))
                 except DivergedError as error:
                     ray.get(board.fail.remote(str(error)))
                     raise
                 if rank == 0:
+                    telemetry.inc("condu_experts_trained_total", task=item.task, lane=job["lane"], **tags)
+                    telemetry.observe("condu_expert_seconds", time.perf_counter() - begin, **tags)
                     claims.release(item.key)
                     ray.get(board.trained.remote(item.key))
             # A pipeline gives back its actors' CPUs at its end, and the next one may have to wait for them.
             next(stream, None)
+
+
+def _train(
+    job: Mapping[str, Any],
+    trainer: Trainer,
+    config: Experiment,
+    item: Item,
+    stream: Iterator[Mapping[str, Any]],
+    task: Task,
+    report: Callable[[Progress], None],
+) -> None:
+    """Trains one expert on the stream's next batches, and again where it diverges and the configuration says so."""
+    own = itertools.islice(stream, config.training.steps)
+    try:
+        return trainer.train(config, item, own, report)
+    except DivergedError as error:
+        rates = lower_rates(config, error)
+        lower = next(rates)
+    for _ in own:  # the stream's next batches are the next expert's
+        pass
+    while True:
+        try:
+            return trainer.train(lower, item, local_stream(config, task, job["backbone"]["preprocess"]), report)
+        except DivergedError:
+            lower = next(rates)
 
 
 def _item(values: Mapping[str, Any]) -> Item:
@@ -151,7 +191,7 @@ def _take(job: Mapping[str, Any], claims: Claims) -> list[Mapping[str, Any]] | N
     import ray
 
     while True:
-        work = ray.get(job["board"].take.remote(job["lane"], MOST))
+        work = ray.get(job["board"].take.remote(job["lane"], job["most"]))
         if work is None:
             return None
         mine = claimable(work, claims.acquire)
@@ -214,23 +254,6 @@ def _stream(
     return started(batches)
 
 
-def _reporter(board: Any, lane: int, item: Item, config: Experiment) -> Callable[[Progress], None]:
-    """Returns a callback that tells the board now and then, without waiting for it."""
-    one = get(item.method, config)
-    plain = one.starts_from == "pretrained" and one.adapter == "full"
-    word = {"key": item.key, "task": item.task, "method": None if plain else item.method}
-    last = 0.0
-
-    def report(progress: Progress) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= REPORT_SECONDS or progress.step == progress.steps:
-            last = now
-            board.tell.remote(lane, word | asdict(progress))
-
-    return report
-
-
 def fit_lane(job: dict[str, Any], config: Experiment, room: Room, folder: Path) -> None:
     """Runs one lane as a Ray Train fit and waits for its end; called from a thread of the driver.
 
@@ -246,6 +269,9 @@ def fit_lane(job: dict[str, Any], config: Experiment, room: Room, folder: Path) 
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from condu_ray.orchestration.faults import CountFaults
+
+    lane = {"run": job["run"], "lane": job["lane"]}
     trainer = TorchTrainer(
         train_lane,
         train_loop_config=job,
@@ -260,6 +286,11 @@ def fit_lane(job: dict[str, Any], config: Experiment, room: Room, folder: Path) 
             name=f"lane{job['lane']}-{uuid.uuid4().hex[:8]}",
             storage_path=str(folder.absolute()),
             failure_config=FailureConfig(max_failures=config.training.max_failures),
+            callbacks=[CountFaults(job["run"])],  # type: ignore[list-item]  # annotated for Train V1
         ),
     )
-    trainer.fit()
+    telemetry.gauge("condu_lanes_active", 1, **lane)
+    try:
+        trainer.fit()
+    finally:
+        telemetry.gauge("condu_lanes_active", 0, **lane)

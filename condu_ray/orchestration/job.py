@@ -24,6 +24,9 @@ def job() -> Iterator[None]:
     try:
         yield
     except (ValueError, ArtifactError, env.ResourceError) as error:
+        cause = getattr(error, "cause", None)  # of an actor's error, whose own text is a traceback
+        if isinstance(cause, Exception):
+            sys.exit(f"error: {cause}")
         refuse(error)
     except RunError as error:
         sys.exit(f"error: {error}")

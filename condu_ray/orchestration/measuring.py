@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from condu_ray.orchestration.units import Unit, cache_path, cached
-from condu_ray.store import artifacts
+from condu_ray.orchestration import telemetry
+from condu_ray.orchestration.units import Unit
+from condu_ray.store.measurements import read_measurement, write_measurement
 
 NAME = "measuring"
 """The service's name in the run's namespace."""
@@ -24,10 +24,11 @@ class Measuring:
     Args:
         storage: storage folder, absolute.
         evaluators: handles of evaluator actors, which restart by themselves.
+        run: the sweep's name.
     """
 
-    def __init__(self, storage: str, evaluators: Sequence[Any]) -> None:
-        self._storage, self._evaluators = Path(storage), list(evaluators)
+    def __init__(self, storage: str, evaluators: Sequence[Any], run: str = "") -> None:
+        self._storage, self._evaluators, self._run = Path(storage), list(evaluators), run
         self._load = [0] * len(self._evaluators)
         self._states: dict[str, int] = {}
         self._running: dict[str, asyncio.Future[dict[str, Any]]] = {}
@@ -50,19 +51,23 @@ class Measuring:
         return list(await asyncio.gather(*(self._one(config, unit) for unit in units)))
 
     async def _one(self, config: str, unit: Unit) -> tuple[dict[str, Any], bool]:
-        found = cached(self._storage, unit.key)
+        found = read_measurement(self._storage, unit.key)
         if found is not None:
+            self._count("hit")
             return found, True
         if unit.key in self._running:
+            self._count("hit")
             return await asyncio.shield(self._running[unit.key]), True
         promise: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._running[unit.key] = promise
+        self._count("miss")
         index = self._choose(unit.entry.state)
         self._load[index] += 1
         try:
             result: dict[str, Any] = await self._evaluators[index].measure.remote(config, unit)
-            artifacts.write_text(cache_path(self._storage, unit.key), json.dumps(result))
+            write_measurement(self._storage, unit.key, result)
             promise.set_result(result)
+            telemetry.observe("condu_measurement_seconds", result["seconds"], run=self._run, method=unit.method)
             return result, False
         except BaseException as error:
             promise.set_exception(error)
@@ -71,6 +76,11 @@ class Measuring:
         finally:
             self._load[index] -= 1
             del self._running[unit.key]
+            telemetry.gauge("condu_measurements_waiting", len(self._running), run=self._run)
+
+    def _count(self, result: str) -> None:
+        telemetry.inc("condu_cache_lookups_total", run=self._run, what="measurement", result=result)
+        telemetry.gauge("condu_measurements_waiting", len(self._running), run=self._run)
 
     def _choose(self, state: str) -> int:
         """The evaluator that has the state, unless it has much more to do than another."""

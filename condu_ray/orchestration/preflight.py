@@ -8,13 +8,15 @@ from pathlib import Path
 
 from condu_ray.benchmark import Task, load_tasks, require_valid
 from condu_ray.benchmark.few_shot import few_shot
-from condu_ray.benchmark.references import load_references
+from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.benchmark.synthetic import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
 from condu_ray.benchmark.tasks import TaskError
+from condu_ray.command_line import nearest
 from condu_ray.config import Experiment
 from condu_ray.methods import Method, get
 from condu_ray.methods.registry import MethodError
 from condu_ray.orchestration.plan import MethodPlan, plan_method
+from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
@@ -41,6 +43,8 @@ def check(config: Experiment) -> Checked:
     methods = [get(name, config) for name in config.method]
     _check_options(config, methods)
     artifacts.check_writable(config.storage)
+    if config.run_folder.exists() and not config.run_folder.is_dir():
+        raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
     spec = backbone_spec(config.model, config.pretrained)
     data, names = config.data, config.tasks
     if data is None:
@@ -53,6 +57,7 @@ def check(config: Experiment) -> Checked:
         data = _drawn(config)
         mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
     tasks = load_tasks(data, names)
+    _check_rates(config, data, tasks)
     require_valid(tasks, cache_folder=config.storage / "checked")
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
@@ -79,6 +84,18 @@ def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
         )
 
 
+def _check_rates(config: Experiment, data: Path, tasks: Sequence[Task]) -> None:
+    """Refuses a learning rate for a task that does not exist; the recipe's own, and those of other tasks, may stay."""
+    known = {task.name for task in tasks} | {path.name for path in data.iterdir()} | set(MINI_MTIL_TASKS)
+    recipe = RECIPES[config.recipe]() if config.recipe in RECIPES else Experiment()
+    for field in ("training", "lora"):
+        of_recipe: dict[str, float] = getattr(recipe, field).lr_by_task
+        for name in getattr(config, field).lr_by_task:
+            if name not in known and name not in of_recipe:
+                names = [task.name for task in tasks]
+                raise TaskError(f"--{field}.lr_by_task {name}: no such task in {data}{nearest(name, names)}")
+
+
 def _with_references(config: Experiment, methods: Sequence[Method], tasks: Sequence[Task]) -> Experiment:
     """Returns the configuration with reference images that are there, drawn for mini-MTIL where none are given."""
     if not config.distillation.reference:
@@ -99,7 +116,7 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
     for path in config.distillation.reference:
         if path.resolve() in folders or path.resolve().parent in folders:
             raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
-    load_references(config.distillation)
+    require_decodable(load_references(config.distillation), config.storage / "checked")
     # Absolute, for Ray Train has its workers work in a folder of their own.
     options = config.distillation
     found = {

@@ -47,13 +47,20 @@ class Display:
             self._bars.start()
             if self._experts:
                 self._ids[-1] = self._bars.add_task("experts", total=self._experts, detail="")
-            for number in range(self._lanes):
-                self._ids[number] = self._bars.add_task("train", total=self._steps, detail="starting")
+            self.more_lanes(self._lanes)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._bars is not None:
             self._bars.stop()
+
+    def more_lanes(self, lanes: int) -> None:
+        """Makes room for so many lanes."""
+        self._lanes = lanes
+        if self._bars is not None:
+            for number in range(lanes):
+                if number not in self._ids:
+                    self._ids[number] = self._bars.add_task("train", total=self._steps, detail="starting")
 
     def say(self, text: str) -> None:
         """Prints a line with the time since the start."""

@@ -133,7 +133,7 @@ def make_prototypes(
     for number, task in enumerate(todo):
         tensors = {"sums": sums[number], "counts": counts[number], "text": texts[number]}
         meta = {"task": task.name, "backbone": backbone, "images": int(counts[number].sum())}
-        artifacts.publish(prototype_folder(storage, backbone, task), meta, partial(_save, tensors))
+        artifacts.publish(prototype_folder(storage, backbone, task), meta, partial(_save, tensors), seal=True)
     return len(todo)
 
 

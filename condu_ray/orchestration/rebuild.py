@@ -15,8 +15,9 @@ from condu_ray.orchestration.plan import MethodPlan
 from condu_ray.orchestration.preflight import Checked, make_plans
 from condu_ray.orchestration.results import Results
 from condu_ray.orchestration.tracking import Tracker
-from condu_ray.orchestration.units import Unit, cached
+from condu_ray.orchestration.units import Unit
 from condu_ray.store.ledger import Ledger
+from condu_ray.store.measurements import read_measurement
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def rebuild(checked: Checked, tracker: Tracker) -> Rebuilt | None:
             if entry is None:
                 return None
             for unit in results.units(plan, entry, checked.backbone, precision):
-                found = cached(config.storage, unit.key)
+                found = read_measurement(config.storage, unit.key)
                 if found is None:
                     return None
                 rows.append((unit, found))

@@ -12,6 +12,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.expert import expert_folder
 from condu_ray.methods import ModelState
 from condu_ray.metrics import continual_metrics
+from condu_ray.orchestration import telemetry
 from condu_ray.orchestration.plan import MethodPlan
 from condu_ray.orchestration.tracking import Tracker
 from condu_ray.orchestration.units import Space, Unit, label_spaces, unit_key
@@ -79,6 +80,7 @@ class Results:
         name = f"{method}-{position + 1:02d}{'' if space == 'task' else '-union'}.parquet"
         write_rows(self._config.run_folder / "results" / name, self._rows(unit))
         self._log(method, space, position)
+        self._export(method, space, position)
         return method if space == "task" else f"{method} ∪", position, self._accuracy(method, space, position)
 
     def _accuracy(self, method: str, space: Space, position: int) -> list[float]:
@@ -116,20 +118,36 @@ class Results:
     def _log(self, method: str, space: Space, position: int) -> None:
         """Logs a session to MLflow; sessions may be completed out of order, their metrics need all before."""
         accuracy = self._accuracy(method, space, position)
-        values: dict[str, float | None] = {
-            f"accuracy/{task.name}": value for task, value in zip(self._tasks, accuracy, strict=True)
-        }
-        values["accuracy_all"] = sum(accuracy) / len(accuracy)
+        values: dict[str, float | None] = {}
+        # Last comes first: MLflow's plots of several runs open with the metric that was logged first.
+        if all(len(self._found.get((method, space, before), {})) == len(self._tasks) for before in range(position)):
+            metrics = self._metrics(method, space, position + 1)
+            values |= {"last": metrics["last"]} | metrics
+        values["mean_accuracy"] = sum(accuracy) / len(accuracy)
+        values |= {f"task_accuracy/{task.name}": value for task, value in zip(self._tasks, accuracy, strict=True)}
         row = self._found[method, space, position]
         values["evaluation_seconds"] = sum(found["seconds"] for found in row.values())
-        if all(len(self._found.get((method, space, before), {})) == len(self._tasks) for before in range(position)):
-            values |= self._metrics(method, space, position + 1)
         if space == "union":
             values = {f"union/{key}": value for key, value in values.items()}
         else:
             values |= {f"reconstruction/{name}": found.get("relative_l2") for name, found in row.items()}
             values["merge_seconds"] = self._entries[method, position].seconds
         self._tracker.metrics(method, position + 1, {k: v for k, v in values.items() if v is not None})
+
+    def _export(self, method: str, space: Space, position: int) -> None:
+        """Exports a session's accuracies; sessions may be completed out of order, the latest is shown."""
+        tags = {"run": self._config.run_name, "method": method}
+        telemetry.inc("condu_sessions_measured_total", space=space, **tags)
+        complete = [
+            p for (m, s, p), row in self._found.items() if (m, s, len(row)) == (method, space, len(self._tasks))
+        ]
+        if position < max(complete):
+            return
+        for task, value in zip(self._tasks, self._accuracy(method, space, position), strict=True):
+            telemetry.gauge("condu_accuracy_ratio", value / 100, task=task.name, space=space, **tags)
+            error = self._found[method, space, position][task.name].get("relative_l2")
+            if error is not None:
+                telemetry.gauge("condu_reconstruction_error_ratio", error, task=task.name, **tags)
 
     def _seconds(self, plan: MethodPlan) -> float:
         """What the method costs on its own: its experts, merges and distinct measurements, whoever paid for them."""

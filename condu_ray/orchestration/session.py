@@ -16,13 +16,18 @@ from condu_ray.learn.loop import resolved_precision
 from condu_ray.orchestration import env
 from condu_ray.orchestration.background import background
 from condu_ray.orchestration.board import Board
+from condu_ray.orchestration.lease import lease
+from condu_ray.orchestration.mend import mend
 from condu_ray.orchestration.plan import MethodPlan
 from condu_ray.orchestration.preflight import Checked, check, make_plans
 from condu_ray.orchestration.progress import Display
+from condu_ray.orchestration.pulse import Pulse
 from condu_ray.orchestration.tracking import Tracker
 from condu_ray.store import artifacts
 from condu_ray.store.ledger import Entry
 
+GROW_SECONDS = 10.0
+"""How often the driver looks whether the cluster has grown."""
 LANE_END_SECONDS = 60.0
 """How long lanes whose experts are all there may take to close."""
 
@@ -42,18 +47,27 @@ def run(config: Experiment) -> dict[str, Any]:
 
     Raises:
         RunError: training failed for good; what was committed stays, and the same command goes on from there.
+        LeaseError: another driver is at this run.
         ValueError, RuntimeError: bad input, by `check` and `env.room`, before anything was spent.
     """
+    if config.repair:
+        mend(config.storage)
     checked = check(config)
     config = checked.config
-    artifacts.write_text(
-        config.run_folder / "config.json", config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
-    )
-    done = from_storage(checked)
-    if done is not None:
-        return done
-    with env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"):
-        return Session(checked).run()
+    with lease(config.run_folder):
+        artifacts.write_text(
+            config.run_folder / "config.json", config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
+        )
+        done = from_storage(checked)
+        if done is not None:
+            return done
+        with env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"):
+            session = Session(checked)
+            try:
+                return session.run()
+            except BaseException:
+                session.tracker.fail()
+                raise
 
 
 def from_storage(checked: Checked) -> dict[str, Any] | None:
@@ -109,12 +123,15 @@ class Session:
         self.results = Results(config, checked.tasks, self.plans, self.tracker)
         self.queue = EvaluationQueue(config, checked.spec, checked.tasks, self.precision, self.room)
         self.state = start_state_actor(config)
-        board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, **env.beside_driver())
         self.lanes = min(self.room.lanes, len(self.missing))
         self.board: Any = board.remote(self.missing, self.lanes)
         self._next = {plan.method.name: 0 for plan in self.plans}
         self._merging: dict[Any, MethodPlan] = {}
         self._ended: set[int] = set()
+        self._looked = time.monotonic()
+        self._news: dict[str, Any] = {}
+        self.pulse = Pulse(config.run_name, config.storage, self.found, self.missing, self.plans)
 
     def run(self) -> dict[str, Any]:
         """Trains, merges, measures; returns the results."""
@@ -144,6 +161,10 @@ class Session:
                 if prototypes.done():
                     prototypes.result()
                 self._watch(futures, display)
+                self._grow(futures, display)
+                progress = (self._news.get("words"), self._next, len(self._merging), len(self.queue))
+                self.pulse.beat(progress, self._next)
+            self.pulse.beat("measured", self._next, now=True)
         # A fit that still closes its workers must not find its cluster gone: Ray would end this process.
         wait(futures, timeout=LANE_END_SECONDS)
         results = self.results.report(time.perf_counter() - begin, reused=self.queue.reused, trained=count)
@@ -157,6 +178,27 @@ class Session:
         folders = {task.name: task.folder for task in self.checked.tasks}
         job = lane_job(self.config, self.checked.spec, folders, self.precision, number)
         fit_lane(job | {"board": self.board}, self.config, self.room, self.config.run_folder / "train")
+
+    def _grow(self, futures: list[Future[None]], display: Display) -> None:
+        """Starts further lanes where nodes have come since the start and experts wait."""
+        import ray
+
+        now = time.monotonic()
+        if self.config.training.lanes or not futures or now - self._looked < GROW_SECONDS:
+            return
+        self._looked = now
+        try:
+            room = env.room_for(self.config).lanes
+        except env.ResourceError:  # nodes have gone: lanes wait for others by themselves
+            return
+        working = sum(not future.done() for future in futures)
+        for _ in range(min(room - working, ray.get(self.board.waiting.remote()))):
+            futures.append(background(self._fit, len(futures)))
+        if len(futures) > self.lanes:
+            display.say(f"{len(futures) - self.lanes} more lanes: the cluster has grown")
+            self.lanes = len(futures)
+            display.more_lanes(self.lanes)
+            self.board.share.remote(self.lanes)
 
     def _prototypes(self, display: Display) -> None:
         """Makes the prototypes, beside the training that has begun, when some method wants them."""
@@ -210,7 +252,9 @@ class Session:
         if futures and not all(future.done() for future in futures):
             news = ray.get(self.board.read.remote())
             display.lanes(news["words"], len(news["trained"]), len(self.queue))
+            self._news = news
             if news["failure"]:
+                self.pulse.diverged()
                 raise RunError(f"{news['failure']}. Nothing that was committed is lost.")
         ended = {number for number, future in enumerate(futures) if future.done()}
         for _ in ended - self._ended:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,7 +17,8 @@ import ray
 from condu_ray.config import Experiment
 from condu_ray.learn.expert import load_expert
 from condu_ray.methods import Method, ModelState, get
-from condu_ray.methods.session import load_session, method_folder, save_session
+from condu_ray.methods.session import load_session, method_folder, save_session, session_folder
+from condu_ray.orchestration import env, telemetry
 from condu_ray.store.ledger import ROOT, Entry, Ledger
 
 
@@ -36,6 +38,7 @@ class ModelKeeper:
         self._storage, self._run = self._config.storage, self._config.run_folder
         self._ledgers: dict[str, Ledger] = {}
         self._latest: dict[str, ModelState] = {}
+        telemetry.restarted("state", self._config.run_name)
 
     def _ledger(self, method: str) -> Ledger:
         if method not in self._ledgers:
@@ -91,12 +94,28 @@ class ModelKeeper:
         entry = Entry(position, task, expert, parent, state, time.perf_counter() - begin)
         ledger.append(entry)
         self._latest[name] = after
+        self._export(name, entry)
         return asdict(entry)
+
+    def _export(self, method: str, entry: Entry) -> None:
+        tags = {"run": self._config.run_name, "method": method}
+        folder = session_folder(self._run, method, entry.position, entry.task, entry.state)
+        telemetry.inc("condu_sessions_committed_total", **tags)
+        telemetry.observe("condu_merge_seconds", entry.seconds, **tags)
+        telemetry.gauge("condu_unified_model_bytes", _nbytes(folder), **tags)
+
+
+def _nbytes(folder: Path) -> int:
+    """Bytes of a folder's files; 0 where it cannot be read, for only the export asks."""
+    try:
+        return sum(path.stat().st_size for path in folder.iterdir())
+    except OSError:
+        return 0
 
 
 def start_state_actor(config: Experiment) -> Any:
     """Starts the actor, which Ray restarts as often as it dies, and retries the call that it died in."""
     actor = ray.remote(ModelKeeper).options(
-        name="state", num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1
+        name="state", num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1, **env.beside_driver()
     )
     return actor.remote(config.portable())

@@ -82,7 +82,7 @@ def find(storage: Path, name: str) -> Stored:
 def _sweep(name: str, folder: Path, kept: Mapping[str, Any]) -> Stored:
     trials = tuple(_trial(record) for record in kept["trials"])
     paths = [folder / "trials" / f"{trial.id}.json" for trial in trials]
-    records = tuple(json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file())
+    records = tuple(artifacts.read_sealed(path) for path in paths if path.is_file())
     return Stored(name, "sweep", folder, kept["config"], trials, records)
 
 

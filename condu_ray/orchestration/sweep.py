@@ -27,8 +27,11 @@ from condu_ray.methods import get
 from condu_ray.orchestration import env
 from condu_ray.orchestration.background import background
 from condu_ray.orchestration.finetune import fit_lane, lane_job, work_of
+from condu_ray.orchestration.lease import lease
+from condu_ray.orchestration.mend import mend
 from condu_ray.orchestration.plan import plan_method
 from condu_ray.orchestration.preflight import Checked, check
+from condu_ray.orchestration.pulse import Pulse
 from condu_ray.orchestration.session import LANE_END_SECONDS, RunError
 from condu_ray.orchestration.stored import aggregates, find, write_sweep_report
 from condu_ray.orchestration.sweep_tracking import finish_parent, open_parent
@@ -52,10 +55,12 @@ def run_sweep(sweep: Sweep) -> list[Path]:
 
     Raises:
         RunError: training failed for good, or a trial did; what is finished stays.
+        LeaseError: another driver is at this sweep.
         ValueError, RuntimeError: bad input, before anything was spent.
     """
     begin = time.perf_counter()
-    console = Console(highlight=False, soft_wrap=True)
+    if sweep.repair:
+        mend(sweep.storage)
     checked = check(sweep.experiment())
     names = [task.name for task in checked.tasks]
     orders = resolve_orders(sweep.orders, names, sweep.seed)
@@ -63,6 +68,13 @@ def run_sweep(sweep: Sweep) -> list[Path]:
     trials = make_trials(base, orders)
     name = sweep_name(base, trials, content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]]))
     folder = sweep_folder(sweep.storage, name).absolute()
+    with lease(folder):
+        return _run(base, checked, name, folder, trials, begin)
+
+
+def _run(sweep: Sweep, checked: Checked, name: str, folder: Path, trials: Sequence[Trial], begin: float) -> list[Path]:
+    """Runs what is left and writes the report; nobody else is at this sweep meanwhile."""
+    console, base = Console(highlight=False, soft_wrap=True), sweep
     _remember(folder, base, trials)
     if sweep.tracking.uri is not None:  # by the environment: a setting would be in the files that Tune writes
         os.environ["MLFLOW_TRACKING_URI"] = sweep.tracking.uri
@@ -103,12 +115,13 @@ class _Running:
         import ray
 
         self.sweep, self.checked, self.name, self.folder, self.console = sweep, checked, name, folder, console
-        self.config = sweep.experiment()
+        self.config = sweep.experiment().model_copy(update={"run": name})
         self.room = env.room_for(self.config)
         self.cpus = ray.cluster_resources().get("CPU", 1.0)
         self.precision = resolved_precision(sweep.training.precision, self.room.gpus_per_worker > 0)
         self.work = {entry.key: entry for trial in trials for entry in self._work(trial)}
         self.missing = [entry for entry in self.work.values() if not entry.finished]
+        self.pulse = Pulse(name, self.config.storage, len(self.work) - len(self.missing), self.missing)
 
     def _work(self, trial: Trial) -> list[Any]:
         config = trial.config(self.config, self.name)
@@ -143,21 +156,21 @@ class _Running:
         from condu_ray.orchestration.measuring import NAME, Measuring
 
         methods = self.config.method
-        keeper: Any = ray.remote(Board).options(name="board", num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        keeper: Any = ray.remote(Board).options(
+            name="board", num_cpus=0, max_restarts=-1, max_task_retries=-1, **env.beside_driver()
+        )
         # What starts from a merged state its trial posts, once it runs: a lane must not wait for one that does not.
         first = [entry for entry in self.missing if entry.item["item"]["state"] is None]
         self.board: Any = keeper.remote(first, self.room.lanes, False)
         tasks = self.checked.tasks
         self._evaluator = partial(start_evaluator, self.config, self.checked.spec, tasks, self.precision, self.room)
         evaluators = [self._evaluator() for _ in range(self.room.evaluators + (0 if self.missing else self.room.lanes))]
-        measuring = ray.remote(Measuring).options(name=NAME, num_cpus=0, max_concurrency=1000)
-        self.measuring: Any = measuring.remote(str(self.config.storage.absolute()), evaluators)
+        measuring = ray.remote(Measuring).options(name=NAME, num_cpus=0, max_concurrency=1000, **env.beside_driver())
+        self.measuring: Any = measuring.remote(str(self.config.storage.absolute()), evaluators, self.name)
         parent = open_parent(self.config, self.name, {"orders": self.sweep.orders, "methods": ",".join(methods)})
         routed = any(get(method, self.config).routes for method in methods)
         prototypes: Future[Any] | None = background(self._prototypes) if routed else None
         lanes = [background(self._fit, lane) for lane in range(self.room.lanes if self.missing else 0)]
-        if prototypes is not None:  # measuring wants them, and trials ask for it as soon as they have merged
-            prototypes.result()
         setting = Setting(
             self.name,
             str(self.folder),
@@ -168,7 +181,7 @@ class _Running:
             f"condu_ray/{self.name}",
             parent,
         )
-        tuning = background(self._tune, left, setting)
+        tuning = background(self._tune, left, setting, prototypes)
         self._watch(tuning, lanes, left)
         tuning.result()
         ray.get(self.board.close.remote())
@@ -191,10 +204,12 @@ class _Running:
         job = lane_job(self.config, self.checked.spec, folders, self.precision, lane)
         fit_lane(job | {"board": self.board}, self.config, self.room, self.folder / "train")
 
-    def _tune(self, left: Sequence[Trial], setting: Setting) -> None:
-        """Hands the trials to Ray Tune."""
+    def _tune(self, left: Sequence[Trial], setting: Setting, prototypes: Future[Any] | None) -> None:
+        """Hands the trials to Ray Tune; lanes train meanwhile."""
         from ray import tune
 
+        if prototypes is not None:  # measuring wants them, and trials ask for it as soon as they have merged
+            prototypes.result()
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
         side_by_side = self.sweep.trials or min(MOST_TRIALS, max(4, int(self.cpus)), len(left))
         tuner = tune.Tuner(
@@ -234,6 +249,10 @@ class _Running:
                     grown = True  # the lanes have nothing more to do: what they had is free for measuring
                     ray.get(self.measuring.add.remote([self._evaluator() for _ in lanes]))
                 finished = len(read_records(self.folder, left))
+                self.pulse.beat((news["words"], len(news["trained"]), finished))
+                self.pulse.trials(finished, len(left) - finished)
+                if news["failure"]:
+                    self.pulse.diverged()
                 minutes, seconds = divmod(int(shown - begin), 60)
                 words = [f"{word['task']} {word['step']}/{word['steps']}" for word in news["words"].values()]
                 training = f", {'; '.join(words)}" if words and len(news["trained"]) < len(self.missing) else ""

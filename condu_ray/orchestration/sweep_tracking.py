@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from condu_ray.config import Experiment
-from condu_ray.orchestration.tracking import IDENTITY, PASSWORD, open_experiment, shown_uri
+from condu_ray.orchestration.tracking import IDENTITY, open_experiment, shown_uri
 from condu_ray.store.artifacts import provenance
+from condu_ray.store.passwords import without_passwords
 
 log = logging.getLogger(__name__)
 
@@ -58,5 +59,5 @@ def finish_parent(config: Experiment, parent: str | None, metrics: Mapping[str, 
 
 
 def _warn(config: Experiment, error: Exception) -> None:
-    where, why = shown_uri(config), PASSWORD.sub("//", str(error))
+    where, why = shown_uri(config), without_passwords(str(error))
     log.warning("MLflow at %s: %s; the report is in the sweep's folder all the same", where, why)

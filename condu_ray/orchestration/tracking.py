@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import queue
-import re
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,14 +13,12 @@ from typing import Any
 
 from condu_ray.config import Experiment, content_hash
 from condu_ray.store.artifacts import provenance
+from condu_ray.store.passwords import without_passwords
 
 log = logging.getLogger(__name__)
 
 IDENTITY = "condu_ray.identity"
 """Tag by which a run is found again, so that a repeated command makes no second one."""
-
-PASSWORD = re.compile(r"//[^/@\s]*@")
-"""User and password in a URI, which no log may show."""
 
 
 def tracking_uri(config: Experiment) -> str:
@@ -41,7 +38,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def shown_uri(config: Experiment) -> str:
     """Returns the tracking URI without a password."""
-    return PASSWORD.sub("//", tracking_uri(config))
+    return without_passwords(tracking_uri(config))
 
 
 def open_experiment(config: Experiment) -> tuple[Any, str]:
@@ -58,7 +55,8 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
     local = tracking_uri(config).startswith("sqlite:")
     place = (config.storage / "mlartifacts").absolute().as_uri() if local else None
     try:
-        return client, client.create_experiment(name, artifact_location=place)
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # or the pages open as those of a chat model
+        return client, client.create_experiment(name, artifact_location=place, tags=tags)
     except Exception:  # another trial made it at the same time
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -101,7 +99,7 @@ class Tracker:
                 job()
             except Exception as error:  # any fault of the server or its store; training must not feel it
                 self._broken = True
-                where, why = shown_uri(self._config), PASSWORD.sub("//", str(error))
+                where, why = shown_uri(self._config), without_passwords(str(error))
                 log.warning("MLflow at %s: %s; results are in the run's folder all the same", where, why)
 
     def _put(self, job: Callable[[], None]) -> None:
@@ -124,15 +122,26 @@ class Tracker:
             return
         if found:  # it was interrupted: its points would be logged a second time
             self._client.delete_run(found[0].info.run_id)
-        name = " ".join(self._labels.values()) or f"{self._config.run_name}/{method}"
+        name = self._name(method)
         tags = {IDENTITY: tag, "method": method, "seed": str(self._config.seed), **provenance()}
+        tags |= {"order": ",".join(self._tasks), "run": self._config.run_name}
         if self._parent:
             tags["mlflow.parentRunId"] = self._parent
         run = self._client.create_run(identity, run_name=name, tags=tags)
         self._runs[method] = run.info.run_id
-        settings = flatten(relevant) | {"method": method, "order": ",".join(self._tasks)} | self._labels
+        # MLflow's plots of several runs open with the first parameters that differ: in a sweep, what it varies.
+        own = self._labels or {"order": tags["order"], "run": self._config.run_name}
+        settings = {key: value for key, value in flatten(relevant).items() if key not in ("run", "tasks")}
+        settings |= {"method": method} | own
         for key, value in settings.items():
             self._client.log_param(run.info.run_id, key, str(value)[:6000])
+
+    def _name(self, method: str) -> str:
+        """A run's name in MLflow's lists: run and method, or what tells a trial of a sweep from others."""
+        if not self._labels:
+            return f"{self._config.run_name}/{method}"
+        spelt = {"method": "", "order_name": "", "seed": "seed "}
+        return ", ".join(spelt.get(key, f"{key}=") + value for key, value in self._labels.items())
 
     def metrics(self, method: str, session: int, values: Mapping[str, float]) -> None:
         """Logs numbers of a session (1-based step); NaN and None are left out."""
@@ -154,6 +163,17 @@ class Tracker:
         if method not in self._finished:
             self._client.log_artifacts(self._runs[method], str(report), "report")
             self._client.set_terminated(self._runs[method])
+            self._finished.add(method)
+
+    def fail(self) -> None:
+        """Closes the runs that are open as failed, and waits for it but briefly: the user waits for the reason."""
+        self._put(self._fail)
+        self.close(timeout=10.0)
+
+    def _fail(self) -> None:
+        for method, run in self._runs.items():
+            if method not in self._finished:
+                self._client.set_terminated(run, "FAILED")
 
     def run_id(self, method: str) -> str | None:
         """Returns a method's MLflow run, known when `close` has returned; None when MLflow could not be reached."""

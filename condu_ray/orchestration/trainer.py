@@ -17,7 +17,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.exemplars import load_exemplars
 from condu_ray.learn.expert import FILES, expert_folder, load_expert, save_expert
 from condu_ray.learn.lesson import Exemplars, Lesson
-from condu_ray.learn.loop import Progress, fine_tune
+from condu_ray.learn.loop import DivergedError, Progress, fine_tune
 from condu_ray.learn.objective import ClipClassifier, Objective
 from condu_ray.learn.stream import reference_images, task_images
 from condu_ray.merging import subtract
@@ -179,6 +179,8 @@ class Trainer:
             factors = adapter.factors()
             delta = lora.materialise(factors, config.lora.scale)
             files[FILES["factors"]] = partial(artifacts.save_tensors, tensors=factors)
+        if broken := [name for name, tensor in delta.items() if not tensor.isfinite().all()]:
+            raise DivergedError(f"task {item.task}: the last step left no finite number in {broken[0]}")
         meta = {
             "task": item.task,
             "key": item.key,

@@ -16,6 +16,7 @@ from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment
 from condu_ray.learn.expert import expert_folder
 from condu_ray.methods import get
+from condu_ray.orchestration import telemetry
 from condu_ray.orchestration.finetune import work_of
 from condu_ray.orchestration.measuring import NAME
 from condu_ray.orchestration.plan import plan_method
@@ -111,6 +112,7 @@ def run_trial(setting: Setting, trial: Trial) -> dict[str, Any]:
             results.add(unit, found)
             measured, reused = measured + (not before), reused + before
     seconds = time.perf_counter() - begin
+    telemetry.observe("condu_trial_seconds", seconds, run=setting.sweep, method=trial.method)
     report = results.report(seconds, reused=reused, trained=0, pictures=False)
     tracker.close()
     makers = [artifacts.read_meta(expert_folder(config.storage, key))["run"] for key in work]
@@ -130,7 +132,8 @@ def run_trial(setting: Setting, trial: Trial) -> dict[str, Any]:
         "metrics": {k: v for k, v in entry_of.items() if k in ("transfer", "average", "last", "backward_transfer")},
         "mlflow": tracker.run_id(trial.method),
     }
-    artifacts.write_text(record_path(Path(setting.folder), trial), json.dumps(record, indent=1))
+    artifacts.write_sealed(record_path(Path(setting.folder), trial), record)
+    telemetry.forget(run=config.run_name)
     return record
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from condu_ray.benchmark.orders import Order
 from condu_ray.command_line import ConfigError, field_names, nearest
 from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
+from condu_ray.store.artifacts import read_sealed
 
 FIXED = ("storage", "run", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "label_space", "shots")
 """Top-level fields that are the same for all trials, or have an axis of their own."""
@@ -23,6 +24,10 @@ SECTIONS = ("evaluation", "tracking", "cluster")
 """Parts that say how a sweep runs and not what it compares."""
 SHARED = ("training.workers", "training.threads", "training.lanes", "training.max_failures")
 """Fields of lanes, which all trials share."""
+
+
+MOST = 100_000
+"""Trials of a sweep, at most: a slip in one axis should not fill the disk."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,9 @@ def make_trials(sweep: Sweep, orders: Sequence[Order]) -> list[Trial]:
         MethodError: no such method.
     """
     axes, base, trials = read_axes(sweep.sweep), sweep.experiment(), []
+    count = math.prod([len(orders), sweep.seeds, len(base.method), *map(len, axes.values())])
+    if count > MOST:
+        raise ConfigError(f"--orders, --seeds, --method and --sweep make {count:,} trials; {MOST:,} at most")
     for name in base.method:
         get(name)
     for order, offset, method in itertools.product(orders, range(sweep.seeds), base.method):
@@ -176,5 +184,5 @@ def read_records(folder: Path, trials: Sequence[Trial]) -> dict[str, dict[str, A
     for trial in trials:
         path = record_path(folder, trial)
         if path.is_file():
-            found[trial.id] = json.loads(path.read_text(encoding="utf-8"))
+            found[trial.id] = read_sealed(path)
     return found

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from condu_ray.benchmark import Task
@@ -71,17 +69,3 @@ def unit_key(
         weights.append(sorted(content_hash([other.classes, other.templates]) for other in space))
     measured = [config.evaluation.max_images, precision]
     return content_hash([VERSION, backbone, weights, task.test_fingerprint, measured])[:24]
-
-
-def cache_path(storage: Path, key: str) -> Path:
-    """Returns `<storage>/evaluations/<key>.json`."""
-    return storage / "evaluations" / f"{key}.json"
-
-
-def cached(storage: Path, key: str) -> dict[str, Any] | None:
-    """Returns a measurement that storage holds, or None."""
-    try:
-        found: dict[str, Any] = json.loads(cache_path(storage, key).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return found

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, Training
 from condu_ray.methods import METHODS, get
 from condu_ray.methods.session import session_folder
-from condu_ray.orchestration.board import Board, Work
-from condu_ray.orchestration.finetune import MOST, claimable, work_of
+from condu_ray.orchestration import board as board_module
+from condu_ray.orchestration.board import SILENT_SECONDS, Board, Work
+from condu_ray.orchestration.finetune import MOST, at_once, claimable, work_of
 from condu_ray.orchestration.plan import plan_method
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -234,3 +235,54 @@ def test_the_board_keeps_the_latest_word_and_the_first_failure(work):
     board.fail("first")
     board.fail("second")
     assert board.read() == {"words": {0: {"step": 2}}, "trained": ["b"], "left": 1, "failure": "first"}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that the board believes have passed."""
+    now = SimpleNamespace(value=0.0)
+    monkeypatch.setattr(board_module.time, "monotonic", lambda: now.value)
+    return now
+
+
+def test_a_silent_lane_loses_what_it_took_and_a_speaking_one_nothing(work, clock):
+    board = Board([work("a"), work("b", 1), work("c", 2)], lanes=2)
+    assert keys(board.take(0, 2)) == ["a", "b"]
+    board.tell(0, {"step": 1})
+    clock.value = SILENT_SECONDS - 1
+    assert keys(board.take(1, 1)) == ["c"]
+    clock.value = SILENT_SECONDS + 1  # lane 0, of a node that is gone, has not spoken since the start
+    assert list(board.read()["words"]) == []
+    assert board.waiting() == 0
+    assert keys(board.take(2, 1)) == ["a"]
+    board.tell(1, {"step": 5})
+    clock.value += SILENT_SECONDS
+    assert keys(board.take(2, MOST)) == ["a"]
+    assert keys(board.take(3, MOST)) == ["b"]
+    assert board.take(4, MOST) == []  # c is lane 1's
+    assert board.read()["words"] == {1: {"step": 5}}
+
+
+def test_lanes_that_come_later_share_what_is_left(work):
+    board = Board([work(name, position) for position, name in enumerate("abcdef")], lanes=1)
+    assert keys(board.take(0, 2)) == ["a", "b"]
+    assert board.waiting() == 4
+    board.share(3)
+    assert keys(board.take(1, MOST)) == ["c", "d"]  # a third of the free ones, rounded up
+    assert keys(board.take(2, MOST)) == ["e"]
+    assert board.waiting() == 1
+
+
+def test_what_cannot_be_started_on_is_no_reason_for_another_lane(work):
+    board = Board([work("x0"), work("x1", 1, "x0")], lanes=1)
+    assert board.waiting() == 1
+    assert keys(board.take(0, 1)) == ["x0"]
+    assert board.waiting() == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "most"), [(200, 32, MOST), (1000, 16, 4), (1000, 64, 1), (10**6, 64, 1)]
+)
+def test_a_lane_takes_fewer_the_longer_they_are(steps, batch_size, most):
+    training = Training(steps=steps, batch_size=batch_size)
+    assert at_once(Experiment(training=training)) == most

@@ -1,13 +1,13 @@
 """The measuring service: nothing twice, one state on one evaluator, faults to those who asked."""
 
 import asyncio
-import json
 
 import pytest
 
 from condu_ray.orchestration.measuring import Measuring
-from condu_ray.orchestration.units import Unit, cache_path
+from condu_ray.orchestration.units import Unit
 from condu_ray.store.ledger import Entry
+from condu_ray.store.measurements import measurement_path, read_measurement
 
 
 def unit(key, state="s"):
@@ -48,7 +48,7 @@ def test_equal_units_are_measured_once_even_at_the_same_time(tmp_path):
     assert sorted(evaluators[0].calls + evaluators[1].calls) == ["k", "l"]
     assert [before for _, before in one] == [False, False]
     assert two == [({"correct": 1, "images": 2, "seconds": 0.1}, True)]
-    assert json.loads(cache_path(tmp_path, "k").read_text())["correct"] == 1
+    assert read_measurement(tmp_path, "k")["correct"] == 1
 
 
 def test_what_storage_has_is_not_measured(tmp_path):
@@ -84,7 +84,7 @@ def test_a_fault_reaches_all_who_asked_and_is_not_kept(tmp_path):
     for groups in ([[unit("k")]], [[unit("k")], [unit("k")]]):
         with pytest.raises(RuntimeError, match="no"):
             ask(service, *groups)
-    assert not cache_path(tmp_path, "k").exists()
+    assert not measurement_path(tmp_path, "k").exists()
     service._evaluators[0].fail = False
     ((found, before),) = ask(service, [unit("k")])[0]
     assert found["correct"] == 1

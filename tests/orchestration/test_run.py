@@ -79,7 +79,7 @@ def test_mlflow_has_one_run_a_method(undisturbed):
         assert run.info.status == "FINISHED"
         assert run.data.metrics["last"] == pytest.approx(found["last"])
         assert run.data.params["order"] == ",".join(TASKS)
-        assert [m.value for m in client.get_metric_history(run.info.run_id, "accuracy/cars")] == [
+        assert [m.value for m in client.get_metric_history(run.info.run_id, "task_accuracy/cars")] == [
             row[2] for row in found["accuracy"]
         ]
         assert "results.json" in {Path(f.path).name for f in client.list_artifacts(run.info.run_id, "report")}

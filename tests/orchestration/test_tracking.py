@@ -41,3 +41,40 @@ def test_tracking_switched_off_makes_no_store(tmp_path):
     tracker.start("condu", "state")
     tracker.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def logged(tmp_path, *, labels=None, end="close"):
+    """The runs that MLflow shows after one method was logged and ended in a way."""
+    from mlflow import MlflowClient
+
+    config = Experiment(storage=tmp_path, run="r")
+    tracker = Tracker(config, ["a", "b"], labels=labels)
+    tracker.start("condu", "state")
+    tracker.metrics("condu", 1, {"last": 1.0})
+    if end == "finish":
+        (tmp_path / "report").mkdir(exist_ok=True)
+        tracker.finish("condu", tmp_path / "report")
+    (tracker.fail if end == "fail" else tracker.close)()
+    client = MlflowClient(tracking_uri(config))
+    return client.search_runs([client.get_experiment_by_name("condu_ray").experiment_id])
+
+
+def test_a_run_that_failed_says_so_and_is_replaced_by_the_next(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (failed,) = logged(tmp_path, end="fail")
+    assert failed.info.status == "FAILED"
+    (done,) = logged(tmp_path, end="finish")
+    assert done.info.status == "FINISHED"
+    assert done.info.run_id != failed.info.run_id
+    (still,) = logged(tmp_path, end="fail")  # found finished: nothing of it changes
+    assert (still.info.run_id, still.info.status) == (done.info.run_id, "FINISHED")
+
+
+def test_trials_of_a_sweep_differ_only_in_what_it_varies(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    labels = {"method": "condu", "order_name": "random-01", "seed": "0", "training.lr": "0.001"}
+    (run,) = logged(tmp_path, labels=labels, end="finish")
+    assert run.info.run_name == "condu, random-01, seed 0, training.lr=0.001"
+    assert labels.items() <= run.data.params.items()
+    assert not {"order", "tasks", "run"} & set(run.data.params)
+    assert (run.data.tags["order"], run.data.tags["run"]) == ("a,b", "r")

@@ -1,13 +1,11 @@
 """Which measurements there are, and by what they are known again."""
 
-import json
-
 import pytest
 
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Evaluation, Experiment, Inference, Training
 from condu_ray.methods import METHODS, ModelState, get
-from condu_ray.orchestration.units import cache_path, cached, label_spaces, routed, unit_key
+from condu_ray.orchestration.units import label_spaces, routed, unit_key
 
 STATE = ModelState("state", ("walls", "doors"), ("key-1", "key-2"))
 
@@ -72,11 +70,3 @@ def test_the_order_of_tasks_does_not_count_in_their_union(tasks):
     common = (Experiment(), "theta0", "fp32", get("sequential"), STATE, tasks[0], True)
     assert unit_key(*common, tasks) == unit_key(*common, tasks[::-1])
     assert unit_key(*common, tasks) != unit_key(*common, tasks[:2])
-
-
-def test_what_was_measured_is_found_again(tmp_path):
-    assert cached(tmp_path, "key") is None
-    path = cache_path(tmp_path, "key")
-    path.parent.mkdir()
-    path.write_text(json.dumps({"correct": 3, "images": 4}))
-    assert cached(tmp_path, "key") == {"correct": 3, "images": 4}

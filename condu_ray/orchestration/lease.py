@@ -1,0 +1,61 @@
+"""The lease of a run or sweep: one driver at a time, for two would merge into the same states.
+
+It is a claim (store/claims.py) on the name: its holder touches it, and who finds it untouched, or its process gone,
+takes it over. So the same command goes on after any death of the driver, and a second driver is refused at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from condu_ray.store.claims import STALE_SECONDS, Claims
+
+LOOK_SECONDS = 1.0
+
+
+class LeaseError(ValueError):
+    """Another driver is at this run or sweep; the message says who, and since when."""
+
+
+@contextmanager
+def lease(folder: Path) -> Iterator[None]:
+    """Holds the lease of a run's or sweep's folder.
+
+    A holder on another machine whose lease stays untouched is waited for until it counts as dead (half a minute); one
+    that lives is not.
+
+    Args:
+        folder: `<storage>/runs/<name>` or `<storage>/sweeps/<name>`; it need not exist.
+
+    Raises:
+        LeaseError: another driver holds it.
+        WriteError: the storage cannot be written.
+    """
+    with Claims(folder.parent / ".leases") as claims:
+        deadline, first = time.monotonic() + STALE_SECONDS + 5, _touched(folder)
+        while not claims.acquire(folder.name):
+            owner, here = claims.owner(folder.name), claims.here()
+            alive = (owner is not None and owner.get("host") == here) or _touched(folder) != first
+            if alive or time.monotonic() > deadline:
+                raise LeaseError(_refusal(folder, owner))
+            time.sleep(LOOK_SECONDS)
+        yield
+
+
+def _touched(folder: Path) -> int | None:
+    try:
+        return (folder.parent / ".leases" / f"{folder.name}.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _refusal(folder: Path, owner: dict[str, object] | None) -> str:
+    who = "another process"
+    if owner is not None:
+        since = datetime.fromtimestamp(float(str(owner.get("since", 0)))).astimezone()
+        who = f"process {owner['pid']} on {owner.get('host')}, since {since:%Y-%m-%d %H:%M:%S %Z}"
+    return f"{folder}: held by {who}; wait for it, stop it, or give another --run"

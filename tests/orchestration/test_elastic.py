@@ -1,0 +1,39 @@
+"""Nodes that come and go under a run: it uses what comes, survives what goes, and makes the same artifacts."""
+
+import pytest
+
+from tests.orchestration.job import Job
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
+FLAGS = ("--tracking.enabled", "false", "--evaluation.evaluators", "1")
+TASKS = 3
+
+
+@pytest.fixture
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    yield found
+    found.shutdown()
+
+
+def test_a_run_loses_and_gains_nodes_and_makes_the_same_bits(tmp_path, task_data, small_backbone, cluster):
+    first = cluster.add_node(num_cpus=2)
+    address = ("--cluster.address", cluster.address)
+    job = Job(tmp_path / "s", task_data, small_backbone, *FLAGS, *address, steps=1500, lanes=0)
+    try:
+        job.wait_for(lambda: "0/3 experts" in job.log.read_text(), timeout=180)
+        assert "in 1 lanes" in job.log.read_text()
+        cluster.add_node(num_cpus=2)
+        job.wait_for(lambda: "more lanes: the cluster has grown" in job.log.read_text())
+        job.wait_for(lambda: "; " in job.log.read_text().splitlines()[-1], timeout=180)  # both lanes train
+        cluster.remove_node(first, allow_graceful=False)
+        results = job.finish(timeout=400)
+    finally:
+        if job.process.poll() is None:
+            job.stop()
+    still = Job(tmp_path / "t", task_data, small_backbone, *FLAGS, steps=1500, lanes=1)
+    assert results["methods"]["condu"]["accuracy"] == still.finish()["methods"]["condu"]["accuracy"]
+    assert job.final == still.final
+    assert len(job.experts) == TASKS
