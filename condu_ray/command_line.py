@@ -37,7 +37,9 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """Returns ` (did you mean ...?)` for the closest known name, or all names when none is close."""
     leaf = {key.rsplit(".", 1)[-1]: key for key in known}
     last = name.rsplit(".", 1)[-1]
-    close = [last] if last in leaf else []  # `--steps` means training.steps, though `shots` looks more alike
+    same = [key for key in known if key.rsplit(".", 1)[-1] == last]
+    # `--steps` means training.steps, though `shots` looks more alike.
+    close = difflib.get_close_matches(name, same, n=1) or same[:1]
     close = close or difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(last, list(leaf), n=1)
     if close:
         return f" (did you mean {leaf.get(close[0], close[0])}?)"

@@ -7,6 +7,7 @@ Lanes are threads here and not nodes: start-up of Ray Train, decoding and the ne
 """
 
 import argparse
+import heapq
 import random
 import tempfile
 import threading
@@ -68,6 +69,14 @@ def once(nodes: int, lengths: dict[str, float], merge: float) -> float:
     return seconds
 
 
+def without_cost(nodes: int, lengths: dict[str, float]) -> float:
+    """Seconds of the same experts, in the same order, on lanes that cost nothing: whichever is free takes the next."""
+    ends = [0.0] * nodes
+    for length in lengths.values():
+        heapq.heapreplace(ends, ends[0] + length)
+    return max(ends)
+
+
 def draw(rows: list[tuple[int, float, float]], path: Path) -> None:
     """Time and efficiency over nodes, both beside what is ideal."""
     from matplotlib.figure import Figure
@@ -76,10 +85,10 @@ def draw(rows: list[tuple[int, float, float]], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     nodes = [row[0] for row in rows]
     left.plot(nodes, [row[1] for row in rows], "o-", color="#1f5fa8", label="measured, sleeping trainers")
-    left.plot(nodes, [row[2] for row in rows], "--", color="#8a8a8a", label="limit: total / nodes, or the longest")
+    left.plot(nodes, [row[2] for row in rows], "--", color="#8a8a8a", label="the same experts at no cost")
     left.set(xscale="log", yscale="log", xlabel="nodes", ylabel="seconds")
     right.plot(nodes, [100 * row[2] / row[1] for row in rows], "o-", color="#1f5fa8")
-    right.set(xscale="log", xlabel="nodes", ylabel="% of the limit's speed", ylim=(0, 105))
+    right.set(xscale="log", xlabel="nodes", ylabel="% of the speed at no cost", ylim=(0, 105))
     for axes in (left, right):
         axes.set_xticks(nodes, [str(count) for count in nodes])
         axes.minorticks_off()
@@ -108,11 +117,10 @@ def main() -> None:
     rows = []
     with ray_cluster("local", namespace="bench_nodes"):
         for nodes in NODES:
-            limit = max(sum(lengths.values()) / nodes, max(lengths.values()))
-            rows.append((nodes, once(nodes, lengths, arguments.merge), limit))
-    table = Table("Nodes", "Seconds", "Limit", "% of the limit's speed", title=f"{arguments.experts} experts, asleep")
-    for nodes, seconds, limit in rows:
-        table.add_row(str(nodes), f"{seconds:.1f}", f"{limit:.1f}", f"{100 * limit / seconds:.0f}")
+            rows.append((nodes, once(nodes, lengths, arguments.merge), without_cost(nodes, lengths)))
+    table = Table("Nodes", "Seconds", "At no cost", "% of its speed", title=f"{arguments.experts} experts, asleep")
+    for nodes, seconds, least in rows:
+        table.add_row(str(nodes), f"{seconds:.1f}", f"{least:.1f}", f"{100 * least / seconds:.0f}")
     Console().print(table)
     if arguments.out:
         draw(rows, arguments.out)

@@ -37,11 +37,11 @@ def environment(token=TOKEN):
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    port, dashboard, agent = free_ports(3)
+    port, dashboard, agent, client = free_ports(4)
     command = [
         RAY, "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", f"--port={port}",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
-        "--ray-client-server-port=0",
+        f"--ray-client-server-port={client}",
     ]  # fmt: skip
     log = tmp_path_factory.mktemp("head") / "log"
     with log.open("w") as out:
@@ -71,7 +71,7 @@ def run_mtil(storage, task_data, small_backbone, *flags):
     """The command of a run, as it stands behind `--`."""
     return [
         "--", "python", "jobs/run_mtil.py", "--data", task_data, "--pretrained", small_backbone, "--method", "condu",
-        "--training.steps", 400, "--training.batch_size", 8, "--training.lanes", 1, "--storage", storage, "--run", "r",
+        "--training.steps", 200, "--training.batch_size", 8, "--training.lanes", 1, "--storage", storage, "--run", "r",
         "--tracking.enabled", "false", *flags,
     ]  # fmt: skip
 
@@ -84,10 +84,10 @@ def test_a_wrong_token_is_refused(head):
 
 def test_bad_settings_end_the_job_with_their_message(head, tmp_path, task_data, small_backbone):
     command = run_mtil(tmp_path / "s", task_data, small_backbone, "--trainign.lr", 1)
-    done = ray_job(head, "submit", "--working-dir", ".", *command)
+    done = ray_job(head, "submit", "--submission-id", "bad", "--working-dir", ".", *command)
     assert done.returncode == 1
     assert "unknown flag --trainign.lr (did you mean training.lr?)" in done.stdout + done.stderr
-    assert "FAILED" in done.stdout + done.stderr
+    assert "FAILED" in ray_job(head, "status", "bad").stdout.upper()
     assert not (tmp_path / "s").exists()
 
 
@@ -96,16 +96,15 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(head, tmp_path, task_d
     command = run_mtil(storage, task_data, small_backbone)
     begun = ray_job(head, "submit", "--no-wait", "--submission-id", "first", "--working-dir", ".", *command)
     assert begun.returncode == 0, begun.stdout + begun.stderr
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while not (experts := sorted(storage.glob("experts/[!.]*/meta.json"))):
         assert time.monotonic() < deadline, ray_job(head, "logs", "first").stdout
         time.sleep(0.1)
     assert ray_job(head, "stop", "first").returncode == 0
-    assert "STOPPED" in ray_job(head, "status", "first").stdout
+    assert "STOPPED" in ray_job(head, "status", "first").stdout.upper()
     before = {path: path.stat().st_mtime_ns for path in experts}
     done = ray_job(head, "submit", "--working-dir", ".", *command)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "succeeded" in done.stdout
     assert "\r" not in done.stdout  # lines that a log can hold, no bars
     assert [line for line in done.stdout.splitlines() if "after 3/3 cars" in line]
     assert "Transfer" in done.stdout
