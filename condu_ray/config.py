@@ -242,7 +242,9 @@ class Cluster(Settings):
     gpus_per_worker: float | None = Field(None, ge=0)
     """GPUs a training worker; default: 1 where the cluster has any, else 0."""
     decoders: int = Field(1, ge=1)
-    """Ray Data actors a training worker that read, decode and augment images (0.25 logical CPU each)."""
+    """Ray Data actors a training worker that read, decode and augment images (0.2 logical CPUs each)."""
+    experts_at_once: int = Field(0, ge=0)
+    """Experts that a lane takes at once, which share a data pipeline; 0: short ones up to eight, long ones one by one."""
 
 
 class Experiment(Settings):

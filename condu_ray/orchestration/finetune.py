@@ -101,6 +101,8 @@ def lane_job(
 
 def at_once(config: Experiment) -> int:
     """Returns how many experts a lane takes at once."""
+    if config.cluster.experts_at_once:
+        return config.cluster.experts_at_once
     images = config.training.steps * config.training.batch_size
     return max(1, min(MOST, IMAGES_AT_ONCE // images))
 

@@ -286,3 +286,4 @@ def test_what_cannot_be_started_on_is_no_reason_for_another_lane(work):
 def test_a_lane_takes_fewer_the_longer_they_are(steps, batch_size, most):
     training = Training(steps=steps, batch_size=batch_size)
     assert at_once(Experiment(training=training)) == most
+    assert at_once(Experiment(training=training, cluster={"experts_at_once": 2})) == 2
