@@ -244,7 +244,7 @@ class Cluster(Settings):
     decoders: int = Field(1, ge=1)
     """Ray Data actors a training worker that read, decode and augment images (0.2 logical CPUs each)."""
     experts_at_once: int = Field(0, ge=0)
-    """Experts that a lane takes at once, which share a data pipeline; 0: short ones up to eight, long ones one by one."""
+    """Experts that a lane takes at once, sharing a data pipeline; 0: short ones up to eight, long ones one by one."""
 
 
 class Experiment(Settings):
