@@ -37,9 +37,11 @@ DRIVER_SETTINGS = {
 """What the driver sets for itself and a local cluster that it starts, but not for workers of a cluster."""
 
 DECODER_CPUS = 0.2
-"""Logical CPUs of a data worker: fractional, so that two cores hold two trainers with their data workers. A data worker
-that cannot be placed beside its trainer would deadlock both; at a quarter, two lanes, an evaluator and a sweep's trials
-left 0.21 of two CPUs for the data worker of a lane's next experts, which waited for ever."""
+"""Logical CPUs of a data worker: fractional, so that two cores hold two trainers with their data workers."""
+DECODER_ASKS = 0.01
+"""What a data worker asks Ray for; the rest its trainer has asked for already. A data worker that cannot be placed
+beside its trainer deadlocks both: once a node is gone, the lane that it had starts again wherever there is room for a
+trainer, and must not find room that data workers of the others were to have."""
 EVALUATOR_CPUS = 0.25
 """Logical CPUs of an evaluator or encoder actor, for the same reason."""
 TRIAL_CPUS = 0.01

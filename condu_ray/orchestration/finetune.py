@@ -24,7 +24,7 @@ from condu_ray.learn.stream import training_chunks
 from condu_ray.methods.session import session_folder
 from condu_ray.orchestration import telemetry
 from condu_ray.orchestration.board import Work
-from condu_ray.orchestration.env import Room
+from condu_ray.orchestration.env import DECODER_ASKS, DECODER_CPUS, Room
 from condu_ray.orchestration.plan import Item
 from condu_ray.orchestration.reporter import reporter
 from condu_ray.orchestration.retry import local_stream, lower_rates
@@ -273,14 +273,14 @@ def fit_lane(job: dict[str, Any], config: Experiment, room: Room, folder: Path) 
 
     from condu_ray.orchestration.faults import CountFaults
 
-    lane = {"run": job["run"], "lane": job["lane"]}
+    lane, cluster = {"run": job["run"], "lane": job["lane"]}, config.cluster
     trainer = TorchTrainer(
         train_lane,
         train_loop_config=job,
         scaling_config=ScalingConfig(
             num_workers=config.training.workers,
             use_gpu=room.gpus_per_worker > 0,
-            resources_per_worker={"CPU": config.cluster.cpus_per_worker}
+            resources_per_worker={"CPU": cluster.cpus_per_worker + cluster.decoders * (DECODER_CPUS - DECODER_ASKS)}
             | ({"GPU": room.gpus_per_worker} if room.gpus_per_worker else {}),
         ),
         run_config=RunConfig(

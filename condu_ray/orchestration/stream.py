@@ -16,7 +16,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from condu_ray.learn.stream import Chunk, ChunkReader
-from condu_ray.orchestration.env import DECODER_CPUS, quiet_data
+from condu_ray.orchestration.env import DECODER_ASKS, quiet_data
 
 
 def ordered_context() -> None:
@@ -68,7 +68,7 @@ def training_batches(
         batch_size=1,
         fn_constructor_kwargs={"preprocess": preprocess, "augment": augment},
         compute=ActorPoolStrategy(size=decoders),
-        num_cpus=DECODER_CPUS,
+        num_cpus=DECODER_ASKS,
     )
     yield from decoded.iter_batches(batch_size=batch_size, prefetch_batches=4, batch_format="numpy")
 
