@@ -181,8 +181,12 @@ def beside_driver() -> dict[str, Any]:
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
 
 
-def room_for(config: Experiment) -> Room:
-    """Works out `room` for a configuration on the cluster that is up.
+def room_for(config: Experiment, resources: dict[str, float] | None = None) -> Room:
+    """Works out `room` for a configuration.
+
+    Args:
+        config: the configuration.
+        resources: a cluster's; None: those of the cluster that is up.
 
     Raises:
         ResourceError: as `room`.
@@ -191,7 +195,7 @@ def room_for(config: Experiment) -> Room:
 
     training, cluster = config.training, config.cluster
     return room(
-        ray.cluster_resources(),
+        ray.cluster_resources() if resources is None else resources,
         workers=training.workers,
         threads=training.threads,
         cpus_per_worker=cluster.cpus_per_worker,

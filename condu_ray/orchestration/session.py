@@ -17,11 +17,11 @@ from condu_ray.orchestration import env
 from condu_ray.orchestration.background import background
 from condu_ray.orchestration.board import Board
 from condu_ray.orchestration.lease import lease
-from condu_ray.orchestration.mend import mend
 from condu_ray.orchestration.plan import MethodPlan
 from condu_ray.orchestration.preflight import Checked, check, make_plans
 from condu_ray.orchestration.progress import Display
 from condu_ray.orchestration.pulse import Pulse
+from condu_ray.orchestration.repair import mend
 from condu_ray.orchestration.tracking import Tracker
 from condu_ray.store import artifacts
 from condu_ray.store.ledger import Entry

@@ -16,7 +16,7 @@ from condu_ray.command_line import ConfigError, nearest
 from condu_ray.config import Experiment
 from condu_ray.learn.expert import expert_folder
 from condu_ray.orchestration.tracking import flatten
-from condu_ray.orchestration.trials import Trial
+from condu_ray.orchestration.trials import Trial, read_records
 from condu_ray.store import artifacts
 
 FOLDERS: Mapping[str, str] = {"sweep": "sweeps", "run": "runs"}
@@ -81,8 +81,7 @@ def find(storage: Path, name: str) -> Stored:
 
 def _sweep(name: str, folder: Path, kept: Mapping[str, Any]) -> Stored:
     trials = tuple(_trial(record) for record in kept["trials"])
-    paths = [folder / "trials" / f"{trial.id}.json" for trial in trials]
-    records = tuple(artifacts.read_sealed(path) for path in paths if path.is_file())
+    records = tuple(read_records(folder, trials).values())
     return Stored(name, "sweep", folder, kept["config"], trials, records)
 
 
@@ -181,6 +180,15 @@ def write_sweep_report(
     name = " + ".join(one.name for one in found)
     sweep_report(records, folder, name=name, published=rows, extra=about)
     numbers: dict[str, Any] = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    return numbers
+
+
+def written_report(storage: Path, stored: Stored) -> dict[str, Any]:
+    """Returns the numbers of a sweep's own report, which is written only where there is none yet."""
+    path = stored.folder / "report" / "sweep.json"
+    if not path.is_file():
+        return write_sweep_report(storage, [stored], path.parent, extra={})
+    numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return numbers
 
 

@@ -28,10 +28,10 @@ from condu_ray.orchestration import env
 from condu_ray.orchestration.background import background
 from condu_ray.orchestration.finetune import fit_lane, lane_job, work_of
 from condu_ray.orchestration.lease import lease
-from condu_ray.orchestration.mend import mend
 from condu_ray.orchestration.plan import plan_method
 from condu_ray.orchestration.preflight import Checked, check
 from condu_ray.orchestration.pulse import Pulse
+from condu_ray.orchestration.repair import mend
 from condu_ray.orchestration.session import LANE_END_SECONDS, RunError
 from condu_ray.orchestration.stored import aggregates, find, write_sweep_report
 from condu_ray.orchestration.sweep_tracking import finish_parent, open_parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from condu_ray.orchestration.preflight import check
 from condu_ray.orchestration.rebuild import log_again, reordered
-from condu_ray.orchestration.stored import Stored, aggregates, write_sweep_report
+from condu_ray.orchestration.stored import Stored, aggregates, written_report
 from condu_ray.orchestration.sweep_tracking import finish_parent, open_parent
 from condu_ray.orchestration.tracking import Tracker
 from condu_ray.orchestration.trials import labels
@@ -44,6 +44,5 @@ def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
             one = reordered(checked, trial.config(config, stored.name))
             tracker = Tracker(one.config, list(trial.order), parent=parent, labels=labels(trial))
             sent += log_again(one, tracker, done[trial.id]["seconds"])
-    folder = stored.folder / "report"
-    finish_parent(config, parent, aggregates(write_sweep_report(storage, [stored], folder, extra={})), folder)
+    finish_parent(config, parent, aggregates(written_report(storage, stored)), stored.folder / "report")
     return f"{sent} trials are in MLflow, {len(done) - sent} could not be read, {lacking} are not finished"

@@ -59,16 +59,7 @@ def test_no_two_jobs_share_a_run(rendered):
 def test_the_workers_of_a_job_hold_its_lanes(rendered, overlay):
     spec = job(rendered, overlay)
     _, config = settings(spec["entrypoint"])
-    room = env.room(
-        resources(spec["rayClusterSpec"]),
-        workers=config.training.workers,
-        threads=config.training.threads,
-        cpus_per_worker=config.cluster.cpus_per_worker,
-        gpus_per_worker=config.cluster.gpus_per_worker,
-        decoders=config.cluster.decoders,
-        lanes=config.training.lanes,
-        evaluators=config.evaluation.evaluators,
-    )
+    room = env.room_for(config, resources(spec["rayClusterSpec"]))
     on_gpus = "cpu-small" not in overlay
     assert (room.lanes, room.gpus_per_worker, room.evaluators) == ((3, 1.0, 1) if on_gpus else (4, 0.0, 2))
 

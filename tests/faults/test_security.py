@@ -27,7 +27,7 @@ from condu_ray.store.passwords import without_passwords
 from condu_ray.vlm.preprocess import Preprocessor
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted([*ROOT.glob("condu_ray/**/*.py"), *ROOT.glob("jobs/*.py"), *ROOT.glob("cluster/*.py")])
+SOURCES = sorted([*ROOT.glob("condu_ray/**/*.py"), *ROOT.glob("jobs/**/*.py"), *ROOT.glob("cluster/*.py")])
 RUNS = {"eval", "exec", "compile", "__import__", "breakpoint"}
 """Builtins that run text."""
 LOADS = {
@@ -196,7 +196,7 @@ def test_nothing_listens_to_other_machines_but_where_it_has_to():
     found = set()
     for path in [
         *(ROOT / "cluster").rglob("*"),
-        *ROOT.glob("jobs/*.py"),
+        *ROOT.glob("jobs/**/*.py"),
         *ROOT.glob("condu_ray/**/*.py"),
         ROOT / "Makefile",
     ]:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from condu_ray.merging import UnifiedDelta, UnifiedFileError
+from condu_ray.orchestration.repair import damaged, set_aside
 from condu_ray.store import artifacts
 from condu_ray.store.artifacts import ArtifactError, WriteError, check_writable, publish, read_meta
 from condu_ray.store.claims import Claims
 from condu_ray.store.ledger import Ledger, LedgerError
-from condu_ray.store.repair import damaged, set_aside
 from tests.faults.specimens import FOUND, files
 
 KINDS = ("expert", "exemplars", "session", "prototypes", "measurement", "ledger", "results", "verdict")

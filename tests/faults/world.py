@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from condu_ray.benchmark.orders import resolve_orders
 from condu_ray.command_line import parse
 from condu_ray.config import Sweep
-from condu_ray.orchestration.env import room
+from condu_ray.orchestration.env import room_for
 from condu_ray.orchestration.preflight import check
 from condu_ray.orchestration.trials import make_trials
 
@@ -182,18 +182,7 @@ def cluster(resources: dict[str, float], *arguments: str) -> Callable[[World], A
     """As `env.room_for` asks it of a cluster."""
 
     def run(world: World) -> Any:
-        config = parse(list(arguments))
-        training, asked = config.training, config.cluster
-        return room(
-            resources,
-            workers=training.workers,
-            threads=training.threads,
-            cpus_per_worker=asked.cpus_per_worker,
-            gpus_per_worker=asked.gpus_per_worker,
-            decoders=asked.decoders,
-            lanes=training.lanes,
-            evaluators=config.evaluation.evaluators,
-        )
+        return room_for(parse(list(arguments)), resources)
 
     return run
 

@@ -1,4 +1,4 @@
-"""Repair: which artifacts of a storage folder are damaged, and how to put one aside so that a run makes it again.
+"""`--repair`: which artifacts of a storage folder are damaged, put aside so that the run that asked makes them again.
 
 Nothing is deleted: what is put aside lies under `<storage>/damaged/`, by the path that it had.
 """
@@ -7,18 +7,40 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.console import Console
+
+from condu_ray.methods.session import session_folder
 from condu_ray.store.artifacts import MANIFEST, ArtifactError, read_meta, read_sealed, verified, writing
-from condu_ray.store.ledger import Ledger, LedgerError, read_entries
+from condu_ray.store.ledger import Entry, Ledger, LedgerError, read_entries
 from condu_ray.store.measurements import read_measurement
 from condu_ray.store.results import read_file
 
 ASIDE = "damaged"
 """Folder of what was put aside, in the storage folder."""
-_SESSION = re.compile(r"\d{2,}-(?P<task>.+)-(?P<state>[^-]+)")
+
+
+def mend(storage: Path) -> int:
+    """Verifies everything in storage, puts aside what is damaged, and says so, a line each.
+
+    Args:
+        storage: storage folder; one that does not exist yet holds nothing.
+
+    Returns:
+        How many artifacts were put aside.
+
+    Raises:
+        WriteError: one cannot be moved.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    found = damaged(storage) if storage.is_dir() else []
+    for path, why in found:
+        console.print(f"put aside: {path}: {why}", markup=False)
+        set_aside(storage, path)
+    console.print(f"storage verified: {len(found)} damaged")
+    return len(found)
 
 
 def damaged(storage: Path) -> list[tuple[Path, str]]:
@@ -66,23 +88,29 @@ def set_aside(storage: Path, path: Path) -> Path:
     while os.path.lexists(target):
         number += 1
         target = target.with_name(f"{path.name}.{number}")
-    session = _SESSION.fullmatch(path.name) if path.parent.name == "sessions" else None
     with writing(path):
-        if session:
-            _forget(path.parents[1] / "ledger.jsonl", session["state"])
+        if path.parent.name == "sessions":
+            _forget(path.parents[1] / "ledger.jsonl", path)
         if os.path.lexists(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
     return target
 
 
-def _forget(ledger: Path, state: str) -> None:
-    """Takes a state out of a ledger; one that is itself damaged is put aside on its own."""
+def _forget(ledger: Path, session: Path) -> None:
+    """Takes a session out of its ledger; a ledger that is itself damaged is put aside on its own."""
     if ledger.is_file():
         try:
-            Ledger(ledger).drop(state)
+            for entry in read_entries(ledger)[0]:
+                if _session(ledger, entry) == session:
+                    Ledger(ledger).drop(entry.state)
         except LedgerError:
             return
+
+
+def _session(ledger: Path, entry: Entry) -> Path:
+    run_folder, method = ledger.parents[1], ledger.parent.name
+    return session_folder(run_folder, method, entry.position, entry.task, entry.state)
 
 
 def _below(storage: Path, *pattern: str) -> Iterator[Path]:
@@ -149,6 +177,6 @@ def _ledger(ledger: Path) -> Iterator[tuple[Path, str]]:
         yield ledger, str(error)
         return
     for entry in entries:
-        session = ledger.parent / "sessions" / f"{entry.position + 1:02d}-{entry.task}-{entry.state}"
+        session = _session(ledger, entry)
         if not os.path.lexists(session):
             yield session, f"{session}: is in {ledger.name} and gone; put aside, its session is committed again"
