@@ -239,7 +239,7 @@ def as_matrix(accuracy: Sequence[Sequence[float | None]], count: int) -> np.ndar
 
 def write_atomically(path: Path, content: bytes) -> Path:
     """Writes a file beside its place and moves it there, so that no reader sees half of it."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         beside.write_bytes(content)
         os.replace(beside, path)

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-import tempfile
+import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -95,9 +95,9 @@ def _task(folder: Path, domain: Domain, seed: int, counts: dict[str, int]) -> Pa
         return final
     folder.mkdir(parents=True, exist_ok=True)
     # beside the final folder, so that the rename stays within one file system
-    draft = Path(tempfile.mkdtemp(prefix=f".{domain.name}-", dir=folder))
+    draft = folder / f".{domain.name}.{uuid.uuid4().hex}"
+    draft.mkdir()
     try:
-        draft.chmod(0o755)
         for part in _PARTS:
             pq.write_table(_table(domain, seed, part, counts[part]), draft / f"{part}.parquet", compression="none")
         (draft / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
@@ -123,8 +123,8 @@ def _move(draft: Path, final: Path, meta: dict[str, object]) -> None:
         # another process was faster, or an older version is in the way
         if _present(final, meta):
             return
-        old = Path(tempfile.mkdtemp(prefix=f".{final.name}-old-", dir=final.parent))
-        os.rename(final, old / final.name)
+        old = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
+        os.rename(final, old)
         os.rename(draft, final)
         shutil.rmtree(old, ignore_errors=True)
 

@@ -8,6 +8,7 @@ with it the file's bytes, depends on the content alone; its ``fingerprint`` is a
 import hashlib
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import get_args
 
@@ -64,7 +65,7 @@ def save(path: Path, tasks: tuple[str, ...], rescaler: Rescaler, state: Unificat
         OSError: The disk is full or fails; what was at ``path`` is untouched.
     """
     tensors, header = flatten(tasks, rescaler, state)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         marked = json.loads(header) | {"fingerprint": checksum(tensors, header)}
         save_file(tensors, partial, metadata={_KEY: json.dumps(marked, sort_keys=True)})

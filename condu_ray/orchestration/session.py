@@ -24,6 +24,7 @@ from condu_ray.orchestration.pulse import Pulse
 from condu_ray.orchestration.repair import mend
 from condu_ray.orchestration.tracking import Tracker
 from condu_ray.store import artifacts
+from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.ledger import Entry
 
 GROW_SECONDS = 10.0
@@ -55,6 +56,7 @@ def run(config: Experiment) -> dict[str, Any]:
     checked = check(config)
     config = checked.config
     with lease(config.run_folder):
+        remove_drafts(config.storage)
         artifacts.write_text(
             config.run_folder / "config.json", config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
         )

@@ -38,6 +38,7 @@ from condu_ray.orchestration.sweep_tracking import finish_parent, open_parent
 from condu_ray.orchestration.trial import Setting, plain, tune_function
 from condu_ray.orchestration.trials import Trial, make_trials, read_records, sweep_folder, sweep_name
 from condu_ray.store import artifacts
+from condu_ray.store.drafts import remove_drafts
 
 SHOW_SECONDS = 10.0
 MOST_TRIALS = 8
@@ -69,6 +70,7 @@ def run_sweep(sweep: Sweep) -> list[Path]:
     name = sweep_name(base, trials, content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]]))
     folder = sweep_folder(sweep.storage, name).absolute()
     with lease(folder):
+        remove_drafts(sweep.storage)
         return _run(base, checked, name, folder, trials, begin)
 
 

@@ -1,13 +1,9 @@
 """A run, scraped every second: every panel that it can fill has data, every metric arrives under its name."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
 
 import generate
@@ -19,7 +15,7 @@ from server import prometheus
 
 from condu_ray.orchestration.meters import METRICS
 from condu_ray.orchestration.targets import PATTERN
-from tests.orchestration.job import ROOT, Job
+from tests.orchestration.job import Job
 
 pytestmark = [
     pytest.mark.ray,
@@ -40,17 +36,9 @@ class Scraped(Job):
     """The main job with a temporary folder of Ray's own, so that only its cluster is found, and with quick exports."""
 
     def __init__(self, storage, task_data, small_backbone, temporary):
-        command = [
-            sys.executable, str(ROOT / "jobs" / self.script), "--data", str(task_data), "--pretrained",
-            str(small_backbone), "--method", "condu,sequential,zero-shot", "--training.steps", "60",
-            "--training.batch_size", "8", "--training.lanes", "1", "--storage", str(storage), "--run", "r",
-        ]  # fmt: skip
-        self.storage, self.log = Path(storage), Path(storage).with_name(f"{uuid.uuid4().hex}.log")
-        self._family = {}
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-        environment |= {"RAY_TMPDIR": str(temporary), "RAY_metrics_report_interval_ms": "2000"}
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        environment = {"RAY_TMPDIR": str(temporary), "RAY_metrics_report_interval_ms": "2000"}
+        method = "condu,sequential,zero-shot"
+        super().__init__(storage, task_data, small_backbone, method=method, steps=60, environment=environment)
 
 
 @pytest.fixture(scope="module")

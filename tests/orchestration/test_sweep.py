@@ -1,7 +1,6 @@
 """Sweeps on local Ray clusters: counted experts, two at once on one storage, a killed driver, the report alone."""
 
 import json
-import signal
 import subprocess
 import sys
 
@@ -83,9 +82,7 @@ def test_two_sweeps_at_once_train_no_expert_twice_and_agree(both):
 def test_a_killed_driver_goes_on_and_ends_with_the_same_table(both, tmp_path, task_data, small_backbone):
     job = SweepJob(tmp_path / "s", task_data, small_backbone, "three", "--orders", "3")
     job.wait_for(lambda: len(list(job.folder.glob("trials/*.json"))) >= 1, timeout=200)
-    job.process.send_signal(signal.SIGKILL)
-    job.process.wait()
-    job.stop_children()
+    job.kill("machine")
     before = {path: path.stat().st_mtime_ns for path in job.folder.glob("trials/*.json")}
     experts = {key: (job.storage / "experts" / key / "meta.json").stat().st_mtime_ns for key in job.experts}
     assert len(before) < 6

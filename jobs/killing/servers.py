@@ -1,0 +1,113 @@
+"""What a run leans on beside its own processes, and can lose: nodes of its cluster, and the MLflow server."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+START_SECONDS = 120.0
+
+
+class Nodes:
+    """A cluster whose head has no CPUs, with one node that works; on this machine, by `ray.cluster_utils`."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        self.address = str(self._cluster.address)
+        self._working = self._cluster.add_node(num_cpus=1)
+
+    def lose(self) -> None:
+        """SIGKILLs the node that works, with all that runs on it; another one joins, as a spot node would."""
+        lost, self._working = self._working, self._cluster.add_node(num_cpus=1)
+        self._cluster.remove_node(lost, allow_graceful=False)
+
+    def close(self) -> None:
+        """Stops all nodes."""
+        self._cluster.shutdown()
+
+
+class MlflowServer:
+    """An MLflow server on this machine, on an SQLite file.
+
+    Args:
+        folder: where its data are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.uri, self._folder = f"http://127.0.0.1:{port}", folder
+        self._command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files"),
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        """Starts it on the data that there are, without waiting for it."""
+        with (self._folder / "server.log").open("a", encoding="utf-8") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait(self) -> None:
+        """Waits until it answers.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                return
+            time.sleep(0.2)
+        raise TimeoutError(f"no MLflow server at {self.uri}; see {self._folder / 'server.log'}")
+
+    def kill(self) -> None:
+        """SIGKILLs the server and its workers."""
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self._process.pid).children(recursive=True)
+            self._process.send_signal(signal.SIGKILL)
+            for child in family:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+            psutil.wait_procs(family, timeout=20)
+        self._process.wait()
+
+    def lose(self) -> None:
+        """Kills it and starts it again: it is away for the seconds that its start takes."""
+        self.kill()
+        self.start()
+
+
+@contextmanager
+def nodes() -> Iterator[Nodes]:
+    """Holds a cluster for a block."""
+    found = Nodes()
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
+    """Holds a server for a block, which begins when it answers."""
+    found = MlflowServer(folder)
+    try:
+        found.wait()
+        yield found
+    finally:
+        found.kill()

@@ -1,0 +1,153 @@
+"""SIGKILL at every commit point of what a run puts into storage; `python jobs/chaos.py` kills whole runs too."""
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+
+from condu_ray.learn import expert
+from condu_ray.store import artifacts
+from condu_ray.store.ledger import Ledger, to_line
+from jobs.chaos import commit_points, table_of_points, table_of_runs
+from jobs.killing.commits import TASKS, Harness, Point, entries
+from jobs.killing.hook.kill_points import Points, label, role_of
+from jobs.killing.whole_runs import Round
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
+METHOD = "condu"
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    return commit_points(tmp_path_factory.mktemp("kills"), [METHOD], once=True)
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_commit_point_loses_nothing_and_changes_no_bit(outcomes):
+    found = outcomes[METHOD]
+    assert len(found) > 90
+    assert [one for one in found if not (one.killed and one.finished and one.identical) or one.lost] == []
+    shown = Console(file=io.StringIO(), width=120)
+    shown.print(table_of_points(outcomes))
+    assert f"{METHOD}" in shown.file.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part",
+    ["experts/draft/delta.safetensors", "sessions/draft/unified.safetensors", "ledger.jsonl", "evaluations/*",
+     "results/condu-", ".leases/r.json", ".claims/*.json", "storage.json", "report/results.json", "config.json"],
+)  # fmt: skip
+def test_everything_that_is_committed_is_among_the_points(outcomes, part):
+    assert [one for one in outcomes[METHOD] if part in one.point.point]
+
+
+@pytest.mark.slow
+def test_before_after_and_amid_are_among_the_points(outcomes):
+    points = {one.point.point for one in outcomes[METHOD]}
+    for call in ("fsync", "rename", "replace", "link", "mkdir", "unlink"):
+        for when in ("before", "after"):
+            assert [point for point in points if point.startswith(f"{call} ") and point.endswith(when)], (call, when)
+    assert "write runs/r/condu/ledger.jsonl, half" in points
+
+
+def kills(folder, part):
+    """Kills at every point that has `part` in its name."""
+    harness = Harness(folder, METHOD)
+    return [harness.kill(point) for point in harness.points() if part in point.point]
+
+
+def test_a_ledger_that_is_written_anew_would_be_found_out(tmp_path, monkeypatch):
+    def append(self, entry):
+        with self.path.open("wb", buffering=0) as file:  # gone, until it is written again
+            file.write(b"".join(map(to_line, [*self._entries.values(), entry])))
+        self._entries[entry.state] = entry
+
+    monkeypatch.setattr(Ledger, "append", append)
+    found = kills(tmp_path, "ledger.jsonl, ")
+    assert all(one.killed for one in found)
+    assert [one.point.point for one in found if one.lost]
+
+
+def test_an_expert_that_does_not_appear_whole_would_be_found_out(tmp_path, monkeypatch):
+    def publish(folder, meta, write, *, seal=False):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / artifacts.MANIFEST).write_text("{}")
+        write(folder)
+        return meta
+
+    monkeypatch.setattr(expert.artifacts, "publish", publish)
+    with pytest.raises(RuntimeError, match="fails without any kill"):
+        Harness(tmp_path, METHOD)
+
+
+def test_a_session_that_was_committed_is_there_after_the_kill(tmp_path):
+    harness = Harness(tmp_path, METHOD)
+    last = [point for point in harness.points() if point.point.startswith("fsync") and "ledger" in point.point][-1]
+    assert last == Point("fsync runs/r/condu/ledger.jsonl, after", len(TASKS))
+    assert harness.kill(last).lost == 0
+    assert [entry.task for entry in entries(tmp_path / "storage", METHOD)] == list(TASKS)
+
+
+HEX = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/s/experts/0123456789abcdef01234567/delta.safetensors", "experts/*/delta.safetensors"),
+        (f"/s/experts/.0123456789abcdef01234567.{HEX}/meta.json", "experts/draft/meta.json"),
+        ("/s/runs/r/condu/sessions/01-walls-0123456789abcdef/meta.json", "runs/r/condu/sessions/*/meta.json"),
+        (f"/s/runs/r/condu/sessions/.01-walls-0123456789abcdef.{HEX}", "runs/r/condu/sessions/draft"),
+        (f"/s/.storage.json.{HEX}", "draft"),
+        ("/s/runs/r/condu/ledger.jsonl", "runs/r/condu/ledger.jsonl"),
+        ("/elsewhere/x", None),
+        ("/s", None),
+    ],
+)
+def test_points_have_the_same_names_in_every_run(path, found):
+    assert label(path, "/s") == found
+
+
+@pytest.mark.parametrize(
+    ("title", "role"),
+    [
+        ("ray::RayTrainWorker.run", "train worker"),
+        ("ray::TrainController.run", "train controller"),
+        ("ray::ModelKeeper", "state actor"),
+        ("ray::state:ModelKeeper.merge", "state actor"),
+        ("ray::EvaluatorActor.measure", "evaluator"),
+        ("ray::MapWorker(MapBatches(DecodeChunks)).submit", "data worker"),
+        ("ray::Board", "board"),
+        ("/v/bin/python /w/jobs/run_mtil.py --data x", "driver"),
+        ("/v/ray/core/src/ray/gcs/gcs_server --log_dir=x", "gcs_server"),
+        ("/v/ray/core/src/ray/raylet/raylet --a /w/jobs/x", "raylet"),
+    ],
+)
+def test_processes_are_known_by_their_titles(title, role):
+    assert role_of(title) == role
+
+
+def test_a_point_counts_over_processes_and_fires_once(tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr("os.kill", lambda pid, number: ended.append(number))
+    (tmp_path / "plan.json").write_text('{"storage": "/s", "kills": [{"point": "p", "role": "", "hit": 3}]}')
+    for _ in range(3):
+        one, other = Points(str(tmp_path)), Points(str(tmp_path))
+        one.passed("p")
+        other.passed("another")
+    assert ended == [9]
+    Points(str(tmp_path)).passed("p")
+    assert ended == [9]
+
+
+def test_runs_count_in_every_row_of_which_they_had_a_kill():
+    worker, node = ("train worker", "any moment"), ("node", "any moment")
+    rounds = [Round([worker, worker, node], True, True), Round([worker], True, False, 2)]
+    shown = Console(file=io.StringIO(), width=120)
+    shown.print(table_of_runs(rounds))
+    rows = [line.replace("│", " ").split() for line in shown.file.getvalue().splitlines() if "│" in line]
+    assert ["train", "worker", "any", "moment", "3", "2", "2", "1", "2"] in rows
+    assert ["node", "any", "moment", "1", "1", "1", "1", "0"] in rows
+    assert ["all", "4", "2", "2", "1", "2"] in rows
