@@ -13,11 +13,16 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from condu_ray.learn.agreement import CHECK_STEPS, Agreement, named
 from condu_ray.learn.objective import Batch, Objective
 
 
 class DivergedError(RuntimeError):
-    """Training lost its numbers; the message names the task and the step."""
+    """Training lost its numbers; the message names the task, the step and, of several workers, the ranks."""
+
+
+class WorkersDifferError(DivergedError):
+    """Workers of one expert hold different parameters, which no learning rate cures."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,9 @@ def fine_tune(
         The mean loss over the last tenth of the steps.
 
     Raises:
-        DivergedError: the loss became NaN or infinite.
+        DivergedError: the loss became NaN or infinite, on any worker: it is raised on all of them at the same step.
+        WorkersDifferError: the workers' parameters are not equal to the bit, on all of them at the same step; they are
+            compared every `CHECK_STEPS` steps and at the end.
         RuntimeError: the stream ended early.
     """
     lesson = objective.lesson
@@ -105,6 +112,7 @@ def fine_tune(
         weight_decay=settings.weight_decay,
         fused=True,
     )
+    agreement, agreed = Agreement(lesson.parameters, lesson.rank, lesson.world), 0
     classifier.train()
     losses: list[float] = []
     begin, waited, images = 0.0, 0.0, 0
@@ -123,19 +131,68 @@ def fine_tune(
         with compute_context(device, lesson.precision):
             image_BD, text_CD = classifier(*objective.inputs(batch))
             loss = objective.loss(batch, image_BD, text_CD)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"task {task}: the loss became {value} at step {step + 1}; lower the learning rate ({peak:g})"
-            )
+        # Before the backward pass: a worker that stopped alone would leave the others in its all-reduce.
+        every = agreement.losses(loss)
+        check_losses(every, task, step + 1, peak)
         loss.backward()
         optimizer.step()
         objective.after_step(step, optimizer)
+        if (step + 1) % CHECK_STEPS == 0 and step + 1 < settings.steps:
+            check_workers(agreement, task, step + 1, agreed)
+            agreed = step + 1
+        value = every[lesson.rank]
         losses.append(value)
         images += len(label_B)
         elapsed = time.perf_counter() - begin
         report(Progress(step + 1, settings.steps, value, len(label_B), images / elapsed, waited / elapsed))
     classifier.eval()
     objective.finish()
+    check_workers(agreement, task, settings.steps, agreed)
+    if agreement.several and (broken := agreement.broken()):  # alone, it is found in what is to be published
+        raise DivergedError(
+            f"task {task}: step {settings.steps}, the last, left NaN or infinity in {broken} on all {lesson.world} "
+            f"ranks; lower the learning rate ({peak:g})"
+        )
     tail = losses[-max(1, settings.steps // 10) :]
     return sum(tail) / len(tail)
+
+
+def check_losses(losses: Mapping[int, float], task: str, step: int, peak: float) -> None:
+    """Stops a training whose loss lost its numbers.
+
+    Args:
+        losses: of every worker, by rank; of one alone, its own.
+        task: what is learned.
+        step: 1-based.
+        peak: the learning rate's peak.
+
+    Raises:
+        DivergedError: a loss is NaN or infinite.
+    """
+    bad = [rank for rank, loss in losses.items() if not math.isfinite(loss)]
+    if bad:
+        where = f" on {named(bad)} of {len(losses)}" if len(losses) > 1 else ""
+        cure = f"lower the learning rate ({peak:g})"
+        if len(bad) < len(losses):
+            cure += f", or check memory and GPU behind {named(bad)}"
+        raise DivergedError(f"task {task}: the loss became {losses[bad[0]]} at step {step}{where}; {cure}")
+
+
+def check_workers(agreement: Agreement, task: str, step: int, agreed: int) -> None:
+    """Stops a training whose workers' parameters differ.
+
+    Args:
+        agreement: between the workers.
+        task: what is learned.
+        step: 1-based step that was the last.
+        agreed: the step after which they were equal; 0: at the start.
+
+    Raises:
+        WorkersDifferError: they differ.
+    """
+    if found := agreement.difference():
+        raise WorkersDifferError(
+            f"task {task}: the workers' parameters differ at step {step}, and were equal after step {agreed}: {found}. "
+            f"A worker computes wrongly or by other kernels: check memory and GPU behind {named(found.suspects)}, take "
+            "machines of one kind for all, and give the same command again"
+        )

@@ -19,7 +19,7 @@ import torch
 from condu_ray.benchmark import Task, load_task
 from condu_ray.config import Experiment
 from condu_ray.learn.expert import expert_folder
-from condu_ray.learn.loop import DivergedError, Progress
+from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
 from condu_ray.learn.stream import training_chunks
 from condu_ray.methods.session import session_folder
 from condu_ray.orchestration import telemetry
@@ -114,7 +114,8 @@ def train_lane(job: dict[str, Any]) -> None:
         job: `lane_job`'s values and `board`, the board's handle.
 
     Raises:
-        DivergedError: after telling the board, so that the driver stops instead of trying again.
+        DivergedError: after telling the board, so that the driver stops instead of trying again. All workers raise the
+            same one and tell the board, which keeps the first word: whichever of them Ray ends first, it is told.
     """
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
@@ -180,6 +181,8 @@ def _train(
     while True:
         try:
             return trainer.train(lower, item, local_stream(config, task, job["backbone"]["preprocess"]), report)
+        except WorkersDifferError:
+            raise
         except DivergedError:
             lower = next(rates)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment
-from condu_ray.learn.loop import DivergedError
+from condu_ray.learn.loop import DivergedError, WorkersDifferError
 from condu_ray.learn.stream import ChunkReader, ahead, batches, training_chunks
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ def lower_rates(config: Experiment, error: DivergedError) -> Iterator[Experiment
         error: how.
 
     Raises:
-        DivergedError: `error`, when the configuration says to stop, or all attempts diverged.
+        DivergedError: `error`, when the configuration says to stop, all attempts diverged, or no rate would cure it.
     """
-    if config.training.on_nan == "retry-lower-lr":
+    if not isinstance(error, WorkersDifferError) and config.training.on_nan == "retry-lower-lr":
         for attempt in range(1, ATTEMPTS + 1):
             log.warning("%s; attempt %d with %g of it", error, attempt + 1, FACTOR**attempt)
             yield with_lower_rates(config, FACTOR**attempt)

@@ -75,7 +75,8 @@ class Trainer:
             report: called after every step.
 
         Raises:
-            DivergedError: the loss lost its numbers; nothing is published.
+            DivergedError: the loss lost its numbers on any worker, or the workers' parameters differ; nothing is
+                published.
         """
         from ray.train.collective import barrier
         from ray.train.torch import prepare_model

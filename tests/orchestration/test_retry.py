@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import ray.train.torch
 
 from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment
-from condu_ray.learn.loop import DivergedError
+from condu_ray.learn.agreement import Agreement, Difference
+from condu_ray.learn.loop import DivergedError, WorkersDifferError
 from condu_ray.methods import get
+from condu_ray.orchestration import trainer as module
 from condu_ray.orchestration.finetune import _train
 from condu_ray.orchestration.plan import Item
 from condu_ray.orchestration.retry import ATTEMPTS, local_stream, lower_rates, with_lower_rates
@@ -21,14 +24,16 @@ def settings(on_nan="retry-lower-lr", **training):
 
 
 class Trainer:
-    """Takes all batches, and diverges as long as the learning rate is too high."""
+    """Takes all batches, and diverges as long as the learning rate is too high; from an attempt on, workers differ."""
 
-    def __init__(self, limit):
-        self.limit, self.rates, self.batches = limit, [], []
+    def __init__(self, limit, differ=99):
+        self.limit, self.differ, self.rates, self.batches = limit, differ, [], []
 
     def train(self, config, item, stream, report):
         self.rates.append(config.training.lr_by_task["walls"])
         self.batches.append([next(stream)["image"] for _ in range(config.training.steps - 1)])
+        if len(self.rates) >= self.differ:
+            raise WorkersDifferError("task walls: rank 1 differs")
         if self.rates[-1] > self.limit:
             raise DivergedError("task walls: the loss became nan at step 2; lower the learning rate (4)")
 
@@ -79,6 +84,27 @@ def test_no_configuration_is_yielded_where_it_says_stop():
     error = DivergedError("why")
     with pytest.raises(DivergedError, match="why"):
         next(lower_rates(settings("stop"), error))
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_workers_that_differ_are_no_matter_of_the_rate(task, job, attempt):
+    config, trainer = settings(), Trainer(0.0, differ=attempt)
+    with pytest.raises(WorkersDifferError, match="rank 1 differs"):
+        _train(job, trainer, config, ITEM, streams(config, task, job), task, lambda progress: None)
+    assert len(trainer.rates) == attempt
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_workers_that_differ_publish_nothing(task, job, small_backbone, tmp_path, monkeypatch, rank):
+    monkeypatch.setattr(ray.train.torch, "prepare_model", lambda model: model)
+    monkeypatch.setattr(Agreement, "difference", lambda self: Difference((1,), (0,), ("visual.proj",)))
+    spec, config = backbone_spec(str(small_backbone)), settings().model_copy(update={"storage": tmp_path / "storage"})
+    trainer = module.Trainer(spec, {"walls": task}, precision="fp32", rank=rank, world=2, device="cpu")
+    with pytest.raises(
+        WorkersDifferError, match=r"task walls: .* at step 3, .* rank 1 differs from rank 0 in visual\.proj"
+    ):
+        _train(job, trainer, config, ITEM, streams(config, task, job), task, lambda progress: None)
+    assert not (tmp_path / "storage").exists()
 
 
 def test_an_expert_that_may_have_been_begun_again_is_another_one():
