@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STORAGE ?= storage
 
-.PHONY: demo test test-fast test-long lint format clean setup lock mlflow help
+.PHONY: demo test test-fast test-long lint audit format clean setup lock mlflow help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ lint: setup  ## style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy condu_ray jobs
+
+audit: setup  ## the environment against the lock, the lock against yanked releases and advisories
+	$(PY) .ci/audit.py $(AUDIT)
 
 format: setup  ## let ruff mend what it can
 	$(PY) -m ruff check --fix .
