@@ -60,7 +60,9 @@ def check_environment(pins: list[Requirement], python: str, own: str) -> Finding
     bad = "; ".join(re.findall(r"(?m)^The package .*", checked.stderr)) or checked.stderr.strip()
     yield ("FAIL", f"the environment is inconsistent: {bad}") if checked.returncode else ("ok", "all packages agree")
     wanted = {canonicalize_name(pin.name): pin for pin in pins if pin.marker is None or pin.marker.evaluate()}
-    strays = [f"{name} {installed[name]} is not in it" for name in installed.keys() - wanted.keys() - SEEDS - {own}]
+    if own_tools := sorted(installed.keys() - wanted.keys() - SEEDS - {own}):
+        yield "note", f"the environment has what the lock has not, and what is not audited: {', '.join(own_tools)}"
+    strays = []
     for name, pin in wanted.items():
         if name not in installed or not pin.specifier.contains(installed[name], prereleases=True):
             strays.append(f"it has {name}{pin.specifier}, installed is {installed.get(name, 'none')}")

@@ -1,7 +1,8 @@
 """Kill everything, everywhere, and see that nothing is lost: ``python jobs/chaos.py --kills 100 --seed 0``.
 
 First without Ray: what three sessions put into storage, SIGKILLed at every commit point (before and after every fsync,
-rename, link and removal, in the middle of a ledger's line), by every method given. Then whole runs on Ray, until as
+rename, link and removal, in the middle of a ledger's line), by every method given; then with the power cut there, so
+that what no fsync had put on the disk is gone as well. Then whole runs on Ray, until as
 many kills were carried out as asked: of the driver, Train workers and their controller, data workers, the state actor,
 evaluators, Ray's own daemons, the whole machine, nodes of a cluster and the MLflow server, at commit points and at
 random moments. After each the same command runs to the end, and what it made is compared with an undisturbed run.
@@ -12,6 +13,7 @@ random moments. After each the same command runs to the end, and what it made is
 import argparse
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -41,20 +43,22 @@ ROLES = (
 """Who is killed at random moments, in turn."""
 MOMENTS = 3
 """Kills at random moments in a round."""
+COMMITS = re.compile(r"(rename|replace|link) .*, after|(write|fsync) .*ledger")
 EVERY = 5
 """Every so many rounds, one loses nodes and one loses its MLflow server."""
 
 
 def commit_points(folder: Path, methods: Sequence[str], once: bool) -> dict[str, list[Outcome]]:
-    """Kills at commit points, without Ray.
+    """Kills at commit points, without Ray, once the process and once the machine.
 
     Args:
         folder: an empty folder.
         methods: methods that merge.
-        once: whether to kill once at every point that has a name, and not every time that it is passed.
+        once: whether to kill once at every point that has a name, and not every time that it is passed; and to cut the
+            power only where something has just been renamed or linked, or a ledger's line was written.
 
     Returns:
-        Outcomes by method.
+        Outcomes by method and by what dies.
     """
     found = {}
     for method in methods:
@@ -64,7 +68,10 @@ def commit_points(folder: Path, methods: Sequence[str], once: bool) -> dict[str,
         points = harness.points()
         if once:
             points = list({point.point: point for point in points}.values())
-        found[method] = [harness.kill(point) for point in points]
+        found[f"{method}, the process"] = [harness.kill(point) for point in points]
+        if once:
+            points = [point for point in points if COMMITS.search(point.point)]
+        found[f"{method}, the power"] = [harness.kill(point, power=True) for point in points]
     return found
 
 
@@ -87,7 +94,7 @@ def whole_runs(arena: Arena, kills: int, seed: int, console: Console) -> list[Ro
                     f"round{number}",
                     [Kill("node")] * 4,
                     draw,
-                    flags=("--cluster.address", cluster.address),
+                    changes={"cluster__address": cluster.address},
                     others={"node": cluster.lose},
                     pause=(20.0, 40.0),
                 )
@@ -113,9 +120,8 @@ def whole_runs(arena: Arena, kills: int, seed: int, console: Console) -> list[Ro
 def without_mlflow(arena: Arena, name: str, draw: random.Random) -> Round:
     """Plays a round that loses its MLflow server, and sends afterwards what did not arrive."""
     with mlflow_server(arena.folder / f"{name}-mlflow") as server:
-        flags = ("--tracking.uri", server.uri)
-        kills = [Kill("MLflow server")] * 3
-        found = arena.play(name, kills, draw, flags=flags, others={"MLflow server": server.lose}, pause=(8.0, 20.0))
+        kills, where = [Kill("MLflow server")] * 3, {"tracking__uri": server.uri}
+        found = arena.play(name, kills, draw, changes=where, others={"MLflow server": server.lose}, pause=(8.0, 20.0))
         server.wait()
         report = [sys.executable, str(ROOT / "jobs" / "report.py"), "r", "--storage", str(arena.folder / name)]
         subprocess.run([*report, "--sync-mlflow", "--tracking-uri", server.uri], check=True, capture_output=True)
@@ -135,12 +141,12 @@ def finished_runs(uri: str) -> int:
 
 
 def table_of_points(found: dict[str, list[Outcome]]) -> Table:
-    """Returns outcomes of kills at commit points, a row a method."""
-    table = Table("without Ray: three sessions by", "points", "kills", "ended", "identical", "sessions lost")
-    for method, outcomes in found.items():
+    """Returns outcomes of kills at commit points, a row a method and what dies."""
+    table = Table("three sessions without Ray", "points", "kills", "ended", "identical", "sessions lost")
+    for name, outcomes in found.items():
         row = [len({one.point.point for one in outcomes}), sum(one.killed for one in outcomes)]
         row += [sum(one.finished for one in outcomes), sum(one.identical for one in outcomes)]
-        table.add_row(method, *map(str, [*row, sum(one.lost for one in outcomes)]))
+        table.add_row(name, *map(str, [*row, sum(one.lost for one in outcomes)]))
     return table
 
 

@@ -238,7 +238,7 @@ class _Running:
         import ray
 
         begin = shown = time.monotonic()
-        grown = not self.missing
+        grown, diverged = not self.missing, False
         while not tuning.done():
             wait([tuning], timeout=0.5)
             for lane in lanes:
@@ -253,7 +253,8 @@ class _Running:
                 finished = len(read_records(self.folder, left))
                 self.pulse.beat((news["words"], len(news["trained"]), finished))
                 self.pulse.trials(finished, len(left) - finished)
-                if news["failure"]:
+                if news["failure"] and not diverged:
+                    diverged = True  # trials that want this expert fail, the others go on
                     self.pulse.diverged()
                 minutes, seconds = divmod(int(shown - begin), 60)
                 words = [f"{word['task']} {word['step']}/{word['steps']}" for word in news["words"].values()]

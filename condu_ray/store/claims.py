@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from condu_ray.store.artifacts import writing
+from condu_ray.store.artifacts import sync, writing
 
 TOUCH_SECONDS = 5.0
 STALE_SECONDS = 30.0
@@ -77,6 +77,7 @@ class Claims:
         beside = self._folder / f".{key}.{uuid.uuid4().hex}"
         try:
             beside.write_text(json.dumps(self._owner | {"since": time.time()}), encoding="utf-8")
+            sync(beside)  # a claim that a power cut emptied would have to be waited for
             for _ in range(2):
                 try:
                     os.link(beside, self._path(key))  # atomic, and whole: a reader never sees half a claim

@@ -160,14 +160,19 @@ class Harness:
             raise RuntimeError(f"the work fails without any kill: {self._log.read_text()}")
         self._expected = final(self._storage, method)
 
-    def _plan(self, kills: Sequence[Point], record: bool = False) -> Path:
+    def _plan(self, kills: Sequence[Point], record: bool = False, power: bool = False) -> Path:
         """Empties the storage and says at which points of the work on it to kill."""
         folder = self._folder / "plan"
         for old in (folder, self._storage):
             shutil.rmtree(old, ignore_errors=True)
         self._told.unlink(missing_ok=True)
         folder.mkdir()
-        plan = {"storage": str(self._storage), "kills": [asdict(kill) for kill in kills], "record": record}
+        plan = {
+            "storage": str(self._storage),
+            "kills": [asdict(kill) for kill in kills],
+            "record": record,
+            "power": power,
+        }
         (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
         return folder
 
@@ -184,9 +189,14 @@ class Harness:
             found.append(Point(point, passed[point]))
         return found
 
-    def kill(self, point: Point) -> Outcome:
-        """Kills the work at a point, does it again, and compares."""
-        plan, storage = self._plan([point]), self._storage
+    def kill(self, point: Point, power: bool = False) -> Outcome:
+        """Kills the work at a point, does it again, and compares.
+
+        Args:
+            point: where.
+            power: whether the machine dies: what was not on the disk yet is gone too.
+        """
+        plan, storage = self._plan([point], power=power), self._storage
         killed = forked(partial(_watched, plan, self._job), self._log) == 256 - KILLED and (plan / "fired-0").exists()
         kept = entries(storage, self._method)
         told = [from_line(line) for line in self._told.read_bytes().splitlines(True)] if self._told.exists() else []

@@ -16,10 +16,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import psutil
+
 from condu_ray.benchmark.synthetic import mini_mtil
 from condu_ray.store.artifacts import file_hash
 from condu_ray.store.ledger import Entry, LedgerError, read_entries
 from condu_ray.store.measurements import read_measurement
+from jobs.killing.hook.kill_points import role_of
 from jobs.killing.victim import Victim
 
 TASKS = ("digits", "faces", "flowers")
@@ -79,13 +82,25 @@ class Arena:
         self.points: list[Kill] = []
         self.undisturbed = 0.0
 
-    def flags(self, storage: Path, *more: str) -> list[str]:
-        """Returns the flags of the run in a storage folder."""
-        return [
-            "--data", str(self._data), "--storage", str(storage), "--run", "r", "--method", ",".join(METHODS),
-            "--training.steps", str(self._steps), "--training.lanes", "1", "--training.max_failures", "1000",
-            "--evaluation.evaluators", "1", *more,
-        ]  # fmt: skip
+    def flags(self, storage: Path, **changes: object) -> list[str]:
+        """Returns the flags of the run in a storage folder.
+
+        Args:
+            storage: the folder.
+            changes: flags that differ, or are added; `__` stands for the dot in a name.
+        """
+        settings: dict[str, object] = {
+            "data": self._data,
+            "storage": storage,
+            "run": "r",
+            "method": ",".join(METHODS),
+            "training.steps": self._steps,
+            "training.lanes": 1,
+            "training.max_failures": 1000,
+            "evaluation.evaluators": 1,
+        }
+        settings |= {name.replace("__", "."): value for name, value in changes.items()}
+        return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
 
     def prepare(self) -> None:
         """Runs once without a kill: what the artifacts are, how long it takes, and which commit points it passes."""
@@ -120,7 +135,7 @@ class Arena:
         kills: Sequence[Kill],
         draw: random.Random,
         *,
-        flags: Sequence[str] = (),
+        changes: Mapping[str, object] | None = None,
         others: Mapping[str, Callable[[], None]] | None = None,
         pause: tuple[float, float] = (4.0, 16.0),
     ) -> Round:
@@ -130,7 +145,7 @@ class Arena:
             name: of its storage folder.
             kills: those at commit points fire when their point is reached, the others one after the other.
             draw: where pauses come from.
-            flags: further flags of the run.
+            changes: flags of the run that differ, as `flags` takes them.
             others: what else can be killed, by role: functions that do it.
             pause: seconds between kills at random moments, from and to; the first comes when training has begun.
         """
@@ -139,7 +154,7 @@ class Arena:
         moments = [kill.role for kill in kills if not kill.point]
         seen: dict[str, list[Entry]] = {}
         begin, due, restarts = time.monotonic(), float("inf"), 0
-        command = ("run_mtil.py", self.flags(storage, *flags), self.folder / f"{name}.log", hooked(plan))
+        command = ("run_mtil.py", self.flags(storage, **(changes or {})), self.folder / f"{name}.log", hooked(plan))
         victim = Victim(*command)
         try:
             while time.monotonic() - begin < SECONDS and restarts <= RESTARTS:
@@ -151,7 +166,7 @@ class Arena:
                 if code is not None:
                     victim.clear()
                     victim, restarts = Victim(*command), restarts + 1
-                if due == float("inf") and "train worker" in victim.roles():
+                if due == float("inf") and _training():
                     due = time.monotonic() + draw.uniform(0, pause[1])
                 if moments and time.monotonic() > due:
                     role = moments.pop(0)
@@ -181,6 +196,15 @@ class Arena:
 def hooked(plan: Path) -> dict[str, str]:
     """Returns the environment by which every Python process of a run loads the hook."""
     return {"PYTHONPATH": str(HOOK), "CONDU_RAY_KILLS": str(plan)}
+
+
+def _training() -> bool:
+    """Whether a Train worker lives: the run's child, or that of a cluster's node, which this process has started."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if role_of(" ".join(child.cmdline())) == "train worker":
+                return True
+    return False
 
 
 def _watch(storage: Path, seen: dict[str, list[Entry]], done: Round) -> None:

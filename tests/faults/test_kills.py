@@ -16,6 +16,7 @@ from jobs.killing.whole_runs import Round
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
 METHOD = "condu"
+PROCESS = f"{METHOD}, the process"
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +26,15 @@ def outcomes(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_kill_at_any_commit_point_loses_nothing_and_changes_no_bit(outcomes):
-    found = outcomes[METHOD]
-    assert len(found) > 90
-    assert [one for one in found if not (one.killed and one.finished and one.identical) or one.lost] == []
+    process, power = outcomes.values()
+    assert len(process) > 90
+    assert len(power) > 15
+    assert [one for one in (*process, *power) if not (one.killed and one.finished and one.identical) or one.lost] == []
     shown = Console(file=io.StringIO(), width=120)
     shown.print(table_of_points(outcomes))
-    assert f"{METHOD}" in shown.file.getvalue()
+    rows = [line.replace("│", " ").split() for line in shown.file.getvalue().splitlines() if "│" in line]
+    assert rows == [[f"{METHOD},", "the", what, *[str(len(found))] * 4, "0"] for what, found in
+                    (("process", process), ("power", power))]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -40,22 +44,22 @@ def test_a_kill_at_any_commit_point_loses_nothing_and_changes_no_bit(outcomes):
      "results/condu-", ".leases/r.json", ".claims/*.json", "storage.json", "report/results.json", "config.json"],
 )  # fmt: skip
 def test_everything_that_is_committed_is_among_the_points(outcomes, part):
-    assert [one for one in outcomes[METHOD] if part in one.point.point]
+    assert [one for one in outcomes[PROCESS] if part in one.point.point]
 
 
 @pytest.mark.slow
 def test_before_after_and_amid_are_among_the_points(outcomes):
-    points = {one.point.point for one in outcomes[METHOD]}
+    points = {one.point.point for one in outcomes[PROCESS]}
     for call in ("fsync", "rename", "replace", "link", "mkdir", "unlink"):
         for when in ("before", "after"):
             assert [point for point in points if point.startswith(f"{call} ") and point.endswith(when)], (call, when)
     assert "write runs/r/condu/ledger.jsonl, half" in points
 
 
-def kills(folder, part):
+def kills(folder, part, power=False):
     """Kills at every point that has `part` in its name."""
     harness = Harness(folder, METHOD)
-    return [harness.kill(point) for point in harness.points() if part in point.point]
+    return [harness.kill(point, power) for point in harness.points() if part in point.point]
 
 
 def test_a_ledger_that_is_written_anew_would_be_found_out(tmp_path, monkeypatch):
@@ -68,6 +72,25 @@ def test_a_ledger_that_is_written_anew_would_be_found_out(tmp_path, monkeypatch)
     found = kills(tmp_path, "ledger.jsonl, ")
     assert all(one.killed for one in found)
     assert [one.point.point for one in found if one.lost]
+
+
+@pytest.mark.parametrize("part", ["rename experts/*, after", "sessions/*, after", "replace evaluations"])
+def test_what_is_renamed_before_it_is_on_the_disk_would_be_found_out(tmp_path, monkeypatch, part):
+    monkeypatch.setattr(artifacts, "sync", lambda path: None)
+    found = kills(tmp_path, part, power=True)
+    assert found
+    assert all(one.killed for one in found)
+    assert [one for one in found if not (one.finished and one.identical)]
+
+
+def test_a_ledger_line_that_is_not_on_the_disk_would_be_found_out(tmp_path, monkeypatch):
+    def append(self, entry):
+        with self.path.open("ab", buffering=0) as file:
+            file.write(to_line(entry))
+        self._entries[entry.state] = entry
+
+    monkeypatch.setattr(Ledger, "append", append)
+    assert [one for one in kills(tmp_path, "open evaluations", power=True) if one.lost]
 
 
 def test_an_expert_that_does_not_appear_whole_would_be_found_out(tmp_path, monkeypatch):

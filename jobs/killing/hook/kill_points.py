@@ -5,6 +5,7 @@ calls of `os` are wrapped, so the product needs no code for it and a new write i
 `install` gets says what to do:
 
 * ``plan.json``: `storage`, and `kills`, a list of `point`, `role` ("" for any) and `hit` (1-based, over all processes);
+  with `power`, the death is a machine's: what this process wrote and had not on the disk yet (fsync) is gone with it;
 * ``points.log``: written when the plan says `record`: role and point of all that was passed;
 * ``hits-<n>``, ``fired-<n>``: how often kill n's point was passed, and that it was carried out, which happens once.
 """
@@ -17,7 +18,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
@@ -35,7 +36,11 @@ CALLS = ("mkdir", "rename", "replace", "link", "unlink", "fsync", "truncate")
 _HEX = re.compile(r"[0-9a-f]{12,}")
 _DRAFT = re.compile(r"\.[^/]*\.\*")
 _SESSION = re.compile(r"sessions/\d+-[^/]*-\*")
-_open, _write, _close = os.open, os.write, os.close
+_open, _write, _close, _truncate = os.open, os.write, os.close, os.truncate
+
+
+def _state(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def role_of(title: str) -> str:
@@ -73,7 +78,21 @@ class Points:
         with open(f"{folder}/plan.json", encoding="utf-8") as file:
             plan = json.load(file)
         self._storage, self._kills = plan["storage"], list(enumerate(plan["kills"]))
-        self._record = plan.get("record", False)
+        self._record, self._power = plan.get("record", False), plan.get("power", False)
+        self._safe = {inode: (time, size) for _, (inode, time, size) in self._files()} if self._power else {}
+
+    def _files(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
+        """Yields the storage's files with their inode, time of change and size."""
+        for folder, _, names in os.walk(self._storage):
+            for path in (f"{folder}/{name}" for name in names):
+                yield path, _state(os.stat(path))
+
+    def _cut_power(self) -> None:
+        """Takes back what was written and is not on the disk: an appended end, or half of a new file."""
+        for path, (inode, time, size) in list(self._files()):
+            safe = self._safe.get(inode)
+            if safe != (time, size):
+                _truncate(path, min(size, safe[1]) if safe else size // 2)
 
     def wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a call of `os` that passes its two commit points."""
@@ -85,6 +104,9 @@ class Points:
                 return call(*args, **options)
             self.passed(f"{name} {where}, before")
             found = call(*args, **options)
+            if name == "fsync" and self._power:
+                inode, time, size = _state(os.fstat(args[0]))
+                self._safe[inode] = time, size
             self.passed(f"{name} {where}, after")
             return found
 
@@ -122,6 +144,8 @@ class Points:
             if kill["point"] != point or kill.get("role", "") not in ("", role()):
                 continue
             if self._append(f"hits-{number}", ".") >= kill["hit"] and self._first(f"fired-{number}"):
+                if self._power:
+                    self._cut_power()
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _append(self, name: str, text: str) -> int:
