@@ -2,10 +2,10 @@
 
 First without Ray: what three sessions put into storage, SIGKILLed at every commit point (before and after every fsync,
 rename, link and removal, in the middle of a ledger's line), by every method given; then with the power cut there, so
-that what no fsync had put on the disk is gone as well. Then whole runs on Ray, until as
-many kills were carried out as asked: of the driver, Train workers and their controller, data workers, the state actor,
-evaluators, Ray's own daemons, the whole machine, nodes of a cluster and the MLflow server, at commit points and at
-random moments. After each the same command runs to the end, and what it made is compared with an undisturbed run.
+that what no fsync had put on the disk is gone as well. Then whole runs on Ray, until as many kills were carried out as
+asked: of the driver, Train workers and their controller, data workers, the state actor, evaluators, Ray's own daemons,
+the whole machine, nodes of a cluster and the MLflow server, at commit points and at random moments. After each the same
+command runs to the end, and what it made is compared with an undisturbed run.
 
 ``--short`` leaves the whole runs out and tries every point once. Exit code 1 when anything was lost or differs.
 """
@@ -44,6 +44,7 @@ ROLES = (
 MOMENTS = 3
 """Kills at random moments in a round."""
 COMMITS = re.compile(r"(rename|replace|link) .*, after|(write|fsync) .*ledger")
+"""Points after which something has its name, which it must not have had before it was on the disk."""
 EVERY = 5
 """Every so many rounds, one loses nodes and one loses its MLflow server."""
 
@@ -124,9 +125,12 @@ def without_mlflow(arena: Arena, name: str, draw: random.Random) -> Round:
         found = arena.play(name, kills, draw, changes=where, others={"MLflow server": server.lose}, pause=(8.0, 20.0))
         server.wait()
         report = [sys.executable, str(ROOT / "jobs" / "report.py"), "r", "--storage", str(arena.folder / name)]
-        subprocess.run([*report, "--sync-mlflow", "--tracking-uri", server.uri], check=True, capture_output=True)
-        if (sent := finished_runs(server.uri)) != len(METHODS):
-            found.identical, found.problem = False, f"MLflow has {sent} finished runs of {len(METHODS)}"
+        synced = subprocess.run(
+            [*report, "--sync-mlflow", "--tracking-uri", server.uri], capture_output=True, text=True
+        )
+        if synced.returncode or (sent := finished_runs(server.uri)) != len(METHODS):
+            missing = synced.stderr[-500:] or f"MLflow has {sent} finished runs of {len(METHODS)}"
+            found.identical, found.problem = False, missing
     return found
 
 

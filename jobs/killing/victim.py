@@ -84,6 +84,9 @@ class Victim:
 
     def clear(self) -> int:
         """Kills what a dead job left behind, waits until it is gone, and returns how many there were."""
+        for orphan in list(self._family.values()):
+            with suppress(psutil.NoSuchProcess):
+                self._family |= {child.pid: child for child in orphan.children(recursive=True)}
         left = [child for child in self._family.values() if child.is_running()]
         for child in left:
             with suppress(psutil.NoSuchProcess):

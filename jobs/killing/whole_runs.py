@@ -158,7 +158,7 @@ class Arena:
         victim = Victim(*command)
         try:
             while time.monotonic() - begin < SECONDS and restarts <= RESTARTS:
-                _watch(storage, seen, done)
+                watch(storage, seen, done)
                 code = victim.process.poll()
                 if code == 0:
                     done.finished = True
@@ -181,7 +181,7 @@ class Arena:
         finally:
             victim.stop()
         done.seconds = time.monotonic() - begin
-        _watch(storage, seen, done)
+        watch(storage, seen, done)
         done.killed += [(path.read_text(encoding="utf-8"), "commit point") for path in sorted(plan.glob("fired-*"))]
         found = final(storage) if done.finished else {}
         done.identical = found == self.expected
@@ -207,8 +207,14 @@ def _training() -> bool:
     return False
 
 
-def _watch(storage: Path, seen: dict[str, list[Entry]], done: Round) -> None:
-    """Remembers which sessions the ledgers have, and counts those that they had and have no more."""
+def watch(storage: Path, seen: dict[str, list[Entry]], done: Round) -> None:
+    """Remembers which sessions the ledgers have, and counts those that they had and have no more.
+
+    Args:
+        storage: storage folder.
+        seen: what the ledgers had, by method; brought up to date.
+        done: the round, whose `lost` it counts up.
+    """
     for method in METHODS:
         path = storage / "runs" / "r" / method / "ledger.jsonl"
         if not path.exists():

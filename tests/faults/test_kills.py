@@ -2,17 +2,18 @@
 
 import io
 import sys
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from condu_ray.learn import expert
 from condu_ray.store import artifacts
-from condu_ray.store.ledger import Ledger, to_line
-from jobs.chaos import commit_points, table_of_points, table_of_runs
+from condu_ray.store.ledger import ROOT, Entry, Ledger, to_line
+from jobs.chaos import commit_points, table_of_points, table_of_runs, whole_runs
 from jobs.killing.commits import TASKS, Harness, Point, entries
 from jobs.killing.hook.kill_points import Points, label, role_of
-from jobs.killing.whole_runs import Round
+from jobs.killing.whole_runs import Arena, Round, watch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
 METHOD = "condu"
@@ -174,3 +175,31 @@ def test_runs_count_in_every_row_of_which_they_had_a_kill():
     assert ["train", "worker", "any", "moment", "3", "2", "2", "1", "2"] in rows
     assert ["node", "any", "moment", "1", "1", "1", "1", "0"] in rows
     assert ["all", "4", "2", "2", "1", "2"] in rows
+
+
+def test_a_session_that_vanishes_or_is_committed_anew_is_counted(tmp_path):
+    ledger, seen, done = Ledger(tmp_path / "runs" / "r" / METHOD / "ledger.jsonl"), {}, Round()
+    first, second = (Entry(place, task, "key", ROOT, f"state{place}", 1.0) for place, task in enumerate(TASKS[:2]))
+    for entry in (first, second):
+        ledger.append(entry)
+        watch(tmp_path, seen, done)
+    assert done.lost == 0
+    ledger.drop(second.state)
+    watch(tmp_path, seen, done)
+    assert done.lost == 1
+    ledger.drop(first.state)
+    ledger.append(replace(first, seconds=2.0))
+    watch(tmp_path, seen, done)
+    assert done.lost == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_whole_run_that_is_killed_a_dozen_times_ends_with_the_same_artifacts(tmp_path):
+    arena = Arena(tmp_path)
+    arena.prepare()
+    assert len(arena.expected) > 30
+    (found,) = whole_runs(arena, 1, 0, Console(file=io.StringIO()))
+    assert (found.finished, found.identical, found.lost, found.problem) == (True, True, 0, "")
+    assert len(found.killed) >= 9

@@ -1,10 +1,19 @@
 """The main job on a local Ray cluster: the whole way, the same command again, and kills."""
 
+import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from condu_ray.benchmark import load_task
+from condu_ray.config import Experiment, Training
+from condu_ray.learn.lesson import Lesson
+from condu_ray.learn.loop import DivergedError, fine_tune
+from condu_ray.learn.objective import ClipClassifier, Objective
+from condu_ray.orchestration.retry import local_stream
 from condu_ray.store.results import read_rows
+from condu_ray.vlm.model import backbone_spec, load_backbone
 from tests.orchestration.job import Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -151,3 +160,44 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_task_and_step(tmp_path, 
     assert "Nothing that was committed is lost" in text
     assert job.experts == []
     assert job.merges == []
+
+
+@pytest.fixture
+def too_high(task_data, small_backbone):
+    """A learning rate at which training on doors loses its numbers, and at a quarter of which it does not."""
+    spec = backbone_spec(pretrained=str(small_backbone))
+    task, low, high = load_task(task_data / "doors"), 1.0, 1e9
+    while high > 1.05 * low:
+        rate = (low * high) ** 0.5
+        training = Training(steps=40, batch_size=8, lr=rate)
+        backbone = load_backbone(spec)
+        settings = {"settings": training, "config": Experiment(training=training), "precision": "fp32", "seed": 0}
+        lesson = Lesson(task, 0, backbone, backbone.snapshot(), backbone.trainable, **settings)
+        stream = local_stream(lesson.config, task, spec.preprocess)
+        try:
+            fine_tune(ClipClassifier(backbone.model), stream, Objective(lesson))
+        except DivergedError:
+            high = rate
+        else:
+            low = rate
+    return 3 * high  # half of it is too high as well, a quarter is not
+
+
+@pytest.mark.long
+def test_a_rate_that_is_too_high_is_lowered_for_its_expert_alone(tmp_path, task_data, small_backbone, too_high):
+    flags = ("--training.precision", "fp32", "--training.lr_by_task", json.dumps({"doors": too_high}))
+    flags += ("--tracking.enabled", "false", "--training.on_nan")
+    stopped = Job(tmp_path / "s", task_data, small_backbone, *flags, "stop")
+    try:
+        assert stopped.process.wait(240) == 1
+    finally:
+        stopped.stop()
+    assert "task doors: the loss became" in " ".join(stopped.log.read_text().split())
+    assert [entry["task"] for entry in stopped.merges] == ["walls"][: len(stopped.merges)]
+    job = Job(tmp_path / "s", task_data, small_backbone, *flags, "retry-lower-lr")
+    results = job.finish()
+    assert [entry["task"] for entry in job.merges] == TASKS
+    assert results["experts_trained"] == 3 - len(stopped.experts)
+    for key in job.experts:
+        for name, tensor in load_file(job.storage / "experts" / key / "delta.safetensors").items():
+            assert tensor.isfinite().all(), (key, name)
