@@ -1,7 +1,8 @@
 """What changes bits and what does not: ``python jobs/bench_determinism.py``.
 
 Plays one run (three drawn tasks, the embedded backbone) in storages of its own: once more, with more lanes, with more
-evaluators, with more threads, with more workers, in fp32 (where the machine's choice is bf16); and compares experts, unified deltas and accuracies with the first.
+evaluators, with more threads, with more workers, in fp32 (where the machine's choice is bf16); and compares experts,
+unified deltas and accuracies with the first.
 """
 
 import argparse

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task, TaskError, load_task
-from condu_ray.store.artifacts import ArtifactError, publish, verified
+from condu_ray.store.artifacts import ArtifactError, link, publish, verified
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def _few_shot_task(task: Task, folder: Path, shots: int, seed: int) -> Task:
 
     def write(draft: Path) -> None:
         _copy_rows(task.train, draft / TRAIN, draw(_labels(task), len(task.classes), shots=shots, seed=seed))
-        _link(task.test, draft / TEST)
+        link(task.test, draft / TEST)
 
     try:
         meta = json.loads((task.folder / META).read_text(encoding="utf-8"))
@@ -163,14 +162,6 @@ def _read_rows(path: Path, rows: np.ndarray) -> Iterator[pa.RecordBatch]:
                     start += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         raise TaskError(f"{path}: cannot be read ({error}); the file is damaged, write or copy it anew") from error
-
-
-def _link(source: Path, target: Path) -> None:
-    source = source.resolve()  # os.link would link a symbolic link itself, which points out of the storage
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, one without links, or a file of another user
-        shutil.copyfile(source, target)
 
 
 def _warn_if_short(few: Task, shots: int) -> None:

@@ -82,6 +82,39 @@ def save_expert(
     artifacts.publish(expert_folder(storage, key), meta, write, seal=True)
 
 
+def adopt_expert(storage: Path, key: str, same: str) -> bool:
+    """Publishes an expert under a second key, for settings that would have made the same one.
+
+    Args:
+        storage: storage folder.
+        key: the second key; what is there already stays.
+        same: the key that it may have been published under.
+
+    Returns:
+        Whether it was adopted; a damaged one is not.
+
+    Raises:
+        WriteError: the disk is full or fails; nothing appeared.
+    """
+    source, target = expert_folder(storage, same), expert_folder(storage, key)
+    if artifacts.exists(target) or not artifacts.exists(source):
+        return False
+    try:
+        meta = artifacts.read_meta(source)
+        paths = [artifacts.verified(source, name) for name in meta["files"]]
+    except artifacts.ArtifactError:
+        return False
+
+    def write(folder: Path) -> None:
+        for path in paths:
+            artifacts.link(path, folder / path.name)
+
+    artifacts.publish(
+        target, meta | {"key": key, "adopted": same, "trained_by": meta.get("versions")}, write, seal=True
+    )
+    return True
+
+
 def load_expert(storage: Path, key: str, space: Space = "delta") -> dict[str, Tensor]:
     """Loads an expert's delta or factors.
 

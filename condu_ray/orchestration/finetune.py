@@ -7,6 +7,7 @@ done, not what was reported; what another run is training at this moment (store/
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import torch
 
 from condu_ray.benchmark import Task, load_task
 from condu_ray.config import Experiment
-from condu_ray.learn.expert import expert_folder
+from condu_ray.learn.expert import adopt_expert, expert_folder
 from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
 from condu_ray.learn.stream import training_chunks
 from condu_ray.methods.session import session_folder
@@ -33,6 +34,8 @@ from condu_ray.store import artifacts
 from condu_ray.store.claims import Claims
 from condu_ray.vlm.model import BackboneSpec
 
+log = logging.getLogger(__name__)
+
 MOST = 8
 """Experts that a lane takes at once, at most: they share one data pipeline, whose start costs seconds."""
 IMAGES_AT_ONCE = 65_536
@@ -43,7 +46,7 @@ LOOK_SECONDS = 0.5
 
 
 def work_of(config: Experiment, items: Iterable[Item]) -> list[Work]:
-    """Returns experts as the board takes them.
+    """Returns experts as the board takes them; those that are there under another key are adopted first.
 
     Args:
         config: the run's configuration, by which they are trained.
@@ -53,6 +56,8 @@ def work_of(config: Experiment, items: Iterable[Item]) -> list[Work]:
     training = config.training
     work = []
     for item in items:
+        if item.same is not None and adopt_expert(storage, item.key, item.same):
+            log.info("%s: expert %s of a run that would have stopped is taken", item.task, item.same)
         before = item.earlier[-1] if item.earlier and (item.start or item.state) else None
         needs: Path | None = None
         if item.start is not None:

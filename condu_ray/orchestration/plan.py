@@ -24,6 +24,8 @@ class Item:
         start: key of the expert whose weights training starts from; None for theta0 or a state.
         state: identity of the merged state that training starts from; None otherwise.
         earlier: tasks and keys of the method's experts before this one.
+        same: key of an expert that, where it is there, is this one: `training.on_nan` changes nothing of an expert
+            that did not diverge. Only for what starts from theta0; a chain may have been begun again before it.
     """
 
     method: str
@@ -33,6 +35,7 @@ class Item:
     start: str | None = None
     state: str | None = None
     earlier: tuple[tuple[str, str], ...] = ()
+    same: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,22 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
         if method.starts_from != "nothing":
             start = earlier[-1][1] if earlier and method.starts_from == "previous" else None
             state = parent if method.starts_from == "state" and position else None
-            key = expert_key(
-                backbone=backbone,
-                data=task.train_fingerprint,
-                task=task.name,
-                training=method.training,
-                precision=precision,
-                seed=config.seed,
-                start=start or state,
-                recipe=method.recipe(position),
-            )
-            item = Item(method.name, task.name, position, key, start, state, earlier)
+            keys = [
+                expert_key(
+                    backbone=backbone,
+                    data=task.train_fingerprint,
+                    task=task.name,
+                    training=training,
+                    precision=precision,
+                    seed=config.seed,
+                    start=start or state,
+                    recipe=method.recipe(position),
+                )
+                for training in (method.training, method.training.model_copy(update={"on_nan": "stop"}))
+            ]
+            same = keys[1] if keys[1] != keys[0] and not (start or state) else None
+            key = keys[0]
+            item = Item(method.name, task.name, position, key, start, state, earlier, same)
             earlier = (*earlier, (task.name, key))
         settings = method.merge_settings() if method.keeps_model else {}
         identity = state_id(parent, method.name, task.name, item.key if item else backbone, settings)

@@ -252,6 +252,15 @@ def verified(folder: Path, name: str) -> Path:
     return path
 
 
+def link(source: Path, target: Path) -> None:
+    """Gives a file a second name, or copies it where that cannot be; files of artifacts are never changed in place."""
+    source = source.resolve()  # os.link would link a symbolic link itself, which points out of the storage
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, one without links, or a file of another user
+        shutil.copyfile(source, target)
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes tensors (any dtype and shape, moved to the CPU) as one safetensors file.
 

@@ -169,7 +169,7 @@ def test_writers_at_once(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyP
         link(source, target)
         barrier.wait()
 
-    monkeypatch.setattr(module, "_link", link_together)
+    monkeypatch.setattr(module, "link", link_together)
     with ThreadPoolExecutor(4) as pool:
         futures = [pool.submit(few_shot, [task], tmp_path / "made", shots=2, seed=0) for _ in range(4)]
         results = [future.result() for future in futures]
@@ -182,7 +182,7 @@ def test_killed_writer_leaves_nothing(task: Task, tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_link", kill)
+        patch.setattr(module, "link", kill)
         with pytest.raises(KeyboardInterrupt):
             few_shot([task], tmp_path / "made", shots=2, seed=0)
     assert list((tmp_path / "made").rglob("*.parquet")) == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from condu_ray.config import Training
-from condu_ray.learn.expert import expert_folder, expert_key, load_expert, save_expert
+from condu_ray.learn.expert import adopt_expert, expert_folder, expert_key, load_expert, save_expert
 from condu_ray.store.artifacts import ArtifactError, read_meta, save_tensors
 
 BASE = {
@@ -52,3 +52,25 @@ def test_an_expert_without_factors_says_so(tmp_path):
     save_expert(tmp_path, "key", {"w": torch.zeros(2)}, {})
     with pytest.raises(ArtifactError, match=r"key/factors\.safetensors: missing"):
         load_expert(tmp_path, "key", "factors")
+
+
+def test_an_expert_is_adopted_whole_under_a_second_key(tmp_path):
+    delta, factors = {"w": torch.randn(3, 4)}, {"w.lora_A": torch.randn(2, 4)}
+    files = {"factors.safetensors": lambda path: save_tensors(path, factors)}
+    save_expert(tmp_path, "old", delta, {"task": "walls", "key": "old"}, files)
+    assert adopt_expert(tmp_path, "new", "old")
+    for space, tensors in (("delta", delta), ("factors", factors)):
+        found = load_expert(tmp_path, "new", space)
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    meta, before = (read_meta(expert_folder(tmp_path, key)) for key in ("new", "old"))
+    assert (meta["task"], meta["key"], meta["adopted"], meta["files"]) == ("walls", "new", "old", before["files"])
+    assert not adopt_expert(tmp_path, "new", "old")  # it is there
+    assert not adopt_expert(tmp_path, "other", "unknown")
+
+
+def test_a_damaged_expert_is_not_adopted(tmp_path):
+    save_expert(tmp_path, "old", {"w": torch.zeros(2)}, {})
+    path = expert_folder(tmp_path, "old") / "delta.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert not adopt_expert(tmp_path, "new", "old")
+    assert not expert_folder(tmp_path, "new").exists()

@@ -88,3 +88,12 @@ def test_one_tasks_rate_moves_that_tasks_expert_alone(tasks, name, rates):
 def test_a_task_more_keeps_all_states_before(tasks):
     short, long = plan("condu", tasks[:2]), plan("condu", tasks)
     assert short.steps == long.steps[:2]
+
+
+@pytest.mark.parametrize(("name", "adoptable"), [("condu", 3), ("individual", 3), ("sequential", 1), ("pam", 1)])
+def test_what_would_have_stopped_is_the_same_where_nothing_came_before_it(tasks, name, adoptable):
+    stop = plan(name, tasks).items
+    again = plan(name, tasks, training=Training(on_nan="retry-lower-lr")).items
+    assert [item.same for item in stop] == [None] * 3
+    assert [item.same for item in again] == [item.key for item in stop[:adoptable]] + [None] * (3 - adoptable)
+    assert {item.key for item in stop}.isdisjoint({item.key for item in again})

@@ -194,10 +194,13 @@ def test_a_rate_that_is_too_high_is_lowered_for_its_expert_alone(tmp_path, task_
         stopped.stop()
     assert "task doors: the loss became" in " ".join(stopped.log.read_text().split())
     assert [entry["task"] for entry in stopped.merges] == ["walls"][: len(stopped.merges)]
+    kept = stopped.experts
+    assert len(kept) <= 1
     job = Job(tmp_path / "s", task_data, small_backbone, *flags, "retry-lower-lr")
     results = job.finish()
     assert [entry["task"] for entry in job.merges] == TASKS
-    assert results["experts_trained"] == 3 - len(stopped.experts)
+    assert results["experts_trained"] == 3 - len(kept)  # what did not diverge is not trained again
+    assert len(job.experts) == 3 + len(kept)
     for key in job.experts:
         for name, tensor in load_file(job.storage / "experts" / key / "delta.safetensors").items():
             assert tensor.isfinite().all(), (key, name)
