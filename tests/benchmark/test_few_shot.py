@@ -163,7 +163,7 @@ def test_test_split_is_copied_where_links_are_not(task: Task, tmp_path: Path, mo
 
 def test_writers_at_once(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # All have written their own draft before the first one publishes it.
-    barrier, link = threading.Barrier(4, timeout=30), module._link
+    barrier, link = threading.Barrier(4, timeout=30), module.link
 
     def link_together(source: Path, target: Path) -> None:
         link(source, target)
