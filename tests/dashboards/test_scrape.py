@@ -36,7 +36,7 @@ class Scraped(Job):
     """The main job with a temporary folder of Ray's own, so that only its cluster is found, and with quick exports."""
 
     def __init__(self, storage, task_data, small_backbone, temporary):
-        environment = {"RAY_TMPDIR": str(temporary), "RAY_metrics_report_interval_ms": "2000"}
+        environment = {"RAY_TMPDIR": str(temporary), "RAY_metrics_report_interval_ms": "500"}
         method = "condu,sequential,zero-shot"
         super().__init__(storage, task_data, small_backbone, method=method, steps=60, environment=environment)
 
