@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from condu_ray.merging import reconstruction
 from jobs.killing.victim import Victim
 from jobs.killing.whole_runs import SECONDS, Arena
 
@@ -66,12 +67,6 @@ def accuracies(storage: Path) -> list[float]:
     return [value for found in results["methods"].values() for row in found["accuracy"] for value in row]
 
 
-def distance(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:
-    """Returns |one - other| / |one| over all parameters, L2, in double precision."""
-    error = sum(float((one[name].double() - other[name].double()).square().sum()) for name in one)
-    return float((error / sum(float(tensor.double().square().sum()) for tensor in one.values())) ** 0.5)
-
-
 def main() -> None:
     """Plays all variants and prints the table."""
     parser = argparse.ArgumentParser(description="What changes bits and what does not.")
@@ -88,7 +83,7 @@ def main() -> None:
         first = first or storage
         own, theirs = deltas(storage), deltas(first)
         equal = sum(all(torch.equal(own[task][key], theirs[task][key]) for key in theirs[task]) for task in theirs)
-        apart = max(distance(theirs[task], own[task]) for task in theirs)
+        apart = max(reconstruction(theirs[task], own[task]).relative_l2 for task in theirs)
         states = [sorted(place.glob("runs/r/*/sessions/[!.]*/*.safetensors")) for place in (storage, first)]
         same = sum(one.read_bytes() == other.read_bytes() for one, other in zip(*states, strict=True))
         points = max(abs(a - b) for a, b in zip(accuracies(storage), accuracies(first), strict=True))

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from jobs.killing.commits import Harness, Outcome
-from jobs.killing.servers import mlflow_server, nodes
+from jobs.killing.servers import Nodes, mlflow_server
 from jobs.killing.victim import ROOT
 from jobs.killing.whole_runs import METHODS, Arena, Kill, Round
 
@@ -90,7 +90,7 @@ def whole_runs(arena: Arena, kills: int, seed: int, console: Console) -> list[Ro
         number = len(rounds)
         draw = random.Random(f"{seed} {number}")
         if number % EVERY == EVERY - 2:
-            with nodes() as cluster:
+            with closing(Nodes()) as cluster:
                 found = arena.play(
                     f"round{number}",
                     [Kill("node")] * 4,
@@ -182,22 +182,24 @@ def main() -> None:
     points = commit_points(folder / "points", methods[:1] if options.short else methods, options.short)
     console.print(table_of_points(points))
     rounds: list[Round] = []
-    arena = Arena(folder / "runs")
+    undisturbed = 0.0
     if not options.short:
+        arena = Arena(folder / "runs")
         arena.prepare()
-        console.print(f"undisturbed run: {arena.undisturbed:.0f} s, {len(arena.points)} commit points")
+        undisturbed = arena.undisturbed
+        console.print(f"undisturbed run: {undisturbed:.0f} s, {len(arena.points)} commit points")
         with suppress(KeyboardInterrupt):
             rounds = whole_runs(arena, options.kills, options.seed, console)
         console.print(table_of_runs(rounds))
         kills = max(1, sum(len(one.killed) for one in rounds))
-        more = sum(one.seconds - arena.undisturbed for one in rounds)
+        more = sum(one.seconds - undisturbed for one in rounds)
         console.print(
             f"{kills} kills cost {more:.0f} s of work done again and started again: {more / kills:.0f} s a kill"
         )
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         written: dict[str, Any] = {"points": {name: [asdict(one) for one in found] for name, found in points.items()}}
-        written |= {"rounds": [asdict(one) for one in rounds], "undisturbed": arena.undisturbed, "seed": options.seed}
+        written |= {"rounds": [asdict(one) for one in rounds], "undisturbed": undisturbed, "seed": options.seed}
         (options.out / "chaos.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
     outcomes = [one for found in points.values() for one in found]
     bad = [one for one in outcomes if not (one.killed and one.finished and one.identical) or one.lost]

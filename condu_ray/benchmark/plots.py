@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+
+from condu_ray.store.artifacts import draft_of
 
 #: Colours of Okabe and Ito, told apart with any colour vision; their yellow is left out, it is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333", "#8C6D46")
@@ -239,7 +240,7 @@ def as_matrix(accuracy: Sequence[Sequence[float | None]], count: int) -> np.ndar
 
 def write_atomically(path: Path, content: bytes) -> Path:
     """Writes a file beside its place and moves it there, so that no reader sees half of it."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    beside = draft_of(path)
     try:
         beside.write_bytes(content)
         os.replace(beside, path)

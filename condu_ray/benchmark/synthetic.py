@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 from condu_ray.benchmark.drawings.catalogue import DOMAINS
 from condu_ray.benchmark.drawings.domain import Domain
 from condu_ray.benchmark.drawings.icons import icons
+from condu_ray.store.artifacts import draft_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def _task(folder: Path, domain: Domain, seed: int, counts: dict[str, int]) -> Pa
         return final
     folder.mkdir(parents=True, exist_ok=True)
     # beside the final folder, so that the rename stays within one file system
-    draft = folder / f".{domain.name}.{uuid.uuid4().hex}"
+    draft = draft_of(final)
     draft.mkdir()
     try:
         for part in _PARTS:
@@ -123,7 +123,7 @@ def _move(draft: Path, final: Path, meta: dict[str, object]) -> None:
         # another process was faster, or an older version is in the way
         if _present(final, meta):
             return
-        old = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
+        old = draft_of(final)
         os.rename(final, old)
         os.rename(draft, final)
         shutil.rmtree(old, ignore_errors=True)

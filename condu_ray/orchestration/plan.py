@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment
@@ -79,21 +80,19 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
         if method.starts_from != "nothing":
             start = earlier[-1][1] if earlier and method.starts_from == "previous" else None
             state = parent if method.starts_from == "state" and position else None
-            keys = [
-                expert_key(
-                    backbone=backbone,
-                    data=task.train_fingerprint,
-                    task=task.name,
-                    training=training,
-                    precision=precision,
-                    seed=config.seed,
-                    start=start or state,
-                    recipe=method.recipe(position),
-                )
-                for training in (method.training, method.training.model_copy(update={"on_nan": "stop"}))
-            ]
-            same = keys[1] if keys[1] != keys[0] and not (start or state) else None
-            key = keys[0]
+            key_of = partial(
+                expert_key,
+                backbone=backbone,
+                data=task.train_fingerprint,
+                task=task.name,
+                precision=precision,
+                seed=config.seed,
+                start=start or state,
+                recipe=method.recipe(position),
+            )
+            key, same = key_of(training=method.training), None
+            if method.training.on_nan != "stop" and not (start or state):
+                same = key_of(training=method.training.model_copy(update={"on_nan": "stop"}))
             item = Item(method.name, task.name, position, key, start, state, earlier, same)
             earlier = (*earlier, (task.name, key))
         settings = method.merge_settings() if method.keeps_model else {}

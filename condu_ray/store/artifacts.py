@@ -97,6 +97,11 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def draft_of(path: Path) -> Path:
+    """Returns a new hidden name beside a file or folder that is being made: drafts.py finds what dead writers left."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces a small file atomically: write beside, fsync, rename, fsync the folder.
 
@@ -105,7 +110,7 @@ def write_text(path: Path, text: str) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        beside = draft_of(path)
         try:
             beside.write_text(text, encoding="utf-8")
             sync(beside)
@@ -173,7 +178,7 @@ def publish(
         return read_meta(folder)
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+        beside = draft_of(folder)
         beside.mkdir()
         try:
             write(beside)

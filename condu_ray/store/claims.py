@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from condu_ray.store.artifacts import sync, writing
+from condu_ray.store.artifacts import draft_of, sync, writing
 
 TOUCH_SECONDS = 5.0
 STALE_SECONDS = 30.0
@@ -74,7 +74,7 @@ class Claims:
 
     def _acquire(self, key: str) -> bool:
         self._folder.mkdir(parents=True, exist_ok=True)
-        beside = self._folder / f".{key}.{uuid.uuid4().hex}"
+        beside = draft_of(self._folder / key)
         try:
             beside.write_text(json.dumps(self._owner | {"since": time.time()}), encoding="utf-8")
             sync(beside)  # a claim that a power cut emptied would have to be waited for
@@ -124,7 +124,7 @@ class Claims:
             return False
         if path.is_dir():
             raise OSError(f"{path} is a folder, and no claim; remove it")
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        aside = draft_of(path)
         try:
             path.rename(aside)  # of several that take over, one wins
         except FileNotFoundError:

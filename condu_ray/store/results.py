@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from condu_ray.config import content_hash
-from condu_ray.store.artifacts import ArtifactError, sync, writing
+from condu_ray.store.artifacts import ArtifactError, draft_of, sync, writing
 
 SCHEMA = pa.schema(
     [
@@ -51,7 +50,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     table = table.replace_schema_metadata({_SEAL: _digest(path.stem, table)})
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        beside = draft_of(path)
         try:
             pq.write_table(table, beside)
             sync(beside)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections import Counter
@@ -35,7 +36,6 @@ from condu_ray.store.results import write_rows
 from jobs.killing.hook.kill_points import install
 
 TASKS = ("walls", "doors", "cars")
-KILLED = 9
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def forked(job: Callable[[], None], log: Path) -> int:
         log: where the child's complaint goes.
 
     Returns:
-        Its exit status; `KILLED` where it was killed.
+        Its exit status; where a signal killed it, the signal's number below zero.
     """
     child = os.fork()
     if not child:
@@ -138,7 +138,7 @@ def forked(job: Callable[[], None], log: Path) -> int:
         finally:
             sys.stderr.flush()
             os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class Harness:
@@ -197,7 +197,8 @@ class Harness:
             power: whether the machine dies: what was not on the disk yet is gone too.
         """
         plan, storage = self._plan([point], power=power), self._storage
-        killed = forked(partial(_watched, plan, self._job), self._log) == 256 - KILLED and (plan / "fired-0").exists()
+        code = forked(partial(_watched, plan, self._job), self._log)
+        killed = code == -signal.SIGKILL and (plan / "fired-0").exists()
         kept = entries(storage, self._method)
         told = [from_line(line) for line in self._told.read_bytes().splitlines(True)] if self._told.exists() else []
         finished = not forked(self._job, self._log)

@@ -93,16 +93,6 @@ class MlflowServer:
 
 
 @contextmanager
-def nodes() -> Iterator[Nodes]:
-    """Holds a cluster for a block."""
-    found = Nodes()
-    try:
-        yield found
-    finally:
-        found.close()
-
-
-@contextmanager
 def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
     """Holds a server for a block, which begins when it answers."""
     found = MlflowServer(folder)
