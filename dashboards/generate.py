@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 from boards import BOARDS  # noqa: E402
 
-from condu_ray.orchestration.meters import METRICS, TAGS  # noqa: E402
+from condu_ray.orchestration.watch.meters import METRICS, TAGS  # noqa: E402
 
 RULES = HERE / "prometheus" / "alerts.yml"
 README = HERE / "README.md"

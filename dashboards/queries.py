@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from condu_ray.orchestration.meters import METRICS, Metric
+from condu_ray.orchestration.watch.meters import METRICS, Metric
 
 RUN = 'run=~"($run)([.].*)?"'
 """The chosen runs; of a sweep also its trials, whose names begin with its own and a dot."""
@@ -54,7 +54,7 @@ def series(name: str, suffix: str = "", by: Sequence[str] = (), **labels: str) -
         ValueError: no such metric, or it has no such tag.
     """
     if name not in METRICS:
-        raise ValueError(f"no metric {name!r} in condu_ray/orchestration/meters.py")
+        raise ValueError(f"no metric {name!r} in condu_ray/orchestration/watch/meters.py")
     metric = METRICS[name]
     _labels(metric, labels, by)
     if (metric.kind == "histogram") != (suffix in ("_bucket", "_count")):

@@ -8,17 +8,17 @@ from condu_ray.command_line import main_config, refuse
 def main() -> None:
     """Trains nothing: the flags name a run in storage; bad input ends with its message and exit code 2."""
     config = main_config()
-    from condu_ray.orchestration import env
+    from condu_ray.orchestration.cluster import env
 
     env.apply()
     import torch
 
-    from condu_ray.benchmark.ablation_report import write_inference
-    from condu_ray.learn.ablate_inference import ablate_inference, prototype_kinds
-    from condu_ray.learn.ablate_run import keep_methods, make_evaluator, stored_run
+    from condu_ray.ablation.inference import ablate_inference, prototype_kinds
+    from condu_ray.ablation.stored_run import keep_methods, make_evaluator, stored_run
     from condu_ray.learn.loop import resolved_precision
-    from condu_ray.orchestration.preflight import check, make_plans
-    from condu_ray.orchestration.prototypes import load_prototypes
+    from condu_ray.orchestration.measure.encoders import load_prototypes
+    from condu_ray.plan.preflight import check, make_plans
+    from condu_ray.report.ablation_report import write_inference
     from condu_ray.store.artifacts import ArtifactError
 
     try:

@@ -21,12 +21,12 @@ def main() -> None:
         refuse(error)
     import torch
 
-    from condu_ray.benchmark.ablation_report import write_merging, write_synthetic
-    from condu_ray.learn.ablate_merging import ablate_merging, parse_sessions
-    from condu_ray.learn.ablate_run import keep_methods, make_evaluator, stored_run
-    from condu_ray.learn.ablate_synthetic import ablate_synthetic
+    from condu_ray.ablation.merging import ablate_merging, parse_sessions
+    from condu_ray.ablation.stored_run import keep_methods, make_evaluator, stored_run
+    from condu_ray.ablation.synthetic import ablate_synthetic
     from condu_ray.learn.loop import resolved_precision
-    from condu_ray.orchestration.preflight import check, make_plans
+    from condu_ray.plan.preflight import check, make_plans
+    from condu_ray.report.ablation_report import write_merging, write_synthetic
     from condu_ray.store.artifacts import ArtifactError
 
     try:

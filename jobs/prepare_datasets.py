@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from condu_ray.benchmark.ingest import CATALOG, prepare, show
+from condu_ray.benchmark.mtil import CATALOG, prepare, show
 from condu_ray.command_line import ConfigError, nearest, refuse
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from condu_ray.benchmark.synthetic import MINI_MTIL_VERSION, mini_mtil, pretraining_pairs
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_VERSION, mini_mtil, pretraining_pairs
 
 VOCAB_SIZE = 4096
 MEAN, STD = list(open_clip.OPENAI_DATASET_MEAN), list(open_clip.OPENAI_DATASET_STD)

@@ -13,7 +13,7 @@ from condu_ray.orchestration.job import job
 
 def listing(storage: Path) -> Table:
     """Returns what storage holds, a row a run or sweep."""
-    from condu_ray.orchestration.stored import find, names
+    from condu_ray.plan.stored import find, names
 
     table = Table("Name", "Kind", "Methods", "Orders", "Finished", title=f"Runs and sweeps in {storage}")
     for name in names(storage):
@@ -32,8 +32,8 @@ def run_report(config: Experiment) -> None:
     Raises:
         ConfigError: a session or a measurement is missing.
     """
-    from condu_ray.orchestration.preflight import check
-    from condu_ray.orchestration.session import from_storage
+    from condu_ray.orchestration.run import from_storage
+    from condu_ray.plan.preflight import check
 
     quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})
     if from_storage(check(quiet)) is None:
@@ -54,8 +54,8 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     with job():
-        from condu_ray.orchestration.stored import find, write_sweep_report
-        from condu_ray.orchestration.sync import sync
+        from condu_ray.orchestration.watch.mlflow_sync import sync
+        from condu_ray.plan.stored import find, write_sweep_report
         from condu_ray.store.artifacts import command
 
         storage = arguments.storage

@@ -16,7 +16,7 @@ def main() -> None:
     from condu_ray.orchestration.job import job
 
     with job():
-        from condu_ray.orchestration.session import run
+        from condu_ray.orchestration.run import run
 
         run(config)
 

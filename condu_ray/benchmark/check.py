@@ -211,7 +211,7 @@ def inspect_image(data: bytes | None) -> tuple[bytes, str | None, bool]:
 
 
 def _official_repeats(task: Task) -> int:
-    """Returns how many images the official splits themselves share, as the converters of `ingest` count them."""
+    """Returns how many images the official splits themselves share, as the converters of `mtil` count them."""
     try:
         known = json.loads((task.folder / META).read_text(encoding="utf-8")).get("images_in_both_splits", 0)
     except (OSError, ValueError):

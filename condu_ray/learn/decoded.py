@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from condu_ray.benchmark import Task
-from condu_ray.learn.stream import task_images
+from condu_ray.learn.chunks import task_images
 
 PIXEL_BYTES = 2**30
 """Decoded images that are kept in memory, at most."""

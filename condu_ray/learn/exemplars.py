@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from condu_ray.benchmark import Task
-from condu_ray.learn.expert import expert_folder
 from condu_ray.learn.lesson import Exemplars
 from condu_ray.store import artifacts
+from condu_ray.store.experts import expert_folder
 
 EXEMPLARS = "exemplars.parquet"
 

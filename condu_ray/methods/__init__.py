@@ -1,11 +1,11 @@
 """Methods: one small file a family, each reading like its paper. `get(name)` finds one, `METHODS` lists them."""
 
 from condu_ray.methods import (  # noqa: F401  (importing registers them, in the order in which tables show them)
-    averaging,
+    baselines,
+    bounds,
     condu,
     distillation,
     pam,
-    reference,
     replay,
     sequential,
 )

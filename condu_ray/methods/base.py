@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from condu_ray.config import Experiment, Training
-from condu_ray.learn.expert import Space
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.objective import Objective
 from condu_ray.merging.delta import Delta
+from condu_ray.store.experts import Space
 from condu_ray.store.ledger import ROOT
 from condu_ray.vlm.lora import materialise
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from condu_ray.learn.expert import Space
 from condu_ray.merging import UnifiedDelta
 from condu_ray.methods.base import LoadExpert, ModelState
 from condu_ray.methods.merged import Unified
 from condu_ray.methods.registry import register
+from condu_ray.store.experts import Space
 
 PAPER = "ConDU, Gao et al., ICLR 2026, arxiv.org/abs/2503.10705"
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from condu_ray.config import Experiment
-from condu_ray.learn.expert import Space
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.objective import Objective
 from condu_ray.merging.align import align_, conflicts, top_positions
@@ -17,6 +16,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods.base import LoadExpert, Method, ModelState
 from condu_ray.methods.merged import Merged
 from condu_ray.methods.registry import get, register
+from condu_ray.store.experts import Space
 
 PAPER = "PAM, Sokar et al., 2025, arxiv.org/abs/2506.03189"
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from condu_ray.command_line import refuse
-from condu_ray.orchestration import env
-from condu_ray.orchestration.session import RunError
+from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.run import RunError
 from condu_ray.store.artifacts import ArtifactError
 
 

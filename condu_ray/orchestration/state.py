@@ -15,10 +15,11 @@ from typing import Any
 import ray
 
 from condu_ray.config import Experiment
-from condu_ray.learn.expert import load_expert
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session, method_folder, save_session, session_folder
-from condu_ray.orchestration import env, telemetry
+from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.watch import telemetry
+from condu_ray.store.experts import load_expert
 from condu_ray.store.ledger import ROOT, Entry, Ledger
 
 

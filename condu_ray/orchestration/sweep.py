@@ -24,21 +24,21 @@ from condu_ray.benchmark.orders import resolve_orders
 from condu_ray.config import Sweep, content_hash
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import get
-from condu_ray.orchestration import env
-from condu_ray.orchestration.background import background
-from condu_ray.orchestration.finetune import fit_lane, lane_job, work_of
-from condu_ray.orchestration.lease import lease
-from condu_ray.orchestration.plan import plan_method
-from condu_ray.orchestration.preflight import Checked, check
-from condu_ray.orchestration.pulse import Pulse
-from condu_ray.orchestration.repair import mend
-from condu_ray.orchestration.session import LANE_END_SECONDS, RunError
-from condu_ray.orchestration.stored import aggregates, find, write_sweep_report
-from condu_ray.orchestration.sweep_tracking import finish_parent, open_parent
+from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.cluster.background import background
+from condu_ray.orchestration.lanes.lane import fit_lane, lane_job, work_of
+from condu_ray.orchestration.run import LANE_END_SECONDS, RunError
 from condu_ray.orchestration.trial import Setting, plain, tune_function
-from condu_ray.orchestration.trials import Trial, make_trials, read_records, sweep_folder, sweep_name
+from condu_ray.orchestration.watch.pulse import Pulse
+from condu_ray.orchestration.watch.sweep_tracking import finish_parent, open_parent
+from condu_ray.plan.preflight import Checked, check
+from condu_ray.plan.repair import mend
+from condu_ray.plan.sessions import plan_method
+from condu_ray.plan.stored import aggregates, find, write_sweep_report
+from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_folder, sweep_name
 from condu_ray.store import artifacts
 from condu_ray.store.drafts import remove_drafts
+from condu_ray.store.lease import lease
 
 SHOW_SECONDS = 10.0
 MOST_TRIALS = 8
@@ -153,9 +153,9 @@ class _Running:
         import ray.train.torch
         import ray.tune
 
-        from condu_ray.orchestration.board import Board
-        from condu_ray.orchestration.evaluation import start_evaluator
-        from condu_ray.orchestration.measuring import NAME, Measuring
+        from condu_ray.orchestration.lanes.board import Board
+        from condu_ray.orchestration.measure.evaluation import start_evaluator
+        from condu_ray.orchestration.measure.measuring import NAME, Measuring
 
         methods = self.config.method
         keeper: Any = ray.remote(Board).options(
@@ -190,7 +190,7 @@ class _Running:
         wait(lanes, timeout=LANE_END_SECONDS)
 
     def _prototypes(self) -> None:
-        from condu_ray.orchestration.prototypes import make_prototypes
+        from condu_ray.orchestration.measure.encoders import make_prototypes
 
         make_prototypes(
             self.config.storage,

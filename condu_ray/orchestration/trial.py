@@ -14,18 +14,18 @@ from typing import Any
 
 from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment
-from condu_ray.learn.expert import expert_folder
 from condu_ray.methods import get
-from condu_ray.orchestration import telemetry
-from condu_ray.orchestration.finetune import work_of
-from condu_ray.orchestration.measuring import NAME
-from condu_ray.orchestration.plan import plan_method
-from condu_ray.orchestration.results import Results
+from condu_ray.orchestration.lanes.lane import work_of
+from condu_ray.orchestration.measure.measuring import NAME
 from condu_ray.orchestration.state import ModelKeeper
-from condu_ray.orchestration.tracking import Tracker
-from condu_ray.orchestration.trials import Trial, labels, record_path
-from condu_ray.orchestration.units import Unit
+from condu_ray.orchestration.watch import telemetry
+from condu_ray.orchestration.watch.tracking import Tracker
+from condu_ray.plan.measurement import Unit
+from condu_ray.plan.results import Results
+from condu_ray.plan.sessions import plan_method
+from condu_ray.plan.trials import Trial, labels, record_path
 from condu_ray.store import artifacts
+from condu_ray.store.experts import expert_folder
 from condu_ray.store.ledger import Entry
 
 LOOK_SECONDS = 0.3

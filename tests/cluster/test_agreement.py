@@ -15,7 +15,7 @@ from rendering import applied, containers
 from condu_ray.command_line import ConfigError
 from condu_ray.config import Sweep
 from condu_ray.methods import METHODS
-from condu_ray.orchestration import env
+from condu_ray.orchestration.cluster import env
 
 JOBS = [str(path.relative_to(KUBERNETES)) for path in applied(KUBERNETES) if path.name in {"run", "sweep"}]
 
@@ -86,7 +86,7 @@ def test_storage_is_mounted_at_one_path_everywhere(rendered):
 def known_variables():
     """Variables that somebody reads, each looked up in the source that is said to read it."""
     sources = {
-        "MLFLOW_TRACKING_URI": ("condu_ray", "orchestration/tracking.py"),
+        "MLFLOW_TRACKING_URI": ("condu_ray", "orchestration/watch/tracking.py"),
         "HF_HOME": ("huggingface_hub", "constants.py"),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": ("ray", "_private/ray_constants.py"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": ("mlflow", "environment_variables.py"),

@@ -11,7 +11,7 @@ import yaml
 from places import ROOT
 
 from condu_ray import __version__
-from condu_ray.orchestration import env
+from condu_ray.orchestration.cluster import env
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import itertools
 
 from queries import RAY
 
-from condu_ray.orchestration.meters import METRICS
+from condu_ray.orchestration.watch.meters import METRICS
 
 TAGS = {
     "run": ("r",), "method": ("condu", "pam"), "task": ("walls", "doors"), "lane": ("0", "1"), "rank": ("0",),

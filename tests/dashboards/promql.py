@@ -5,7 +5,7 @@ import re
 import promql_parser as promql
 from queries import EVERYWHERE, RAY
 
-from condu_ray.orchestration.meters import METRICS, PREFIX
+from condu_ray.orchestration.watch.meters import METRICS, PREFIX
 
 COUNTERS_ONLY = {"rate", "irate", "increase"}
 GAUGES_ONLY = {"avg_over_time", "min_over_time", "max_over_time", "deriv", "delta", "predict_linear"}

@@ -7,7 +7,7 @@ import pytest
 from boards import BOARDS
 from panels import WIDTH
 
-from condu_ray.orchestration.meters import METRICS, TAGS
+from condu_ray.orchestration.watch.meters import METRICS, TAGS
 
 FOLDER = generate.HERE / "grafana" / "dashboards"
 UNITS = ("short", "none", "s", "bytes", "percentunit")

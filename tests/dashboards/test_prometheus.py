@@ -9,7 +9,7 @@ import pytest
 import yaml
 from boards.shared import LITTLE, STALL
 
-from condu_ray.orchestration.targets import PATTERN
+from condu_ray.orchestration.watch.discovery import PATTERN
 
 FOLDER = generate.HERE / "prometheus"
 CLUSTER = generate.HERE.parent / "cluster" / "kubernetes"

@@ -7,7 +7,7 @@ import queries
 from boards import BOARDS
 from generate import rules
 
-from condu_ray.orchestration.meters import METRICS
+from condu_ray.orchestration.watch.meters import METRICS
 
 promql = pytest.importorskip("promql", reason="promql-parser is not installed", exc_type=ImportError)
 PANELS = [(name, panel) for name, board in BOARDS.items() for panel in board.panels]

@@ -13,8 +13,8 @@ from boards import BOARDS
 from reading import ask, filled_in
 from server import prometheus
 
-from condu_ray.orchestration.meters import METRICS
-from condu_ray.orchestration.targets import PATTERN
+from condu_ray.orchestration.watch.discovery import PATTERN
+from condu_ray.orchestration.watch.meters import METRICS
 from tests.orchestration.job import Job
 
 pytestmark = [

@@ -15,11 +15,11 @@ from condu_ray.benchmark import load_task
 from condu_ray.benchmark.check import CHECK_VERSION
 from condu_ray.config import Experiment
 from condu_ray.learn.exemplars import EXEMPLARS, load_exemplars, save_exemplars
-from condu_ray.learn.expert import expert_folder, load_expert, save_expert
 from condu_ray.merging import UnifiedDelta
 from condu_ray.methods import ModelState, get
 from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.store import artifacts
+from condu_ray.store.experts import expert_folder, load_expert, save_expert
 from condu_ray.store.ledger import ROOT, Entry, Ledger, read_entries, state_id
 from condu_ray.store.measurements import measurement_path, read_measurement, write_measurement
 from condu_ray.store.results import read_file, write_rows

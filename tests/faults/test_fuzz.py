@@ -1,6 +1,6 @@
 """Random input to every reader: the content that was written or a documented error, and nothing else.
 
-A few thousand inputs here; `python jobs/fuzz.py --inputs 1000000` feeds more of the same.
+A few thousand inputs here; `python jobs/faults/fuzz.py --inputs 1000000` feeds more of the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from condu_ray.command_line import ConfigError, field_names, parse
 from condu_ray.config import Experiment
 from condu_ray.store.ledger import Entry, from_line, to_line
 from condu_ray.store.seal import SealError, opened, sealed
-from jobs.fuzz import OUTCOMES, Hang, fuzz, mutate, outcome
+from jobs.faults.fuzz import OUTCOMES, Hang, fuzz, mutate, outcome
 
 INPUTS = 2600
 NAMES = field_names()

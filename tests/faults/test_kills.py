@@ -1,4 +1,4 @@
-"""SIGKILL at every commit point of what a run puts into storage; `python jobs/chaos.py` kills whole runs too."""
+"""SIGKILL at every commit point of what a run puts into storage; `python jobs/faults/chaos.py` kills whole runs too."""
 
 import io
 import sys
@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from condu_ray.learn import expert
 from condu_ray.store import artifacts
+from condu_ray.store import experts as expert
 from condu_ray.store.ledger import ROOT, Entry, Ledger, to_line
-from jobs.chaos import commit_points, table_of_points, table_of_runs, whole_runs
-from jobs.killing.commits import TASKS, Harness, Point, entries
-from jobs.killing.hook.kill_points import Points, label, role_of
-from jobs.killing.whole_runs import Arena, Round, watch
+from jobs.faults.chaos import commit_points, table_of_points, table_of_runs, whole_runs
+from jobs.faults.commits import TASKS, Harness, Point, entries
+from jobs.faults.hook.kill_points import Points, label, role_of
+from jobs.faults.whole_runs import Arena, Round, watch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
 METHOD = "condu"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from condu_ray.merging import UnifiedDelta, UnifiedFileError
-from condu_ray.orchestration.repair import damaged, set_aside
+from condu_ray.plan.repair import damaged, set_aside
 from condu_ray.store import artifacts
 from condu_ray.store.artifacts import ArtifactError, WriteError, check_writable, publish, read_meta
 from condu_ray.store.claims import Claims

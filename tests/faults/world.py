@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from condu_ray.benchmark.orders import resolve_orders
 from condu_ray.command_line import parse
 from condu_ray.config import Sweep
-from condu_ray.orchestration.env import room_for
-from condu_ray.orchestration.preflight import check
-from condu_ray.orchestration.trials import make_trials
+from condu_ray.orchestration.cluster.env import room_for
+from condu_ray.plan.preflight import check
+from condu_ray.plan.trials import make_trials
 
 TRAIN, TEST, META = "cars/train.parquet", "cars/test.parquet", "cars/meta.json"
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"

@@ -21,10 +21,10 @@ from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment, Training
 from condu_ray.learn import loop
 from condu_ray.learn.agreement import CHUNK, Agreement, Difference, checksums, difference
+from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import DivergedError, WorkersDifferError, fine_tune, learning_rate
 from condu_ray.learn.objective import Batch, ClipClassifier, Objective
-from condu_ray.learn.stream import ChunkReader, batches, training_chunks
 from condu_ray.vlm.model import backbone_spec, load_backbone
 
 STEPS, CHECKED = 5, 2

@@ -8,8 +8,8 @@ import torch
 
 from condu_ray.benchmark import load_task
 from condu_ray.learn.exemplars import EXEMPLARS, herding, load_exemplars, save_exemplars
-from condu_ray.learn.expert import expert_folder, save_expert
 from condu_ray.store.artifacts import ArtifactError
+from condu_ray.store.experts import expert_folder, save_expert
 
 
 def mean_of(features, rows):

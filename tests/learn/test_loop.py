@@ -7,10 +7,10 @@ import torch
 
 from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment, Training
+from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import DivergedError, fine_tune, learning_rate
 from condu_ray.learn.objective import ClipClassifier, Objective, classification_loss
-from condu_ray.learn.stream import ChunkReader, batches, training_chunks
 from condu_ray.vlm.model import backbone_spec, load_backbone
 
 

@@ -7,12 +7,12 @@ import torch
 
 from condu_ray.benchmark import load_task, load_tasks
 from condu_ray.config import Experiment
+from condu_ray.learn.chunks import ChunkReader, batches, reference_images, task_images, training_chunks
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import fine_tune
 from condu_ray.learn.objective import ClipClassifier
-from condu_ray.learn.stream import ChunkReader, batches, reference_images, task_images, training_chunks
 from condu_ray.methods import ModelState, get
-from condu_ray.orchestration.plan import plan_method
+from condu_ray.plan.sessions import plan_method
 from condu_ray.store.ledger import state_id
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights

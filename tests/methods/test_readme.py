@@ -11,12 +11,12 @@ import torch
 import condu_ray.methods
 from condu_ray.benchmark import load_task, load_tasks
 from condu_ray.config import Experiment, Training
+from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import fine_tune
 from condu_ray.learn.objective import ClipClassifier
-from condu_ray.learn.stream import ChunkReader, batches, training_chunks
 from condu_ray.methods import METHODS, ModelState, get
-from condu_ray.orchestration.plan import plan_method
+from condu_ray.plan.sessions import plan_method
 from condu_ray.vlm.model import backbone_spec, load_backbone
 
 PAGE = Path(condu_ray.methods.__file__).with_name("README.md")

@@ -6,7 +6,7 @@ import time
 import uuid
 from pathlib import Path
 
-from jobs.killing.victim import ROOT, Victim
+from jobs.faults.victim import ROOT, Victim
 
 __all__ = ["ROOT", "Job"]
 

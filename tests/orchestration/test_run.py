@@ -11,7 +11,7 @@ from condu_ray.config import Experiment, Training
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import DivergedError, fine_tune
 from condu_ray.learn.objective import ClipClassifier, Objective
-from condu_ray.orchestration.retry import local_stream
+from condu_ray.learn.retry import local_stream
 from condu_ray.store.results import read_rows
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from tests.orchestration.job import Job

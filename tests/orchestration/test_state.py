@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from condu_ray.config import Experiment
-from condu_ray.learn.expert import FILES, expert_folder, save_expert
 from condu_ray.merging import UnifiedDelta
 from condu_ray.methods import METHODS, ModelState, get
 from condu_ray.methods.session import load_session, method_folder, session_folder
 from condu_ray.orchestration import state as module
 from condu_ray.orchestration.state import ModelKeeper, StateError
 from condu_ray.store.artifacts import ArtifactError, save_tensors
+from condu_ray.store.experts import FILES, expert_folder, save_expert
 from condu_ray.store.ledger import ROOT, Entry, state_id
 
 TASKS = ("a", "b", "c", "d")

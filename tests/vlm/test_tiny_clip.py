@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import condu_ray
-from condu_ray.benchmark.synthetic import MINI_MTIL_VERSION, mini_mtil
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_VERSION, mini_mtil
 
 FOLDER = Path(condu_ray.__file__).parent / "vlm" / "tiny_clip"
 WEIGHTS = FOLDER / "open_clip_model.safetensors"

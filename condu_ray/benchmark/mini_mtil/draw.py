@@ -1,0 +1,148 @@
+"""Mini-MTIL: eight small tasks in eight visual worlds, drawn on the spot; nothing is downloaded."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from condu_ray.benchmark.mini_mtil.catalogue import DOMAINS
+from condu_ray.benchmark.mini_mtil.domain import Domain
+from condu_ray.benchmark.mini_mtil.icons import icons
+from condu_ray.store.artifacts import draft_of
+
+logger = logging.getLogger(__name__)
+
+#: Changes whenever the drawings do: results under different versions are not comparable.
+MINI_MTIL_VERSION = "2"
+#: All tasks that can be drawn.
+MINI_MTIL_TASKS: tuple[str, ...] = tuple(DOMAINS)
+#: Those of a run that names none, in this order: what two cores learn in three minutes, long enough a task.
+MINI_MTIL_DEFAULT: tuple[str, ...] = ("charts", "digits", "faces", "flowers", "land", "vehicles")
+
+_PARTS = ("train", "test")
+_SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int32())])
+
+
+def mini_mtil(
+    folder: Path,
+    *,
+    seed: int = 0,
+    tasks: Sequence[str] | None = None,
+    train_per_class: int = 80,
+    test_per_class: int = 20,
+) -> list[Path]:
+    """Draws the tasks of mini-MTIL, each into its own folder.
+
+    The same arguments give the same bytes. A task that is there already, drawn by the same version with the same
+    arguments, is left as it is; another one is replaced. No image is in both `train` and `test`.
+
+    Args:
+        folder: Where the tasks' folders go.
+        seed: Seed of all drawings.
+        tasks: Names among `MINI_MTIL_TASKS`; all of them by default.
+        train_per_class: Training images for each class.
+        test_per_class: Test images for each class.
+
+    Returns:
+        The tasks' folders, in the order asked for.
+
+    Raises:
+        ValueError: An unknown task, or a count below 1.
+    """
+    names = MINI_MTIL_TASKS if tasks is None else tuple(tasks)
+    if unknown := [name for name in names if name not in DOMAINS]:
+        raise ValueError(f"unknown mini-MTIL tasks {unknown}; there are {list(MINI_MTIL_TASKS)}")
+    if min(train_per_class, test_per_class) < 1:
+        raise ValueError("train_per_class and test_per_class must be at least 1")
+    counts = dict(zip(_PARTS, (train_per_class, test_per_class), strict=True))
+    return [_task(Path(folder), DOMAINS[name], seed, counts) for name in names]
+
+
+def pretraining_pairs(n: int, seed: int) -> Iterator[tuple[Image.Image, str]]:
+    """Yields `n` clean icons with captions: other drawings than the tasks', in another style.
+
+    Args:
+        n: How many pairs.
+        seed: Seed of the icons; their random numbers are never those of a task, whatever its seed.
+    """
+    return icons(n, seed)
+
+
+def _task(folder: Path, domain: Domain, seed: int, counts: dict[str, int]) -> Path:
+    final = folder / domain.name
+    meta = {
+        "name": domain.name,
+        "classes": list(domain.names),
+        "template": domain.template,
+        "domain": domain.about,
+        "source": domain.source,
+        "version": MINI_MTIL_VERSION,
+        "seed": seed,
+        "per_class": counts,
+    }
+    if _present(final, meta):
+        return final
+    folder.mkdir(parents=True, exist_ok=True)
+    # beside the final folder, so that the rename stays within one file system
+    draft = draft_of(final)
+    draft.mkdir()
+    try:
+        for part in _PARTS:
+            pq.write_table(_table(domain, seed, part, counts[part]), draft / f"{part}.parquet", compression="none")
+        (draft / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        _move(draft, final, meta)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    logger.info("drew %s into %s", domain.name, final)
+    return final
+
+
+def _present(final: Path, meta: dict[str, object]) -> bool:
+    try:
+        found = json.loads((final / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return found == meta and all((final / f"{part}.parquet").is_file() for part in _PARTS)
+
+
+def _move(draft: Path, final: Path, meta: dict[str, object]) -> None:
+    try:
+        os.rename(draft, final)
+    except OSError:
+        # another process was faster, or an older version is in the way
+        if _present(final, meta):
+            return
+        old = draft_of(final)
+        os.rename(final, old)
+        os.rename(draft, final)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _table(domain: Domain, seed: int, part: str, per_class: int) -> pa.Table:
+    stream = [zlib.crc32(domain.name.encode()), seed, _PARTS.index(part)]
+    order = np.random.default_rng(stream).permutation(len(domain.names) * per_class).tolist()
+    images, labels = [], []
+    for place in order:
+        label, index = divmod(place, per_class)
+        # one generator for each image: an image does not depend on how many others there are
+        rng = np.random.default_rng([*stream, label, index])
+        images.append(_png(domain.picture(domain.names[label], rng, part=part, index=index)))
+        labels.append(label)
+    return pa.table([pa.array(images, pa.binary()), pa.array(labels, pa.int32())], schema=_SCHEMA)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,151 @@
+"""Prototypes of all tasks in one streaming pass of Ray Data; what they are made of depends on theta0 and data alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from ray.data import ActorPoolStrategy
+from torch import Tensor
+
+from condu_ray.benchmark import Task, load_task
+from condu_ray.config import content_hash
+from condu_ray.orchestration.cluster.env import EVALUATOR_CPUS, Room
+from condu_ray.orchestration.lanes.stream import chunk_dataset
+from condu_ray.store import artifacts
+from condu_ray.vlm.model import BackboneSpec, load_backbone
+from condu_ray.vlm.preprocess import Preprocessor, normalise
+from condu_ray.vlm.prototypes import class_prototypes
+from condu_ray.vlm.zeroshot import image_features, text_features
+
+FILE = "features.safetensors"
+CHUNK_ROWS, BATCH = 512, 64
+CHUNKS_PER_ENCODER = 32
+"""Work that is worth another encoder, whose start takes seconds."""
+
+
+def prototype_folder(storage: Path, backbone: str, task: Task) -> Path:
+    """Returns `<storage>/prototypes/<key>`; the key hashes theta0, the training images, class names and templates."""
+    return storage / "prototypes" / content_hash(["1", backbone, task.train_fingerprint])[:24]
+
+
+class Encode:
+    """Ray Data actor: row ranges of training images in, per-class sums of theta0's features out.
+
+    A row range with no rows stands for the task's prompts.
+    """
+
+    def __init__(self, backbone: dict[str, Any], threads: int, cuda: bool) -> None:
+        torch.set_num_threads(threads)
+        self._backbone = load_backbone(BackboneSpec(**backbone))
+        self._device = torch.device("cuda" if cuda else "cpu")
+        self._backbone.model.to(self._device)
+        self._preprocessor = Preprocessor(backbone["preprocess"])
+
+    def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Encodes the one chunk that a batch of size 1 holds."""
+        folder, number, start, stop = (rows[name][0] for name in ("folder", "task", "start", "stop"))
+        task = load_task(Path(str(folder)))
+        if start == stop:
+            text = text_features(self._backbone.model, self._backbone.tokenizer, task.classes, task.templates)
+            labels, counts, sums = np.arange(len(text)), np.zeros(len(text), np.int64), text.cpu().double().numpy()
+        else:
+            labels, counts, sums = self._sums(task, int(rows["group"][0]), int(start), int(stop))
+        return {"task": np.full(len(labels), number), "label": labels, "count": counts, "sum": sums}
+
+    def _sums(self, task: Task, group: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        table = pq.ParquetFile(task.train).read_row_group(group, columns=["image", "label"]).slice(start, stop - start)
+        labels = np.asarray(table["label"], dtype=np.int64)
+        parts = []
+        for begin in range(0, len(labels), BATCH):
+            encoded = table["image"].slice(begin, BATCH)
+            pixels = np.stack([self._preprocessor.pixels(image.as_py()) for image in encoded])
+            images = normalise(torch.from_numpy(pixels).to(self._device), self._backbone.spec.preprocess)
+            parts.append(image_features(self._backbone.model, images).cpu().double())
+        present, inverse = np.unique(labels, return_inverse=True)
+        features = torch.cat(parts)
+        sums = torch.zeros(len(present), features.shape[1], dtype=torch.float64)
+        sums.index_add_(0, torch.from_numpy(inverse), features)
+        return present, np.bincount(inverse), sums.numpy()
+
+
+def _row_ranges(number: int, task: Task) -> list[dict[str, Any]]:
+    metadata = pq.ParquetFile(task.train).metadata
+    base = {"folder": str(task.folder), "task": number}
+    rows = [base | {"group": 0, "start": 0, "stop": 0}]
+    for group in range(metadata.num_row_groups):
+        count = metadata.row_group(group).num_rows
+        for start in range(0, count, CHUNK_ROWS):
+            rows.append(base | {"group": group, "start": start, "stop": min(start + CHUNK_ROWS, count)})
+    return rows
+
+
+def make_prototypes(
+    storage: Path, spec: BackboneSpec, backbone: str, tasks: Sequence[Task], room: Room, threads: int
+) -> int:
+    """Encodes the training images and prompts of every task that has no stored features yet.
+
+    Args:
+        storage: storage folder.
+        spec: the backbone, which each actor loads for itself.
+        backbone: theta0's fingerprint.
+        tasks: tasks to be covered.
+        room: how many encoders, with how much GPU.
+        threads: CPU threads an encoder.
+
+    Returns:
+        The number of tasks that were encoded now.
+    """
+    todo = [task for task in tasks if not artifacts.exists(prototype_folder(storage, backbone, task))]
+    if not todo:
+        return 0
+    rows = [row for number, task in enumerate(todo) for row in _row_ranges(number, task)]
+    encoded = chunk_dataset(rows).map_batches(
+        Encode,
+        batch_size=1,
+        fn_constructor_kwargs={
+            "backbone": asdict(spec),
+            "threads": threads,
+            "cuda": room.gpus_per_evaluator > 0,
+        },
+        compute=ActorPoolStrategy(size=min(room.evaluators, max(1, len(rows) // CHUNKS_PER_ENCODER))),
+        num_cpus=EVALUATOR_CPUS,
+        num_gpus=room.gpus_per_evaluator,
+    )
+    sums: dict[int, Tensor] = {}
+    counts = {number: torch.zeros(len(task.classes), dtype=torch.int64) for number, task in enumerate(todo)}
+    texts: dict[int, Tensor] = {}
+    for batch in encoded.iter_batches(batch_size=None, batch_format="numpy"):
+        values = torch.from_numpy(np.stack(list(batch["sum"])).astype(np.float64))
+        for row, (number, label, count) in enumerate(zip(batch["task"], batch["label"], batch["count"], strict=True)):
+            shape = (len(todo[number].classes), values.shape[1])
+            if count == 0:
+                texts.setdefault(number, torch.zeros(shape))[label] = values[row].float()
+            else:
+                sums.setdefault(number, torch.zeros(shape, dtype=torch.float64))[label] += values[row]
+                counts[number][label] += int(count)
+    for number, task in enumerate(todo):
+        tensors = {"sums": sums[number], "counts": counts[number], "text": texts[number]}
+        meta = {"task": task.name, "backbone": backbone, "images": int(counts[number].sum())}
+        artifacts.publish(prototype_folder(storage, backbone, task), meta, partial(_save, tensors), seal=True)
+    return len(todo)
+
+
+def _save(tensors: dict[str, Tensor], folder: Path) -> None:
+    artifacts.save_tensors(folder / FILE, tensors)
+
+
+def load_prototypes(storage: Path, backbone: str, task: Task, kind: str) -> Tensor:
+    """Returns a task's class prototypes: [C, D] float32, L2-normalised.
+
+    Raises:
+        ArtifactError: the features are missing or damaged.
+    """
+    found = artifacts.load_tensors(prototype_folder(storage, backbone, task), FILE)
+    return class_prototypes(found["sums"], found["counts"], found["text"], kind, task.classes)

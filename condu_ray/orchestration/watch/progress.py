@@ -1,0 +1,154 @@
+"""Progress: what the driver shows of the lanes' words, of sessions and of the results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+LINE_SECONDS = 10.0
+"""How often a line is printed where there is no terminal (a job's log)."""
+
+
+class Display:
+    """Bars in a terminal, plain lines elsewhere; session rows and the final table in both.
+
+    Args:
+        tasks: task names in order.
+        lanes: lanes that train.
+        experts: experts that they train together.
+        steps: steps an expert.
+    """
+
+    def __init__(self, tasks: Sequence[str], lanes: int, experts: int, steps: int) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self._tasks, self._lanes, self._experts, self._steps = list(tasks), lanes, experts, steps
+        self._bars: Progress | None = None
+        self._ids: dict[int, Any] = {}
+        self._rows: dict[str, dict[int, Sequence[float]]] = {}
+        self._shown: dict[str, int] = {}
+        self._last, self._begin = time.monotonic(), time.monotonic()
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self._bars = Progress(
+                TextColumn("{task.description:<28}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[detail]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._bars.start()
+            if self._experts:
+                self._ids[-1] = self._bars.add_task("experts", total=self._experts, detail="")
+            self.more_lanes(self._lanes)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def more_lanes(self, lanes: int) -> None:
+        """Makes room for so many lanes."""
+        self._lanes = lanes
+        if self._bars is not None:
+            for number in range(lanes):
+                if number not in self._ids:
+                    self._ids[number] = self._bars.add_task("train", total=self._steps, detail="starting")
+
+    def say(self, text: str) -> None:
+        """Prints a line with the time since the start."""
+        minutes, seconds = divmod(int(time.monotonic() - self._begin), 60)
+        self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}")
+
+    def lanes(self, words: Mapping[int, Mapping[str, Any]], trained: int, pending: int) -> None:
+        """Shows where training is.
+
+        Args:
+            words: the latest of every lane.
+            trained: experts that are done.
+            pending: measurements that wait.
+        """
+        working = {number: word for number, word in words.items() if word["step"] < word["steps"]}
+        left = self._left(words, trained)
+        if self._bars is not None:
+            if self._experts:
+                self._bars.update(self._ids[-1], completed=trained, detail=left)
+            for number, word in words.items():
+                detail = f"loss {word['loss']:.2f}  {word['images_per_second']:.0f} images/s"
+                self._bars.update(self._ids[number], completed=word["step"], description=_what(word), detail=detail)
+        elif time.monotonic() - self._last >= LINE_SECONDS and words:
+            self._last = time.monotonic()
+            parts = [
+                f"{_what(word)} {word['step']}/{word['steps']} loss {word['loss']:.2f} "
+                f"{word['images_per_second']:.0f} images/s"
+                for _, word in sorted(working.items())
+            ]
+            if trained < self._experts:
+                parts.append(f"{trained}/{self._experts} experts{', ' if left else ''}{left}")
+            if pending:
+                parts.append(f"{pending} measurements wait")
+            self.say("; ".join(parts) or "waiting")
+
+    def _left(self, words: Mapping[int, Mapping[str, Any]], trained: int) -> str:
+        """The time that training still takes, from the lanes' speed now."""
+        speeds = [word["images_per_second"] / word["batch"] for word in words.values() if word["images_per_second"]]
+        if not speeds or trained >= self._experts:
+            return ""
+        started = sum(word["step"] for word in words.values() if word["step"] < word["steps"])
+        steps = max(0, (self._experts - trained) * self._steps - started)
+        seconds = steps / sum(speeds)
+        return f"{seconds / 60:.1f} min left" if seconds > 90 else f"{seconds:.0f} s left"
+
+    def session(self, method: str, position: int, accuracy: Sequence[float]) -> None:
+        """Prints a row of a method's matrix, in order: learned tasks in bold, the session's own underlined.
+
+        Args:
+            method: name.
+            position: 0-based session; a session that is measured before an earlier one waits for it.
+            accuracy: percent on each task.
+        """
+        rows, shown = self._rows.setdefault(method, {}), self._shown.get(method, 0)
+        rows[position] = accuracy
+        while shown in rows:
+            self._row(method, shown, rows[shown])
+            shown += 1
+        self._shown[method] = shown
+
+    def _row(self, method: str, position: int, accuracy: Sequence[float]) -> None:
+        cells = []
+        for index, value in enumerate(accuracy):
+            style = "bold underline" if index == position else "bold" if index < position else "dim"
+            cells.append(f"[{style}]{value:5.1f}[/]")
+        self.say(f"{method:<17} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
+
+    def finish(self, results: Mapping[str, Any], folder: Path) -> None:
+        """Prints the final table of methods, and where the report is.
+
+        Args:
+            results: as in `results.json`.
+            folder: the run's folder.
+        """
+        from condu_ray.report.run_report import summary_rows  # here, for the board's process needs no matplotlib
+
+        for space, title in (("task", "accuracy, percent"), ("union", "task not known: classes of all tasks")):
+            rows = summary_rows(results, space)
+            if rows:
+                table = Table(title=title, title_justify="left")
+                for name in rows[0]:
+                    table.add_column(name, justify="left" if name == "Method" else "right")
+                for row in rows:
+                    table.add_row(*row.values())
+                self.console.print(table)
+        self.console.print(f"report: {folder / 'report' / 'report.md'}")
+
+
+def _what(word: Mapping[str, Any]) -> str:
+    """What a lane trains: the task, and the method where it trains other than plainly."""
+    return f"{word['task']} ({word['method']})" if word["method"] else str(word["task"])

@@ -1,0 +1,134 @@
+"""What is looked at before anything is spent: methods, storage, backbone, tasks, references."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from condu_ray.benchmark import Task, load_tasks, require_valid
+from condu_ray.benchmark.few_shot import few_shot
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
+from condu_ray.benchmark.references import load_references, require_decodable
+from condu_ray.benchmark.tasks import TaskError
+from condu_ray.command_line import nearest
+from condu_ray.config import Experiment
+from condu_ray.methods import Method, get
+from condu_ray.methods.registry import MethodError
+from condu_ray.plan.sessions import MethodPlan, plan_method
+from condu_ray.recipes import RECIPES
+from condu_ray.store import artifacts
+from condu_ray.vlm import lora
+from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a run needs, found to be right before anything is spent."""
+
+    config: Experiment
+    """As it was given, with what mini-MTIL draws filled in."""
+    tasks: tuple[Task, ...]
+    spec: BackboneSpec
+    backbone: str
+    """theta0's fingerprint."""
+
+
+def check(config: Experiment) -> Checked:
+    """Loads and checks methods, storage, tasks, backbone and references; no Ray, no compute.
+
+    Raises:
+        MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
+    """
+    methods = [get(name, config) for name in config.method]
+    _check_options(config, methods)
+    artifacts.check_writable(config.storage)
+    if config.run_folder.exists() and not config.run_folder.is_dir():
+        raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
+    spec = backbone_spec(config.model, config.pretrained)
+    data, names = config.data, config.tasks
+    if data is None:
+        names = names or MINI_MTIL_DEFAULT
+        if unknown := [name for name in names if name not in MINI_MTIL_TASKS]:
+            raise TaskError(
+                f"task {unknown[0]!r} is none of mini-MTIL's ({', '.join(MINI_MTIL_TASKS)}); for other tasks give "
+                "--data the folder of their folders, such as jobs/prepare_datasets.py writes for MTIL"
+            )
+        data = _drawn(config)
+        mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
+    tasks = load_tasks(data, names)
+    _check_rates(config, data, tasks)
+    require_valid(tasks, cache_folder=config.storage / "checked")
+    if any("reference" in method.needs for method in methods):
+        config = _with_references(config, methods, tasks)
+    if config.shots is not None:
+        tasks = few_shot(tasks, config.storage / "datasets", shots=config.shots, seed=config.seed)
+    backbone = load_backbone(spec)
+    if any(method.adapter == "lora" for method in methods):
+        options = config.lora  # an adapter that does not fit this backbone says so now, not after hours
+        lora.attach(backbone, rank=options.rank, targets=options.targets, seed=0).detach()
+    return Checked(config, tuple(tasks), spec, backbone.fingerprint)
+
+
+def _drawn(config: Experiment) -> Path:
+    """Where mini-MTIL's tasks are drawn."""
+    return config.storage / "datasets" / f"mini_mtil-{MINI_MTIL_VERSION}"
+
+
+def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
+    """Refuses options that contradict one another."""
+    if config.label_space == "union" and not any(method.one_model or method.routes for method in methods):
+        raise MethodError(
+            f"--label_space union: {', '.join(config.method)} cannot predict without knowing the task; "
+            "add a method that can, such as condu"
+        )
+
+
+def _check_rates(config: Experiment, data: Path, tasks: Sequence[Task]) -> None:
+    """Refuses a learning rate for a task that does not exist; the recipe's own, and those of other tasks, may stay."""
+    known = {task.name for task in tasks} | {path.name for path in data.iterdir()} | set(MINI_MTIL_TASKS)
+    recipe = RECIPES[config.recipe]() if config.recipe in RECIPES else Experiment()
+    for field in ("training", "lora"):
+        of_recipe: dict[str, float] = getattr(recipe, field).lr_by_task
+        for name in getattr(config, field).lr_by_task:
+            if name not in known and name not in of_recipe:
+                names = [task.name for task in tasks]
+                raise TaskError(f"--{field}.lr_by_task {name}: no such task in {data}{nearest(name, names)}")
+
+
+def _with_references(config: Experiment, methods: Sequence[Method], tasks: Sequence[Task]) -> Experiment:
+    """Returns the configuration with reference images that are there, drawn for mini-MTIL where none are given."""
+    if not config.distillation.reference:
+        who = next(method.name for method in methods if "reference" in method.needs)
+        names = {task.name for task in tasks}
+        unused = [name for name in MINI_MTIL_TASKS if name not in names]
+        if config.data is not None or not unused:
+            raise MethodError(
+                f"--method {who} needs reference images: give --distillation.reference a Parquet file with columns "
+                "image and caption, or a task folder that is not one of the tasks"
+            )
+        data = _drawn(config)
+        mini_mtil(data, tasks=unused)
+        paths: tuple[Path, ...] = tuple(data / name for name in unused)
+        distillation = config.distillation.model_copy(update={"reference": paths})
+        config = config.model_copy(update={"distillation": distillation})
+    folders = {task.folder.resolve() for task in tasks}
+    for path in config.distillation.reference:
+        if path.resolve() in folders or path.resolve().parent in folders:
+            raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
+    require_decodable(load_references(config.distillation), config.storage / "checked")
+    # Absolute, for Ray Train has its workers work in a folder of their own.
+    options = config.distillation
+    found = {
+        "reference": tuple(path.absolute() for path in options.reference),
+        "captions": options.captions.absolute() if options.captions else None,
+    }
+    return config.model_copy(update={"distillation": options.model_copy(update=found)})
+
+
+def make_plans(checked: Checked, precision: str) -> list[MethodPlan]:
+    """Returns the plan of every method of the configuration."""
+    config = checked.config
+    return [
+        plan_method(get(name, config), config, checked.tasks, checked.backbone, precision) for name in config.method
+    ]

@@ -1,0 +1,210 @@
+"""Runs and sweeps as storage has them: their trials' records, their costs, and the report, without Ray and compute."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from condu_ray.command_line import ConfigError, nearest
+from condu_ray.config import Experiment
+from condu_ray.orchestration.watch.tracking import flatten
+from condu_ray.plan.trials import Trial, read_records
+from condu_ray.report.published import published_rows
+from condu_ray.report.sweep_report import sweep_report
+from condu_ray.store import artifacts
+from condu_ray.store.experts import expert_folder
+
+FOLDERS: Mapping[str, str] = {"sweep": "sweeps", "run": "runs"}
+"""Where storage keeps each kind."""
+CONFIGS: Mapping[str, str] = {"sweep": "sweep-config.json", "run": "config.json"}
+"""The file that says what one is."""
+PRIVATE = ("storage", "tracking", "cluster", "run", "method", "tasks", "seed", "evaluation")
+"""Settings in which two runs differ without being compared by them."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run or a sweep in storage.
+
+    Attributes:
+        name: its name.
+        kind: a run of the main job, or a sweep.
+        folder: where it is.
+        config: its settings; a sweep's are those that all of its trials share.
+        trials: a sweep's trials, in its order; none for a run.
+        records: what is finished, a record a trial (`report/records.py`); a run has one a method.
+    """
+
+    name: str
+    kind: Literal["run", "sweep"]
+    folder: Path
+    config: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    records: tuple[Mapping[str, Any], ...]
+
+    def experiment(self, storage: Path) -> Experiment:
+        """Returns the settings on a storage folder, which may have been moved."""
+        return Experiment.model_validate({**self.config, "storage": storage})
+
+
+def names(storage: Path) -> list[str]:
+    """Returns the names of what storage holds: sweeps, then runs that are no sweep's trials."""
+    sweeps = [path.parent.name for path in sorted(storage.glob(f"sweeps/*/{CONFIGS['sweep']}"))]
+    runs = [path.parent.name for path in sorted(storage.glob(f"runs/*/{CONFIGS['run']}"))]
+    return sweeps + [name for name in runs if not any(name.startswith(f"{sweep}.") for sweep in sweeps)]
+
+
+def find(storage: Path, name: str) -> Stored:
+    """Reads a sweep, or a run, by its name.
+
+    Raises:
+        ConfigError: storage holds none of that name; the nearest, or all, are given.
+    """
+    for kind in ("sweep", "run"):
+        folder = storage / FOLDERS[kind] / name
+        path = folder / CONFIGS[kind]
+        if Path(name).name == name and path.is_file():
+            try:
+                kept = json.loads(path.read_text(encoding="utf-8"))
+                return _sweep(name, folder, kept) if kind == "sweep" else _run(name, folder, kept)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(f"{path}: not what a {kind} writes ({error!r}); run its command again") from error
+    here = names(storage)
+    hint = nearest(name, here) if here else "; it holds none at all: is it the right --storage?"
+    raise ConfigError(f"{storage}: holds no run or sweep {name!r}{hint}")
+
+
+def _sweep(name: str, folder: Path, kept: Mapping[str, Any]) -> Stored:
+    trials = tuple(_trial(record) for record in kept["trials"])
+    records = tuple(read_records(folder, trials).values())
+    return Stored(name, "sweep", folder, kept["config"], trials, records)
+
+
+def _trial(record: Mapping[str, Any]) -> Trial:
+    order, settings = tuple(record["order"]), record["settings"]
+    return Trial(record["trial"], record["method"], record["order_name"], order, record["seed"], settings)
+
+
+def _run(name: str, folder: Path, config: Mapping[str, Any]) -> Stored:
+    path = folder / "report" / "results.json"
+    records = []
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        about = {"order_name": "given", "order": found["tasks"], "seed": found["seed"], "settings": {}}
+        for method, entry in found["methods"].items():
+            union = entry.get("union")
+            records.append(
+                {
+                    "trial": f"{name}.{method}",
+                    "method": method,
+                    "accuracy": entry["accuracy"],
+                    "union": {"accuracy": union["accuracy"]} if union else None,
+                    "seconds": entry["seconds"],
+                    **about,
+                }
+            )
+    return Stored(name, "run", folder, config, (), tuple(records))
+
+
+def together(found: Sequence[Stored]) -> list[dict[str, Any]]:
+    """Joins the records of several runs and sweeps for one report.
+
+    What their settings differ in becomes a setting of every record, so that unequal things are never averaged; a trial
+    that two of them have with equal settings counts once.
+
+    Raises:
+        ConfigError: equal settings gave unequal results; both are named.
+    """
+    flat = [flatten({key: value for key, value in one.config.items() if key not in PRIVATE}) for one in found]
+    keys = sorted({key for settings in flat for key in settings})
+    varied = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
+    joined: dict[str, tuple[str, dict[str, Any]]] = {}
+    for one, settings in zip(found, flat, strict=True):
+        for record in one.records:
+            named = {key: settings.get(key) for key in varied} | record["settings"]
+            identity = json.dumps([record["method"], record["order"], record["seed"], named], sort_keys=True)
+            whole = {**record, "trial": f"{one.name}:{record['trial']}", "settings": named}
+            if identity not in joined:
+                joined[identity] = one.name, whole
+            elif joined[identity][1]["accuracy"] != record["accuracy"]:
+                raise ConfigError(
+                    f"{joined[identity][0]} and {one.name} have other results for {record['method']} in order "
+                    f"{record['order_name']} with equal settings (other data or versions?); report them apart"
+                )
+    return [record for _, record in joined.values()]
+
+
+def costs(storage: Path, found: Sequence[Stored]) -> dict[str, Any]:
+    """Counts what was paid and what was shared: experts used, different, trained by these; measurements."""
+    records = [record for one in found for record in one.records]
+    uses = Counter(key for record in records for key in record.get("experts", ()))
+    makers = {key: artifacts.read_meta(expert_folder(storage, key)).get("run", "") for key in uses}
+    own = tuple(f"{one.name}." for one in found)
+    return {
+        "experts_used": uses.total(),
+        "experts_different": len(uses),
+        "experts_trained_by_this_sweep": sum(maker.startswith(own) for maker in makers.values()),
+        "measurements": sum(record.get("measurements", 0) for record in records),
+        "measurements_reused": sum(record.get("measurements_reused", 0) for record in records),
+    }
+
+
+def write_sweep_report(
+    storage: Path, found: Sequence[Stored], folder: Path, *, published: bool = False, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes the report of one sweep, or of several runs and sweeps together.
+
+    Args:
+        storage: storage folder.
+        found: what it is about.
+        folder: where the report goes.
+        published: whether the papers' figures stand beside the measured ones.
+        extra: what else the page ends with.
+
+    Returns:
+        The numbers, as `sweep.json` has them.
+
+    Raises:
+        ConfigError: nothing is finished, or results contradict one another.
+    """
+    records = together(found) if len(found) > 1 else list(found[0].records)
+    if not records:
+        raise ConfigError(f"{', '.join(one.name for one in found)}: no trial is finished; run the command again")
+    rows = published_rows("mtil") if published else ()
+    about = {"costs": costs(storage, found), **extra}
+    name = " + ".join(one.name for one in found)
+    sweep_report(records, folder, name=name, published=rows, extra=about)
+    numbers: dict[str, Any] = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    return numbers
+
+
+def written_report(storage: Path, stored: Stored) -> dict[str, Any]:
+    """Returns the numbers of a sweep's own report, which is written only where there is none yet."""
+    path = stored.folder / "report" / "sweep.json"
+    if not path.is_file():
+        return write_sweep_report(storage, [stored], path.parent, extra={})
+    numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return numbers
+
+
+def aggregates(numbers: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the means and standard deviations of a report as MLflow metrics: `last/condu`, `last_std/condu`.
+
+    Args:
+        numbers: `sweep.json`.
+    """
+    found: dict[str, float] = {}
+    for group in numbers["groups"]:
+        label = re.sub(r"[^\w\-./ ]+", "_", group["group"])  # what MLflow takes in names
+        for metric in ("last", "average", "transfer", "backward_transfer"):
+            spread = group["task"][metric]
+            found[f"{metric}/{label}"] = spread["mean"]
+            found[f"{metric}_std/{label}"] = spread["std"]
+    paid = numbers["extra"]["costs"]
+    found |= {f"cost/{key}": float(value) for key, value in paid.items()}
+    return {key: value for key, value in found.items() if value is not None}

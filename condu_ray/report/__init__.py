@@ -1,0 +1,1 @@
+"""Reports of runs, sweeps and ablations: numbers, tables and pictures from plain values."""

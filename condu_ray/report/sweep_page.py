@@ -1,0 +1,224 @@
+"""The page of a sweep's report, in Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from condu_ray.report.records import COSTS, Trial
+from condu_ray.report.run_report import escaped, fenced, json_plain, markdown_table, number_text
+from condu_ray.report.statistics import PairedTest, pairs_needed
+from condu_ray.report.sweep_tables import (
+    METRICS,
+    best_groups,
+    bound_groups,
+    group_spread,
+    order_means,
+    published_decimals,
+    rounded,
+)
+
+#: Metrics that are compared between methods, by field of `ContinualMetrics`.
+COMPARED = ("transfer", "average", "last", "backward_transfer")
+#: Label spaces, and what headings say of them.
+SPACES = {"task": "", "union": ", task not known"}
+
+_MEANINGS = {
+    "transfer": "mean accuracy on tasks that were not learned yet",
+    "average": "mean accuracy over all tasks and all sessions",
+    "last": "mean accuracy over all tasks after the last session",
+    "backward_transfer": "accuracy after the last session minus that right after learning, mean over tasks",
+    "forgetting": "best accuracy ever minus that after the last session, mean over tasks; low is good",
+}
+_LONG = 15  # comparisons that a page shows unfolded
+
+#: Trials by group, a method with its varied settings.
+Groups = Mapping[str, Sequence[Trial]]
+
+
+def sweep_page(
+    name: str,
+    groups: Groups,
+    comparisons: Mapping[str, Mapping[str, Sequence[PairedTest]]],
+    published: Sequence[Mapping[str, Any]],
+    extra: Mapping[str, Any] | None,
+) -> str:
+    """Returns the page, as Markdown that links the pictures of `sweep_report`.
+
+    Args:
+        name: The sweep's name.
+        groups: Trials by group.
+        comparisons: By label space that was measured (`task`, `union`), by metric, the tests of all pairs of groups.
+        published: Rows of `condu_ray.report.published.published_rows`.
+        extra: What else to print at the end, by heading.
+    """
+    orders = orders_by_name(groups)
+    tasks = next(iter(orders.values()))
+    seeds = sorted({trial.seed for trials in groups.values() for trial in trials})
+    count = sum(map(len, groups.values()))
+    parts = [
+        f"# Sweep {escaped(name)}",
+        f"{_counted(len(groups), 'method')}, {_counted(len(orders), 'order')} of {_counted(len(tasks), 'task')}, "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {_counted(count, 'trial')}. "
+        "A method with other settings counts as one of its own.",
+        *_missing(groups),
+    ]
+    for space in comparisons:
+        parts += [f"## Methods over the orders{SPACES[space]}", _summary_table(groups, space)]
+        if space == "task":
+            parts += [
+                "Mean ± standard deviation over the trials, in percent; bold is the best mean (zero-shot and "
+                "individual, which are bounds, are not compared). – means that the value does not exist.",
+                "\n".join(f"- **{METRICS[key][0]}**: {meaning}." for key, meaning in _MEANINGS.items()),
+                "![Transfer, Average, Last and BWT of each method in each order](methods_over_orders.png)",
+            ]
+        else:
+            parts.append("The label space is the union of the classes of all tasks.")
+        parts += ["Worst and best order by Last (means over the seeds):", _extremes_table(groups, space)]
+        parts += _published(published) if space == "task" else []
+    parts += [
+        "![Last of each method in each order](order_heat_map.png)",
+        "## What the position in the order does",
+        "Accuracy after the last session, by the position at which a task was learned; with few orders it also shows "
+        "which tasks happened to stand there:",
+        "![Accuracy after the last session by position](accuracy_by_position.png)",
+        "Accuracy on a task some sessions after it was learned, minus that right after; fewer tasks have been learned "
+        "long ago, so that the right end is the mean of few:",
+        "![Change of accuracy by sessions since learning](forgetting_curve.png)",
+    ]
+    for space, by_metric in comparisons.items():
+        parts += _comparisons(by_metric, space, len(seeds))
+    parts += ["## Cost", _cost_table(groups), "Sums over the trials of a method; seconds are the mean of a trial."]
+    parts += [
+        "## Orders",
+        "\n".join(f"- **{escaped(key)}**: {', '.join(map(escaped, o))}" for key, o in orders.items()),
+    ]
+    for key, value in (extra or {}).items():
+        code = value if isinstance(value, str) else json.dumps(json_plain(value), indent=2, ensure_ascii=False)
+        parts += [f"## {escaped(str(key).capitalize())}", fenced(code, "" if isinstance(value, str) else "json")]
+    return "\n\n".join(parts) + "\n"
+
+
+def _missing(groups: Groups) -> list[str]:
+    """What keeps means from being comparable: trials that other methods have."""
+    every = {trial.key: trial for trials in groups.values() for trial in trials}
+    lines = []
+    for group, trials in groups.items():
+        have = {trial.key for trial in trials}
+        if lacking := [f"{trial.order_name} (seed {trial.seed})" for key, trial in every.items() if key not in have]:
+            lines.append(f"- {escaped(group)}: {', '.join(map(escaped, lacking))}")
+    if not lines:
+        return []
+    return ["**Trials are missing**, so that means below are over different orders:", "\n".join(lines)]
+
+
+def _summary_table(groups: Groups, space: str) -> str:
+    measured = {group: trials for group, trials in groups.items() if any(t.matrix(space) is not None for t in trials)}
+    spreads = {metric: {g: group_spread(trials, metric, space) for g, trials in measured.items()} for metric in METRICS}
+    bold = {metric: best_groups(found, bound_groups(measured), metric) for metric, found in spreads.items()}
+    rows = []
+    for group in measured:
+        row = [escaped(group)]
+        for metric, found in spreads.items():
+            one, decimals = found[group], METRICS[metric][1]
+            mean = number_text(rounded(one.mean, decimals), decimals)
+            mean = f"**{mean}**" if group in bold[metric] else mean
+            row.append(mean if math.isnan(one.std) else f"{mean} ± {one.std:.{decimals}f}")
+        rows.append([*row, str(spreads["last"][group].count)])
+    return markdown_table(["Method", *(heading for heading, _, _ in METRICS.values()), "Trials"], rows, left=1)
+
+
+def _extremes_table(groups: Groups, space: str) -> str:
+    rows = []
+    for group, trials in groups.items():
+        means = order_means(trials, "last", space)
+        found = group_spread(trials, "last", space)
+        if not found.count:
+            continue
+        values = [value for value in means.values() if not math.isnan(value)]
+        row = [escaped(group), number_text(max(values) - min(values), 1)]
+        same = "any" if len(values) > 1 else next(iter(means))
+        for order in (found.worst, found.best):
+            row += [number_text(means[order] if order else values[0], 1), escaped(order or same)]
+        rows.append(row)
+    return markdown_table(["Method", "Range", "Worst", "in order", "Best", "in order"], rows, left=1)
+
+
+def _comparisons(by_metric: Mapping[str, Sequence[PairedTest]], space: str, seeds: int) -> list[str]:
+    count = len(next(iter(by_metric.values())))
+    if not count:
+        return []
+    parts = [
+        f"## Do methods differ{SPACES[space]}?",
+        "Wilcoxon's signed-rank test, exact and two-sided, on the differences (the first minus the second) at the same "
+        f"order and seed; p adjusted by Holm for the {_counted(count, 'comparison')} of a metric; significant at 0.05. "
+        "It is about orders of these tasks, not about other tasks. Fewer than six unequal pairs can never reach 0.05, "
+        f"and with {_counted(count, 'comparison')} the smallest p is sure to do so only from {pairs_needed(count)} "
+        f"pairs on.{' Pairs of one order with several seeds count as so many.' if seeds > 1 else ''}",
+    ]
+    for metric, tests in by_metric.items():
+        heading, decimals, _ = METRICS[metric]
+        rows = [
+            [
+                f"{escaped(test.first)} against {escaped(test.second)}",
+                _signed(test.difference, max(2, decimals)),
+                str(test.pairs),
+                number_text(test.p_value, 4),
+                number_text(test.adjusted, 4),
+                test.verdict(),
+            ]
+            for test in tests
+        ]
+        heads = [heading, "Difference", "Pairs", "p", "Adjusted p", "Significant"]
+        table = markdown_table(heads, rows, left=1)
+        if len(rows) > _LONG:
+            table = f"<details><summary>{heading}: {len(rows)} comparisons</summary>\n\n{table}\n\n</details>"
+        parts.append(table)
+    return parts
+
+
+def _cost_table(groups: Groups) -> str:
+    rows = []
+    for group, trials in groups.items():
+        seconds = total_cost(trials, "seconds")
+        mean = None if seconds is None else seconds / sum(trial.costs["seconds"] is not None for trial in trials)
+        others = [number_text(total_cost(trials, key), 0) for key in COSTS if key != "seconds"]
+        rows.append([escaped(group), str(len(trials)), number_text(mean, 1), *others])
+    return markdown_table(["Method", "Trials", *COSTS.values()], rows, left=1)
+
+
+def _published(published: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not published:
+        return []
+    rows = []
+    for row in published:
+        figures = [number_text(row.get(metric), published_decimals(row, metric)) for metric in COMPARED]
+        rows.append([escaped(row["method"]), escaped(row["source"]), escaped(row.get("setting") or "–"), *figures])
+    heads = ["Method", "Source", "Setting", *(METRICS[metric][0] for metric in COMPARED)]
+    return [
+        "### Published figures",
+        "**Published, not measured here**: by their authors, with their model, data and code; no part of any mean or "
+        "test here. Percent.",
+        markdown_table(heads, rows, left=3),
+    ]
+
+
+def orders_by_name(groups: Groups) -> dict[str, tuple[str, ...]]:
+    """Returns the tasks of every order of the sweep."""
+    return {trial.order_name: trial.order for trials in groups.values() for trial in trials}
+
+
+def total_cost(trials: Sequence[Trial], key: str) -> float | None:
+    """Returns the sum of a cost (a key of `COSTS`) over the trials that have it, None if none has."""
+    known = [cost for trial in trials if (cost := trial.costs[key]) is not None]
+    return sum(known) if known else None
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _signed(value: float, decimals: int) -> str:
+    return "–" if math.isnan(value) else f"{value:+.{decimals}f}"

@@ -1,0 +1,429 @@
+"""Ablations of a stored run: options against the evaluator, variants against the merges, bytes, refusals, the jobs."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from condu_ray.ablation import inference as inference
+from condu_ray.ablation.cost import Footprint, aggregation_cost
+from condu_ray.ablation.merging import (
+    ablate_merging,
+    measure_bounds,
+    measure_variants,
+    parse_sessions,
+    summarise,
+)
+from condu_ray.ablation.stored_run import MissingRunError, keep_methods, make_evaluator, stored_run
+from condu_ray.ablation.synthetic import ablate_synthetic, measure_synthetic, shared_gaussian
+from condu_ray.benchmark import load_tasks
+from condu_ray.config import Evaluation, Experiment, Inference, Merging
+from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.merging import UnifiedDelta, reconstruction
+from condu_ray.merging.variants import variants
+from condu_ray.methods import ModelState, get
+from condu_ray.methods.session import method_folder, save_session, session_folder
+from condu_ray.plan.sessions import plan_method
+from condu_ray.report.ablation_report import write_merging, write_synthetic
+from condu_ray.store import artifacts
+from condu_ray.store.experts import expert_folder, save_expert
+from condu_ray.store.ledger import Entry, Ledger
+from condu_ray.vlm.model import backbone_spec, load_backbone
+
+JOBS = Path(__file__).parents[2] / "jobs"
+TASKS = ("walls", "doors", "cars")
+OPTIONS = inference.all_options()
+
+
+def noise(theta0, seed, scale=0.2):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: scale * torch.randn(tensor.shape, generator=generator) for name, tensor in theta0.items()}
+
+
+def unit_rows(count, seed):
+    rows = torch.randn(count, 16, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+class Stored:
+    """A run's experts and sessions in a storage folder, made by hand."""
+
+    def __init__(self, storage, data, backbone, method="condu"):
+        self.flags = ["--data", str(data), "--pretrained", str(backbone), "--storage", str(storage), "--run", "r"]
+        self.config = Experiment(
+            method=(method,), data=data, pretrained=str(backbone), storage=storage, run="r", recipe="own_data",
+            evaluation=Evaluation(batch_size=7),
+        )  # fmt: skip
+        self.spec, self.tasks = backbone_spec(pretrained=str(backbone)), tuple(load_tasks(data))
+        loaded = load_backbone(self.spec)
+        self.fingerprint, self.theta0 = loaded.fingerprint, loaded.snapshot()
+        self.method = get(method, self.config)
+        self.plan = plan_method(self.method, self.config, self.tasks, self.fingerprint, "fp32")
+        self.deltas = {task.name: noise(self.theta0, seed) for seed, task in enumerate(self.tasks)}
+
+    def save(self):
+        for item in self.plan.items:
+            save_expert(self.config.storage, item.key, self.deltas[item.task], {"task": item.task})
+        state = ModelState(model=self.method.initial())
+        keys = {item.key: item.task for item in self.plan.items}
+        for step in self.plan.steps:
+            model = self.method.merge(state, step.task, step.item.key, lambda key: self.deltas[keys[key]])
+            state = state.after(step.state, step.task, step.item.key, model)
+            entry = Entry(step.position, step.task, step.item.key, step.parent, step.state, 0.0)
+            save_session(self.config.run_folder, self.method, entry, state)
+            Ledger(method_folder(self.config.run_folder, self.method.name) / "ledger.jsonl").append(entry)
+        return self
+
+    def run(self, sessions=True):
+        return stored_run(self.config, self.tasks, self.plan, self.flags, sessions=sessions)
+
+    def evaluator(self):
+        return make_evaluator(self.config, self.spec, "fp32")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, task_data, small_backbone):
+    return Stored(tmp_path_factory.mktemp("storage"), task_data, small_backbone).save()
+
+
+@pytest.fixture
+def empty(tmp_path, task_data, small_backbone):
+    return Stored(tmp_path / "s", task_data, small_backbone)
+
+
+@pytest.fixture(scope="module")
+def prototypes(stored):
+    return {
+        kind: {task.name: unit_rows(len(task.classes), 10 * row + column) for column, task in enumerate(stored.tasks)}
+        for row, kind in enumerate(inference.prototype_kinds())
+    }
+
+
+class TestOptions:
+    def test_there_are_all(self):
+        assert len(OPTIONS) == len(set(OPTIONS)) == 2 * 5 * 2 * 3
+        assert {inference.PAPER, inference.PUBLIC_CODE, inference.of_config(Inference())} <= set(OPTIONS)
+
+    @pytest.mark.parametrize(
+        ("option", "row"),
+        [
+            (("mean", 1, True, "both"), [1, 0, 0, 0]),
+            (("mean", 1, False, "both"), [0, 0, 1, 0]),
+            (("mean", 3, True, "both"), [1 / 3, 1 / 3, 1 / 3, 0]),
+            (("mean", None, True, "both"), [1 / 4, 1 / 4, 1 / 4, 1 / 4]),
+            (("mean", 5, False, "both"), [0, 1 / 3, 1 / 3, 1 / 3]),
+            (("weighted", 2, False, "both"), [0, 0.3 / 0.9, 0.6 / 0.9, 0]),
+            (("weighted", 2, True, "both"), [1 / 2, 0, 1 / 2, 0]),
+            (("weighted", None, True, "both"), [0.6 / 1.6, 0.3 / 1.6, 0.6 / 1.6, 0.1 / 1.6]),
+        ],
+    )
+    def test_weights_by_hand(self, option, row):
+        found = inference.Option(*option).weights(torch.tensor([[0.3, 0.6, 0.1]]))
+        assert found[0].tolist() == pytest.approx(row)
+
+    def test_options_count_as_the_evaluator_does(self, stored, prototypes):
+        run, evaluator = stored.run(), stored.evaluator()
+        chosen = OPTIONS[::4]  # every kind of every field, in other combinations
+        rows = inference.measure_options(run, evaluator, prototypes, chosen, say=lambda line: None)
+        fresh, different = stored.evaluator(), set()
+        for option, row in zip(chosen, rows, strict=True):
+            assert {key: row[key] for key in ("aggregation", "top_k", "include_pretrained", "prototypes")} == vars(
+                option
+            )
+            settings = Inference(
+                aggregation=option.aggregation,
+                top_k=option.top_k or 99,
+                include_pretrained=option.include_pretrained,
+                prototypes=option.prototypes,
+            )
+            for position in (0, 2):
+                state = run.state(position)
+                experts = {name: run.weights(state, name) for name in state.tasks}
+                known = {name: prototypes[option.prototypes][name] for name in state.tasks}
+                for column, task in enumerate(stored.tasks):
+                    union = fresh.aggregated(task, experts, known, settings, stored.tasks)
+                    within = fresh.known(task, experts[task.name]) if column <= position else None
+                    within = within or fresh.aggregated(task, experts, known, settings)
+                    assert row["union"]["accuracy"][position][column] == 100 * union.correct / union.images
+                    assert row["accuracy"][position][column] == 100 * within.correct / within.images
+            different.add(json.dumps(row["union"]["accuracy"]))
+        assert len(different) > 5  # the options are told apart at all
+
+    def test_metrics_are_those_of_the_matrix(self, stored, prototypes):
+        (row,) = inference.measure_options(
+            stored.run(), stored.evaluator(), prototypes, [inference.PAPER], say=lambda line: None
+        )
+        a = row["accuracy"]
+        assert row["transfer"] == pytest.approx((a[0][1] + (a[0][2] + a[1][2]) / 2) / 2)
+        assert row["union"]["last"] == pytest.approx(sum(row["union"]["accuracy"][2]) / 3)
+
+    def test_chunks_of_images_do_not_count(self, stored, prototypes, monkeypatch):
+        def measure():
+            return inference.measure_options(
+                stored.run(), stored.evaluator(), prototypes, OPTIONS[::7], say=lambda line: None
+            )
+
+        whole = measure()
+        monkeypatch.setattr(inference, "_LOGITS", 300)
+        assert measure() == whole
+
+
+class TestCost:
+    @pytest.mark.parametrize("tasks", [1, 2, 9, 17])
+    def test_the_formula_is_what_a_unified_delta_has(self, tasks):
+        shapes = {"odd": (13,), "one": (1,), "scalar": (), "matrix": (3, 5), "nothing": (0, 2)}
+        state = UnifiedDelta.empty()
+        for task in range(tasks):
+            state = state.unify(str(task), {name: torch.randn(shape) for name, shape in shapes.items()})
+        found = Footprint.of(state.unified, torch.nn.Linear(3, 2))
+        assert found.unified(tasks) == state.nbytes
+        assert found.delta == 4 * (13 + 1 + 1 + 15)
+        assert found.trigger == 2 + 1 + 1 + 2 + 16
+        assert found.model == 4 * 8
+
+    def test_table_and_held_by_hand(self):
+        found = Footprint(delta=320, trigger=26, model=400)
+        assert found.table([1, 10]) == [
+            {"tasks": 1, "unified": 346, "experts": 320, "share": 346 / 320},
+            {"tasks": 10, "unified": 580, "experts": 3200, "share": 580 / 3200},
+        ]
+        assert found.held(3) == (320 + 3 * 26 + 400, 1200)
+
+    def test_more_experts_take_longer_and_the_evaluator_stays_as_it_was(self, stored, prototypes):
+        run, evaluator, task = stored.run(), stored.evaluator(), stored.tasks[0]
+        state = run.state(2)
+        before = evaluator.known(task, PRETRAINED).correct
+        experts = [run.weights(state, name) for name in state.tasks]
+        found = aggregation_cost(evaluator, task, experts, list(prototypes["both"].values()), repeats=2)
+        assert [row["experts"] for row in found] == [1, 2, 3]
+        assert {row["batch"] for row in found} == {7}
+        for key in ("swapped", "held"):
+            speeds = [row[key] for row in found]
+            assert speeds == sorted(speeds, reverse=True)
+            assert speeds[-1] > 0
+        evaluator.features._kept.clear()  # its weights are to be theta0's still
+        assert evaluator.known(task, PRETRAINED).correct == before
+
+
+class TestVariants:
+    @pytest.mark.parametrize(
+        ("text", "found"),
+        [
+            ("all", [1, 2, 3, 4, 5, 6]), ("last", [6]), ("doubling", [1, 2, 4, 6]), ("4, 2,2", [2, 4]),
+            ("1,last", [1, 6]),
+        ],
+    )  # fmt: skip
+    def test_sessions(self, text, found):
+        assert parse_sessions(text, 6) == found
+
+    @pytest.mark.parametrize("text", ["0", "7", "", "1,,2", "-1", "first", "²"])
+    def test_sessions_that_are_not(self, text):
+        with pytest.raises(ValueError, match="--sessions"):
+            parse_sessions(text, 6)
+
+    def test_rows_are_the_merges(self, stored):
+        run, evaluator = stored.run(sessions=False), stored.evaluator()
+        bounds = measure_bounds(run, evaluator)
+        chosen = {name: variants()[name] for name in ("condu", "average", "no-mask")}
+        rows = measure_variants(
+            run.deltas,
+            chosen,
+            evaluator=evaluator,
+            tasks=stored.tasks,
+            bounds=bounds,
+            sessions=[1, 3],
+            say=lambda _: None,
+        )
+        assert [(row["variant"], row["session"], row["task"]) for row in rows] == [
+            (name, session, task) for session in (1, 2, 3) for name in chosen for task in TASKS[:session]
+        ]
+        kept, fresh = None, stored.evaluator()
+        for session in (1, 2, 3):
+            kept = variants()["no-mask"].merge(kept, dict(list(stored.deltas.items())[:session]))
+        for position, task in enumerate(TASKS):
+            served = kept.decouple(task)
+            row = next(row for row in rows if (row["variant"], row["session"], row["task"]) == ("no-mask", 3, task))
+            expected = reconstruction(stored.deltas[task], served)
+            assert row["relative_l2"] == pytest.approx(expected.relative_l2, rel=1e-9)  # tensors come in another order
+            assert row["cosine"] == pytest.approx(expected.cosine, rel=1e-9)
+            assert row["rescaler"] == kept.rescalers[task]
+            count = fresh.known(stored.tasks[position], Weights(task, lambda served=served: served))
+            accuracy = 100 * count.correct / count.images
+            assert row["accuracy"] == accuracy
+            assert row["over_individual"] == accuracy - bounds[task]["individual"]
+        for row in rows:
+            assert ("accuracy" in row) == (row["session"] in (1, 3))
+            assert (row["rescaler"] is None) == (row["variant"] == "average")
+            if row["session"] == 1:  # one task alone is served its own expert
+                assert row["accuracy"] == bounds[row["task"]]["individual"]
+            gain = bounds[row["task"]]["individual"] - bounds[row["task"]]["zero_shot"]
+            if row.get("kept") is not None:
+                assert row["kept"] * gain == pytest.approx(row["accuracy"] - bounds[row["task"]]["zero_shot"])
+            elif "accuracy" in row:
+                assert gain <= 0
+
+    def test_bounds_are_theta0_and_the_own_expert(self, stored):
+        bounds, evaluator = measure_bounds(stored.run(), stored.evaluator()), stored.evaluator()
+        for task in stored.tasks:
+            own = evaluator.known(task, Weights("own", lambda name=task.name: stored.deltas[name]))
+            zero = evaluator.known(task, PRETRAINED)
+            assert bounds[task.name] == {
+                "zero_shot": 100 * zero.correct / zero.images, "individual": 100 * own.correct / own.images
+            }  # fmt: skip
+            evaluator = stored.evaluator()
+
+    def test_summary_by_hand(self):
+        base = {"variant": "v", "session": 2, "sign_agreement": 1.0, "cosine": 0.5}
+        rows = [
+            base | {"task": "a", "relative_l2": 0.2, "accuracy": 60.0, "over_individual": -20.0, "kept": 0.5},
+            base | {"task": "b", "relative_l2": 0.4, "accuracy": 30.0, "over_individual": -1.0, "kept": None},
+            base | {"task": "b", "session": 3, "relative_l2": 0.6},
+        ]
+        bounds = {"a": {"zero_shot": 40.0, "individual": 80.0}, "b": {"zero_shot": 35.0, "individual": 31.0}}
+        found = summarise(rows, bounds)
+        assert found[0] == {
+            "variant": "v", "session": 2, "tasks": 2, "relative_l2": pytest.approx(0.3), "sign_agreement": 1.0,
+            "cosine": 0.5, "accuracy": 45.0, "over_individual": -10.5, "kept": pytest.approx((20 - 5) / (40 - 4)),
+        }  # fmt: skip
+        assert found[1]["accuracy"] is None
+        assert "kept" not in found[1]
+        assert summarise(rows[1:2], bounds)[0]["kept"] is None  # fine-tuning gained nothing
+
+    def test_whole_ablation_has_the_runs_options_and_its_bytes(self, stored, tmp_path):
+        config = stored.config.model_copy(update={"merging": Merging(arithmetic_scale=0.7, ties_density=0.5)})
+        run = stored_run(config, stored.tasks, stored.plan, [], sessions=False)
+        results = ablate_merging(run, stored.evaluator(), [3], say=lambda line: None)
+        assert "0.7 times" in results["variants"]["task-arithmetic"]["formula"]
+        assert "50 %" in results["variants"]["ties"]["formula"]
+        assert results["measured"]["counted"] == results["measured"]["stored"] > 0
+        assert len(results["summary"]) == 3 * len(results["variants"]) == 30
+        assert (tmp_path / "merging.md") in write_merging(results, tmp_path)
+
+
+class TestSynthetic:
+    @pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])
+    def test_any_two_deltas_correlate_by_rho(self, rho):
+        a, b = (shared_gaussian(task, 200_000, rho, seed=1)["w"] for task in (0, 5))
+        assert float(torch.corrcoef(torch.stack([a, b]))[0, 1]) == pytest.approx(rho, abs=0.01)
+        assert float(a.std()) == pytest.approx(1e-3, rel=0.02)
+        assert torch.equal(a, shared_gaussian(0, 200_000, rho, seed=1)["w"])
+        assert not torch.equal(a, shared_gaussian(0, 200_000, rho, seed=2)["w"])
+
+    def test_two_tasks_are_the_same_at_once_and_in_turn_three_are_not(self):
+        rows = measure_synthetic(3, 2000, [0.0], seed=0, say=lambda line: None)
+        errors = {(row["variant"], row["session"], row["position"]): row["relative_l2"] for row in rows}
+        assert errors["condu", 1, 0] < 1e-6
+        for position in (0, 1):
+            assert errors["condu", 2, position] == pytest.approx(errors["emr", 2, position], rel=1e-6)
+            assert errors["condu", 3, position] != pytest.approx(errors["emr", 3, position], rel=1e-2)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((1, 10, "0"), "--synthetic 1"), ((3, 0, "0"), "--numel 0"), ((3, 10, "1.5"), "--rho 1.5"),
+            ((3, 10, "a"), "--rho a"), ((3, 10, ""), "--rho"), ((3, 10, "nan"), "--rho nan"),
+        ],
+    )  # fmt: skip
+    def test_refusals(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            ablate_synthetic(*arguments, seed=0)
+
+    def test_results_can_be_written(self, tmp_path):
+        results = ablate_synthetic(4, 100, "0,0.5", seed=0, say=lambda line: None)
+        assert len(results["rows"]) == 2 * 2 * 10
+        assert len(write_synthetic(results, tmp_path)) == 4
+
+
+class TestRefusals:
+    def test_a_storage_that_is_not_there(self, empty):
+        with pytest.raises(MissingRunError, match="no such folder"):
+            keep_methods(empty.config, lambda method: True, "all")
+        assert not empty.config.storage.exists()  # and none is made
+
+    def test_methods_that_it_is_not_about(self, stored):
+        config = stored.config.model_copy(update={"method": ("sequential", "condu", "zero-shot")})
+        assert keep_methods(config, lambda method: method.routes, "those").method == ("condu",)
+        config = stored.config.model_copy(update={"method": ("sequential",)})
+        with pytest.raises(ValueError, match="this is about condu and emr"):
+            keep_methods(config, lambda method: method.routes, "condu and emr")
+
+    def test_missing_experts_are_named_with_the_command(self, empty):
+        save_expert(empty.config.storage, empty.plan.items[0].key, empty.deltas["walls"], {})
+        with pytest.raises(MissingRunError, match=r"lacks 2 .* expert of task doors") as error:
+            empty.run(sessions=False)
+        assert f"python jobs/run_mtil.py --data {empty.config.data}" in str(error.value)
+        assert str(expert_folder(empty.config.storage, empty.plan.items[1].key)) in str(error.value)
+
+    def test_a_missing_session_is_named(self, empty):
+        empty.save()
+        step = empty.plan.steps[1]
+        folder = session_folder(empty.config.run_folder, empty.method.name, 1, "doors", step.state)
+        (folder / "meta.json").unlink()
+        assert empty.run(sessions=False).deltas.keys() == set(TASKS)
+        with pytest.raises(MissingRunError, match=r"lacks 1 .* session 2, which learns doors") as error:
+            empty.run()
+        assert str(folder) in str(error.value)
+
+    def test_another_recipe_is_another_run(self, stored):
+        config = stored.config.model_copy(update={"seed": 1})
+        plan = plan_method(stored.method, config, stored.tasks, stored.fingerprint, "fp32")
+        with pytest.raises(MissingRunError, match="lacks 6 "):
+            stored_run(config, stored.tasks, plan, [], sessions=True)
+
+
+class TestJobs:
+    """The jobs in this process, on experts and sessions made by hand."""
+
+    def call(self, monkeypatch, name, *flags):
+        monkeypatch.setattr(sys, "argv", [name, *flags])
+        runpy.run_path(str(JOBS / name), run_name="__main__")
+
+    def test_merging(self, stored, monkeypatch, capsys):
+        flags = [*stored.flags, "--training.precision", "fp32", "--evaluation.max_images", "6", "--sessions", "last"]
+        self.call(monkeypatch, "ablate_merging.py", *flags)
+        assert "merging-storage.png" in capsys.readouterr().out
+        found = json.loads((stored.config.run_folder / "ablation" / "merging.json").read_text())
+        assert found["tasks"] == list(TASKS)
+        assert {row["session"] for row in found["rows"] if "accuracy" in row} == {3}
+
+    def test_merging_refuses(self, empty, monkeypatch, capsys):
+        empty.config.storage.mkdir()
+        with pytest.raises(SystemExit) as end:
+            self.call(monkeypatch, "ablate_merging.py", *empty.flags, "--training.precision", "fp32")
+        assert end.value.code == 2
+        error = capsys.readouterr().err
+        assert "expert of task walls" in error
+        assert "python jobs/run_mtil.py --data" in error
+
+    def test_synthetic(self, tmp_path, monkeypatch):
+        flags = ["--synthetic", "3", "--numel", "50", "--storage", str(tmp_path / "s")]
+        self.call(monkeypatch, "ablate_merging.py", *flags)
+        assert (tmp_path / "s" / "ablation" / "synthetic.png").is_file()
+
+    def test_inference(self, stored, monkeypatch, capsys):
+        from condu_ray.orchestration.measure.encoders import FILE, prototype_folder
+
+        for seed, task in enumerate(stored.tasks):
+            count = len(task.classes)
+            tensors = {"sums": unit_rows(count, seed).double(), "counts": torch.ones(count, dtype=torch.int64)}
+            tensors["text"] = unit_rows(count, 9 + seed)
+            folder = prototype_folder(stored.config.storage, stored.fingerprint, task)
+            artifacts.publish(folder, {}, lambda path, tensors=tensors: artifacts.save_tensors(path / FILE, tensors))
+        monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
+        flags = [*stored.flags, "--training.precision", "fp32", "--evaluation.max_images", "6"]
+        self.call(monkeypatch, "ablate_inference.py", *flags)
+        found = json.loads((stored.config.run_folder / "ablation" / "inference.json").read_text())
+        assert len(found["options"]) == len(OPTIONS)
+        assert [row["experts"] for row in found["memory"]] == [1, 2, 3]
+        assert "inference-cost.png" in capsys.readouterr().out
+
+    def test_inference_refuses(self, empty, monkeypatch, capsys):
+        monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
+        empty.config.storage.mkdir()
+        with pytest.raises(SystemExit) as end:
+            self.call(monkeypatch, "ablate_inference.py", *empty.flags, "--training.precision", "fp32")
+        assert end.value.code == 2
+        assert "lacks 6 experts or sessions" in capsys.readouterr().err

@@ -1,0 +1,216 @@
+import threading
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from condu_ray.learn.chunks import (
+    Chunk,
+    ChunkReader,
+    ahead,
+    batches,
+    epoch_order,
+    reference_images,
+    task_images,
+    training_chunks,
+)
+from condu_ray.vlm.model import backbone_spec
+from condu_ray.vlm.preprocess import Preprocessor
+
+
+@pytest.mark.parametrize("groups", [[10], [4, 4, 2], [1], [3, 5, 7, 9, 2]])
+@pytest.mark.parametrize("window", [1, 6, 100])
+def test_an_epoch_has_every_row_once_and_differs_from_the_next(groups, window):
+    orders = [epoch_order(groups, seed=0, epoch=epoch, window=window) for epoch in range(3)]
+    for order in orders:
+        assert sorted(order) == list(range(sum(groups)))
+    if sum(groups) > 8:
+        assert not np.array_equal(orders[0], orders[1])
+    assert np.array_equal(orders[0], epoch_order(groups, seed=0, epoch=0, window=window))
+    if sum(groups) > 8:
+        assert not np.array_equal(orders[0], epoch_order(groups, seed=1, epoch=0, window=window))
+
+
+def test_rows_stay_within_their_window():
+    order = epoch_order([5] * 6, seed=3, epoch=0, window=10)
+    for start in range(0, 30, 10):
+        assert len({row // 10 for row in order[start : start + 10]}) == 1
+
+
+def test_chunks_are_whole_batches_and_cover_the_training():
+    chunks = list(training_chunks(0, "p", seed=0, steps=10, batch_size=24, rows=100))
+    assert [(c.start, c.stop) for c in chunks] == [(0, 96), (96, 192), (192, 240)]
+    assert len(list(training_chunks(0, "p", seed=0, steps=3, batch_size=500))) == 3
+
+
+@pytest.fixture
+def reader(small_backbone):
+    return ChunkReader(backbone_spec(pretrained=str(small_backbone)).preprocess, augment=True)
+
+
+@pytest.fixture
+def chunk(task_data):
+    return Chunk(0, str(task_data / "walls" / "train.parquet"), seed=5, start=0, stop=60, rank=0, world=1)
+
+
+def same(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_chunk_reads_the_same_for_anyone_in_any_order(reader, chunk, small_backbone):
+    whole = reader.read(chunk)
+    assert whole["image"].shape == (60, 16, 16, 3)
+    assert whole["image"].dtype == np.uint8
+    other = ChunkReader(backbone_spec(pretrained=str(small_backbone)).preprocess, augment=True)
+    parts = [other.read(replace(chunk, start=a, stop=b)) for a, b in ((40, 60), (0, 13), (13, 40))]
+    joined = {name: np.concatenate([parts[i][name] for i in (1, 2, 0)]) for name in whole}
+    assert same(whole, joined)
+
+
+def test_the_workers_shares_make_up_the_whole(reader, chunk):
+    whole, shares = reader.read(chunk), [reader.read(replace(chunk, rank=rank, world=3)) for rank in range(3)]
+    for rank, share in enumerate(shares):
+        assert same(share, {name: column[rank::3] for name, column in whole.items()})
+
+
+def test_an_epoch_shows_every_label_as_often_as_the_file_has_it(reader, chunk):
+    labels = pq.read_table(chunk.path)["label"].to_numpy()
+    seen = reader.read(replace(chunk, stop=2 * len(labels)))["label"]
+    for epoch in (seen[: len(labels)], seen[len(labels) :]):
+        assert np.array_equal(np.bincount(epoch), np.bincount(labels))
+
+
+def test_augmentation_differs_between_epochs_and_seeds(reader, chunk):
+    assert not same(reader.read(chunk), reader.read(replace(chunk, seed=6)))
+
+
+def test_batches_have_one_size_and_never_mix_tasks(reader, task_data):
+    chunks = [
+        chunk
+        for number, name in enumerate(("walls", "doors"))
+        for chunk in training_chunks(
+            number, str(task_data / name / "train.parquet"), seed=0, steps=5, batch_size=8, rows=20
+        )
+    ]
+    found = list(batches(reader, iter(chunks), 8))
+    assert [len(batch["label"]) for batch in found] == [8] * 10
+    assert [set(batch["task"].tolist()) for batch in found] == [{0}] * 5 + [{1}] * 5
+
+
+@pytest.fixture
+def preprocess(small_backbone):
+    return backbone_spec(pretrained=str(small_backbone)).preprocess
+
+
+@pytest.fixture
+def files(task_data, tmp_path):
+    """Two files of reference images, of which the second has no labels."""
+    table = pq.read_table(task_data / "cars" / "train.parquet", columns=["image"])
+    pq.write_table(table.append_column("caption", pa.array(["x"] * len(table))), tmp_path / "r.parquet")
+    return [task_data / "walls" / "train.parquet", tmp_path / "r.parquet"]
+
+
+def test_reference_images_take_the_files_in_turn_each_in_its_own_order(files, preprocess):
+    steps, size = 9, 8  # five batches of the first file, which has 24 rows: into its second epoch
+    found = list(reference_images(files, preprocess, seed=3, steps=steps, batch_size=size))
+    assert [batch.shape for batch in found] == [(size, 16, 16, 3)] * steps
+    preprocessor = Preprocessor(preprocess)
+    for number, path in enumerate(files):
+        file = pq.ParquetFile(path)
+        groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+        order = np.concatenate([epoch_order(groups, 3, epoch) for epoch in range(2)])
+        encoded = pq.read_table(path)["image"]
+        mine = np.concatenate(found[number :: len(files)])
+        expected = [preprocessor.pixels(encoded[row].as_py()) for row in order[: len(mine)]]
+        assert np.array_equal(mine, np.stack(expected))
+
+
+def test_reference_images_follow_the_seed_alone(files, preprocess):
+    def stream(seed):
+        return np.stack(list(reference_images(files, preprocess, seed=seed, steps=4, batch_size=6)))
+
+    assert np.array_equal(stream(0), stream(0))
+    assert not np.array_equal(stream(0), stream(1))
+
+
+def test_the_workers_shares_of_reference_images_make_up_each_batch(files, preprocess):
+    options = {"seed": 0, "steps": 5, "batch_size": 6}
+    whole = list(reference_images(files, preprocess, **options))
+    shares = [list(reference_images(files, preprocess, **options, rank=rank, world=3)) for rank in range(3)]
+    for step, batch in enumerate(whole):
+        for rank in range(3):
+            assert np.array_equal(shares[rank][step], batch[rank::3])
+
+
+def test_a_split_is_read_in_file_order(task_data, preprocess):
+    path = task_data / "walls" / "test.parquet"
+    table, found = pq.read_table(path), list(task_images(path, preprocess, 7))
+    preprocessor = Preprocessor(preprocess)
+    assert max(len(labels) for _, labels in found) <= 7
+    assert all(pixels.dtype == np.uint8 and labels.dtype == np.int64 for pixels, labels in found)
+    assert np.concatenate([labels for _, labels in found]).tolist() == table["label"].to_pylist()
+    expected = [preprocessor.pixels(encoded.as_py()) for encoded in table["image"]]
+    assert np.array_equal(np.concatenate([pixels for pixels, _ in found]), np.stack(expected))
+
+
+def reader_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "ahead"]
+
+
+def ended(before):
+    """Whether all threads that read ahead, but those that did so before, end soon."""
+    for thread in set(reader_threads()) - set(before):
+        thread.join(10)
+    return set(reader_threads()) <= set(before)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 50])
+def test_ahead_yields_the_same_items_in_order(depth):
+    before = reader_threads()
+    assert list(ahead(iter(range(20)), depth)) == list(range(20))
+    assert list(ahead(iter(()), depth)) == []
+    assert list(ahead(iter([None, 0]), depth)) == [None, 0]
+    assert ended(before)
+
+
+def test_ahead_makes_items_before_they_are_wanted_but_not_all(files):
+    made, enough = [], threading.Event()
+
+    def items():
+        for number in count():
+            made.append(number)
+            if number == 3:
+                enough.set()
+            yield number
+
+    stream = ahead(items(), depth=2)
+    assert next(stream) == 0
+    assert enough.wait(10)  # one handed out, two waiting, one in hand: nobody asked for those
+    assert made == [0, 1, 2, 3]
+    stream.close()
+
+
+def test_an_error_comes_in_its_place():
+    def items():
+        yield from range(3)
+        raise OSError("damaged")
+
+    stream = ahead(items(), depth=50)
+    assert [next(stream) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="damaged"):
+        next(stream)
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize("taken", [1, 5])
+def test_a_stream_that_is_left_early_ends_its_thread(taken):
+    before = reader_threads()
+    stream = ahead(count(), depth=2)
+    for _ in range(taken):
+        next(stream)
+    assert len(reader_threads()) == len(before) + 1
+    stream.close()
+    assert ended(before)

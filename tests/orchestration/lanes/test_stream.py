@@ -1,0 +1,64 @@
+"""Ray Data against its local twins: the same batches, and prototypes as computed image by image."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from condu_ray.benchmark import load_task
+from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
+from condu_ray.orchestration.cluster import env
+from condu_ray.vlm.model import backbone_spec, load_backbone
+from condu_ray.vlm.preprocess import Preprocessor, normalise
+from condu_ray.vlm.prototypes import class_prototypes
+from condu_ray.vlm.zeroshot import image_features, text_features
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with env.ray_cluster("local", namespace="test"):
+        yield
+
+
+def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbone):
+    from condu_ray.orchestration.lanes.stream import started, training_batches
+
+    spec = backbone_spec(pretrained=str(small_backbone))
+    chunks = [
+        chunk
+        for number, name in enumerate(("walls", "doors"))
+        for chunk in training_chunks(
+            number, str(task_data / name / "train.parquet"), seed=3, steps=6, batch_size=8, rank=1, world=2, rows=16
+        )
+    ]
+    options = {"preprocess": spec.preprocess, "augment": True, "batch_size": 4, "decoders": 2}
+    streamed = list(started(training_batches(chunks, **options)))
+    local = list(batches(ChunkReader(spec.preprocess, True), iter(chunks), 4))
+    assert len(streamed) == len(local) == 12
+    for one, other in zip(streamed, local, strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in ("image", "label", "task"))
+
+
+def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_backbone, tmp_path):
+    from condu_ray.orchestration.measure.encoders import load_prototypes, make_prototypes
+
+    spec = backbone_spec(pretrained=str(small_backbone))
+    backbone = load_backbone(spec)
+    tasks = [load_task(task_data / name) for name in ("walls", "doors")]
+    room = env.Room(lanes=1, gpus_per_worker=0, gpus_per_evaluator=0, evaluators=1)
+    assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1) == 2
+    assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1) == 0
+    preprocessor = Preprocessor(spec.preprocess)
+    for task in tasks:
+        table = pq.read_table(task.train)
+        sums = torch.zeros(len(task.classes), 16, dtype=torch.float64)
+        for encoded, label in zip(table["image"], table["label"].to_pylist(), strict=True):
+            pixels = torch.from_numpy(preprocessor.pixels(encoded.as_py()).copy())[None]
+            sums[label] += image_features(backbone.model, normalise(pixels, spec.preprocess))[0].double()
+        counts = torch.bincount(torch.tensor(table["label"].to_pylist()), minlength=len(task.classes))
+        text = text_features(backbone.model, backbone.tokenizer, task.classes, task.templates)
+        for kind in ("both", "image", "text"):
+            found = load_prototypes(tmp_path, backbone.fingerprint, task, kind)
+            assert torch.allclose(found, class_prototypes(sums, counts, text, kind), atol=1e-5)

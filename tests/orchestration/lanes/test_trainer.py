@@ -1,0 +1,257 @@
+"""One expert from its start to its artifact, without Ray."""
+
+import shutil
+import threading
+import time
+
+import pytest
+import ray.train.collective
+import ray.train.torch
+import torch
+
+from condu_ray.benchmark import load_tasks
+from condu_ray.config import Experiment
+from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
+from condu_ray.learn.exemplars import EXEMPLARS
+from condu_ray.learn.loop import DivergedError
+from condu_ray.methods import get
+from condu_ray.methods.session import read_session, session_folder
+from condu_ray.orchestration.lanes import trainer as module
+from condu_ray.orchestration.lanes.trainer import Trainer
+from condu_ray.orchestration.state import ModelKeeper
+from condu_ray.plan.sessions import plan_method
+from condu_ray.store import artifacts
+from condu_ray.store.experts import expert_folder, load_expert
+from condu_ray.vlm import lora
+from condu_ray.vlm.model import backbone_spec
+
+STILL = 1e-30
+"""A learning rate that moves nothing, so that an expert is what it started from."""
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch):
+    monkeypatch.setattr(ray.train.torch, "prepare_model", lambda model: model)
+    monkeypatch.setattr(ray.train.collective, "barrier", lambda: pytest.fail("one worker waits for nobody"))
+
+
+@pytest.fixture
+def data(task_data, tmp_path):
+    """The tasks, in a folder of this test's own."""
+    return shutil.copytree(task_data, tmp_path / "data")
+
+
+class Lane:
+    """A trainer, and what a lane and the state actor do around it."""
+
+    def __init__(self, storage, data, backbone, **world):
+        self.tasks = load_tasks(data, None)
+        self.spec, self.data, self.storage = backbone_spec(pretrained=str(backbone)), data, storage
+        options = {"precision": "fp32", "rank": 0, "world": 1, "device": "cpu"} | world
+        self.trainer = Trainer(self.spec, {task.name: task for task in self.tasks}, **options)
+
+    def config(self, **changes):
+        """Two steps of training and small adapters, unless told otherwise."""
+        parts = {
+            "training": {"steps": 2, "batch_size": 8, "lr": 1e-3, "augment": False},
+            "lora": {"rank": 4, "std": 0.1, "lr": 1e-2},
+            "distillation": {"reference": (self.data / "cars",), "vocabulary": 20},
+            "storage": self.storage,
+        }
+        for part, values in changes.items():
+            parts[part] = parts.get(part, {}) | values if isinstance(values, dict) else values
+        return Experiment.model_validate(parts)
+
+    def plan(self, name, config):
+        return plan_method(get(name, config), config, self.tasks, self.trainer.backbone.fingerprint, "fp32")
+
+    def train(self, config, item, progress=lambda progress: None):
+        training, path = config.training, str(next(task.train for task in self.tasks if task.name == item.task))
+        chunks = training_chunks(0, path, seed=config.seed, steps=training.steps, batch_size=training.batch_size)
+        reader = ChunkReader(self.spec.preprocess, training.augment)
+        self.trainer.train(config, item, batches(reader, chunks, training.batch_size), progress)
+
+    def learn(self, name, config, sessions):
+        """Trains and merges the first sessions of a method; returns the plan."""
+        plan, keeper = self.plan(name, config), ModelKeeper(config.portable())
+        for step in plan.steps[:sessions]:
+            if not artifacts.exists(expert_folder(self.storage, step.item.key)):
+                self.train(config, step.item)
+            keeper.merge(name, step.position, step.task, step.item.key, step.parent, step.state)
+        return plan
+
+    def delta(self, item):
+        return load_expert(self.storage, item.key)
+
+    def start(self, plan, position):
+        """What a method that starts from its state hands to the session at a position."""
+        before = plan.steps[position - 1]
+        folder = session_folder(
+            plan.method.config.run_folder, plan.method.name, before.position, before.task, before.state
+        )
+        return plan.method.start(read_session(folder, plan.method))
+
+
+@pytest.fixture
+def lane(tmp_path, data, small_backbone):
+    return Lane(tmp_path / "storage", data, small_backbone)
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def close(one, other, atol=1e-7):
+    return one.keys() == other.keys() and all(torch.allclose(one[name], other[name], atol=atol) for name in one)
+
+
+def test_a_plain_expert_is_what_training_changed(lane):
+    config, progress = lane.config(), []
+    item = lane.plan("condu", config).items[0]
+    lane.train(config, item, progress.append)
+    delta, theta0, weights = lane.delta(item), lane.trainer.theta0, lane.trainer.backbone.snapshot()
+    assert delta.keys() == theta0.keys()
+    assert all(torch.equal(delta[name], weights[name] - theta0[name]) for name in delta)
+    assert any(bool(tensor.any()) for tensor in delta.values())
+    assert [entry.step for entry in progress] == [1, 2]
+    meta = artifacts.read_meta(expert_folder(lane.storage, item.key))
+    assert (meta["task"], meta["key"], meta["start"], meta["recipe"]) == ("walls", item.key, None, {})
+    assert meta["training"]["lr"] == 1e-3
+    assert meta["training"]["precision"] == "fp32"
+    assert meta["loss"] == progress[-1].loss
+    assert list(meta["files"]) == ["delta.safetensors"]
+
+
+@pytest.mark.parametrize("between", ["condu", "condu-lora", "diverged"])
+def test_an_expert_does_not_depend_on_what_the_lane_trained_before(lane, tmp_path, data, small_backbone, between):
+    config = lane.config()
+    if between == "diverged":
+        wild = lane.config(training={"lr": 1e30, "steps": 4})
+        with pytest.raises(DivergedError):
+            lane.train(wild, lane.plan("condu", wild).items[1])
+    else:
+        lane.train(config, lane.plan(between, config).items[1])
+    for name in ("condu", "condu-lora"):
+        fresh, item = Lane(tmp_path / name, data, small_backbone), lane.plan(name, config).items[0]
+        lane.train(config, item)
+        fresh.train(fresh.config(), item)
+        assert equal(lane.delta(item), fresh.delta(item))
+
+
+@pytest.mark.parametrize("options", [{"scale": 0.5}, {"targets": ("mlp", "attention"), "init": "zeros"}])
+def test_an_adapters_expert_is_its_factors_and_what_they_make(lane, options):
+    config = lane.config(lora=options)
+    item = lane.plan("condu-lora", config).items[0]
+    before = [(name, p.requires_grad) for name, p in lane.trainer.backbone.model.named_parameters()]
+    lane.train(config, item)
+    factors = load_expert(lane.storage, item.key, "factors")
+    assert equal(lane.delta(item), lora.materialise(factors, config.lora.scale))
+    assert any(bool(tensor.any()) for tensor in lane.delta(item).values())
+    assert equal(lane.trainer.backbone.snapshot(), lane.trainer.theta0)
+    assert [(name, p.requires_grad) for name, p in lane.trainer.backbone.model.named_parameters()] == before
+    assert artifacts.read_meta(expert_folder(lane.storage, item.key))["training"]["lr"] == 1e-2
+
+
+@pytest.mark.parametrize("name", ["sequential", "magmax", "lwf", "lwf-vr", "icarl"])
+def test_a_chain_goes_on_from_the_expert_before(lane, name):
+    config = lane.config(training={"lr_by_task": {"doors": STILL}})
+    plan = lane.learn(name, config, 1)
+    first, second = plan.items[:2]
+    lane.train(config, second)
+    assert close(lane.delta(second), lane.delta(first))
+    assert artifacts.read_meta(expert_folder(lane.storage, second.key))["start"] == first.key
+
+
+@pytest.mark.parametrize("name", ["wise-ft", "pam-full", "pam", "pam-noalign"])
+def test_who_starts_from_the_state_starts_from_what_was_merged(lane, name):
+    still = {"lr_by_task": {"cars": STILL}}
+    config = lane.config(training=still, lora=still, pam={"align_every": 1})
+    plan = lane.learn(name, config, 2)
+    third = plan.items[2]
+    lane.train(config, third)
+    start = lane.start(plan, 2)
+    if plan.method.adapter == "lora":
+        assert equal(load_expert(lane.storage, third.key, "factors"), start)  # aligned with itself: nothing moved
+    else:
+        assert close(lane.delta(third), start)
+    assert not close(lane.delta(plan.items[1]), lane.delta(third))  # the merged one, not the last one
+    assert artifacts.read_meta(expert_folder(lane.storage, third.key))["start"] == plan.steps[1].state
+
+
+def test_pam_is_given_the_global_adapter_to_align_with(lane, monkeypatch):
+    config, lessons = lane.config(), []
+    original = module.fine_tune
+    monkeypatch.setattr(
+        module, "fine_tune", lambda model, stream, objective, report: lessons.append(objective.lesson)
+        or original(model, stream, objective, report),
+    )  # fmt: skip
+    plan = lane.learn("pam", config, 2)
+    assert lessons[0].start is None
+    assert equal(lessons[1].start, lane.start(plan, 1))
+    lane.learn("sequential", config, 2)
+    assert lessons[-1].start is None  # a chain has no global adapter
+
+
+def test_exemplars_are_stored_beside_the_expert_and_rehearsed(lane):
+    config = lane.config(replay={"per_class": 2})
+    plan = lane.learn("icarl", config, 3)
+    folders = [expert_folder(lane.storage, item.key) for item in plan.items]
+    assert all((folder / EXEMPLARS).is_file() for folder in folders)
+    (folders[0] / EXEMPLARS).unlink()
+    shutil.rmtree(folders[2])
+    with pytest.raises(artifacts.ArtifactError, match=EXEMPLARS):  # the third task wants those of the first
+        lane.train(config, plan.items[2])
+
+
+@pytest.mark.parametrize(
+    "name", ["condu", "sequential", "wise-ft", "lwf", "lwf-vr", "zscl", "pam", "pam-full", "icarl"]
+)
+def test_no_method_reads_an_earlier_tasks_data_and_only_icarl_its_exemplars(lane, name):
+    config = lane.config()
+    plan = lane.learn(name, config, 1)
+    shutil.rmtree(lane.data / "walls")
+    if name != "icarl":
+        (expert_folder(lane.storage, plan.items[0].key) / EXEMPLARS).unlink(missing_ok=True)
+    lane.train(config, plan.items[1])
+    assert artifacts.exists(expert_folder(lane.storage, plan.items[1].key))
+
+
+@pytest.mark.parametrize("name", ["condu", "condu-lora"])
+def test_a_training_that_lost_its_numbers_publishes_nothing(lane, name):
+    config = lane.config(training={"lr": 1e30, "steps": 4}, lora={"lr": 1e30})
+    item = lane.plan(name, config).items[0]
+    with pytest.raises(DivergedError, match="task walls"):
+        lane.train(config, item)
+    assert not expert_folder(lane.storage, item.key).exists()
+    assert not list(lane.storage.rglob("*.safetensors"))
+
+
+def test_only_the_first_worker_publishes_and_all_wait_for_it(tmp_path, data, small_backbone, monkeypatch):
+    waited = []
+    monkeypatch.setattr(ray.train.collective, "barrier", lambda: waited.append(True))
+    for rank, published in ((1, False), (0, True)):
+        lane = Lane(tmp_path / "storage", data, small_backbone, rank=rank, world=2)
+        config = lane.config()
+        item = lane.plan("condu", config).items[0]
+        lane.train(config, item)
+        assert artifacts.exists(expert_folder(lane.storage, item.key)) == published
+    assert len(waited) == 2
+
+
+def test_a_start_that_is_not_there_yet_is_waited_for(lane, monkeypatch):
+    config = lane.config()
+    first, second = lane.plan("sequential", config).items[:2]
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.1)
+    with pytest.raises(TimeoutError, match=first.key):
+        lane.train(config, second)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 60)
+    lane.train(config, first)
+    folder, aside = expert_folder(lane.storage, first.key), lane.storage / "aside"
+    folder.rename(aside)
+    later = threading.Timer(0.3, lambda: aside.rename(folder))
+    later.start()
+    begin = time.monotonic()
+    lane.train(config, second)
+    later.join()
+    assert time.monotonic() - begin > 0.25
+    assert artifacts.exists(expert_folder(lane.storage, second.key))

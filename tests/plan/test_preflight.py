@@ -1,0 +1,195 @@
+"""Bad input is refused by name before Ray starts."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from condu_ray.benchmark import TaskError
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS
+from condu_ray.config import Experiment
+from condu_ray.methods import METHODS
+from condu_ray.methods.registry import MethodError
+from condu_ray.plan import preflight
+from condu_ray.plan.preflight import check, make_plans
+from condu_ray.store.artifacts import ArtifactError
+from condu_ray.vlm.lora import LoraError
+from condu_ray.vlm.model import BackboneError
+
+
+@pytest.fixture
+def settings(tmp_path, task_data, small_backbone):
+    return {"storage": tmp_path / "storage", "data": task_data, "pretrained": str(small_backbone)}
+
+
+def test_good_input_passes_and_its_verdict_is_kept(settings):
+    found = check(Experiment(**settings))
+    assert [task.name for task in found.tasks] == ["walls", "doors", "cars"]
+    assert len(list((settings["storage"] / "checked").iterdir())) == 3
+    assert check(Experiment(**settings)).backbone == found.backbone
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"method": ("condo",)}, MethodError, ["condo", "did you mean condu"]),
+        ({"tasks": ("walls", "door")}, TaskError, ["door", "doors"]),
+        ({"data": "no/such/folder"}, TaskError, ["no/such/folder"]),
+        ({"data": None, "tasks": ("cifar100",)}, TaskError, ["cifar100", "mini-MTIL", "--data"]),
+        ({"pretrained": "no/such/weights"}, BackboneError, ["no/such/weights"]),
+        ({"model": "ViT-B-61", "pretrained": "openai"}, BackboneError, ["ViT-B-61", "ViT-B-16"]),
+    ],
+)
+def test_what_is_wrong_is_named(settings, change, error, words):
+    with pytest.raises(error) as caught:
+        check(Experiment(**(settings | change)))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_storage_that_is_a_file_is_named(settings, tmp_path):
+    (tmp_path / "storage").write_text("")
+    with pytest.raises(ArtifactError, match="--storage"):
+        check(Experiment(**settings))
+
+
+def test_bad_labels_are_found_before_the_backbone_is_loaded(settings, tmp_path, task_data):
+    shutil.copytree(task_data, tmp_path / "data")
+    meta = tmp_path / "data" / "cars" / "meta.json"
+    content = json.loads(meta.read_text())
+    meta.write_text(json.dumps(content | {"classes": content["classes"][:-1]}))
+    with pytest.raises(TaskError, match="cars") as caught:
+        check(Experiment(**(settings | {"data": tmp_path / "data"})))
+    assert "train.parquet" in str(caught.value)
+    assert "label" in str(caught.value)
+
+
+def test_mini_mtil_is_drawn_where_no_data_is_given(tmp_path):
+    found = check(Experiment(storage=tmp_path, tasks=("digits",)))
+    assert [task.name for task in found.tasks] == ["digits"]
+
+
+def test_shots_are_drawn_and_move_the_experts(settings):
+    whole, few = (check(Experiment(**settings, shots=shots)) for shots in (None, 2))
+    assert [task.train_rows for task in few.tasks] == [2 * len(task.classes) for task in whole.tasks]
+    assert [task.test_fingerprint for task in few.tasks] == [task.test_fingerprint for task in whole.tasks]
+    one, other = (make_plans(found, "fp32")[0].items for found in (whole, few))
+    assert {item.key for item in one}.isdisjoint({item.key for item in other})
+
+
+@pytest.fixture
+def references(tmp_path, task_data):
+    """Reference files of every kind, good and bad, below `tmp_path`; the good one is `good.parquet`."""
+    images = pq.read_table(task_data / "cars" / "train.parquet", columns=["image"])
+    captions = pa.array([f"picture {row}" for row in range(len(images))])
+    pq.write_table(images.append_column("caption", captions), tmp_path / "good.parquet")
+    pq.write_table(images, tmp_path / "mute.parquet")
+    pq.write_table(pa.table({"caption": captions}), tmp_path / "blind.parquet")
+    pq.write_table(pa.table({"image": captions, "caption": captions}), tmp_path / "paths.parquet")
+    (tmp_path / "text.parquet").write_text("no table")
+    (tmp_path / "one.txt").write_text("a picture\n\n  a picture  \n")
+    (tmp_path / "two.txt").write_text("a picture\nanother\n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({}, MethodError, ["--method zscl", "--distillation.reference", "image and caption", "not one of the tasks"]),
+        ({"reference": "{data}/walls"}, MethodError, ["walls", "one of the tasks"]),
+        ({"reference": "{data}/../data-again/doors"}, MethodError, ["doors", "one of the tasks"]),
+        ({"reference": "{here}/good.parquet,{data}/cars/test.parquet"}, MethodError, ["cars", "one of the tasks"]),
+        ({"reference": "{here}/nothing.parquet"}, TaskError, ["nothing.parquet", "missing"]),
+        ({"reference": "{here}/text.parquet"}, TaskError, ["text.parquet", "not Parquet"]),
+        ({"reference": "{here}/empty"}, TaskError, ["empty", "no task folder", "meta.json"]),
+        ({"reference": "{here}/blind.parquet"}, TaskError, ["blind.parquet", "no column 'image'", "caption"]),
+        ({"reference": "{here}/paths.parquet"}, TaskError, ["paths.parquet", "'image' holds string", "bytes"]),
+        (
+            {"reference": "{here}/mute.parquet"},
+            TaskError,
+            ["mute.parquet", "fewer than two", "--distillation.captions"],
+        ),
+        (
+            {"reference": "{here}/good.parquet", "captions": "{here}/one.txt"},
+            TaskError,
+            ["one.txt", "fewer than two", "one a line"],
+        ),
+        ({"reference": "{here}/good.parquet", "captions": "{here}/no.txt"}, TaskError, ["captions", "no.txt"]),
+        ({"reference": "{here}/good.parquet", "captions": "{here}/bytes.txt"}, TaskError, ["bytes.txt", "as text"]),
+    ],
+)
+def test_references_that_zscl_cannot_use_are_named(settings, task_data, references, change, error, words):
+    (task_data.parent / "data-again").exists() or (task_data.parent / "data-again").symlink_to(task_data)
+    distillation = {key: value.format(data=task_data, here=references) for key, value in change.items()}
+    with pytest.raises(error) as caught:
+        check(Experiment(**settings, method="condu,zscl", distillation=distillation))
+    for word in words:
+        assert word in str(caught.value)
+    check(Experiment(**settings, method="condu,lwf", distillation=distillation))  # who needs none does not look
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (
+            {"method": "individual", "label_space": "union"},
+            MethodError,
+            ["--label_space union", "individual", "such as condu"],
+        ),
+        ({"method": "condu-lora", "lora": {"rank": 33}}, LoraError, ["rank 33", "1 to 32"]),
+        ({"method": "condu,pam", "lora": {"rank": 33}}, LoraError, ["rank 33"]),
+    ],
+)
+def test_options_that_cannot_work_are_named_with_what_would(settings, change, error, words):
+    with pytest.raises(error) as caught:
+        check(Experiment(**settings, **change))
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "individual,zero-shot", "label_space": "union"},
+        {"method": "condu", "lora": {"rank": 33}},
+        {"method": "pam-full", "lora": {"rank": 33}},
+        {"method": "pam", "pam": {"adapter": "full"}, "lora": {"rank": 33}},
+        {"method": "pam", "lora": {"rank": 32}},
+    ],
+)
+def test_an_option_that_no_method_uses_harms_nobody(settings, change):
+    check(Experiment(**settings, **change))
+
+
+def test_with_references_every_method_can_be_planned(settings, references, monkeypatch):
+    monkeypatch.chdir(references)
+    given = {"reference": "good.parquet,mute.parquet", "captions": "two.txt"}
+    checked = check(Experiment(**settings, method=tuple(METHODS), distillation=given, lora={"rank": 4}))
+    assert [plan.method.name for plan in make_plans(checked, "fp32")] == list(METHODS)
+    found = checked.config.distillation  # absolute, for a worker works in another folder
+    assert found.reference == (references / "good.parquet", references / "mute.parquet")
+    assert found.captions == references / "two.txt"
+
+
+def test_mini_mtil_distils_on_those_of_its_tasks_that_are_not_learned(settings, task_data, monkeypatch, tmp_path):
+    drawn = []
+
+    def draw(folder, tasks):
+        for name in tasks:
+            drawn.append(name)
+            shutil.copytree(task_data / "walls", folder / name, dirs_exist_ok=True)
+
+    monkeypatch.setattr(preflight, "mini_mtil", draw)
+    monkeypatch.chdir(tmp_path)
+    base = settings | {"data": None, "storage": "storage", "method": "zscl"}
+    learned = MINI_MTIL_TASKS[2:4]
+    found = check(Experiment(**base, tasks=learned)).config.distillation.reference
+    assert [path.name for path in found] == [name for name in MINI_MTIL_TASKS if name not in learned]
+    assert all(path.is_absolute() and path.is_dir() for path in found)
+    assert sorted(drawn) == sorted(MINI_MTIL_TASKS)
+    with pytest.raises(MethodError, match="needs reference images"):
+        check(Experiment(**base, tasks=MINI_MTIL_TASKS))

@@ -1,0 +1,99 @@
+import pytest
+
+from condu_ray.benchmark import load_tasks
+from condu_ray.config import Experiment, Lora, Merging, Training
+from condu_ray.methods import get
+from condu_ray.plan.sessions import plan_method
+from condu_ray.store.ledger import ROOT
+
+
+@pytest.fixture
+def tasks(task_data):
+    return load_tasks(task_data, None)
+
+
+def plan(name, tasks, backbone="theta0", precision="fp32", **changes):
+    config = Experiment(**changes)
+    return plan_method(get(name, config), config, tasks, backbone, precision)
+
+
+def keys(found):
+    return {item.task: item.key for item in found.items}
+
+
+def test_experts_of_condu_and_individual_are_the_same_in_any_order(tasks):
+    one, other = keys(plan("condu", tasks)), keys(plan("individual", tasks[::-1]))
+    assert one == other
+    assert all(item.start is None and item.state is None for item in plan("condu", tasks).items)
+
+
+def test_sequential_chains_and_shares_its_first_expert_and_every_prefix(tasks):
+    chain = plan("sequential", tasks).items
+    assert chain[0].key == keys(plan("individual", tasks))[tasks[0].name]
+    assert [item.start for item in chain] == [None, chain[0].key, chain[1].key]
+    swapped = plan("sequential", [tasks[0], tasks[2], tasks[1]]).items
+    assert swapped[0].key == chain[0].key
+    assert {item.key for item in swapped[1:]}.isdisjoint({item.key for item in chain})
+    assert keys(plan("magmax", tasks)) == keys(plan("sequential", tasks))  # plain training, from the same weights
+
+
+@pytest.mark.parametrize("name", ["wise-ft", "pam"])
+def test_who_starts_from_its_state_names_the_state_before(tasks, name):
+    found = plan(name, tasks)
+    assert [item.state for item in found.items] == [None, *(step.state for step in found.steps[:2])]
+    assert all(item.start is None for item in found.items)
+
+
+@pytest.mark.parametrize("name", ["condu", "sequential", "pam"])
+def test_items_and_states_know_what_came_before(tasks, name):
+    found = plan(name, tasks)
+    for position, (item, step) in enumerate(zip(found.items, found.steps, strict=True)):
+        assert (item.method, item.task, item.position) == (name, tasks[position].name, position)
+        assert item.earlier == tuple((other.task, other.key) for other in found.items[:position])
+        assert (step.item, step.position, step.task) == (item, position, item.task)
+    assert [step.parent for step in found.steps] == [ROOT, *(step.state for step in found.steps[:-1])]
+
+
+@pytest.mark.parametrize(
+    ("change", "moves_experts", "moves_states"),
+    [
+        ({"seed": 1}, True, True),
+        ({"training": Training(steps=99)}, True, True),
+        ({"training": Training(lanes=2, threads=2, workers=2, max_failures=1)}, False, False),
+        ({"merging": Merging(rescaler="tensor_mean")}, False, True),
+        ({"lora": Lora(rank=1, merge="factors")}, False, False),
+        ({"label_space": "union"}, False, False),
+        ({"backbone": "other"}, True, True),
+        ({"precision": "bf16"}, True, True),
+    ],
+)
+def test_a_setting_moves_exactly_what_depends_on_it(tasks, change, moves_experts, moves_states):
+    base, other = plan("condu", tasks), plan("condu", tasks, **change)
+    assert (keys(base) != keys(other)) == moves_experts
+    assert ([s.state for s in base.steps] != [s.state for s in other.steps]) == moves_states
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        ("condu", {"training": Training(lr_by_task={"doors": 1e-6})}),
+        ("condu-lora", {"lora": Lora(lr_by_task={"doors": 1e-6})}),
+    ],
+)
+def test_one_tasks_rate_moves_that_tasks_expert_alone(tasks, name, rates):
+    base, other = keys(plan(name, tasks)), keys(plan(name, tasks, **rates))
+    assert {name for name in base if base[name] != other[name]} == {"doors"}
+
+
+def test_a_task_more_keeps_all_states_before(tasks):
+    short, long = plan("condu", tasks[:2]), plan("condu", tasks)
+    assert short.steps == long.steps[:2]
+
+
+@pytest.mark.parametrize(("name", "adoptable"), [("condu", 3), ("individual", 3), ("sequential", 1), ("pam", 1)])
+def test_what_would_have_stopped_is_the_same_where_nothing_came_before_it(tasks, name, adoptable):
+    stop = plan(name, tasks).items
+    again = plan(name, tasks, training=Training(on_nan="retry-lower-lr")).items
+    assert [item.same for item in stop] == [None] * 3
+    assert [item.same for item in again] == [item.key for item in stop[:adoptable]] + [None] * (3 - adoptable)
+    assert {item.key for item in stop}.isdisjoint({item.key for item in again})

@@ -1,0 +1,123 @@
+"""Runs and sweeps read from storage, one or several together."""
+
+import json
+
+import pytest
+
+from condu_ray.command_line import ConfigError
+from condu_ray.plan import stored
+
+TASKS = ["a", "b", "c"]
+
+
+def record(method, order, seed=0, value=50.0, **more):
+    return {
+        "trial": f"{order[0]}.{method}.seed{seed}", "method": method, "order_name": "".join(order),
+        "order": list(order), "seed": seed, "settings": {}, "accuracy": [[value] * 3] * 3, "seconds": 1.0,
+        "experts": [], "measurements": 9, "measurements_reused": 2, **more,
+    }  # fmt: skip
+
+
+def write_sweep(storage, name, records, steps=10, left_out=()):
+    folder = storage / "sweeps" / name
+    (folder / "trials").mkdir(parents=True)
+    heads = ("trial", "method", "order_name", "order", "seed", "settings")
+    trials = [{key: one[key] for key in heads} for one in records]
+    config = {"training": {"steps": steps}, "seed": 0, "method": ["condu"], "tasks": TASKS}
+    (folder / "sweep-config.json").write_text(json.dumps({"config": config, "trials": trials}))
+    for one in records:
+        if one["trial"] not in left_out:
+            (folder / "trials" / f"{one['trial']}.json").write_text(json.dumps(one))
+    return folder
+
+
+def write_run(storage, name, accuracy):
+    folder = storage / "runs" / name
+    (folder / "report").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"training": {"steps": 10}, "method": ["condu"], "run": name}))
+    methods = {"condu": {"accuracy": accuracy, "seconds": 3.0}}
+    (folder / "report" / "results.json").write_text(json.dumps({"tasks": TASKS, "seed": 0, "methods": methods}))
+
+
+@pytest.fixture
+def storage(tmp_path):
+    both = [record(method, order) for order in ("abc", "cab") for method in ("condu", "ties")]
+    write_sweep(tmp_path, "one", both, left_out=("c.ties.seed0",))
+    write_run(tmp_path, "plain", [[40.0] * 3] * 3)
+    write_run(tmp_path, "one.a.condu.seed0", [[50.0] * 3] * 3)  # a trial of the sweep
+    return tmp_path
+
+
+def test_names_are_sweeps_and_runs_but_no_trials(storage):
+    assert stored.names(storage) == ["one", "plain"]
+
+
+def test_a_sweep_has_its_finished_records_in_its_own_order(storage):
+    found = stored.find(storage, "one")
+    assert [trial.id for trial in found.trials] == ["a.condu.seed0", "a.ties.seed0", "c.condu.seed0", "c.ties.seed0"]
+    assert [one["trial"] for one in found.records] == ["a.condu.seed0", "a.ties.seed0", "c.condu.seed0"]
+
+
+def test_a_run_is_one_record_a_method(storage):
+    (found,) = stored.find(storage, "plain").records
+    assert (found["method"], found["order"], found["accuracy"][0]) == ("condu", TASKS, [40.0] * 3)
+
+
+@pytest.mark.parametrize("name", ["on", "../sweeps/one", "", "."])
+def test_what_is_not_there_is_named_with_what_is(storage, name):
+    with pytest.raises(ConfigError, match=r"holds no run or sweep .*(one|plain)"):
+        stored.find(storage, name)
+
+
+def test_an_empty_storage_says_so(tmp_path):
+    with pytest.raises(ConfigError, match="is it the right --storage"):
+        stored.find(tmp_path, "one")
+
+
+def test_a_damaged_file_is_named(storage):
+    (storage / "sweeps" / "one" / "sweep-config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"sweep-config\.json: not what a sweep writes"):
+        stored.find(storage, "one")
+
+
+def test_equal_trials_of_two_sweeps_count_once(storage):
+    write_sweep(storage, "two", [record("condu", "abc"), record("condu", "bca")])
+    found = [stored.find(storage, name) for name in ("one", "two")]
+    joined = stored.together(found)
+    assert [one["trial"] for one in joined] == [
+        "one:a.condu.seed0", "one:a.ties.seed0", "one:c.condu.seed0", "two:b.condu.seed0",
+    ]  # fmt: skip
+    assert all(one["settings"] == {} for one in joined)
+
+
+def test_what_settings_differ_in_keeps_records_apart(storage):
+    write_sweep(storage, "two", [record("condu", "abc", value=60.0)], steps=20)
+    joined = stored.together([stored.find(storage, name) for name in ("one", "two")])
+    assert [one["settings"] for one in joined] == [{"training.steps": 10}] * 3 + [{"training.steps": 20}]
+
+
+def test_equal_settings_with_other_results_are_refused(storage):
+    write_sweep(storage, "two", [record("condu", "abc", value=60.0)])
+    with pytest.raises(ConfigError, match="one and two have other results for condu in order abc"):
+        stored.together([stored.find(storage, name) for name in ("one", "two")])
+
+
+def test_the_report_of_several_is_written_and_summed_up(storage, tmp_path):
+    write_sweep(storage, "two", [record("condu", "bca", value=80.0)])
+    found = [stored.find(storage, name) for name in ("one", "two")]
+    numbers = stored.write_sweep_report(storage, found, tmp_path / "out", published=True, extra={"command": "c"})
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.md", "summary.csv", "summary.tex"}
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "one + two" in text
+    assert "ICLR 2026" in text
+    values = stored.aggregates(numbers)
+    assert values["last/condu"] == pytest.approx((50 + 50 + 80) / 3)
+    assert values["last_std/condu"] == pytest.approx(300**0.5)
+    assert values["cost/measurements"] == 36
+    assert "last_std/ties" not in values  # of one trial there is none
+
+
+def test_a_report_of_nothing_is_refused(tmp_path):
+    write_sweep(tmp_path, "one", [record("condu", "abc")], left_out=("a.condu.seed0",))
+    with pytest.raises(ConfigError, match="no trial is finished"):
+        stored.write_sweep_report(tmp_path, [stored.find(tmp_path, "one")], tmp_path / "out", extra={})

@@ -1,0 +1,113 @@
+"""The trials of a sweep are all combinations, in a fixed order, each with a whole configuration."""
+
+import json
+
+import pytest
+
+from condu_ray.benchmark.orders import draw_orders
+from condu_ray.command_line import ConfigError, parse
+from condu_ray.config import Experiment, Sweep
+from condu_ray.methods.registry import MethodError
+from condu_ray.plan.trials import make_trials, read_axes, read_records, record_path, sweep_name
+
+TASKS = ("a", "b", "c")
+
+
+def sweep(**changes):
+    return Sweep(method=("condu", "average"), **changes)
+
+
+def trials(**changes):
+    return make_trials(sweep(**changes), draw_orders(TASKS, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], {}),
+        (["training.lr=1e-5,3e-5"], {"training.lr": [1e-5, 3e-5]}),
+        (["training.lr=1e-5", "3e-5", "lora.rank=8", "16"], {"training.lr": [1e-5, 3e-5], "lora.rank": [8, 16]}),
+        (["merging.rescaler=l1,tensor_mean"], {"merging.rescaler": ["l1", "tensor_mean"]}),
+        (["training.augment=true,false"], {"training.augment": [True, False]}),
+        (["inference.top_k=1"], {"inference.top_k": [1]}),
+    ],
+)
+def test_axes_are_read_as_they_are_written(texts, expected):
+    assert read_axes(texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["training.rl=1"], ["--sweep training.rl", "did you mean training.lr"]),
+        (["5"], ["write field=value"]),
+        (["training.lr="], ["training.lr: no value"]),
+        (["training.lr=1,1"], ["a value twice"]),
+        (["training.lr=1", "training.lr=2"], ["given twice"]),
+        (["seed=1,2"], ["same for all trials", "--seed"]),
+        (["method=condu"], ["same for all trials"]),
+        (["model=a,b"], ["same for all trials"]),
+        (["training.threads=1,2"], ["same for all trials"]),
+        (["evaluation.max_images=1,2"], ["same for all trials"]),
+    ],
+)
+def test_a_wrong_axis_is_refused_by_name(texts, words):
+    with pytest.raises(ConfigError) as error:
+        read_axes(texts)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_all_combinations_are_there_once():
+    found = trials(seeds=2, sweep=("training.lr=1e-4,1e-3",))
+    assert len(found) == len({trial.id for trial in found}) == 2 * 2 * 2 * 2
+    assert {trial.seed for trial in found} == {0, 1}
+    assert [trial.order_name for trial in found[:8]] == ["given"] * 8
+    assert {trial.settings["training.lr"] for trial in found} == {1e-4, 1e-3}
+
+
+def test_a_trial_has_its_own_configuration_and_run():
+    (trial,) = [t for t in trials(sweep=("training.lr=0.1",)) if t.method == "average" and t.order_name == "random-01"]
+    config = trial.config(sweep().experiment(), "s")
+    assert type(config) is Experiment
+    assert config.method == ("average",)
+    assert config.tasks == trial.order
+    assert config.training.lr == 0.1
+    assert config.run_name == f"s.{trial.id}"
+    assert config.run_folder.parent.name == "runs"
+
+
+def test_a_value_that_does_not_fit_is_refused_before_anything_runs():
+    with pytest.raises(ConfigError, match=r"--sweep training.lr: .*greater than 0"):
+        trials(sweep=("training.lr=-1",))
+    with pytest.raises(MethodError, match="did you mean"):
+        make_trials(Sweep(method=("condo",)), draw_orders(TASKS, 1, 0))
+
+
+def test_the_name_is_the_same_for_the_same_sweep_only():
+    names = {
+        sweep_name(sweep(**changes), trials(**changes), data)
+        for changes in ({}, {"seed": 1}, {"sweep": ("training.lr=0.1",)}, {"training": {"steps": 7}})
+        for data in ("data", "other")
+    }
+    assert len(names) == 8
+    assert sweep_name(sweep(), trials(), "data") == sweep_name(sweep(storage="elsewhere"), trials(), "data")
+    assert sweep_name(sweep(run="mine"), trials(), "data") == "mine"
+
+
+def test_records_are_found_by_trial(tmp_path):
+    first, *_ = found = trials()
+    path = record_path(tmp_path, first)
+    path.parent.mkdir()
+    path.write_text(json.dumps(first.record()))
+    assert list(read_records(tmp_path, found)) == [first.id]
+    assert read_records(tmp_path, found)[first.id]["order"] == list(first.order)
+
+
+def test_the_command_line_knows_a_sweeps_flags_and_a_runs():
+    found = parse(
+        ["--orders", "12", "--method", "condu,ties", "--sweep", "training.lr=1e-5,3e-5", "--training.steps", "3"], Sweep
+    )
+    assert (found.orders, found.method, found.training.steps) == ("12", ("condu", "ties"), 3)
+    assert read_axes(found.sweep) == {"training.lr": [1e-5, 3e-5]}
+    with pytest.raises(ConfigError, match="unknown flag --orders"):
+        parse(["--orders", "12"])

@@ -1,0 +1,189 @@
+"""The report: strict JSON, a Markdown page with the numbers, pictures, and the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from condu_ray.report.plots import PALETTE, accuracy_over_sessions, heat_map, metrics_bars
+from condu_ray.report.run_report import summary_rows, write_report
+
+
+def make_results(count: int = 3, methods: tuple[str, ...] = ("condu-ft", "zero-shot")) -> dict[str, Any]:
+    """Results with made-up numbers; those of a single task have nan where a metric does not exist."""
+    random = np.random.default_rng(0)
+    tasks = [f"task_{index}" for index in range(count)]
+    undefined = math.nan if count == 1 else None
+    entries: dict[str, Any] = {}
+    for name in methods:
+        entries[name] = {
+            "accuracy": random.uniform(20, 100, (count, count)).tolist(),
+            "transfer": undefined or 61.25,
+            "average": 70.5,
+            "last": 80.04,
+            "backward_transfer": undefined or -1.234,
+            "forgetting": undefined or 2.345,
+            "seconds": 12.34,
+        }
+    rows = [
+        [{"task": task, "relative_l2": 0.125, "sign_agreement": 0.75} for task in tasks[: session + 1]]
+        for session in range(count)
+    ]
+    entries[methods[0]]["reconstruction"] = rows
+    return {
+        "tasks": tasks,
+        "methods": entries,
+        "run": "mini-1",
+        "recipe": "mini_mtil",
+        "seed": 3,
+        "config": {"steps": 100, "text": "```"},
+        "versions": {"torch": "2.15"},
+        "command": "python jobs/run_mtil.py --recipe mini_mtil",
+    }
+
+
+def load_strict(path: Path) -> Any:
+    """Reads JSON and fails on NaN and Infinity, which Python would accept."""
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda text: pytest.fail(f"{text} in JSON"))
+
+
+def test_files(tmp_path: Path) -> None:
+    results = make_results()
+    paths = write_report(results, tmp_path / "new" / "report")
+    names = ["results.json", "report.md", "metrics.png", "accuracy.png", "matrix-condu-ft.png", "matrix-zero-shot.png"]
+    assert [path.name for path in paths] == names
+    assert sorted(path.name for path in (tmp_path / "new" / "report").iterdir()) == sorted(names)
+    assert load_strict(paths[0]) == results
+    for path in paths[2:]:
+        with Image.open(path) as image:
+            image.load()
+            assert min(image.size) > 200
+            assert set(image.info) <= {"dpi"}
+
+
+def test_markdown(tmp_path: Path) -> None:
+    results = make_results()
+    results["methods"]["condu-ft"]["accuracy"] = [[91.04, 20.5, 33.3], [90.0, 82.25, 31.0], [89.0, 81.0, None]]
+    write_report(results, tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    for line in (
+        "# Report of mini-1",
+        "Recipe mini_mtil, seed 3, 3 tasks: task_0, task_1, task_2.",
+        "| Method | Transfer | Average | Last | BWT | Forgetting | Seconds |",
+        "| condu-ft | 61.2 | 70.5 | 80.0 | -1.23 | 2.35 | 12.3 |",
+        "| After session | task_0 | task_1 | task_2 |",
+        "| 1 task_0 | **91.0** | 20.5 | 33.3 |",
+        "| 2 task_1 | 90.0 | **82.2** | 31.0 |",
+        "| 3 task_2 | 89.0 | 81.0 | **–** |",
+        "| 2 | 0.125 / 0.750 | 0.125 / 0.750 |  |",
+        "![Accuracy matrix of zero-shot](matrix-zero-shot.png)",
+        "python jobs/run_mtil.py --recipe mini_mtil",
+        '  "torch": "2.15"',
+        "````json",  # longer than the fence inside the config
+    ):
+        assert line in text.splitlines(), line
+    assert "- **Last**: mean accuracy over all tasks after the last session." in text
+
+
+def test_one_task(tmp_path: Path) -> None:
+    results = make_results(1)
+    paths = write_report(results, tmp_path)
+    read = load_strict(paths[0])
+    assert [read["methods"]["condu-ft"][key] for key in ("transfer", "backward_transfer", "forgetting")] == [None] * 3
+    assert read["methods"]["condu-ft"]["last"] == 80.04
+    assert "| condu-ft | – | 70.5 | 80.0 | – | – | 12.3 |" in paths[1].read_text(encoding="utf-8")
+    # What was read back gives the same report.
+    again = write_report(read, tmp_path / "again")
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
+
+
+def test_values_that_json_does_not_know(tmp_path: Path) -> None:
+    results = make_results()
+    results["methods"]["condu-ft"]["accuracy"] = np.full((3, 3), 50, dtype=np.float32)
+    results["methods"]["condu-ft"]["last"] = np.float64(80)
+    results["config"] = {"folder": Path("data"), "order": ("b", "a"), 3: {"x"}, "limit": math.inf, "on": np.bool_(True)}
+    read = load_strict(write_report(results, tmp_path)[0])
+    assert read["methods"]["condu-ft"]["accuracy"] == [[50.0] * 3] * 3
+    assert read["methods"]["condu-ft"]["last"] == 80
+    assert read["config"] == {"folder": "data", "order": ["b", "a"], "3": ["x"], "limit": None, "on": True}
+
+
+def test_names_of_pictures(tmp_path: Path) -> None:
+    methods = ("../a b", "a/b", "a b", "A b", "x|y")
+    paths = write_report(make_results(2, methods), tmp_path)
+    names = [path.name for path in paths[4:]]
+    assert names == ["matrix-..-a-b.png", "matrix-a-b.png", "matrix-a-b-2.png", "matrix-A-b-3.png", "matrix-x-y.png"]
+    assert all(path.parent == tmp_path and path.is_file() for path in paths)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| x\\|y | 61.2 |" in text
+
+
+@pytest.mark.parametrize("key", ["tasks", "methods"])
+def test_nothing_to_report(key: str, tmp_path: Path) -> None:
+    results = make_results()
+    results[key] = type(results[key])()
+    with pytest.raises(ValueError, match=f"no '{key}'"):
+        write_report(results, tmp_path)
+    assert load_strict(tmp_path / "results.json")["run"] == "mini-1"
+
+
+@pytest.mark.parametrize("accuracy", [[[1.0, 2.0]], [[1.0] * 3] * 2, [[1.0] * 3, [1.0] * 2, [1.0] * 3], None, "abc"])
+def test_bad_matrix(accuracy: Any, tmp_path: Path) -> None:
+    results = make_results()
+    results["methods"]["zero-shot"]["accuracy"] = accuracy
+    with pytest.raises(ValueError, match="method 'zero-shot': no usable 'accuracy'"):
+        write_report(results, tmp_path)
+    assert (tmp_path / "results.json").is_file()
+
+
+def test_rewritten_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_report(make_results(), tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_report(make_results(2), tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_summary_rows() -> None:
+    rows = summary_rows(make_results())
+    assert [row["Method"] for row in rows] == ["condu-ft", "zero-shot"]
+    assert list(rows[0].values()) == ["condu-ft", "61.2", "70.5", "80.0", "-1.23", "2.35", "12.3"]
+
+
+def test_many_tasks_and_methods(tmp_path: Path) -> None:
+    methods = tuple(f"method-{index}" for index in range(len(PALETTE) + 4))
+    results = make_results(2, methods)
+    for path in (metrics_bars(results, tmp_path / "bars.png"), accuracy_over_sessions(results, tmp_path / "lines.png")):
+        assert path.stat().st_size > 1000
+    path = heat_map(
+        np.full((20, 20), 50.0).tolist(), [f"a_long_name_{index}" for index in range(20)], "x", tmp_path / "x"
+    )
+    with Image.open(path) as image:
+        # A cell must have room for "100.0" in its font.
+        assert image.width > 20 * 60
+
+
+def test_imports_stay_light() -> None:
+    code = """
+import sys
+import condu_ray.benchmark
+assert "matplotlib" not in sys.modules
+import condu_ray.report.run_report
+heavy = {"torch", "ray", "mlflow", "open_clip", "matplotlib.pyplot"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

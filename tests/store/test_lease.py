@@ -1,0 +1,86 @@
+"""One driver at a time: the second is refused with who holds the run, a dead holder's lease is taken over."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from condu_ray.store import claims
+from condu_ray.store import lease as module
+from condu_ray.store.lease import LeaseError, lease
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from condu_ray.store.lease import lease
+with lease(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "runs" / "r"
+
+
+@pytest.fixture
+def holder(folder):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_the_second_driver_is_refused_with_who_holds_it(folder, holder):
+    begin = time.monotonic()
+    said = rf"runs/r: held by process {holder.pid} on .*, since 20\d\d-.*another --run"
+    with pytest.raises(LeaseError, match=said), lease(folder):
+        pytest.fail("two drivers at one run")
+    assert time.monotonic() - begin < 5
+    with lease(folder.with_name("other")):  # another run is free
+        pass
+
+
+def test_a_dead_driver_is_taken_over_at_once(folder, holder):
+    holder.kill()
+    holder.wait()
+    with lease(folder):
+        assert json.loads((folder.parent / ".leases" / "r.json").read_text())["pid"] == os.getpid()
+
+
+def test_it_ends_with_the_run_however_that_ends(folder):
+    with pytest.raises(KeyError), lease(folder):
+        raise KeyError("a run that fails")
+    with lease(folder):
+        pass
+    assert list((folder.parent / ".leases").iterdir()) == []
+
+
+def elsewhere(folder):
+    """A lease of another machine."""
+    path = folder.parent / ".leases" / "r.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 7, "start": "1", "token": "t", "since": 1.0e9}))
+    return path
+
+
+def test_a_silent_holder_on_another_machine_is_waited_for_and_taken_over(folder, monkeypatch):
+    elsewhere(folder)
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+    begin = time.monotonic()
+    with lease(folder):
+        assert time.monotonic() - begin > 0.5
+
+
+def test_a_living_holder_on_another_machine_is_not_waited_for(folder, monkeypatch):
+    path = elsewhere(folder)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: os.utime(path, ns=(1, time.monotonic_ns())))
+    with pytest.raises(LeaseError, match="held by process 7 on elsewhere, since 2001-09-"), lease(folder):
+        pytest.fail("two drivers at one run")
