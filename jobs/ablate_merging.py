@@ -25,7 +25,8 @@ def main() -> None:
     from condu_ray.ablation.stored_run import keep_methods, make_evaluator, stored_run
     from condu_ray.ablation.synthetic import ablate_synthetic
     from condu_ray.learn.loop import resolved_precision
-    from condu_ray.plan.preflight import check, make_plans
+    from condu_ray.plan.preflight import check
+    from condu_ray.plan.run_plan import plan_run
     from condu_ray.report.ablation_report import write_merging, write_synthetic
     from condu_ray.store.artifacts import ArtifactError
 
@@ -38,7 +39,7 @@ def main() -> None:
         alone = "experts that each start from theta0, such as condu's or condu-lora's"
         checked = check(keep_methods(config, lambda method: method.starts_from == "pretrained", alone))
         precision = resolved_precision(config.training.precision, torch.cuda.is_available())
-        plans = {plan.method.adapter: plan for plan in reversed(make_plans(checked, precision))}
+        plans = {plan.method.adapter: plan for plan in reversed(plan_run(checked, precision).methods)}
         runs = [stored_run(checked.config, checked.tasks, plan, flags, sessions=False) for plan in plans.values()]
         for run in runs:
             sessions = parse_sessions(own.sessions, len(checked.tasks))

@@ -33,10 +33,16 @@ def run_report(config: Experiment) -> None:
         ConfigError: a session or a measurement is missing.
     """
     from condu_ray.orchestration.run import from_storage
+    from condu_ray.orchestration.watch.progress import Display
     from condu_ray.plan.preflight import check
 
     quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})
-    if from_storage(check(quiet)) is None:
+    checked = check(quiet)
+    with Display([task.name for task in checked.tasks], quiet.training.steps) as display:
+        found = from_storage(checked, display)
+        if found is not None:
+            display.finish(found, checked.config.run_folder)
+    if found is None:
         raise ConfigError(
             f"{config.run_name}: not finished, or trained on GPUs that are not here; run its command again"
         )

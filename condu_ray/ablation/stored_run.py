@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,6 +19,7 @@ from condu_ray.merging import DeltaSource
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session, method_folder, session_folder
+from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, load_expert
 from condu_ray.store.ledger import Entry, Ledger
@@ -91,42 +92,6 @@ class StoredRun:
         }
 
 
-class PlannedStep(Protocol):
-    """One session as `orchestration.plan.Step` plans it."""
-
-    @property
-    def position(self) -> int:
-        """0-based place of the task."""
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-
-    @property
-    def item(self) -> Any:
-        """The expert to train, whose `key` it has; None where nothing is trained."""
-
-    @property
-    def parent(self) -> str:
-        """Identity of the state before."""
-
-    @property
-    def state(self) -> str:
-        """Identity of the state after."""
-
-
-class Planned(Protocol):
-    """A method and its sessions as `orchestration.plan.MethodPlan` plans them (a floor above this one)."""
-
-    @property
-    def method(self) -> Method:
-        """The method."""
-
-    @property
-    def steps(self) -> Sequence[PlannedStep]:
-        """Its sessions in order."""
-
-
 def keep_methods(config: Experiment, suitable: Callable[[Method], bool], which: str) -> Experiment:
     """Returns the configuration with those of its methods alone that an ablation is about.
 
@@ -148,7 +113,7 @@ def keep_methods(config: Experiment, suitable: Callable[[Method], bool], which: 
 
 
 def stored_run(
-    config: Experiment, tasks: Sequence[Task], plan: Planned, arguments: Sequence[str], *, sessions: bool
+    config: Experiment, tasks: Sequence[Task], plan: MethodPlan, arguments: Sequence[str], *, sessions: bool
 ) -> StoredRun:
     """Finds a planned run in storage.
 
@@ -165,15 +130,16 @@ def stored_run(
     """
     method, ledger = plan.method, Ledger(method_folder(config.run_folder, plan.method.name) / "ledger.jsonl")
     entries, missing = [], []
-    for step in plan.steps:
-        planned = Entry(step.position, step.task, step.item.key, step.parent, step.state, 0.0)
-        entries.append(ledger.get(step.state) or planned)
-        folder = expert_folder(config.storage, step.item.key)
+    for session in plan.sessions:
+        assert session.expert is not None, "only methods that train are asked for"
+        planned = Entry(session.position, session.task, session.expert.key, session.parent, session.state, 0.0)
+        entries.append(ledger.get(session.state) or planned)
+        folder = expert_folder(config.storage, session.expert.key)
         if not artifacts.exists(folder):
-            missing.append(f"expert of task {step.task} ({folder})")
-        folder = session_folder(config.run_folder, method.name, step.position, step.task, step.state)
-        if sessions and not (ledger.get(step.state) and artifacts.exists(folder)):
-            missing.append(f"session {step.position + 1}, which learns {step.task} ({folder})")
+            missing.append(f"expert of task {session.task} ({folder})")
+        folder = session_folder(config.run_folder, method.name, session.position, session.task, session.state)
+        if sessions and not (ledger.get(session.state) and artifacts.exists(folder)):
+            missing.append(f"session {session.position + 1}, which learns {session.task} ({folder})")
     if missing:
         raise MissingRunError(
             f"{method.name}: storage lacks {len(missing)} experts or sessions of this run; the first is the "

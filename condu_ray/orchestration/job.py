@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from condu_ray.command_line import refuse
 from condu_ray.orchestration.cluster import env
-from condu_ray.orchestration.run import RunError
+from condu_ray.orchestration.cluster.room import ResourceError
+from condu_ray.orchestration.lanes.crew import RunError
 from condu_ray.store.artifacts import ArtifactError
 
 
@@ -23,7 +24,7 @@ def job() -> Iterator[None]:
     env.apply()
     try:
         yield
-    except (ValueError, ArtifactError, env.ResourceError) as error:
+    except (ValueError, ArtifactError, ResourceError) as error:
         cause = getattr(error, "cause", None)  # of an actor's error, whose own text is a traceback
         if isinstance(cause, Exception):
             sys.exit(f"error: {cause}")

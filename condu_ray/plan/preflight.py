@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from condu_ray.benchmark import Task, load_tasks, require_valid
@@ -15,7 +15,6 @@ from condu_ray.command_line import nearest
 from condu_ray.config import Experiment
 from condu_ray.methods import Method, get
 from condu_ray.methods.registry import MethodError
-from condu_ray.plan.sessions import MethodPlan, plan_method
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.vlm import lora
@@ -32,6 +31,11 @@ class Checked:
     spec: BackboneSpec
     backbone: str
     """theta0's fingerprint."""
+
+    def under(self, config: Experiment) -> Checked:
+        """Returns what was checked, for a trial's configuration: the same tasks in its order."""
+        tasks = {task.name: task for task in self.tasks}
+        return replace(self, config=config, tasks=tuple(tasks[name] for name in config.tasks or tasks))
 
 
 def check(config: Experiment) -> Checked:
@@ -124,11 +128,3 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
         "captions": options.captions.absolute() if options.captions else None,
     }
     return config.model_copy(update={"distillation": options.model_copy(update=found)})
-
-
-def make_plans(checked: Checked, precision: str) -> list[MethodPlan]:
-    """Returns the plan of every method of the configuration."""
-    config = checked.config
-    return [
-        plan_method(get(name, config), config, checked.tasks, checked.backbone, precision) for name in config.method
-    ]

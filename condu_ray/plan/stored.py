@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from condu_ray.command_line import ConfigError, nearest
 from condu_ray.config import Experiment
-from condu_ray.orchestration.watch.tracking import flatten
 from condu_ray.plan.trials import Trial, read_records
 from condu_ray.report.published import published_rows
 from condu_ray.report.sweep_report import sweep_report
+from condu_ray.settings import flatten
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder
 

@@ -164,7 +164,7 @@ def sweep_name(sweep: Sweep, trials: Sequence[Trial], fingerprint: str) -> str:
     """
     if sweep.run is not None:
         return sweep.run
-    kept = sweep.experiment().model_dump(mode="json", exclude={"storage", "tracking", "cluster", "method", "tasks"})
+    kept = sweep.experiment().identity(exclude={"storage", "tracking", "cluster", "method", "tasks"})
     return f"{sweep.recipe}-sweep-{content_hash([[trial.record() for trial in trials], kept, fingerprint])[:8]}"
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from condu_ray.config import Training, content_hash
 from condu_ray.store import artifacts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Space = Literal["delta", "factors"]
 """The form of an expert: weight deltas by parameter name, or LoRA factors."""

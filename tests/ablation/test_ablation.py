@@ -65,14 +65,14 @@ class Stored:
         self.deltas = {task.name: noise(self.theta0, seed) for seed, task in enumerate(self.tasks)}
 
     def save(self):
-        for item in self.plan.items:
-            save_expert(self.config.storage, item.key, self.deltas[item.task], {"task": item.task})
+        for expert in self.plan.experts:
+            save_expert(self.config.storage, expert.key, self.deltas[expert.task], {"task": expert.task})
         state = ModelState(model=self.method.initial())
-        keys = {item.key: item.task for item in self.plan.items}
-        for step in self.plan.steps:
-            model = self.method.merge(state, step.task, step.item.key, lambda key: self.deltas[keys[key]])
-            state = state.after(step.state, step.task, step.item.key, model)
-            entry = Entry(step.position, step.task, step.item.key, step.parent, step.state, 0.0)
+        keys = {expert.key: expert.task for expert in self.plan.experts}
+        for session in self.plan.sessions:
+            model = self.method.merge(state, session.task, session.expert.key, lambda key: self.deltas[keys[key]])
+            state = state.after(session.state, session.task, session.expert.key, model)
+            entry = Entry(session.position, session.task, session.expert.key, session.parent, session.state, 0.0)
             save_session(self.config.run_folder, self.method, entry, state)
             Ledger(method_folder(self.config.run_folder, self.method.name) / "ledger.jsonl").append(entry)
         return self
@@ -351,16 +351,16 @@ class TestRefusals:
             keep_methods(config, lambda method: method.routes, "condu and emr")
 
     def test_missing_experts_are_named_with_the_command(self, empty):
-        save_expert(empty.config.storage, empty.plan.items[0].key, empty.deltas["walls"], {})
+        save_expert(empty.config.storage, empty.plan.experts[0].key, empty.deltas["walls"], {})
         with pytest.raises(MissingRunError, match=r"lacks 2 .* expert of task doors") as error:
             empty.run(sessions=False)
         assert f"python jobs/run_mtil.py --data {empty.config.data}" in str(error.value)
-        assert str(expert_folder(empty.config.storage, empty.plan.items[1].key)) in str(error.value)
+        assert str(expert_folder(empty.config.storage, empty.plan.experts[1].key)) in str(error.value)
 
     def test_a_missing_session_is_named(self, empty):
         empty.save()
-        step = empty.plan.steps[1]
-        folder = session_folder(empty.config.run_folder, empty.method.name, 1, "doors", step.state)
+        session = empty.plan.sessions[1]
+        folder = session_folder(empty.config.run_folder, empty.method.name, 1, "doors", session.state)
         (folder / "meta.json").unlink()
         assert empty.run(sessions=False).deltas.keys() == set(TASKS)
         with pytest.raises(MissingRunError, match=r"lacks 1 .* session 2, which learns doors") as error:

@@ -39,9 +39,9 @@ def test_the_page_is_short():
 
 def test_it_is_planned_with_experts_of_its_own(median, task_data):
     tasks = load_tasks(task_data)
-    own = plan_method(median, Experiment(), tasks, "theta0", "fp32").items
-    plain = plan_method(get("individual"), Experiment(), tasks, "theta0", "fp32").items
-    assert {item.key for item in own}.isdisjoint({item.key for item in plain})
+    own = plan_method(median, Experiment(), tasks, "theta0", "fp32").experts
+    plain = plan_method(get("individual"), Experiment(), tasks, "theta0", "fp32").experts
+    assert {expert.key for expert in own}.isdisjoint({expert.key for expert in plain})
 
 
 def test_it_trains_nearer_to_theta0_than_plain_fine_tuning(median, task_data, small_backbone):

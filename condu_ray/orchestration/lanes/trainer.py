@@ -23,7 +23,7 @@ from condu_ray.merging import subtract
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, get
 from condu_ray.methods.session import read_session, session_folder
-from condu_ray.plan.sessions import Item
+from condu_ray.plan.expert import PlannedExpert
 from condu_ray.store import artifacts
 from condu_ray.store.experts import FILES, expert_folder, load_expert, save_expert
 from condu_ray.vlm import lora
@@ -61,16 +61,14 @@ class Trainer:
 
     def train(
         self,
-        config: Experiment,
-        item: Item,
+        expert: PlannedExpert,
         stream: Iterator[Mapping[str, np.ndarray]],
         report: Callable[[Progress], None],
     ) -> None:
         """Fine-tunes one expert and publishes it.
 
         Args:
-            config: the configuration that it is trained by.
-            item: the expert.
+            expert: the expert.
             stream: batches, of which this expert's are next.
             report: called after every step.
 
@@ -81,36 +79,37 @@ class Trainer:
         from ray.train.collective import barrier
         from ray.train.torch import prepare_model
 
-        method, begin = get(item.method, config), time.perf_counter()
-        start = self._start(item, method)
-        adapter = self._attach(item, method, start)
+        config = expert.config
+        method, begin = get(expert.method, config), time.perf_counter()
+        start = self._start(expert, method)
+        adapter = self._attach(expert, method, start)
         try:
             torch.manual_seed(config.seed)
             classifier = prepare_model(ClipClassifier(self.backbone.model))
-            objective = method.objective(self._lesson(item, method, adapter, start))
+            objective = method.objective(self._lesson(expert, method, adapter, start))
             loss = fine_tune(classifier, stream, objective, report)
             if self._rank == 0:
-                self._publish(item, method, adapter, objective, loss, time.perf_counter() - begin)
+                self._publish(expert, method, adapter, objective, loss, time.perf_counter() - begin)
         finally:
             if adapter is not None:
                 adapter.detach()
         if self._world > 1:
             barrier()  # the next expert may start from this one, which only rank 0 has written
 
-    def _start(self, item: Item, method: Method) -> Delta | None:
+    def _start(self, expert: PlannedExpert, method: Method) -> Delta | None:
         """Loads the adapter that training starts from, in the method's space; waits for it where it is being made."""
         config = method.config
-        if item.start is not None:
-            await_artifact(expert_folder(config.storage, item.start))
-            return load_expert(config.storage, item.start)
-        if item.state is not None:
-            before = item.earlier[-1][0]
-            folder = session_folder(config.run_folder, method.name, item.position - 1, before, item.state)
+        if expert.start is not None:
+            await_artifact(expert_folder(config.storage, expert.start))
+            return load_expert(config.storage, expert.start)
+        if expert.state is not None:
+            before = expert.earlier[-1][0]
+            folder = session_folder(config.run_folder, method.name, expert.position - 1, before, expert.state)
             await_artifact(folder)
             return method.start(read_session(folder, method))
         return None
 
-    def _attach(self, item: Item, method: Method, start: Delta | None) -> lora.Lora | None:
+    def _attach(self, expert: PlannedExpert, method: Method, start: Delta | None) -> lora.Lora | None:
         """Sets the model's weights to where training starts; returns the adapter that is trained, if there is one."""
         if method.adapter == "full":
             set_weights(self.backbone, self.theta0, start)
@@ -130,21 +129,21 @@ class Trainer:
             adapter.load(start)
         return adapter
 
-    def _lesson(self, item: Item, method: Method, adapter: lora.Lora | None, start: Delta | None) -> Lesson:
-        config, task = method.config, self._tasks[item.task]
+    def _lesson(self, expert: PlannedExpert, method: Method, adapter: lora.Lora | None, start: Delta | None) -> Lesson:
+        config, task = method.config, self._tasks[expert.task]
         parameters: Mapping[str, nn.Parameter] = adapter.parameters() if adapter else self.backbone.trainable
         preprocess = self.backbone.spec.preprocess
         exemplars = tuple[Exemplars, ...]()
         if "exemplars" in method.needs:
-            exemplars = tuple(load_exemplars(config.storage, key, self._tasks[name]) for name, key in item.earlier)
+            exemplars = tuple(load_exemplars(config.storage, key, self._tasks[name]) for name, key in expert.earlier)
         references = load_references(config.distillation) if "reference" in method.needs else None
         return Lesson(
             task=task,
-            position=item.position,
+            position=expert.position,
             backbone=self.backbone,
             theta0=self.theta0,
             parameters=parameters,
-            start=start if item.state is not None else None,
+            start=start if expert.state is not None else None,
             settings=method.training,
             config=config,
             precision=self._precision,
@@ -170,7 +169,13 @@ class Trainer:
         )
 
     def _publish(
-        self, item: Item, method: Method, adapter: lora.Lora | None, objective: Objective, loss: float, seconds: float
+        self,
+        expert: PlannedExpert,
+        method: Method,
+        adapter: lora.Lora | None,
+        objective: Objective,
+        loss: float,
+        seconds: float,
     ) -> None:
         config = method.config
         files: dict[str, Callable[[Path], None]] = dict(objective.files())
@@ -181,14 +186,14 @@ class Trainer:
             delta = lora.materialise(factors, config.lora.scale)
             files[FILES["factors"]] = partial(artifacts.save_tensors, tensors=factors)
         if broken := [name for name, tensor in delta.items() if not tensor.isfinite().all()]:
-            raise DivergedError(f"task {item.task}: the last step left no finite number in {broken[0]}")
+            raise DivergedError(f"task {expert.task}: the last step left no finite number in {broken[0]}")
         meta = {
-            "task": item.task,
-            "key": item.key,
+            "task": expert.task,
+            "key": expert.key,
             "run": config.run_name,
-            "start": item.start or item.state,
-            "training": method.training.recipe_for(item.task) | {"precision": self._precision},
-            "recipe": method.recipe(item.position),
+            "start": expert.start or expert.state,
+            "training": method.training.recipe_for(expert.task) | {"precision": self._precision},
+            "recipe": method.recipe(expert.position),
             "seed": config.seed,
             "workers": self._world,
             "threads": config.training.threads,
@@ -196,7 +201,7 @@ class Trainer:
             "loss": loss,
             "seconds": seconds,
         }
-        save_expert(config.storage, item.key, delta, meta, files)
+        save_expert(config.storage, expert.key, delta, meta, files)
 
 
 def await_artifact(folder: Path) -> None:
