@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ties,
     )
     from condu_ray.methods.registry import register
+    from condu_ray.methods.rule import merge_rule
     from condu_ray.metrics import ContinualMetrics, continual_metrics
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "largest_magnitude",
     "load_backbone",
     "load_tasks",
+    "merge_rule",
     "reconstruction",
     "register",
     "running_mean",
@@ -59,6 +61,7 @@ _ELSEWHERE = {
     "fine_tune": "face.learning",
     "load_backbone": "face.learning",
     "load_tasks": "face.learning",
+    "merge_rule": "methods.rule",
     "register": "methods.registry",
 }
 """Where a name comes from; all others are of `merging`."""

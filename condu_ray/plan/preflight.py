@@ -14,7 +14,7 @@ from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import nearest
 from condu_ray.config import Experiment
 from condu_ray.methods import Method, get
-from condu_ray.methods.registry import MethodError
+from condu_ray.methods.registry import MethodError, take
 from condu_ray.plan.sessions import MethodPlan, plan_method
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
@@ -40,7 +40,7 @@ def check(config: Experiment) -> Checked:
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
     """
-    methods = [get(name, config) for name in config.method]
+    methods = take(config)
     _check_options(config, methods)
     artifacts.check_writable(config.storage)
     if config.run_folder.exists() and not config.run_folder.is_dir():

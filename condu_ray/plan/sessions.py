@@ -88,15 +88,15 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
                 precision=precision,
                 seed=config.seed,
                 start=start or state,
-                recipe=method.recipe(position),
+                recipe=method.expert_identity(position),
             )
             key, same = key_of(training=method.training), None
             if method.training.on_nan != "stop" and not (start or state):
                 same = key_of(training=method.training.model_copy(update={"on_nan": "stop"}))
             item = Item(method.name, task.name, position, key, start, state, earlier, same)
             earlier = (*earlier, (task.name, key))
-        settings = method.merge_settings() if method.keeps_model else {}
-        identity = state_id(parent, method.name, task.name, item.key if item else backbone, settings)
+        key_or_theta0 = item.key if item else backbone
+        identity = state_id(parent, method.name, task.name, key_or_theta0, method.state_identity())
         steps.append(Step(position, task.name, item, parent, identity))
         parent = identity
     return MethodPlan(method, tuple(steps))
