@@ -101,13 +101,13 @@ _PROGRAMS = {
 }
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `base` with `over` laid on top, nested mappings merged."""
-    merged = dict(base)
+    found = dict(base)
     for key, value in over.items():
-        mergeable = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if mergeable else value
-    return merged
+        mergeable = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if mergeable else value
+    return found
 
 
 def _explain(error: ValidationError, source: str, kind: type[Experiment]) -> ConfigError:
@@ -220,11 +220,11 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment) -> Expe
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, list(RECIPES))}")
     base = RECIPES[recipe]().model_dump()
     try:
-        kind.model_validate(_merge(base, from_file))
+        kind.model_validate(merged(base, from_file))
     except ValidationError as error:
         raise _explain(error, f"--config {path}", kind) from error
     try:
-        return kind.model_validate(_merge(_merge(base, from_file), flags))
+        return kind.model_validate(merged(merged(base, from_file), flags))
     except ValidationError as error:
         raise _explain(error, "command line", kind) from error
 

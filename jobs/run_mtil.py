@@ -7,11 +7,9 @@ def main() -> None:
     """Parses the settings, then runs; bad input ends with its message and exit code 2, a run that failed with 1."""
     config = main_config()
     if config.method == ("list",):
-        from condu_ray.methods import METHODS
+        from condu_ray.methods.registry import listed
 
-        for name, method in METHODS.items():
-            needs = f" (needs {', '.join(sorted(method.needs))})" if method.needs else ""
-            print(f"{name:<16} starts from {method.starts_from:<11} {method.paper}{needs}")
+        print(*listed(), sep="\n")
         return
     from condu_ray.orchestration.job import job
 

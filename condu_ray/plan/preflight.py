@@ -13,8 +13,8 @@ from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import nearest
 from condu_ray.config import Experiment
-from condu_ray.methods import Method, get
-from condu_ray.methods.registry import MethodError
+from condu_ray.methods import Method
+from condu_ray.methods.registry import MethodError, take
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.vlm import lora
@@ -44,7 +44,7 @@ def check(config: Experiment) -> Checked:
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
     """
-    methods = [get(name, config) for name in config.method]
+    methods = take(config)
     _check_options(config, methods)
     artifacts.check_writable(config.storage)
     if config.run_folder.exists() and not config.run_folder.is_dir():

@@ -74,7 +74,7 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
                 precision=precision,
                 seed=config.seed,
                 start=start or state,
-                recipe=method.recipe(position),
+                recipe=method.expert_identity(position),
             )
             key, same = key_of(training=method.training), None
             if method.training.on_nan != "stop" and not (start or state):
@@ -86,8 +86,8 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
                 needs = session_folder(config.run_folder, method.name, position - 1, earlier[-1][0], state)
             expert = PlannedExpert(config, method.name, task.name, position, key, start, state, needs, earlier, same)
             earlier = (*earlier, (task.name, key))
-        settings = method.merge_settings() if method.keeps_model else {}
-        identity = state_id(parent, method.name, task.name, expert.key if expert else backbone, settings)
+        key_or_theta0 = expert.key if expert else backbone
+        identity = state_id(parent, method.name, task.name, key_or_theta0, method.state_identity())
         sessions.append(PlannedSession(position, task.name, expert, parent, identity))
         parent = identity
     return MethodPlan(method, tuple(sessions))

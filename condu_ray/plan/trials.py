@@ -16,6 +16,7 @@ from condu_ray.benchmark.orders import Order
 from condu_ray.command_line import ConfigError, field_names, nearest
 from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
+from condu_ray.methods.registry import take
 from condu_ray.store.artifacts import read_sealed
 
 FIXED = ("storage", "run", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "label_space", "shots")
@@ -36,7 +37,7 @@ class Trial:
 
     Attributes:
         id: unique in the sweep, and safe in paths.
-        method: method's name.
+        method: method's own name.
         order_name: name of the order.
         order: tasks in the order of learning.
         seed: the run's seed.
@@ -63,7 +64,8 @@ class Trial:
             for step in path:
                 part = part[step]
             part[last] = value
-        values |= {"method": (self.method,), "tasks": self.order, "seed": self.seed, "run": f"{sweep}.{self.id}"}
+        named = tuple(text for text in base.method if get(text, base).name == self.method)
+        values |= {"method": named, "tasks": self.order, "seed": self.seed, "run": f"{sweep}.{self.id}"}
         try:
             return Experiment.model_validate(values)
         except ValidationError as error:
@@ -141,9 +143,8 @@ def make_trials(sweep: Sweep, orders: Sequence[Order]) -> list[Trial]:
     count = math.prod([len(orders), sweep.seeds, len(base.method), *map(len, axes.values())])
     if count > MOST:
         raise ConfigError(f"--orders, --seeds, --method and --sweep make {count:,} trials; {MOST:,} at most")
-    for name in base.method:
-        get(name)
-    for order, offset, method in itertools.product(orders, range(sweep.seeds), base.method):
+    methods = [method.name for method in take(base)]
+    for order, offset, method in itertools.product(orders, range(sweep.seeds), methods):
         for values in itertools.product(*axes.values()):
             settings = dict(zip(axes, values, strict=True))
             suffix = f".{content_hash(settings)[:8]}" if settings else ""

@@ -14,7 +14,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.learn.exemplars import EXEMPLARS
 from condu_ray.learn.loop import DivergedError
-from condu_ray.methods import get
+from condu_ray.methods import get, training
 from condu_ray.methods.session import read_session, session_folder
 from condu_ray.orchestration.lanes import trainer as module
 from condu_ray.orchestration.lanes.trainer import Trainer
@@ -181,9 +181,9 @@ def test_who_starts_from_the_state_starts_from_what_was_merged(lane, name):
 
 def test_pam_is_given_the_global_adapter_to_align_with(lane, monkeypatch):
     config, lessons = lane.config(), []
-    original = module.fine_tune
+    original = training.fine_tune
     monkeypatch.setattr(
-        module, "fine_tune", lambda model, stream, objective, report: lessons.append(objective.lesson)
+        training, "fine_tune", lambda model, stream, objective, report: lessons.append(objective.lesson)
         or original(model, stream, objective, report),
     )  # fmt: skip
     plan = lane.learn("pam", config, 2)
