@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from condu_ray.report.run_summary import summary_rows
+
 LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal (a job's log)."""
 
@@ -135,8 +137,6 @@ class Display:
             results: as in `results.json`.
             folder: the run's folder.
         """
-        from condu_ray.report.run_report import summary_rows  # here, for the board's process needs no matplotlib
-
         for space, title in (("task", "accuracy, percent"), ("union", "task not known: classes of all tasks")):
             rows = summary_rows(results, space)
             if rows:
