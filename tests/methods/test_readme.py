@@ -54,7 +54,7 @@ def test_it_trains_nearer_to_theta0_than_plain_fine_tuning(median, task_data, sm
             settings=settings, config=Experiment(), precision="fp32", seed=0,
         )  # fmt: skip
         reader = ChunkReader(backbone.spec.preprocess, augment=False)
-        chunks = training_chunks(0, str(task.train), seed=0, steps=8, batch_size=8)
+        chunks = training_chunks(str(task.train), seed=0, steps=8, batch_size=8)
         fine_tune(ClipClassifier(backbone.model), batches(reader, chunks, 8), method.objective(lesson))
         after = backbone.snapshot()
         away[method.name] = sum(float((after[name] - theta0[name]).square().sum()) for name in theta0)

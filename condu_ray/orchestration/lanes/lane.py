@@ -243,9 +243,8 @@ def _stream(
     first = todo[0][0].training  # the board gives only experts of one batch size and augmentation at once
     chunks = [
         chunk
-        for number, (config, item) in enumerate(todo)
+        for config, item in todo
         for chunk in training_chunks(
-            number,
             str(tasks[item.task].train),
             seed=config.seed,
             steps=config.training.steps,

@@ -67,7 +67,7 @@ class Lane:
 
     def train(self, config, item, progress=lambda progress: None):
         training, path = config.training, str(next(task.train for task in self.tasks if task.name == item.task))
-        chunks = training_chunks(0, path, seed=config.seed, steps=training.steps, batch_size=training.batch_size)
+        chunks = training_chunks(path, seed=config.seed, steps=training.steps, batch_size=training.batch_size)
         reader = ChunkReader(self.spec.preprocess, training.augment)
         self.trainer.train(config, item, batches(reader, chunks, training.batch_size), progress)
 
