@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condu_ray.benchmark.tasks import MTIL11_ORDER
 from condu_ray.recipes import ORDER_1, ORDER_2
 
 #: Most orders that are drawn: each is a set of trials.
@@ -84,8 +83,7 @@ def named_order(name: str, tasks: Sequence[str]) -> Order:
 
     Args:
         name: `given`, `reversed`, `alphabetical`, or MTIL's `mtil_order1` and `mtil_order2` (ZSCL, ICCV 2023), which
-            need MTIL's tasks or their small stand-ins (`tasks.MTIL11_ORDER`, task by task); of some of them, the
-            order that they have in MTIL's.
+            need MTIL's tasks; of some of them, the order that they have in MTIL's.
         tasks: The tasks' names, all different, at least one.
 
     Raises:
@@ -101,15 +99,12 @@ def named_order(name: str, tasks: Sequence[str]) -> Order:
     if name not in ORDER_NAMES:
         raise OrderError(f"no order is named {name!r}; {_near(name, ORDER_NAMES)}")
     full = ORDER_1 if name == "mtil_order1" else ORDER_2
-    for family in (ORDER_1, MTIL11_ORDER):
-        if set(tasks) <= set(family):
-            names = dict(zip(ORDER_1, family, strict=True))
-            return Order(name, tuple(names[task] for task in full if names[task] in tasks))
-    unknown = [task for task in tasks if task not in ORDER_1] if set(tasks) & set(ORDER_1) else list(tasks)
-    raise OrderError(
-        f"{name} is an order of MTIL's tasks ({', '.join(ORDER_1)}) or of their stand-ins ({', '.join(MTIL11_ORDER)}), "
-        f"which {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not; give another order"
-    )
+    if unknown := [task for task in tasks if task not in full]:
+        raise OrderError(
+            f"{name} is an order of MTIL's tasks ({', '.join(ORDER_1)}), "
+            f"which {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not; give another order"
+        )
+    return Order(name, tuple(task for task in full if task in tasks))
 
 
 def read_orders(path: str | Path, tasks: Sequence[str]) -> list[Order]:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condu_ray.report.plots import PALETTE, accuracy_over_sessions, heat_map, metrics_bars
-from condu_ray.report.run_report import summary_rows, write_report
+from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
+from condu_ray.report.run_report import write_report
+from condu_ray.report.style import PALETTE
 
 
 def make_results(count: int = 3, methods: tuple[str, ...] = ("condu-ft", "zero-shot")) -> dict[str, Any]:
@@ -156,12 +157,6 @@ def test_rewritten_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         write_report(make_results(2), tmp_path)
     assert (tmp_path / "results.json").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
-
-
-def test_summary_rows() -> None:
-    rows = summary_rows(make_results())
-    assert [row["Method"] for row in rows] == ["condu-ft", "zero-shot"]
-    assert list(rows[0].values()) == ["condu-ft", "61.2", "70.5", "80.0", "-1.23", "2.35", "12.3"]
 
 
 def test_many_tasks_and_methods(tmp_path: Path) -> None:

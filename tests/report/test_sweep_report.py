@@ -16,10 +16,10 @@ from PIL import Image
 
 from condu_ray.benchmark.orders import draw_orders
 from condu_ray.report.published import published_rows
-from condu_ray.report.records import by_group, read_trials
+from condu_ray.report.records import by_group, check_records
 from condu_ray.report.sweep_plots import accuracy_by_position, forgetting_curve, methods_over_orders, order_heat_map
 from condu_ray.report.sweep_report import sweep_report
-from condu_ray.report.sweep_tables import latex
+from condu_ray.report.text import latex
 
 FILES = [
     "sweep.json", "summary.csv", "trials.csv", "summary.tex", "report.md", "methods_over_orders.png",
@@ -259,7 +259,7 @@ def test_latex_escapes(text: str, expected: str) -> None:
 def test_settings_are_shown_where_they_vary(settings: list[dict], groups: list[str], tmp_path: Path) -> None:
     orders = ("ab", "ba")
     records = [record(order=order, settings=entry) for order, entry in zip(orders, settings, strict=True)]
-    assert list(by_group(read_trials(records))) == groups
+    assert list(by_group(check_records(records))) == groups
     sweep_report(records, tmp_path, name="x")
     columns = [key for key in rows_of(tmp_path / "summary.csv")[0] if key.startswith("settings.")]
     varied = {key for key in settings[0] if settings[0].get(key) != settings[1].get(key)}

@@ -145,9 +145,8 @@ def _stream(lane: Lane, todo: Sequence[PlannedExpert], tasks: Mapping[str, Task]
     first = todo[0].config.training  # the board gives only experts of one batch size and augmentation at once
     chunks = [
         chunk
-        for number, expert in enumerate(todo)
+        for expert in todo
         for chunk in training_chunks(
-            number,
             str(tasks[expert.task].train),
             seed=expert.config.seed,
             steps=expert.config.training.steps,

@@ -62,7 +62,7 @@ def training_batches(
         decoders: actors that decode.
 
     Yields:
-        `image` uint8 [b, H, W, 3], `label` int64 [b], `task` int64 [b].
+        `image` uint8 [b, H, W, 3], `label` int64 [b].
     """
     decoded = chunk_dataset([chunk.row() for chunk in chunks]).map_batches(
         DecodeChunks,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.results import SessionResult
+from condu_ray.report.run_summary import summary_rows
 
 LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal (a job's log)."""
@@ -138,8 +139,6 @@ class Display:
             folder: the run's folder.
         """
         self.__exit__()
-        from condu_ray.report.run_report import summary_rows  # here, for the board's process needs no matplotlib
-
         for space, title in (("task", "accuracy, percent"), ("union", "task not known: classes of all tasks")):
             rows = summary_rows(results, space)
             if rows:

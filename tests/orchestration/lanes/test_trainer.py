@@ -68,7 +68,7 @@ class Lane:
     def train(self, expert, progress=lambda progress: None):
         config = expert.config
         training, path = config.training, str(next(task.train for task in self.tasks if task.name == expert.task))
-        chunks = training_chunks(0, path, seed=config.seed, steps=training.steps, batch_size=training.batch_size)
+        chunks = training_chunks(path, seed=config.seed, steps=training.steps, batch_size=training.batch_size)
         reader = ChunkReader(self.spec.preprocess, training.augment)
         self.trainer.train(expert, batches(reader, chunks, training.batch_size), progress)
 
