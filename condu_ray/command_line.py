@@ -6,7 +6,6 @@ of precedence (flags over YAML over recipe) and the nearest right name for a wro
 
 from __future__ import annotations
 
-import difflib
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from condu_ray.config import Experiment, Sweep
+from condu_ray.names import nearest
 from condu_ray.recipes import RECIPES
 from condu_ray.store.passwords import without_passwords
 
@@ -31,19 +31,6 @@ _short.maxlevel = 2
 
 class ConfigError(ValueError):
     """A setting that is unknown, of the wrong type or out of range; the message names it."""
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Returns ` (did you mean ...?)` for the closest known name, or all names when none is close."""
-    leaf = {key.rsplit(".", 1)[-1]: key for key in known}
-    last = name.rsplit(".", 1)[-1]
-    same = [key for key in known if key.rsplit(".", 1)[-1] == last]
-    # `--steps` means training.steps, though `shots` looks more alike.
-    close = difflib.get_close_matches(name, same, n=1) or same[:1]
-    close = close or difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(last, list(leaf), n=1)
-    if close:
-        return f" (did you mean {leaf.get(close[0], close[0])}?)"
-    return f" (known: {', '.join(known)})" if len(known) <= 40 else ""
 
 
 def field_names(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
@@ -217,7 +204,7 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment) -> Expe
     default = "own_data" if flags.get("data") or from_file.get("data") else "mini_mtil"
     recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:
-        raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, list(RECIPES))}")
+        raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
     base = RECIPES[recipe]().model_dump()
     try:
         kind.model_validate(_merge(base, from_file))

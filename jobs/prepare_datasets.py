@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from condu_ray.benchmark.mtil import CATALOG, prepare, show
-from condu_ray.command_line import ConfigError, nearest, refuse
+from condu_ray.command_line import ConfigError, refuse
+from condu_ray.names import nearest
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
         refuse(ConfigError(f"--only: names no data set (known: {', '.join(CATALOG)})"))
     for name in names:
         if name not in CATALOG:
-            refuse(ConfigError(f"--only: unknown data set {name!r}{nearest(name, list(CATALOG))}"))
+            refuse(ConfigError(f"--only: unknown data set {name!r}{nearest(name, CATALOG)}"))
     console = Console()
     outcomes = prepare(
         [CATALOG[name] for name in dict.fromkeys(names)],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from condu_ray.config import Experiment
 from condu_ray.methods.base import Method
+from condu_ray.names import nearest
 
 METHODS: dict[str, type[Method]] = {}
 """Every method by its `--method` name."""
@@ -41,7 +41,5 @@ def get(name: str, config: Experiment | None = None) -> Method:
         MethodError: there is none of that name.
     """
     if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(METHODS)}"
-        raise MethodError(f"--method {name}: no such method ({hint})")
+        raise MethodError(f"--method {name}: no such method{nearest(name, METHODS)}")
     return METHODS[name](config)
