@@ -22,6 +22,8 @@ from condu_ray.names import nearest
 from condu_ray.recipes import RECIPES
 from condu_ray.store.passwords import without_passwords
 
+CONSOLE = "condu-ray"
+"""The console command."""
 YAML_BYTES = 1_000_000
 """Largest file of settings that is read."""
 _short = Repr()
@@ -82,10 +84,6 @@ class _SweepArguments(Sweep, _Flags):  # type: ignore[misc]
 
 C = TypeVar("C", bound=Experiment)
 _ARGUMENTS: dict[type[Experiment], type[BaseSettings]] = {Experiment: _RunArguments, Sweep: _SweepArguments}
-_PROGRAMS = {
-    Experiment: ("run_mtil.py", "Teach a CLIP-like model a sequence of tasks and compare methods."),
-    Sweep: ("sweep_orders.py", "Compare methods over many orders of the tasks, each expert trained once."),
-}
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,15 +159,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 @overload
-def parse(arguments: Sequence[str]) -> Experiment: ...
+def parse(arguments: Sequence[str], *, purpose: str = ...) -> Experiment: ...
 @overload
-def parse(arguments: Sequence[str], kind: type[C]) -> C: ...
-def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment) -> Experiment:
+def parse(arguments: Sequence[str], kind: type[C], purpose: str = ...) -> C: ...
+def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose: str = "") -> Experiment:
     """Builds the configuration from command-line arguments.
 
     Args:
         arguments: the flags, without the program's name.
         kind: `Experiment` or `Sweep`.
+        purpose: of the command, a sentence for its help.
 
     Returns:
         The checked configuration: flags over `--config` YAML over the recipe's defaults.
@@ -178,9 +177,8 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment) -> Expe
         ConfigError: with one line a problem, each naming the field and, for a wrong name, the nearest right one.
         SystemExit: for `--help`.
     """
-    program, purpose = _PROGRAMS[kind]
     parser = _Parser(
-        prog=program,
+        prog=program(),
         description=f"{purpose} Settings come from --recipe, then --config, then flags.",
         allow_abbrev=False,
     )
@@ -222,16 +220,22 @@ def _cause(error: SettingsError) -> str:
     return f" ({without_passwords(str(cause))})" if cause is not None and str(cause) not in str(error) else ""
 
 
-@overload
-def main_config() -> Experiment: ...
-@overload
-def main_config(kind: type[C]) -> C: ...
-def main_config(kind: type[Experiment] = Experiment) -> Experiment:
-    """Parses `sys.argv`; prints the problem and exits with 2 when the settings are wrong."""
+def main_config(kind: type[C], purpose: str, argv: Sequence[str] | None = None) -> C:
+    """Parses `argv` (default: of this process); prints what is wrong with the settings and exits with 2."""
     try:
-        return parse(sys.argv[1:], kind)
+        return parse(sys.argv[1:] if argv is None else argv, kind, purpose)
     except ConfigError as error:
         refuse(error)
+
+
+def program() -> str:
+    """Returns what the command is called in its help: `run_mtil.py` or `condu-ray run`."""
+    return Path(sys.argv[0]).name
+
+
+def run_command() -> list[str]:
+    """Returns the words that start a run, for messages: as this process was started, by a file or the console."""
+    return [CONSOLE, "run"] if program().startswith(CONSOLE) else ["python", "jobs/run_mtil.py"]
 
 
 def refuse(error: Exception) -> NoReturn:

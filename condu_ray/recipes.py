@@ -1,7 +1,7 @@
 """Recipes: functions that return a whole configuration. `--recipe NAME` picks one; flags override it.
 
 Those of MTIL are the public scripts' hyperparameters (github.com/zhangzicong518/ConDU), for `--data` as
-`jobs/prepare_datasets.py` writes it; methods.md's section 2 is where they are written down.
+`condu-ray prepare` writes it; methods.md's section 2 is where they are written down.
 """
 
 from __future__ import annotations
