@@ -203,15 +203,14 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
     recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
-    base = RECIPES[recipe]().model_dump()
-    try:
-        kind.model_validate(_merge(base, from_file))
-    except ValidationError as error:
-        raise _explain(error, f"--config {path}", kind) from error
-    try:
-        return kind.model_validate(_merge(_merge(base, from_file), flags))
-    except ValidationError as error:
-        raise _explain(error, "command line", kind) from error
+    settings = RECIPES[recipe]().model_dump()
+    for given_by, given in ((f"--config {path}", from_file), ("command line", flags)):
+        settings = _merge(settings, given)
+        try:
+            found = kind.model_validate(settings)
+        except ValidationError as error:
+            raise _explain(error, given_by, kind) from error
+    return found
 
 
 def _cause(error: SettingsError) -> str:
