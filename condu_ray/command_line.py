@@ -86,13 +86,13 @@ C = TypeVar("C", bound=Experiment)
 _ARGUMENTS: dict[type[Experiment], type[BaseSettings]] = {Experiment: _RunArguments, Sweep: _SweepArguments}
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `base` with `over` laid on top, nested mappings merged."""
-    merged = dict(base)
+    found = dict(base)
     for key, value in over.items():
-        mergeable = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if mergeable else value
-    return merged
+        mergeable = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if mergeable else value
+    return found
 
 
 def _explain(error: ValidationError, source: str, kind: type[Experiment]) -> ConfigError:
@@ -205,7 +205,7 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
     settings = RECIPES[recipe]().model_dump()
     for given_by, given in ((f"--config {path}", from_file), ("command line", flags)):
-        settings = _merge(settings, given)
+        settings = merged(settings, given)
         try:
             found = kind.model_validate(settings)
         except ValidationError as error:
