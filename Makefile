@@ -7,6 +7,7 @@ STORAGE ?= storage
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo "after that: .venv/bin/condu-ray --help"
 
 setup: .venv/installed  ## make .venv from requirements.lock
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from condu_ray.benchmark import Task
+from condu_ray.command_line import run_command
 from condu_ray.config import Experiment
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import Weights
@@ -143,7 +144,7 @@ def stored_run(
     if missing:
         raise MissingRunError(
             f"{method.name}: storage lacks {len(missing)} experts or sessions of this run; the first is the "
-            f"{missing[0]}. Make them with\n  {shlex.join(['python', 'jobs/run_mtil.py', *arguments])}\nor give the "
+            f"{missing[0]}. Make them with\n  {shlex.join([*run_command(), *arguments])}\nor give the "
             "flags that the run was made with (on a machine of another kind also its --training.precision)"
         )
     return StoredRun(config, method, tuple(tasks), tuple(entries))

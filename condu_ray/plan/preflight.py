@@ -56,7 +56,7 @@ def check(config: Experiment) -> Checked:
         if unknown := [name for name in names if name not in MINI_MTIL_TASKS]:
             raise TaskError(
                 f"task {unknown[0]!r} is none of mini-MTIL's ({', '.join(MINI_MTIL_TASKS)}); for other tasks give "
-                "--data the folder of their folders, such as jobs/prepare_datasets.py writes for MTIL"
+                "--data the folder of their folders, such as `condu-ray prepare` writes for MTIL"
             )
         data = _drawn(config)
         mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)

@@ -378,6 +378,7 @@ class TestJobs:
     """The jobs in this process, on experts and sessions made by hand."""
 
     def call(self, monkeypatch, name, *flags):
+        monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
         monkeypatch.setattr(sys, "argv", [name, *flags])
         runpy.run_path(str(JOBS / name), run_name="__main__")
 
@@ -412,7 +413,6 @@ class TestJobs:
             tensors["text"] = unit_rows(count, 9 + seed)
             folder = prototype_folder(stored.config.storage, stored.fingerprint, task)
             artifacts.publish(folder, {}, lambda path, tensors=tensors: artifacts.save_tensors(path / FILE, tensors))
-        monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
         flags = [*stored.flags, "--training.precision", "fp32", "--evaluation.max_images", "6"]
         self.call(monkeypatch, "ablate_inference.py", *flags)
         found = json.loads((stored.config.run_folder / "ablation" / "inference.json").read_text())
