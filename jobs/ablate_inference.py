@@ -3,6 +3,7 @@
 import sys
 
 from condu_ray.command_line import main_config, refuse
+from condu_ray.store.layout import ablation_folder
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
     from condu_ray.ablation.inference import ablate_inference, prototype_kinds
     from condu_ray.ablation.stored_run import keep_methods, make_evaluator, stored_run
     from condu_ray.learn.loop import resolved_precision
-    from condu_ray.orchestration.measure.encoders import load_prototypes
+    from condu_ray.learn.prototype_store import load_prototypes
     from condu_ray.plan.preflight import check, make_plans
     from condu_ray.report.ablation_report import write_inference
     from condu_ray.store.artifacts import ArtifactError
@@ -33,7 +34,7 @@ def main() -> None:
             }
             results = ablate_inference(run, make_evaluator(checked.config, checked.spec, precision), prototypes)
             stem = "inference" if run.method.name == "condu" else f"inference-{run.method.name}"
-            for path in write_inference(results, checked.config.run_folder / "ablation", stem):
+            for path in write_inference(results, ablation_folder(checked.config.run_folder), stem):
                 print(path)
     except (ValueError, ArtifactError) as error:
         refuse(error)

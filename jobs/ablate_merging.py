@@ -3,6 +3,7 @@
 import argparse
 
 from condu_ray.command_line import ConfigError, parse, refuse
+from condu_ray.store.layout import ablation_folder, synthetic_ablation_folder
 
 
 def main() -> None:
@@ -33,7 +34,7 @@ def main() -> None:
         if own.synthetic is not None:
             torch.set_num_threads(config.training.threads)
             results = ablate_synthetic(own.synthetic, own.numel, own.rho, config.seed)
-            print(*write_synthetic(results, config.storage / "ablation"), sep="\n")
+            print(*write_synthetic(results, synthetic_ablation_folder(config.storage)), sep="\n")
             return
         alone = "experts that each start from theta0, such as condu's or condu-lora's"
         checked = check(keep_methods(config, lambda method: method.starts_from == "pretrained", alone))
@@ -44,7 +45,7 @@ def main() -> None:
             sessions = parse_sessions(own.sessions, len(checked.tasks))
             results = ablate_merging(run, make_evaluator(checked.config, checked.spec, precision), sessions)
             stem = "merging" if run.method.adapter == "full" else "merging-lora"
-            print(*write_merging(results, checked.config.run_folder / "ablation", stem), sep="\n")
+            print(*write_merging(results, ablation_folder(checked.config.run_folder), stem), sep="\n")
     except (ValueError, ArtifactError) as error:
         refuse(error)
 

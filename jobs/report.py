@@ -9,6 +9,7 @@ from rich.table import Table
 from condu_ray.command_line import ConfigError
 from condu_ray.config import Experiment
 from condu_ray.orchestration.job import job
+from condu_ray.store.layout import joined_report_folder, report_folder
 
 
 def listing(storage: Path) -> Table:
@@ -66,7 +67,9 @@ def main() -> None:
             return
         found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
         folder = arguments.out or (
-            found[0].folder / "report" if len(found) == 1 else storage / "reports" / "+".join(one.name for one in found)
+            report_folder(found[0].folder)
+            if len(found) == 1
+            else joined_report_folder(storage, [one.name for one in found])
         )
         if len(found) == 1 and found[0].kind == "run" and not arguments.out and not arguments.published:
             run_report(found[0].experiment(storage))

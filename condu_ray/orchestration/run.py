@@ -24,6 +24,7 @@ from condu_ray.plan.repair import mend
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
 from condu_ray.store.drafts import remove_drafts
+from condu_ray.store.layout import config_path, train_folder
 from condu_ray.store.lease import lease
 from condu_ray.store.ledger import Entry
 
@@ -58,7 +59,7 @@ def run(config: Experiment) -> dict[str, Any]:
     with lease(config.run_folder):
         remove_drafts(config.storage)
         artifacts.write_text(
-            config.run_folder / "config.json", config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
+            config_path(config.run_folder), config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
         )
         done = from_storage(checked)
         if done is not None:
@@ -179,7 +180,7 @@ class Session:
 
         folders = {task.name: task.folder for task in self.checked.tasks}
         job = lane_job(self.config, self.checked.spec, folders, self.precision, number)
-        fit_lane(job | {"board": self.board}, self.config, self.room, self.config.run_folder / "train")
+        fit_lane(job | {"board": self.board}, self.config, self.room, train_folder(self.config.run_folder))
 
     def _grow(self, futures: list[Future[None]], display: Display) -> None:
         """Starts further lanes where nodes have come since the start and experts wait."""
@@ -243,7 +244,7 @@ class Session:
                 self._next[name] += 1
 
     def _missing(self, key: str) -> bool:
-        from condu_ray.store.experts import expert_folder
+        from condu_ray.store.layout import expert_folder
 
         return not artifacts.exists(expert_folder(self.config.storage, key))
 

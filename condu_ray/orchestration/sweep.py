@@ -35,9 +35,10 @@ from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.repair import mend
 from condu_ray.plan.sessions import plan_method
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
-from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_folder, sweep_name
+from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_name
 from condu_ray.store import artifacts
 from condu_ray.store.drafts import remove_drafts
+from condu_ray.store.layout import report_folder, sweep_config_path, sweep_folder, train_folder, tune_folder
 from condu_ray.store.lease import lease
 
 SHOW_SECONDS = 10.0
@@ -96,7 +97,7 @@ def _run(sweep: Sweep, checked: Checked, name: str, folder: Path, trials: Sequen
 
 def _remember(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Writes what the sweep is, and refuses another one under the same name."""
-    path = folder / "sweep-config.json"
+    path = sweep_config_path(folder)
     kept = sweep.experiment().model_dump(mode="json", exclude={"storage", "tracking", "cluster"})
     records = [trial.record() for trial in trials]
     identity = content_hash([kept, records])
@@ -204,7 +205,7 @@ class _Running:
     def _fit(self, lane: int) -> None:
         folders = {task.name: task.folder for task in self.checked.tasks}
         job = lane_job(self.config, self.checked.spec, folders, self.precision, lane)
-        fit_lane(job | {"board": self.board}, self.config, self.room, self.folder / "train")
+        fit_lane(job | {"board": self.board}, self.config, self.room, train_folder(self.folder))
 
     def _tune(self, left: Sequence[Trial], setting: Setting, prototypes: Future[Any] | None) -> None:
         """Hands the trials to Ray Tune; lanes train meanwhile."""
@@ -222,7 +223,7 @@ class _Running:
             },
             tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),
             run_config=tune.RunConfig(
-                name=f"tune-{int(time.time())}",
+                name=tune_folder(self.folder, int(time.time())).name,
                 storage_path=str(self.folder),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=self.config.training.max_failures),
@@ -269,7 +270,7 @@ def _report(base: Sweep, name: str, seconds: float, console: Console) -> list[Pa
     """Writes the report from the records in storage, and gives MLflow's run of the sweep its aggregates."""
     found = find(base.storage, name)
     extra = {"seconds": seconds, "command": artifacts.command()}
-    folder = found.folder / "report"
+    folder = report_folder(found.folder)
     numbers = write_sweep_report(base.storage, [found], folder, published=base.published, extra=extra)
     config = base.experiment()
     finish_parent(config, open_parent(config, name, {}), aggregates(numbers), folder)

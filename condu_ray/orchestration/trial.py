@@ -23,9 +23,9 @@ from condu_ray.orchestration.watch.tracking import Tracker
 from condu_ray.plan.measurement import Unit
 from condu_ray.plan.results import Results
 from condu_ray.plan.sessions import plan_method
-from condu_ray.plan.trials import Trial, labels, record_path
+from condu_ray.plan.trials import Trial, labels
 from condu_ray.store import artifacts
-from condu_ray.store.experts import expert_folder
+from condu_ray.store.layout import config_path, expert_folder, record_path
 from condu_ray.store.ledger import Entry
 
 LOOK_SECONDS = 0.3
@@ -82,7 +82,7 @@ def run_trial(setting: Setting, trial: Trial) -> dict[str, Any]:
     tasks = [load_task(Path(setting.tasks[name])) for name in trial.order]
     plan = plan_method(get(trial.method, config), config, tasks, setting.backbone, setting.precision)
     artifacts.write_text(
-        config.run_folder / "config.json", config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
+        config_path(config.run_folder), config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
     )
     board = ray.get_actor("board", namespace=setting.namespace)
     measuring = ray.get_actor(NAME, namespace=setting.namespace)
@@ -132,7 +132,7 @@ def run_trial(setting: Setting, trial: Trial) -> dict[str, Any]:
         "metrics": {k: v for k, v in entry_of.items() if k in ("transfer", "average", "last", "backward_transfer")},
         "mlflow": tracker.run_id(trial.method),
     }
-    artifacts.write_sealed(record_path(Path(setting.folder), trial), record)
+    artifacts.write_sealed(record_path(Path(setting.folder), trial.id), record)
     telemetry.forget(run=config.run_name)
     return record
 

@@ -10,12 +10,12 @@ import torch
 
 from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
-from condu_ray.methods.session import method_folder
 from condu_ray.orchestration.watch.tracking import Tracker
 from condu_ray.plan.measurement import Unit
 from condu_ray.plan.preflight import Checked, make_plans
 from condu_ray.plan.results import Results
 from condu_ray.plan.sessions import MethodPlan
+from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import Ledger
 from condu_ray.store.measurements import read_measurement
 
@@ -50,7 +50,7 @@ def rebuild(checked: Checked, tracker: Tracker) -> Rebuilt | None:
     plans = make_plans(checked, precision)
     results, rows = Results(config, checked.tasks, plans, tracker), []
     for plan in plans:
-        ledger = Ledger(method_folder(config.run_folder, plan.method.name) / "ledger.jsonl")
+        ledger = Ledger(ledger_path(config.run_folder, plan.method.name))
         for step in plan.steps:
             entry = ledger.get(step.state)
             if entry is None:

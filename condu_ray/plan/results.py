@@ -16,7 +16,7 @@ from condu_ray.plan.measurement import Space, Unit, label_spaces, unit_key
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.report.run_report import write_report
 from condu_ray.store import artifacts
-from condu_ray.store.experts import expert_folder
+from condu_ray.store.layout import expert_folder, report_folder, rows_path
 from condu_ray.store.ledger import Entry
 from condu_ray.store.results import write_rows
 
@@ -77,8 +77,7 @@ class Results:
         self._measured.setdefault(method, {})[unit.key] = found["seconds"]
         if len(row) < len(self._tasks):
             return None
-        name = f"{method}-{position + 1:02d}{'' if space == 'task' else '-union'}.parquet"
-        write_rows(self._config.run_folder / "results" / name, self._rows(unit))
+        write_rows(rows_path(self._config.run_folder, method, position, space), self._rows(unit))
         self._log(method, space, position)
         self._export(method, space, position)
         return method if space == "task" else f"{method} ∪", position, self._accuracy(method, space, position)
@@ -209,7 +208,7 @@ class Results:
             "experts_trained": trained,
             "measurements_reused": reused,
         }
-        folder = self._config.run_folder / "report"
+        folder = report_folder(self._config.run_folder)
         write_report(results, folder, pictures=pictures)
         for plan in self._plans:
             last = self._metrics(plan.method.name, "task", size)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from condu_ray import __version__
+from condu_ray.store.layout import PLACES, marker_path
 from condu_ray.store.passwords import without_passwords
 from condu_ray.store.seal import FORMAT, SealError, opened, sealed
 
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANIFEST = "meta.json"
-MARKER = "storage.json"
-"""File in the storage folder that says in which format what is there was written."""
-PLACES = ("experts", "prototypes", "features", "datasets", "evaluations", "checked", "runs", "sweeps", "damaged")
-"""Folders that runs make in the storage folder."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -299,16 +296,17 @@ def check_writable(folder: Path) -> None:
     Raises:
         ArtifactError: names the folder and the system's reason, or the format of a newer release.
     """
+    path = marker_path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for place in (folder, *(folder / name for name in PLACES)):
             if place == folder or os.path.lexists(place):
                 _probe(place)
-        if not (folder / MARKER).exists():
-            write_text(folder / MARKER, json.dumps({"format": FORMAT}))
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        if not path.exists():
+            write_text(path, json.dumps({"format": FORMAT}))
+        marker = json.loads(path.read_text(encoding="utf-8"))
     except (RecursionError, ValueError) as error:
-        raise ArtifactError(f"--storage {folder}: {MARKER} is damaged ({error}); remove it") from error
+        raise ArtifactError(f"--storage {folder}: {path.name} is damaged ({error}); remove it") from error
     except OSError as error:
         where = getattr(error, "filename", None) or folder
         raise ArtifactError(
@@ -316,7 +314,7 @@ def check_writable(folder: Path) -> None:
         ) from error
     written = marker.get("format") if isinstance(marker, dict) else None
     if not isinstance(written, int):
-        raise ArtifactError(f"--storage {folder}: {MARKER} is damaged (no format); remove it")
+        raise ArtifactError(f"--storage {folder}: {path.name} is damaged (no format); remove it")
     if written > FORMAT:
         raise ArtifactError(
             f"--storage {folder}: written by a newer condu_ray (format {written}, this one reads {FORMAT}); "

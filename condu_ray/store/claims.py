@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from condu_ray.store.artifacts import draft_of, sync, writing
+from condu_ray.store.layout import claim_path
 
 TOUCH_SECONDS = 5.0
 STALE_SECONDS = 30.0
@@ -59,7 +60,7 @@ class Claims:
         self._thread: threading.Thread | None = None
 
     def _path(self, key: str) -> Path:
-        return self._folder / f"{key}.json"
+        return claim_path(self._folder, key)
 
     def acquire(self, key: str) -> bool:
         """Claims a key without waiting; True when it is ours now (or was before).

@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from condu_ray.store.artifacts import MARKER, PLACES
+from condu_ray.store.layout import PLACES, claims_folder, marker_path
 
 DEAD_SECONDS = 24 * 3600.0
 """After which a draft that nobody touched is a dead writer's; writing one file takes no such time."""
@@ -46,7 +46,7 @@ def remove_drafts(storage: Path, older: float = DEAD_SECONDS) -> int:
         How many were removed, claims on experts among them.
     """
     found = {}
-    for path in (*drafts(storage), *storage.glob("experts/.claims/[!.]*.json")):
+    for path in (*drafts(storage), *claims_folder(storage).glob("[!.]*.json")):
         with suppress(FileNotFoundError):  # its writer has just ended
             found[path] = _changed(path)
     now = _now(storage)
@@ -66,6 +66,6 @@ def _changed(path: Path) -> float:
 
 def _now(storage: Path) -> float:
     """The time of the file system, which may be another machine's."""
-    marker = storage / MARKER
+    marker = marker_path(storage)
     os.utime(marker)
     return marker.stat().st_mtime

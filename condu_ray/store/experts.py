@@ -14,6 +14,7 @@ from torch import Tensor
 
 from condu_ray.config import Training, content_hash
 from condu_ray.store import artifacts
+from condu_ray.store.layout import expert_folder
 
 Space = Literal["delta", "factors"]
 """The form of an expert: weight deltas by parameter name, or LoRA factors."""
@@ -47,11 +48,6 @@ def expert_key(
     """
     settings = training.recipe_for(task) | {"precision": precision}
     return content_hash([VERSION, backbone, data, settings, seed, start, *([recipe] if recipe else [])])[:24]
-
-
-def expert_folder(storage: Path, key: str) -> Path:
-    """Returns `<storage>/experts/<key>`."""
-    return storage / "experts" / key
 
 
 def save_expert(

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from condu_ray.store.claims import STALE_SECONDS, Claims
+from condu_ray.store.layout import claim_path, leases_folder
 
 LOOK_SECONDS = 1.0
 
@@ -35,7 +36,7 @@ def lease(folder: Path) -> Iterator[None]:
         LeaseError: another driver holds it.
         WriteError: the storage cannot be written.
     """
-    with Claims(folder.parent / ".leases") as claims:
+    with Claims(leases_folder(folder)) as claims:
         deadline, first = time.monotonic() + STALE_SECONDS + 5, _touched(folder)
         while not claims.acquire(folder.name):
             owner, here = claims.owner(folder.name), claims.here()
@@ -48,7 +49,7 @@ def lease(folder: Path) -> Iterator[None]:
 
 def _touched(folder: Path) -> int | None:
     try:
-        return (folder.parent / ".leases" / f"{folder.name}.json").stat().st_mtime_ns
+        return claim_path(leases_folder(folder), folder.name).stat().st_mtime_ns
     except FileNotFoundError:
         return None
 

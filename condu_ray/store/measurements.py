@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from condu_ray.store.artifacts import ArtifactError, read_sealed, write_sealed
+from condu_ray.store.layout import measurement_path
 
 FIELDS = ("correct", "images", "seconds", "relative_l2", "sign_agreement", "rescaler")
 """What a measurement may hold; `correct` and `images` it always does."""
-
-
-def measurement_path(storage: Path, key: str) -> Path:
-    """Returns `<storage>/evaluations/<key>.json`."""
-    return storage / "evaluations" / f"{key}.json"
 
 
 def write_measurement(storage: Path, key: str, found: Mapping[str, Any]) -> None:

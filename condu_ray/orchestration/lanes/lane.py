@@ -32,6 +32,7 @@ from condu_ray.plan.sessions import Item
 from condu_ray.store import artifacts
 from condu_ray.store.claims import Claims
 from condu_ray.store.experts import adopt_expert, expert_folder
+from condu_ray.store.layout import claims_folder
 from condu_ray.vlm.model import BackboneSpec
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def train_lane(job: dict[str, Any]) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     tasks = {name: load_task(Path(folder)) for name, folder in job["tasks"].items()}
     trainer: Trainer | None = None
-    with Claims(storage / "experts" / ".claims") as claims:
+    with Claims(claims_folder(storage)) as claims:
         while True:
             # One rank asks: the others would be given other experts.
             taken = broadcast_from_rank_zero(_take(job, claims) if rank == 0 else None)

@@ -10,6 +10,7 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.rebuild import log_again, reordered
 from condu_ray.plan.stored import Stored, aggregates, written_report
 from condu_ray.plan.trials import labels
+from condu_ray.store.layout import report_folder
 
 
 def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
@@ -44,5 +45,5 @@ def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
             one = reordered(checked, trial.config(config, stored.name))
             tracker = Tracker(one.config, list(trial.order), parent=parent, labels=labels(trial))
             sent += log_again(one, tracker, done[trial.id]["seconds"])
-    finish_parent(config, parent, aggregates(written_report(storage, stored)), stored.folder / "report")
+    finish_parent(config, parent, aggregates(written_report(storage, stored)), report_folder(stored.folder))
     return f"{sent} trials are in MLflow, {len(done) - sent} could not be read, {lacking} are not finished"

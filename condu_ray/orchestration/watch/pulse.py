@@ -12,7 +12,7 @@ from condu_ray.orchestration.lanes.board import Work
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
-from condu_ray.store.experts import expert_folder
+from condu_ray.store.layout import expert_folder
 
 log = logging.getLogger(__name__)
 
