@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from condu_ray.store.artifacts import draft_of
+from condu_ray.store.artifacts import write_bytes
 
 #: Colours of Okabe and Ito, told apart with any colour vision; their yellow is left out, it is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333", "#8C6D46")
@@ -239,13 +238,8 @@ def as_matrix(accuracy: Sequence[Sequence[float | None]], count: int) -> np.ndar
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
-    """Writes a file beside its place and moves it there, so that no reader sees half of it."""
-    beside = draft_of(path)
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Writes a file so that no reader sees half of it; returns its path."""
+    write_bytes(path, content)
     return path
 
 

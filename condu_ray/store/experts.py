@@ -15,6 +15,7 @@ from torch import Tensor
 from condu_ray.config import Training, content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder
+from condu_ray.store.location import Place
 
 Space = Literal["delta", "factors"]
 """The form of an expert: weight deltas by parameter name, or LoRA factors."""
@@ -51,7 +52,7 @@ def expert_key(
 
 
 def save_expert(
-    storage: Path,
+    storage: Place,
     key: str,
     delta: dict[str, Tensor],
     meta: dict[str, Any],
@@ -78,7 +79,7 @@ def save_expert(
     artifacts.publish(expert_folder(storage, key), meta, write, seal=True)
 
 
-def adopt_expert(storage: Path, key: str, same: str) -> bool:
+def adopt_expert(storage: Place, key: str, same: str) -> bool:
     """Publishes an expert under a second key, for settings that would have made the same one.
 
     Args:
@@ -111,7 +112,7 @@ def adopt_expert(storage: Path, key: str, same: str) -> bool:
     return True
 
 
-def load_expert(storage: Path, key: str, space: Space = "delta") -> dict[str, Tensor]:
+def load_expert(storage: Place, key: str, space: Space = "delta") -> dict[str, Tensor]:
     """Loads an expert's delta or factors.
 
     Raises:

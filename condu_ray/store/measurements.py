@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from condu_ray.store.artifacts import ArtifactError, read_sealed, write_sealed
 from condu_ray.store.layout import measurement_path
+from condu_ray.store.location import Place
 
 FIELDS = ("correct", "images", "seconds", "relative_l2", "sign_agreement", "rescaler")
 """What a measurement may hold; `correct` and `images` it always does."""
 
 
-def write_measurement(storage: Path, key: str, found: Mapping[str, Any]) -> None:
+def write_measurement(storage: Place, key: str, found: Mapping[str, Any]) -> None:
     """Writes what was measured, atomically.
 
     Args:
@@ -28,7 +28,7 @@ def write_measurement(storage: Path, key: str, found: Mapping[str, Any]) -> None
     write_sealed(measurement_path(storage, key), found)
 
 
-def read_measurement(storage: Path, key: str) -> dict[str, Any] | None:
+def read_measurement(storage: Place, key: str) -> dict[str, Any] | None:
     """Returns a measurement, or None when there is none.
 
     Raises:
