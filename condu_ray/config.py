@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from condu_ray.settings import SAFE_NAME, Settings, content_hash, split_names
+from condu_ray.store.layout import run_folder
 
 Rate = Annotated[float, Field(gt=0)]
+_Split = BeforeValidator(split_names)
 
 
 class Training(Settings):
@@ -70,7 +72,7 @@ class Lora(Settings):
     """Rank of the factors: 64 in ConDU's public code, 32 in PAM (set it for all methods of the run at once)."""
     scale: float = Field(1.0, gt=0)
     """The weight delta is scale * B A."""
-    targets: tuple[Literal["mlp", "attention"], ...] = Field(("mlp",), min_length=1)
+    targets: Annotated[tuple[Literal["mlp", "attention"], ...], _Split] = Field(("mlp",), min_length=1)
     """Linears that get factors: the MLPs' (ConDU's public code), the attention's in- and out-projection, or both."""
     init: Literal["normal", "zeros"] = "normal"
     """Fresh factors: both from N(0, std^2) (ConDU's public code), or B zero (Hu et al. 2021)."""
@@ -82,11 +84,6 @@ class Lora(Settings):
     """Peak learning rate of adapters by task name."""
     merge: Literal["delta", "factors"] = "delta"
     """What `condu-lora` merges: the materialised weight delta, or A and B as ConDU's public code does."""
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return split_names(value)
 
 
 class Merging(Settings):
@@ -122,7 +119,7 @@ class Pam(Settings):
 class Distillation(Settings):
     """Methods that learn from a teacher beside the labels (`lwf`, `lwf-vr`, `icarl`, `zscl`)."""
 
-    reference: tuple[Path, ...] = ()
+    reference: Annotated[tuple[Path, ...], _Split] = ()
     """Reference images of `zscl`: task folders or Parquet files with a column `image`; mini-MTIL draws its own."""
     captions: Path | None = None
     """Reference texts, one a line; default: the references' `caption` columns or class prompts."""
@@ -142,11 +139,6 @@ class Distillation(Settings):
     """`zscl`: steps between two weights that enter the running mean."""
     l2: float = Field(1.0, ge=0)
     """`zscl`: factor of the squared distance to the weights that training started from."""
-
-    @field_validator("reference", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return split_names(value)
 
 
 class Replay(Settings):
@@ -268,7 +260,7 @@ class Experiment(Settings):
     @property
     def run_folder(self) -> Path:
         """`<storage>/runs/<run>`."""
-        return self.storage / "runs" / self.run_name
+        return run_folder(self.storage, self.run_name)
 
     def absolute(self) -> Experiment:
         """Returns the configuration for other processes, whose working directory is another: an absolute storage."""

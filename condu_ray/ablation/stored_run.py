@@ -19,11 +19,13 @@ from condu_ray.learn.features import Weights
 from condu_ray.merging import DeltaSource
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, ModelState, get
-from condu_ray.methods.session import load_session, method_folder, session_folder
+from condu_ray.methods.session import load_session, session_folder
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, load_expert
+from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import Entry, Ledger
+from condu_ray.store.provenance import command, provenance
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 DELTA_BYTES = 2**31
@@ -88,8 +90,8 @@ class StoredRun:
             "method": self.method.name,
             "tasks": [task.name for task in self.tasks],
             "config": self.config.model_dump(mode="json", exclude={"tracking": {"uri"}}),  # it may hold a password
-            "versions": artifacts.provenance(),
-            "command": artifacts.command(),
+            "versions": provenance(),
+            "command": command(),
         }
 
 
@@ -129,7 +131,7 @@ def stored_run(
         MissingRunError: an expert or a session is not in storage.
         ValueError: the method's ledger is damaged.
     """
-    method, ledger = plan.method, Ledger(method_folder(config.run_folder, plan.method.name) / "ledger.jsonl")
+    method, ledger = plan.method, Ledger(ledger_path(config.run_folder, plan.method.name))
     entries, missing = [], []
     for session in plan.sessions:
         assert session.expert is not None, "only methods that train are asked for"

@@ -15,8 +15,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with job():
         from condu_ray.ablation.inference import ablate_inference, prototype_kinds
         from condu_ray.commands.finished import finished_runs
-        from condu_ray.orchestration.measure.encoders import load_prototypes
+        from condu_ray.learn.prototype_store import load_prototypes
         from condu_ray.report.ablation_report import write_inference
+        from condu_ray.store.layout import ablation_folder
 
         which = "condu, condu-lora and emr"
         for run, evaluator in finished_runs(config, flags, lambda method: method.routes, which, sessions=True):
@@ -27,4 +28,4 @@ def main(argv: Sequence[str] | None = None) -> None:
             }
             stem = "inference" if run.method.name == "condu" else f"inference-{run.method.name}"
             results = ablate_inference(run, evaluator, prototypes)
-            print(*write_inference(results, run.config.run_folder / "ablation", stem), sep="\n")
+            print(*write_inference(results, ablation_folder(run.config.run_folder), stem), sep="\n")

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = main_config(Experiment, "Its flags as a run's.", flags)
     with job():
         from condu_ray.report.ablation_report import write_merging, write_synthetic
+        from condu_ray.store.layout import ablation_folder, synthetic_ablation_folder
 
         if own.synthetic is not None:
             import torch
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             torch.set_num_threads(config.training.threads)
             results = ablate_synthetic(own.synthetic, own.numel, own.rho, config.seed)
-            print(*write_synthetic(results, config.storage / "ablation"), sep="\n")
+            print(*write_synthetic(results, synthetic_ablation_folder(config.storage)), sep="\n")
             return
         from condu_ray.ablation.merging import ablate_merging, parse_sessions
         from condu_ray.commands.finished import finished_runs
@@ -41,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         ):  # fmt: skip
             results = ablate_merging(run, evaluator, parse_sessions(own.sessions, len(run.tasks)))
             stem = "merging" if run.method.adapter == "full" else "merging-lora"
-            print(*write_merging(results, run.config.run_folder / "ablation", stem), sep="\n")
+            print(*write_merging(results, ablation_folder(run.config.run_folder), stem), sep="\n")

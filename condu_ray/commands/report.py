@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         from condu_ray.orchestration.watch.mlflow_sync import sync
         from condu_ray.plan.stored import find, write_sweep_report
-        from condu_ray.store.artifacts import command
+        from condu_ray.store.layout import joined_report_folder, report_folder
+        from condu_ray.store.provenance import command
 
         console = Console(highlight=False, soft_wrap=True)
         storage = arguments.storage
@@ -80,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
         folder = arguments.out or (
-            found[0].folder / "report" if len(found) == 1 else storage / "reports" / "+".join(one.name for one in found)
+            report_folder(found[0].folder)
+            if len(found) == 1
+            else joined_report_folder(storage, [one.name for one in found])
         )
         if len(found) == 1 and found[0].kind == "run" and not arguments.out and not arguments.published:
             run_report(found[0].experiment(storage))

@@ -22,6 +22,7 @@ from condu_ray.orchestration.watch.pulse import Pulse
 from condu_ray.plan.expert import adopt, different
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.run_plan import plan_run
+from condu_ray.store.layout import train_folder
 
 Say = Callable[[str], None]
 """Takes a line for people."""
@@ -52,7 +53,7 @@ class Engine:
             say: takes a line for people.
         """
         adopt(self.experts)
-        self.crew = Crew(self.config, self._lane, self.experts, self.room, self._folder / "train")
+        self.crew = Crew(self.config, self._lane, self.experts, self.room, train_folder(self._folder))
         self.pool = Pool(self.config, self.checked, self.precision, self.room)
         found = len(self.experts) - len(self.crew.missing)
         plans = self.plans[0].methods if len(self.plans) == 1 else ()

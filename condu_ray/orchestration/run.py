@@ -27,6 +27,7 @@ from condu_ray.plan.run_plan import plan_run
 from condu_ray.report.run_report import write_report
 from condu_ray.store import artifacts
 from condu_ray.store.drafts import remove_drafts
+from condu_ray.store.layout import config_path, report_folder
 from condu_ray.store.lease import lease
 
 LOOK_SECONDS = 0.1
@@ -128,7 +129,7 @@ def report(recorder: Recorder, begin: float, *, reused: int, trained: int, pictu
         The results as in `results.json`.
     """
     found = recorder.results.summary(time.perf_counter() - begin, reused=reused, trained=trained)
-    folder = recorder.results.plan.config.run_folder / "report"
+    folder = report_folder(recorder.results.plan.config.run_folder)
     write_report(found, folder, pictures=pictures)
     recorder.finish(folder)
     return found
@@ -136,6 +137,6 @@ def report(recorder: Recorder, begin: float, *, reused: int, trained: int, pictu
 
 def write_config(config: Experiment) -> Path:
     """Writes a run's `config.json`, without the tracking address, which may hold a password."""
-    path = config.run_folder / "config.json"
+    path = config_path(config.run_folder)
     artifacts.write_text(path, config.model_dump_json(indent=1, exclude={"tracking": {"uri"}}))
     return path

@@ -16,11 +16,12 @@ import ray
 
 from condu_ray.config import Experiment
 from condu_ray.methods import Method, ModelState, get
-from condu_ray.methods.session import load_session, method_folder, save_session, session_folder
+from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import PlannedSession
 from condu_ray.store.experts import load_expert
+from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import ROOT, Entry, Ledger
 
 
@@ -44,7 +45,7 @@ class ModelKeeper:
 
     def _ledger(self, method: str) -> Ledger:
         if method not in self._ledgers:
-            self._ledgers[method] = Ledger(method_folder(self._run, method) / "ledger.jsonl")
+            self._ledgers[method] = Ledger(ledger_path(self._run, method))
         return self._ledgers[method]
 
     def _state(self, method: Method, identity: str) -> ModelState:

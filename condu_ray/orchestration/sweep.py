@@ -33,10 +33,12 @@ from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
-from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_folder, sweep_name
+from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_name
 from condu_ray.store import artifacts
 from condu_ray.store.drafts import remove_drafts
+from condu_ray.store.layout import report_folder, sweep_config_path, sweep_folder, tune_folder
 from condu_ray.store.lease import lease
+from condu_ray.store.provenance import command, provenance
 
 SHOW_SECONDS = 10.0
 MOST_TRIALS = 8
@@ -93,7 +95,7 @@ def run_sweep(sweep: Sweep) -> list[Path]:
 
 def _remember(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Writes what the sweep is, and refuses another one under the same name."""
-    path = folder / "sweep-config.json"
+    path = sweep_config_path(folder)
     base, records = sweep.experiment(), [trial.record() for trial in trials]
     elsewhere = {"storage", "tracking", "cluster"}
     identity = content_hash([base.identity(exclude=elsewhere), records])
@@ -102,7 +104,7 @@ def _remember(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
         if before["identity"] != identity:
             raise ValueError(f"--run: {folder} holds a sweep with other settings or trials; give another name")
     known: dict[str, Any] = {"identity": identity, "config": base.model_dump(mode="json", exclude=elsewhere)}
-    known |= {"trials": records, "versions": artifacts.provenance()}
+    known |= {"trials": records, "versions": provenance()}
     artifacts.write_text(path, json.dumps(known, indent=1))
 
 
@@ -188,7 +190,7 @@ class _Running:
             param_space={"trial": tune.grid_search([trial.id for trial in self.left])},
             tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),
             run_config=tune.RunConfig(
-                name=f"tune-{int(time.time())}",
+                name=tune_folder(self.folder, int(time.time())).name,
                 storage_path=str(self.folder),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=self.config.training.max_failures),
@@ -213,8 +215,8 @@ class _Running:
 def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, console: Console) -> list[Path]:
     """Writes the report from the records in storage, and gives MLflow's run of the sweep its aggregates."""
     found = find(sweep.storage, name)
-    extra = {"seconds": seconds, "command": artifacts.command()}
-    folder = found.folder / "report"
+    extra = {"seconds": seconds, "command": command()}
+    folder = report_folder(found.folder)
     numbers = write_sweep_report(sweep.storage, [found], folder, published=sweep.published, extra=extra)
     parent.finish(aggregates(numbers), folder)
     paid = numbers["extra"]["costs"]

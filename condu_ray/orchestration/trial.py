@@ -23,9 +23,9 @@ from condu_ray.orchestration.watch.recorder import Recorder
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
-from condu_ray.plan.trials import Trial, labels, record_path
+from condu_ray.plan.trials import Trial, labels
 from condu_ray.store import artifacts
-from condu_ray.store.experts import expert_folder
+from condu_ray.store.layout import expert_folder, record_path
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
         "metrics": {k: v for k, v in found.items() if k in ("transfer", "average", "last", "backward_transfer")},
         "mlflow": recorder.tracker.run_id(trial.method),
     }
-    artifacts.write_sealed(record_path(shared.folder, trial), record)
+    artifacts.write_sealed(record_path(shared.folder, trial.id), record)
     telemetry.forget(run=config.run_name)
     return record
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from condu_ray.config import Experiment
 from condu_ray.store import artifacts
-from condu_ray.store.experts import adopt_expert, expert_folder
+from condu_ray.store.experts import adopt_expert
+from condu_ray.store.layout import expert_folder
 
 log = logging.getLogger(__name__)
 

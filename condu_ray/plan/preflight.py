@@ -17,6 +17,7 @@ from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
+from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
@@ -62,11 +63,11 @@ def check(config: Experiment) -> Checked:
         mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
     tasks = load_tasks(data, names)
     _check_rates(config, data, tasks)
-    require_valid(tasks, cache_folder=config.storage / "checked")
+    require_valid(tasks, cache_folder=checked_folder(config.storage))
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
     if config.shots is not None:
-        tasks = few_shot(tasks, config.storage / "datasets", shots=config.shots, seed=config.seed)
+        tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
     if any(method.adapter == "lora" for method in methods):
         options = config.lora  # an adapter that does not fit this backbone says so now, not after hours
@@ -76,7 +77,7 @@ def check(config: Experiment) -> Checked:
 
 def _drawn(config: Experiment) -> Path:
     """Where mini-MTIL's tasks are drawn."""
-    return config.storage / "datasets" / f"mini_mtil-{MINI_MTIL_VERSION}"
+    return mini_mtil_folder(config.storage, MINI_MTIL_VERSION)
 
 
 def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
@@ -120,7 +121,7 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
     for path in config.distillation.reference:
         if path.resolve() in folders or path.resolve().parent in folders:
             raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
-    require_decodable(load_references(config.distillation), config.storage / "checked")
+    require_decodable(load_references(config.distillation), checked_folder(config.storage))
     # Absolute, for Ray Train has its workers work in a folder of their own.
     options = config.distillation
     found = {

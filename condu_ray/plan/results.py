@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from condu_ray.methods import ModelState
-from condu_ray.methods.session import method_folder
 from condu_ray.metrics import continual_metrics
 from condu_ray.plan.measurement import Measurement, Space, label_spaces, measurement_key
 from condu_ray.plan.run_plan import RunPlan
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
-from condu_ray.store.experts import expert_folder
+from condu_ray.store.layout import expert_folder, ledger_path, rows_path
 from condu_ray.store.ledger import Entry, Ledger
 from condu_ray.store.measurements import Accuracy, read_measurement
+from condu_ray.store.provenance import command, provenance
 from condu_ray.store.results import write_rows
 
 
@@ -90,9 +90,8 @@ class Results:
         ordered = {task.name: found[task.name] for task in self.plan.tasks}
         result = SessionResult(measurement.method, measurement.space, measurement.entry, ordered)
         self._sessions[place] = result
-        suffix = "" if result.space == "task" else "-union"
-        name = f"{result.method}-{result.entry.position + 1:02d}{suffix}.parquet"
-        write_rows(self.plan.config.run_folder / "results" / name, self._rows(result))
+        path = rows_path(self.plan.config.run_folder, result.method, result.entry.position, result.space)
+        write_rows(path, self._rows(result))
         return result
 
     def _rows(self, result: SessionResult) -> list[dict[str, Any]]:
@@ -115,7 +114,7 @@ class Results:
         """
         rows = []
         for plan in self.plan.methods:
-            ledger = Ledger(method_folder(self.plan.config.run_folder, plan.method.name) / "ledger.jsonl")
+            ledger = Ledger(ledger_path(self.plan.config.run_folder, plan.method.name))
             for session in plan.sessions:
                 entry = ledger.get(session.state)
                 if entry is None:
@@ -167,8 +166,8 @@ class Results:
             "recipe": config.recipe,
             "seed": config.seed,
             "config": config.model_dump(mode="json", exclude={"tracking": {"uri"}}),  # it may hold a password
-            "versions": artifacts.provenance(),
-            "command": artifacts.command(),
+            "versions": provenance(),
+            "command": command(),
             "wall_seconds": seconds,
             "experts_trained": trained,
             "measurements_reused": reused,

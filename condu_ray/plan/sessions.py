@@ -10,9 +10,9 @@ from pathlib import Path
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment
 from condu_ray.methods import Method
-from condu_ray.methods.session import session_folder
 from condu_ray.plan.expert import PlannedExpert
-from condu_ray.store.experts import expert_folder, expert_key
+from condu_ray.store.experts import expert_key
+from condu_ray.store.layout import expert_folder, session_folder
 from condu_ray.store.ledger import ROOT, state_id
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from condu_ray.store.artifacts import ArtifactError, read_sealed, write_sealed
+from condu_ray.store.layout import measurement_path
+from condu_ray.store.location import Place
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,7 @@ class Accuracy:
 FIELDS = tuple(field.name for field in fields(Accuracy))
 
 
-def measurement_path(storage: Path, key: str) -> Path:
-    """Returns `<storage>/evaluations/<key>.json`."""
-    return storage / "evaluations" / f"{key}.json"
-
-
-def write_measurement(storage: Path, key: str, found: Accuracy) -> None:
+def write_measurement(storage: Place, key: str, found: Accuracy) -> None:
     """Writes what was measured, atomically.
 
     Args:
@@ -61,7 +57,7 @@ def write_measurement(storage: Path, key: str, found: Accuracy) -> None:
     write_sealed(measurement_path(storage, key), values)
 
 
-def read_measurement(storage: Path, key: str) -> Accuracy | None:
+def read_measurement(storage: Place, key: str) -> Accuracy | None:
     """Returns a measurement, or None when there is none.
 
     Raises:

@@ -25,11 +25,12 @@ from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.merging import UnifiedDelta, reconstruction
 from condu_ray.merging.variants import variants
 from condu_ray.methods import ModelState, get
-from condu_ray.methods.session import method_folder, save_session, session_folder
+from condu_ray.methods.session import save_session, session_folder
 from condu_ray.plan.sessions import plan_method
 from condu_ray.report.ablation_report import write_merging, write_synthetic
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, save_expert
+from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import Entry, Ledger
 from condu_ray.vlm.model import backbone_spec, load_backbone
 
@@ -74,7 +75,7 @@ class Stored:
             state = state.after(session.state, session.task, session.expert.key, model)
             entry = Entry(session.position, session.task, session.expert.key, session.parent, session.state, 0.0)
             save_session(self.config.run_folder, self.method, entry, state)
-            Ledger(method_folder(self.config.run_folder, self.method.name) / "ledger.jsonl").append(entry)
+            Ledger(ledger_path(self.config.run_folder, self.method.name)).append(entry)
         return self
 
     def run(self, sessions=True):
@@ -405,13 +406,14 @@ class TestJobs:
         assert (tmp_path / "s" / "ablation" / "synthetic.png").is_file()
 
     def test_inference(self, stored, monkeypatch, capsys):
-        from condu_ray.orchestration.measure.encoders import FILE, prototype_folder
+        from condu_ray.learn.prototype_store import FILE, prototype_key
+        from condu_ray.store.layout import prototype_folder
 
         for seed, task in enumerate(stored.tasks):
             count = len(task.classes)
             tensors = {"sums": unit_rows(count, seed).double(), "counts": torch.ones(count, dtype=torch.int64)}
             tensors["text"] = unit_rows(count, 9 + seed)
-            folder = prototype_folder(stored.config.storage, stored.fingerprint, task)
+            folder = prototype_folder(stored.config.storage, prototype_key(stored.fingerprint, task))
             artifacts.publish(folder, {}, lambda path, tensors=tensors: artifacts.save_tensors(path / FILE, tensors))
         flags = [*stored.flags, "--training.precision", "fp32", "--evaluation.max_images", "6"]
         self.call(monkeypatch, "ablate_inference.py", *flags)

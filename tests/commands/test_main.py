@@ -12,7 +12,7 @@ import pytest
 from condu_ray import __version__
 from condu_ray.command_line import run_command
 from condu_ray.commands.__main__ import COMMANDS, main
-from condu_ray.store import artifacts
+from condu_ray.store.provenance import command
 
 ROOT = Path(__file__).parents[2]
 JOBS = {
@@ -122,10 +122,10 @@ def test_methods_are_listed_by_either_name(console):
 
 def test_reports_and_messages_name_the_command_as_it_was_typed(call, console):
     console("run", "--nothing", "1")
-    assert artifacts.command() == "condu-ray run --nothing 1"
+    assert command() == "condu-ray run --nothing 1"
     assert run_command() == ["condu-ray", "run"]
     call(lambda: None, "jobs/ablate_merging.py", "--nothing", "1")
-    assert artifacts.command() == "python jobs/ablate_merging.py --nothing 1"
+    assert command() == "python jobs/ablate_merging.py --nothing 1"
     assert run_command() == ["python", "jobs/run_mtil.py"]
 
 

@@ -8,13 +8,14 @@ import torch
 from condu_ray.config import Experiment
 from condu_ray.merging import UnifiedDelta
 from condu_ray.methods import METHODS, ModelState, get
-from condu_ray.methods.session import load_session, method_folder, session_folder
+from condu_ray.methods.session import load_session, session_folder
 from condu_ray.orchestration import state as module
 from condu_ray.orchestration.state import ModelKeeper, StateError
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import PlannedSession
 from condu_ray.store.artifacts import ArtifactError, save_tensors
 from condu_ray.store.experts import FILES, expert_folder, save_expert
+from condu_ray.store.layout import ledger_path, sessions_folder
 from condu_ray.store.ledger import ROOT, Entry, state_id
 
 TASKS = ("a", "b", "c", "d")
@@ -58,7 +59,7 @@ def keeper(config):
 
 @pytest.fixture
 def ledger(config):
-    return lambda: (method_folder(config.run_folder, "condu") / "ledger.jsonl").read_bytes()
+    return lambda: (ledger_path(config.run_folder, "condu")).read_bytes()
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_another_order_shares_the_common_prefix_and_loses_nothing(keeper, config
     parent = calls()[0][1].state
     other = state_id(parent, "condu", "c", "key-c", SETTINGS)
     one.merge("condu", session(1, "c", "key-c", parent, other))
-    sessions = sorted(path.name for path in (method_folder(config.run_folder, "condu") / "sessions").iterdir())
+    sessions = sorted(path.name for path in sessions_folder(config.run_folder, "condu").iterdir())
     assert [name.rsplit("-", 1)[0] for name in sessions] == ["01-a", "02-b", "02-c", "03-c", "04-d"]
     assert final().fingerprint == expected().fingerprint
 

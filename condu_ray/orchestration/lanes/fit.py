@@ -27,6 +27,7 @@ from condu_ray.orchestration.lanes.trainer import Trainer
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.store.claims import Claims
+from condu_ray.store.layout import claims_folder
 
 LOOK_SECONDS = 0.5
 """How often a lane that has nothing to start on looks again."""
@@ -53,7 +54,7 @@ def train_lane(given: dict[str, Lane]) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     tasks = {name: load_task(folder) for name, folder in lane.tasks.items()}
     trainer: Trainer | None = None
-    with Claims(lane.config.storage / "experts" / ".claims") as claims:
+    with Claims(claims_folder(lane.config.storage)) as claims:
         while True:
             # One rank asks: the others would be given other experts.
             todo = broadcast_from_rank_zero(_take(lane, claims) if rank == 0 else None)

@@ -16,11 +16,11 @@ from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import Weights
+from condu_ray.learn.prototype_store import load_prototypes
 from condu_ray.merging import reconstruction
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session
 from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
-from condu_ray.orchestration.measure.encoders import load_prototypes
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.measurement import Measurement, routed
 from condu_ray.plan.preflight import Checked

@@ -16,6 +16,7 @@ from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored import Stored, aggregates, written_report
 from condu_ray.plan.trials import labels
 from condu_ray.report.run_report import write_report
+from condu_ray.store.layout import report_folder
 
 
 def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
@@ -48,7 +49,7 @@ def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
             if trial.id in done:
                 one = checked.under(trial.config(config, stored.name))
                 sent += _send(one, done[trial.id]["seconds"], parent.run, labels(trial))
-        parent.finish(aggregates(written_report(storage, stored)), stored.folder / "report")
+        parent.finish(aggregates(written_report(storage, stored)), report_folder(stored.folder))
     return f"{sent} trials are in MLflow, {len(done) - sent} could not be read, {lacking} are not finished"
 
 
@@ -62,7 +63,7 @@ def _send(checked: Checked, seconds: float, parent: str | None = None, labels: M
     with Recorder(results, parent, labels) as recorder:
         for _ in recorder.replay(rows):
             pass
-        folder = checked.config.run_folder / "report"
+        folder = report_folder(checked.config.run_folder)
         write_report(results.summary(seconds, reused=len(rows), trained=0), folder, pictures=False)
         recorder.finish(folder)
     return True

@@ -9,8 +9,8 @@ from types import TracebackType
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.tracking import IDENTITY, open_experiment, shown_uri
-from condu_ray.store.artifacts import provenance
 from condu_ray.store.passwords import without_passwords
+from condu_ray.store.provenance import provenance
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from condu_ray.config import Experiment
 from condu_ray.settings import content_hash, flatten
-from condu_ray.store.artifacts import provenance
+from condu_ray.store.layout import mlflow_artifacts_folder, mlflow_database
 from condu_ray.store.passwords import without_passwords
+from condu_ray.store.provenance import provenance
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ IDENTITY = "condu_ray.identity"
 
 def tracking_uri(config: Experiment) -> str:
     """Returns the tracking URI: the config's, MLFLOW_TRACKING_URI, or an absolute SQLite file in the storage folder."""
-    default = f"sqlite:///{(config.storage / 'mlflow.db').absolute()}"
+    default = f"sqlite:///{(mlflow_database(config.storage)).absolute()}"
     return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
 
 
@@ -45,7 +46,7 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
     if experiment is not None:
         return client, experiment.experiment_id
     local = tracking_uri(config).startswith("sqlite:")
-    place = (config.storage / "mlartifacts").absolute().as_uri() if local else None
+    place = mlflow_artifacts_folder(config.storage).absolute().as_uri() if local else None
     try:
         tags = {"mlflow.experimentKind": "custom_model_development"}  # or the pages open as those of a chat model
         return client, client.create_experiment(name, artifact_location=place, tags=tags)

@@ -43,7 +43,8 @@ def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbon
 
 
 def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_backbone, tmp_path):
-    from condu_ray.orchestration.measure.encoders import load_prototypes, make_prototypes
+    from condu_ray.learn.prototype_store import load_prototypes
+    from condu_ray.orchestration.measure.encoders import make_prototypes
 
     spec = backbone_spec(pretrained=str(small_backbone))
     backbone = load_backbone(spec)
