@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +23,12 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))  # a checkout need not be installed for its pages to be made
 
 from condu_ray.config import Experiment, Sweep  # noqa: E402
+from condu_ray.methods import METHODS  # noqa: E402
 from condu_ray.recipes import RECIPES  # noqa: E402
 from condu_ray.report import results_page  # noqa: E402
 from condu_ray.report.run_report import markdown_table  # noqa: E402
 
-FOLDERS = ("condu_ray", "jobs", "cluster", "dashboards", "tests")
+FOLDERS = ("condu_ray", "cluster", "dashboards")
 BLOCK = re.compile(r"(<!-- made by make docs: (\w+)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 STARTS = {"pretrained": "theta0", "previous": "the last expert", "state": "the merged model", "nothing": "–"}
 
@@ -106,7 +106,7 @@ def _floors(_: str, page: Path) -> str:
 
 def _methods(_: str, page: Path) -> str:
     rows = []
-    for name, method in importlib.import_module("condu_ray.methods").METHODS.items():
+    for name, method in METHODS.items():
         told = _cell((method.__doc__ or "").split("\n")[0])
         needs = ", ".join(sorted(method.needs)) or "–"
         paper = re.sub(r"\barxiv\.org/abs/([\d.]+)", r"[arXiv \1](https://arxiv.org/abs/\1)", _cell(method.paper))
@@ -119,16 +119,32 @@ def _methods(_: str, page: Path) -> str:
 
 def _jobs(_: str, page: Path) -> str:
     files = [file for folder in ("jobs", "jobs/bench", "jobs/faults") for file in sorted((ROOT / folder).glob("*.py"))]
-    commands = [file for file in files if '__name__ == "__main__"' in file.read_text(encoding="utf-8")]
-    told = [re.sub(r": `python [^`]*`", "", first_line(file)) for file in commands]
-    rows = [[f"`{file.relative_to(ROOT)}`", text] for file, text in zip(commands, told, strict=True)]
-    return markdown_table(["command", "what it does"], rows, left=2)
+    rows = []
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        if '__name__ == "__main__"' not in text:
+            continue
+        console = re.search(r"^from condu_ray\.commands\.(\w+) import main", text, re.MULTILINE)
+        told = first_line(ROOT / "condu_ray" / "commands" / f"{console[1]}.py" if console else file)
+        also = f"`condu-ray {console[1].replace('_', '-')}`" if console else "–"
+        rows.append([f"`{file.relative_to(ROOT)}`", also, re.sub(r": `python [^`]*`", "", told)])
+    return markdown_table(["command", "the same as", "what it does"], rows, left=3)
+
+
+def _example(name: str, page: Path) -> str:
+    """The first piece of Python on the page of a part of the package, where a test runs it."""
+    text = (ROOT / "condu_ray" / name / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"^```python\n.*?^```", text, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise ValueError(f"{page}: condu_ray/{name}/README.md has no Python to show")
+    return found[0]
 
 
 def _settings(_: str, page: Path) -> str:
-    groups = {"": Experiment, **{name: kind for name, kind in _parts(Experiment)}}
+    groups: dict[str, type[BaseModel]] = {"": Experiment, **{name: kind for name, kind in _parts(Experiment)}}
     parts = []
-    for group, model in [*groups.items(), ("sweep", Sweep)]:
+    groups["sweep"] = Sweep
+    for group, model in groups.items():
         known = Experiment.model_fields if model is Sweep else {}
         fields = {
             name: field
@@ -202,7 +218,7 @@ def _default(value: Any) -> str:
 
 MAKERS: dict[str, Callable[[str, Path], str]] = {
     "results": _results, "table": _table, "methods": _methods, "floors": _floors, "jobs": _jobs,
-    "settings": _settings, "recipes": _recipes,
+    "settings": _settings, "recipes": _recipes, "example": _example,
 }  # fmt: skip
 
 

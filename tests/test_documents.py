@@ -126,6 +126,15 @@ def test_a_command_has_its_file_and_flags(words):
 
 
 @each_page
+def test_console_commands_that_are_named_are_there(page):
+    named = set(re.findall(r"(?:^|`)condu-ray ([a-z][a-z-]*)", TEXTS[page], re.MULTILINE))
+    if named:
+        from condu_ray.commands import __main__ as console
+
+        assert named <= set(console.COMMANDS)
+
+
+@each_page
 def test_targets_of_make_that_are_named_are_there(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     fenced = re.findall(r"^make ([a-z-]+)", "\n".join(re.findall(r"```\n(.*?)```", TEXTS[page], re.DOTALL)), re.M)
