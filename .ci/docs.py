@@ -232,7 +232,8 @@ def main(arguments: list[str] | None = None) -> int:
     if (options.add is None) != (options.name is None):
         parser.error("--add and --as go together")
     if options.add is not None:
-        print(f"written: {results_page.add(options.add, options.name).relative_to(ROOT)}")
+        file = results_page.add(options.add, options.name)
+        print(f"written: {file.relative_to(ROOT)}; its title, text and picture are as they were: read them again")
     wrong = stale()
     for page, text in wrong.items():
         print(f"{'out of date' if options.check else 'written'}: {page.relative_to(ROOT)}")
