@@ -19,8 +19,11 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[1]
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))  # a checkout need not be installed for its pages to be made
+for folder in (ROOT, ROOT / "dashboards"):  # a checkout need not be installed for its pages to be made
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+import generate  # noqa: E402
 
 from condu_ray.config import Experiment, Sweep  # noqa: E402
 from condu_ray.methods import METHODS  # noqa: E402
@@ -219,6 +222,7 @@ def _default(value: Any) -> str:
 MAKERS: dict[str, Callable[[str, Path], str]] = {
     "results": _results, "table": _table, "methods": _methods, "floors": _floors, "jobs": _jobs,
     "settings": _settings, "recipes": _recipes, "example": _example,
+    "metrics": lambda _, page: generate.metrics_table(), "alerts": lambda _, page: generate.alerts_table(),
 }  # fmt: skip
 
 
