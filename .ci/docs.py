@@ -29,7 +29,7 @@ from condu_ray.config import Experiment, Sweep  # noqa: E402
 from condu_ray.methods import METHODS  # noqa: E402
 from condu_ray.recipes import RECIPES  # noqa: E402
 from condu_ray.report import results_page  # noqa: E402
-from condu_ray.report.run_report import markdown_table  # noqa: E402
+from condu_ray.report.text import markdown_table  # noqa: E402
 
 FOLDERS = ("condu_ray", "cluster", "dashboards")
 BLOCK = re.compile(r"(<!-- made by make docs: (\w+)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -21,12 +21,10 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from condu_ray.report.run_report import markdown_table
-from condu_ray.report.sweep_tables import METRICS
+from condu_ray.metrics import COMPARED, HEADLINE, METRICS
+from condu_ray.report.text import markdown_table
 
 FOLDER = Path(__file__).parent / "results"
-SHOWN = ("transfer", "average", "last", "backward_transfer")
-"""Metrics of a table made from a report, each a column."""
 _KEYS = {"title", "columns", "rows", "command", "setting", "decimals", "about", "notes", "picture"}
 
 
@@ -139,11 +137,13 @@ def _of_run(report: Mapping[str, Any]) -> dict[str, Any]:
     spaces = ["", "union"] if any("union" in entry for entry in report["methods"].values()) else [""]
     columns, rows = ["method"], []
     for space in spaces:
-        columns += [f"∪ {METRICS[key][0]}" if space else METRICS[key][0] for key in SHOWN[: 3 if space else 4]]
+        columns += [
+            f"∪ {METRICS[key].heading}" if space else METRICS[key].heading for key in (HEADLINE if space else COMPARED)
+        ]
     for name, entry in report["methods"].items():
-        numbers = [entry.get(key) for key in SHOWN]
+        numbers = [entry.get(key) for key in COMPARED]
         if len(spaces) > 1:
-            numbers += [entry.get("union", {}).get(key) for key in SHOWN[:3]]
+            numbers += [entry.get("union", {}).get(key) for key in HEADLINE]
         rows.append([f"`{name}`", *(None if number is None else round(number, 4) for number in numbers)])
     trained, seconds = report.get("experts_trained"), report.get("wall_seconds")
     cost = f"{trained} experts fine-tuned, {seconds:.0f} s in all; " if trained and seconds else ""
@@ -156,9 +156,9 @@ def _of_sweep(report: Mapping[str, Any]) -> dict[str, Any]:
     for group in report["groups"]:
         spreads, last = group["task"], group["task"]["last"]
         low, high = f"{last['low']:.1f}", f"{last['high']:.1f}"
-        shown = [f"{spreads[key]['mean']:.1f} ± {spreads[key]['std'] or 0:.1f}" for key in SHOWN]
+        shown = [f"{spreads[key]['mean']:.1f} ± {spreads[key]['std'] or 0:.1f}" for key in COMPARED]
         rows.append([f"`{group['group']}`", *shown, "the same in all" if low == high else f"{low} ... {high}"])
-    columns = ["method", *(METRICS[key][0] for key in SHOWN), "worst and best order by Last"]
+    columns = ["method", *(METRICS[key].heading for key in COMPARED), "worst and best order by Last"]
     extra = report.get("extra") or {}
     costs = extra.get("costs", {})
     paid = f"; {costs['experts_used']} experts used, {costs['experts_different']} different" if costs else ""

@@ -10,7 +10,7 @@ from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment
 from condu_ray.learn.agreement import Agreement, Difference
 from condu_ray.learn.loop import DivergedError, WorkersDifferError
-from condu_ray.learn.retry import ATTEMPTS, local_stream, lower_rates, with_lower_rates
+from condu_ray.learn.retry import ATTEMPTS, local_stream, with_lower_rates
 from condu_ray.methods import get
 from condu_ray.orchestration.lanes import trainer as module
 from condu_ray.orchestration.lanes.fit import _train
@@ -84,12 +84,6 @@ def test_it_ends_with_what_went_wrong_first(task, spec, on_nan, tries):
     with pytest.raises(DivergedError, match="task walls: the loss became nan at step 2"):
         _train(trainer, planned(config), streams(config, task, spec), task, lambda progress: None)
     assert len(trainer.rates) == tries
-
-
-def test_no_configuration_is_yielded_where_it_says_stop():
-    error = DivergedError("why")
-    with pytest.raises(DivergedError, match="why"):
-        next(lower_rates(settings("stop"), error))
 
 
 @pytest.mark.parametrize("attempt", [1, 2])

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from itertools import product
 
 import pytest
@@ -205,13 +203,3 @@ def test_lines_are_the_numbers(monkeypatch, tmp_path):
 def test_many_tasks_fit(tmp_path):
     tasks = tuple(f"a_long_name_{number}" for number in range(17))
     assert len(write_merging(merging_results(tasks), tmp_path)) == 7
-
-
-def test_imports_stay_light():
-    code = """
-import sys
-import condu_ray.report.ablation_report
-heavy = {"torch", "ray", "mlflow", "open_clip", "matplotlib.pyplot"} & set(sys.modules)
-assert not heavy, heavy
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
