@@ -3,8 +3,8 @@
 import pytest
 
 from condu_ray.commands.job import job
-from condu_ray.orchestration.cluster.env import ResourceError
-from condu_ray.orchestration.run import RunError
+from condu_ray.orchestration.cluster.room import ResourceError
+from condu_ray.orchestration.lanes.crew import RunError
 from condu_ray.store.artifacts import ArtifactError
 
 
