@@ -19,7 +19,7 @@ def test_rates_by_task_reach_training(name):
     assert set(config.tasks) == set(config.lora.lr_by_task) == set(ORDER_1)
     for task in config.tasks:
         full, adapters = (get(method, config).training.recipe_for(task) for method in ("condu", "condu-lora"))
-        assert full["lr"] == config.training.lr_by_task.get(task, config.training.lr)
+        assert full["lr"] == config.training.rate(task)
         assert adapters["lr"] == config.lora.lr_by_task[task]
 
 
