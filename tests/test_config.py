@@ -34,9 +34,10 @@ def test_frozen():
         Experiment().seed = 3
 
 
-def test_what_travels_to_another_process_is_json_with_an_absolute_storage(tmp_path, monkeypatch):
+def test_what_travels_to_another_process_has_an_absolute_storage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = Experiment(storage="here", shots=5, label_space="union", distillation=Distillation(reference=("a", "b")))
-    found = Experiment.model_validate(config.portable())
+    found = config.absolute()
+    assert Experiment.model_validate_json(found.model_dump_json()) == found
     assert found.storage == tmp_path / "here"
     assert found.model_copy(update={"storage": Path("here")}) == config

@@ -7,21 +7,25 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from condu_ray.benchmark import Task
+from condu_ray.command_line import run_command
 from condu_ray.config import Experiment
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import Weights
 from condu_ray.merging import DeltaSource
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, ModelState, get
-from condu_ray.methods.session import load_session, method_folder, session_folder
+from condu_ray.methods.session import load_session, session_folder
+from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, load_expert
+from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import Entry, Ledger
+from condu_ray.store.provenance import command, provenance
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 DELTA_BYTES = 2**31
@@ -86,45 +90,9 @@ class StoredRun:
             "method": self.method.name,
             "tasks": [task.name for task in self.tasks],
             "config": self.config.model_dump(mode="json", exclude={"tracking": {"uri"}}),  # it may hold a password
-            "versions": artifacts.provenance(),
-            "command": artifacts.command(),
+            "versions": provenance(),
+            "command": command(),
         }
-
-
-class PlannedStep(Protocol):
-    """One session as `orchestration.plan.Step` plans it."""
-
-    @property
-    def position(self) -> int:
-        """0-based place of the task."""
-
-    @property
-    def task(self) -> str:
-        """Name of the task."""
-
-    @property
-    def item(self) -> Any:
-        """The expert to train, whose `key` it has; None where nothing is trained."""
-
-    @property
-    def parent(self) -> str:
-        """Identity of the state before."""
-
-    @property
-    def state(self) -> str:
-        """Identity of the state after."""
-
-
-class Planned(Protocol):
-    """A method and its sessions as `orchestration.plan.MethodPlan` plans them (a floor above this one)."""
-
-    @property
-    def method(self) -> Method:
-        """The method."""
-
-    @property
-    def steps(self) -> Sequence[PlannedStep]:
-        """Its sessions in order."""
 
 
 def keep_methods(config: Experiment, suitable: Callable[[Method], bool], which: str) -> Experiment:
@@ -148,7 +116,7 @@ def keep_methods(config: Experiment, suitable: Callable[[Method], bool], which: 
 
 
 def stored_run(
-    config: Experiment, tasks: Sequence[Task], plan: Planned, arguments: Sequence[str], *, sessions: bool
+    config: Experiment, tasks: Sequence[Task], plan: MethodPlan, arguments: Sequence[str], *, sessions: bool
 ) -> StoredRun:
     """Finds a planned run in storage.
 
@@ -163,21 +131,22 @@ def stored_run(
         MissingRunError: an expert or a session is not in storage.
         ValueError: the method's ledger is damaged.
     """
-    method, ledger = plan.method, Ledger(method_folder(config.run_folder, plan.method.name) / "ledger.jsonl")
+    method, ledger = plan.method, Ledger(ledger_path(config.run_folder, plan.method.name))
     entries, missing = [], []
-    for step in plan.steps:
-        planned = Entry(step.position, step.task, step.item.key, step.parent, step.state, 0.0)
-        entries.append(ledger.get(step.state) or planned)
-        folder = expert_folder(config.storage, step.item.key)
+    for session in plan.sessions:
+        assert session.expert is not None, "only methods that train are asked for"
+        planned = Entry(session.position, session.task, session.expert.key, session.parent, session.state, 0.0)
+        entries.append(ledger.get(session.state) or planned)
+        folder = expert_folder(config.storage, session.expert.key)
         if not artifacts.exists(folder):
-            missing.append(f"expert of task {step.task} ({folder})")
-        folder = session_folder(config.run_folder, method.name, step.position, step.task, step.state)
-        if sessions and not (ledger.get(step.state) and artifacts.exists(folder)):
-            missing.append(f"session {step.position + 1}, which learns {step.task} ({folder})")
+            missing.append(f"expert of task {session.task} ({folder})")
+        folder = session_folder(config.run_folder, method.name, session.position, session.task, session.state)
+        if sessions and not (ledger.get(session.state) and artifacts.exists(folder)):
+            missing.append(f"session {session.position + 1}, which learns {session.task} ({folder})")
     if missing:
         raise MissingRunError(
             f"{method.name}: storage lacks {len(missing)} experts or sessions of this run; the first is the "
-            f"{missing[0]}. Make them with\n  {shlex.join(['python', 'jobs/run_mtil.py', *arguments])}\nor give the "
+            f"{missing[0]}. Make them with\n  {shlex.join([*run_command(), *arguments])}\nor give the "
             "flags that the run was made with (on a machine of another kind also its --training.precision)"
         )
     return StoredRun(config, method, tuple(tasks), tuple(entries))

@@ -9,7 +9,6 @@ Loading looks at the structure alone and reads no image; `condu_ray.benchmark.ch
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
@@ -22,6 +21,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from condu_ray.names import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -163,10 +164,7 @@ def _load_named(folder: Path, name: str, found: list[str], source: str) -> Task:
     # The test of the name comes before any look at the disk: "../x" must not even be looked up.
     if name in found or (isinstance(name, str) and _SAFE_NAME.fullmatch(name) and os.path.isdir(folder / name)):
         return load_task(folder / name)
-    by_lower = {known.lower(): known for known in found}
-    near = [by_lower[match] for match in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(found) or 'none'}"
-    raise TaskError(f"{source}: no task {name!r} in {folder}; {hint}")
+    raise TaskError(f"{source}: no task {name!r} in {folder}{nearest(name, found, most=3, label='there are')}")
 
 
 def _read_json(path: Path, kind: type, hint: str) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -50,6 +53,17 @@ class ModelState:
         """The key of the expert learned last."""
         return self.expert_of(self.tasks[-1])
 
+    def sources(self, task: str, expert: str, load: LoadExpert) -> dict[str, partial[Delta]]:
+        """Returns all tasks so far and one more, in order, each with what loads its expert's delta."""
+        keys = (*self.experts, expert)
+        return {name: partial(load, str(key)) for name, key in zip((*self.tasks, task), keys, strict=True)}
+
+
+def outside(method: type) -> bool:
+    """Whether a class is neither of this package nor of Python itself."""
+    top = method.__module__.partition(".")[0]
+    return top != __name__.partition(".")[0] and top not in sys.stdlib_module_names
+
 
 class Method:
     """Base of all methods; the defaults are those of a method that keeps nothing and serves theta0.
@@ -92,7 +106,7 @@ class Method:
 
     def recipe(self, position: int) -> dict[str, Any]:
         """Returns what the expert at a 0-based position depends on beyond plain fine-tuning; JSON values."""
-        return self.config.lora.model_dump(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}
+        return self.config.lora.identity(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}
 
     def objective(self, lesson: Lesson) -> Objective:
         """Returns the objective of one lesson; plain wherever `recipe` is empty."""
@@ -101,6 +115,35 @@ class Method:
     def start(self, state: ModelState) -> Delta:
         """Returns the adapter that training starts from, for `starts_from = "state"` after the first task."""
         raise NotImplementedError(f"{self.name} does not start from its state")
+
+    # Identity
+
+    @property
+    def source(self) -> str | None:
+        """Hash of the modules that a method from outside is written in; None for those of this package.
+
+        Raises:
+            ValueError: a module is no file.
+        """
+        modules = sorted({one.__module__ for one in type(self).__mro__ if outside(one)})
+        digest = hashlib.sha256()
+        for name in modules:
+            path = getattr(sys.modules[name], "__file__", None)
+            if path is None:
+                raise ValueError(f"method {self.name}: module {name} is no file, so a change of it would go unnoticed")
+            digest.update(Path(path).read_bytes())
+        return digest.hexdigest()[:24] if modules else None
+
+    def expert_identity(self, position: int) -> dict[str, Any]:
+        """Returns what an expert's key has of the method: the recipe, and where it is one of its own, the source."""
+        own, recipe = type(self), self.recipe(position)
+        plain = own.objective is Method.objective and (own.recipe is Method.recipe or not recipe)
+        return recipe if plain or self.source is None else recipe | {"module_source": self.source}
+
+    def state_identity(self) -> dict[str, Any]:
+        """Returns what a state's identity has of the method: the merge's settings, and the source."""
+        settings = self.merge_settings() if self.keeps_model else {}
+        return settings if self.source is None else settings | {"module_source": self.source}
 
     # Merging
 

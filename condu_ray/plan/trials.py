@@ -16,7 +16,9 @@ from condu_ray.benchmark.orders import Order
 from condu_ray.command_line import ConfigError, field_names, nearest
 from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
+from condu_ray.methods.registry import take
 from condu_ray.store.artifacts import read_sealed
+from condu_ray.store.layout import record_path
 
 FIXED = ("storage", "run", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "label_space", "shots")
 """Top-level fields that are the same for all trials, or have an axis of their own."""
@@ -36,7 +38,7 @@ class Trial:
 
     Attributes:
         id: unique in the sweep, and safe in paths.
-        method: method's name.
+        method: method's own name.
         order_name: name of the order.
         order: tasks in the order of learning.
         seed: the run's seed.
@@ -63,7 +65,8 @@ class Trial:
             for step in path:
                 part = part[step]
             part[last] = value
-        values |= {"method": (self.method,), "tasks": self.order, "seed": self.seed, "run": f"{sweep}.{self.id}"}
+        named = tuple(text for text in base.method if get(text, base).name == self.method)
+        values |= {"method": named, "tasks": self.order, "seed": self.seed, "run": f"{sweep}.{self.id}"}
         try:
             return Experiment.model_validate(values)
         except ValidationError as error:
@@ -141,9 +144,8 @@ def make_trials(sweep: Sweep, orders: Sequence[Order]) -> list[Trial]:
     count = math.prod([len(orders), sweep.seeds, len(base.method), *map(len, axes.values())])
     if count > MOST:
         raise ConfigError(f"--orders, --seeds, --method and --sweep make {count:,} trials; {MOST:,} at most")
-    for name in base.method:
-        get(name)
-    for order, offset, method in itertools.product(orders, range(sweep.seeds), base.method):
+    methods = [method.name for method in take(base)]
+    for order, offset, method in itertools.product(orders, range(sweep.seeds), methods):
         for values in itertools.product(*axes.values()):
             settings = dict(zip(axes, values, strict=True))
             suffix = f".{content_hash(settings)[:8]}" if settings else ""
@@ -164,25 +166,15 @@ def sweep_name(sweep: Sweep, trials: Sequence[Trial], fingerprint: str) -> str:
     """
     if sweep.run is not None:
         return sweep.run
-    kept = sweep.experiment().model_dump(mode="json", exclude={"storage", "tracking", "cluster", "method", "tasks"})
+    kept = sweep.experiment().identity(exclude={"storage", "tracking", "cluster", "method", "tasks"})
     return f"{sweep.recipe}-sweep-{content_hash([[trial.record() for trial in trials], kept, fingerprint])[:8]}"
-
-
-def sweep_folder(storage: Path, name: str) -> Path:
-    """Returns `<storage>/sweeps/<name>`."""
-    return storage / "sweeps" / name
-
-
-def record_path(folder: Path, trial: Trial) -> Path:
-    """Returns where a finished trial's record is."""
-    return folder / "trials" / f"{trial.id}.json"
 
 
 def read_records(folder: Path, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
     """Returns the records of the trials that are finished, by identity."""
     found = {}
     for trial in trials:
-        path = record_path(folder, trial)
+        path = record_path(folder, trial.id)
         if path.is_file():
             found[trial.id] = read_sealed(path)
     return found

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from condu_ray.store.artifacts import draft_of
+from condu_ray.store.artifacts import write_bytes
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -24,13 +23,8 @@ _LATEX = {
 
 
 def write(path: Path, content: str | bytes) -> Path:
-    """Writes a file beside its place and moves it there, so that no reader sees half of it; returns the path."""
-    beside = draft_of(path)
-    try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Writes a file so that no reader sees half of it; returns its path."""
+    write_bytes(path, content.encode() if isinstance(content, str) else content)
     return path
 
 

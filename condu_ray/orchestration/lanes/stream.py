@@ -16,7 +16,8 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from condu_ray.learn.chunks import Chunk, ChunkReader
-from condu_ray.orchestration.cluster.env import DECODER_ASKS, quiet_data
+from condu_ray.orchestration.cluster.env import quiet_data
+from condu_ray.orchestration.cluster.room import DECODER_ASKS
 
 
 def ordered_context() -> None:
