@@ -61,7 +61,7 @@ class Training(Settings):
         """Returns the peak learning rate of `task`'s expert."""
         return self.lr_by_task.get(task, self.lr)
 
-    def recipe_for(self, task: str) -> dict[str, Any]:
+    def identity_for(self, task: str) -> dict[str, Any]:
         """Returns all that an expert of `task` depends on here: what runs where is left out."""
         left_out = {"lr_by_task", "workers", "lanes", "threads", "max_failures"}
         # Without it an expert is what its learning rate makes it, or none at all.
