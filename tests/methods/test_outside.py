@@ -179,7 +179,7 @@ class TestIdentity:
     """The hash of the module counts where, and only where, its code may have made the difference."""
 
     RULE = "from condu_ray import merge_rule\n@merge_rule('first', 'p')\ndef f(d): return next(iter(d.values()))\n"
-    TRAINED = MIDDLE + "    def recipe(self, position): return {'objective': 'mine'} if position else {}\n"
+    TRAINED = MIDDLE + "    def expert_settings(self, position): return {'objective': 'mine'} if position else {}\n"
     OBJECTIVE = MIDDLE + "    def objective(self, lesson): return super().objective(lesson)\n"
     LORA = MIDDLE.replace("Average", "ConduLora").replace("baselines", "condu")
 
