@@ -229,7 +229,8 @@ def test_a_run_of_it_without_ray(module, tmp_path, task_data, small_backbone):
         keeper.merge(method.name, session)
     folder = config.run_folder / "first" / "sessions"
     assert [read_meta(path)["method"] for path in folder.iterdir()] == ["first"] * 3
-    state = ModelState(plan.sessions[-1].state, tuple(deltas), tuple(expert.key for expert in plan.experts), deltas["walls"])
+    keys = tuple(expert.key for expert in plan.experts)
+    state = ModelState(plan.sessions[-1].state, tuple(deltas), keys, deltas["walls"])
     served = method.delta(state, "cars", None)
     assert evaluate(backbone, tasks[2], served).correct == evaluate(backbone, tasks[2], deltas["walls"]).correct
     assert expert_folder(config.storage, plan.experts[0].key).is_dir()
