@@ -95,7 +95,7 @@ def test_lanes_join_as_the_cluster_grows_and_end_when_all_is_there(crew, lanes, 
     assert crew.lanes == 4
     lanes.go.set()
     deadline = time.monotonic() + 30
-    while crew.ended < 4:
+    while crew.working:
         news = crew.look(said.append)
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -117,7 +117,7 @@ def test_a_lane_that_is_lost_for_good_ends_the_run(crew, lanes, monkeypatch):
     lanes.fail = RuntimeError("its node has gone")
     lanes.go.set()
     crew.start()
-    while not crew.ended:
+    while crew.working:
         time.sleep(0.02)
     with pytest.raises(RunError, match=r"lane 0 failed after 3 restarts: its node has gone\. What was committed stays"):
         crew.look(pytest.fail)
