@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from condu_ray.config import Distillation, Experiment, Training
+from condu_ray.config import Experiment, Training
+from condu_ray.options import Distillation
 from condu_ray.recipes import RECIPES
 
 

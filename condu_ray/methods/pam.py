@@ -16,6 +16,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods.base import LoadExpert, Method, ModelState
 from condu_ray.methods.merged import Merged
 from condu_ray.methods.registry import get, register
+from condu_ray.options import Lora
 from condu_ray.store.experts import Form
 
 PAPER = "PAM, Sokar et al., 2025, arxiv.org/abs/2506.03189"
@@ -78,6 +79,12 @@ class Pam(Method):
         return self.config.pam.adapter
 
     @property
+    def lora(self) -> Lora:
+        """Its own rank, scale and rate, where it has some."""
+        own = self.config.pam.model_dump(include={"rank", "scale", "lr"}, exclude_none=True)
+        return self.config.lora.model_copy(update=own | ({"lr_by_task": {}} if "lr" in own else {}))
+
+    @property
     def form(self) -> Form:
         """Factors are averaged as factors."""
         return "factors" if self.adapter == "lora" else "delta"
@@ -98,7 +105,7 @@ class Pam(Method):
     def merge_settings(self) -> dict[str, Any]:
         """The rule and its options, and the adapter."""
         found = {"merge": self.config.pam.merge, "adapter": self.adapter} | self.rule.merge_settings()
-        return found | ({"scale": self.config.lora.scale} if self.adapter == "lora" else {})
+        return found | ({"scale": self.lora.scale} if self.adapter == "lora" else {})
 
     def initial(self) -> Any:
         """As the rule begins."""

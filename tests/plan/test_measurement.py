@@ -3,8 +3,9 @@
 import pytest
 
 from condu_ray.benchmark import load_tasks
-from condu_ray.config import Evaluation, Experiment, Inference, Training
+from condu_ray.config import Evaluation, Experiment, Training
 from condu_ray.methods import METHODS, ModelState, get
+from condu_ray.options import Inference
 from condu_ray.plan.measurement import label_spaces, measurement_key, routed
 
 STATE = ModelState("state", ("walls", "doors"), ("key-1", "key-2"))
