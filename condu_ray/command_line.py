@@ -58,6 +58,15 @@ def field_names(model: type[BaseModel] = Experiment, prefix: str = "") -> list[s
     return names
 
 
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by dotted names, as `field_names` has them."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = isinstance(value, Mapping) and value
+        flat |= flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
+
+
 class _Parser(ArgumentParser):
     """argparse that names the nearest flag instead of printing the whole usage."""
 

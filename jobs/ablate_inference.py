@@ -13,11 +13,12 @@ def main() -> None:
     env.apply()
     import torch
 
+    from condu_ray.ablation.finished import keep_methods, make_evaluator
     from condu_ray.ablation.inference import ablate_inference, prototype_kinds
-    from condu_ray.ablation.stored_run import keep_methods, make_evaluator, stored_run
     from condu_ray.learn.loop import resolved_precision
     from condu_ray.orchestration.measure.encoders import load_prototypes
-    from condu_ray.plan.preflight import check, make_plans
+    from condu_ray.plan.preflight import check
+    from condu_ray.plan.stored_run import StoredRun
     from condu_ray.report.ablation_report import write_inference
     from condu_ray.store.artifacts import ArtifactError
 
@@ -25,8 +26,10 @@ def main() -> None:
         checked = check(keep_methods(config, lambda method: method.routes, "condu, condu-lora and emr"))
         storage, tasks = checked.config.storage, checked.tasks
         precision = resolved_precision(config.training.precision, torch.cuda.is_available())
-        plans = make_plans(checked, precision)
-        for run in [stored_run(checked.config, tasks, plan, sys.argv[1:], sessions=True) for plan in plans]:
+        runs = StoredRun.of(checked, precision).methods.values()
+        for run in runs:
+            run.require(sys.argv[1:], sessions=True)
+        for run in runs:
             prototypes = {
                 kind: {task.name: load_prototypes(storage, checked.backbone, task, kind) for task in tasks}
                 for kind in prototype_kinds()

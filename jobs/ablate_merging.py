@@ -21,11 +21,12 @@ def main() -> None:
         refuse(error)
     import torch
 
+    from condu_ray.ablation.finished import keep_methods, make_evaluator
     from condu_ray.ablation.merging import ablate_merging, parse_sessions
-    from condu_ray.ablation.stored_run import keep_methods, make_evaluator, stored_run
     from condu_ray.ablation.synthetic import ablate_synthetic
     from condu_ray.learn.loop import resolved_precision
-    from condu_ray.plan.preflight import check, make_plans
+    from condu_ray.plan.preflight import check
+    from condu_ray.plan.stored_run import StoredRun
     from condu_ray.report.ablation_report import write_merging, write_synthetic
     from condu_ray.store.artifacts import ArtifactError
 
@@ -38,8 +39,10 @@ def main() -> None:
         alone = "experts that each start from theta0, such as condu's or condu-lora's"
         checked = check(keep_methods(config, lambda method: method.starts_from == "pretrained", alone))
         precision = resolved_precision(config.training.precision, torch.cuda.is_available())
-        plans = {plan.method.adapter: plan for plan in reversed(make_plans(checked, precision))}
-        runs = [stored_run(checked.config, checked.tasks, plan, flags, sessions=False) for plan in plans.values()]
+        found = reversed(list(StoredRun.of(checked, precision).methods.values()))
+        runs = {run.method.adapter: run for run in found}.values()
+        for run in runs:
+            run.require(flags, sessions=False)
         for run in runs:
             sessions = parse_sessions(own.sessions, len(checked.tasks))
             results = ablate_merging(run, make_evaluator(checked.config, checked.spec, precision), sessions)

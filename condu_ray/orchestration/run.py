@@ -75,24 +75,27 @@ def run(config: Experiment) -> dict[str, Any]:
 def from_storage(checked: Checked) -> dict[str, Any] | None:
     """Makes the report again when storage holds every session and measurement; None when anything is missing.
 
-    No Ray is started for it; a run of a cluster whose precision this machine cannot know (`rebuild`) is looked up on
-    the cluster instead, by the ordinary way.
+    No Ray is started for it; a run of a cluster whose precision this machine cannot know (`finished_run`) is looked up
+    on the cluster instead, by the ordinary way.
     """
-    from condu_ray.plan.rebuild import rebuild
+    from condu_ray.plan.results import Results
+    from condu_ray.plan.stored_run import finished_run
 
     config, begin = checked.config, time.perf_counter()
-    tracker = Tracker(config, [task.name for task in checked.tasks])
-    found = rebuild(checked, tracker)
+    found = finished_run(checked)
     if found is None:
         return None
-    for plan in found.plans:
+    plans = [one.plan for one in found.methods.values()]
+    tracker = Tracker(config, [task.name for task in checked.tasks])
+    results = Results(config, checked.tasks, plans, tracker)
+    for plan in plans:
         tracker.start(plan.method.name, plan.steps[-1].state)
     with Display([task.name for task in checked.tasks], 0, 0, config.training.steps) as display:
-        for unit, measured in found.rows:
-            session = found.results.add(unit, measured)
+        for unit, measured in found.measured:
+            session = results.add(unit, measured)
             if session is not None:
                 display.session(*session)
-        report = found.results.report(time.perf_counter() - begin, reused=len(found.rows), trained=0)
+        report = results.report(time.perf_counter() - begin, reused=len(found.measured), trained=0)
         display.finish(report, config.run_folder)
     tracker.close()
     return report

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment, content_hash
 from condu_ray.methods import Method, ModelState
+from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store.ledger import Entry
 
 Space = Literal["task", "union"]
@@ -69,3 +70,28 @@ def unit_key(
         weights.append(sorted(content_hash([other.classes, other.templates]) for other in space))
     measured = [config.evaluation.max_images, precision]
     return content_hash([VERSION, backbone, weights, task.test_fingerprint, measured])[:24]
+
+
+def session_units(
+    config: Experiment, plan: MethodPlan, entry: Entry, tasks: Sequence[Task], backbone: str, precision: str
+) -> list[Unit]:
+    """Returns the measurements of a committed session: one a task and label space.
+
+    Args:
+        config: the run's configuration.
+        plan: the method and its sessions.
+        entry: the session.
+        tasks: all tasks of the run.
+        backbone: theta0's fingerprint.
+        precision: `fp32` or `bf16`.
+    """
+    learned = plan.steps[: entry.position + 1]
+    experts = tuple(step.item.key if step.item else None for step in learned)
+    state = ModelState(entry.state, tuple(step.task for step in learned), experts)
+    units = []
+    for space in label_spaces(config, plan.method):
+        for task in tasks:
+            seen, among = task.name in state.tasks, tasks if space == "union" else ()
+            key = unit_key(config, backbone, precision, plan.method, state, task, seen, among)
+            units.append(Unit(plan.method.name, entry, task.name, seen, space, key))
+    return units

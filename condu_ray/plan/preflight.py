@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from condu_ray.benchmark import Task, load_tasks, require_valid
@@ -32,6 +32,11 @@ class Checked:
     spec: BackboneSpec
     backbone: str
     """theta0's fingerprint."""
+
+    def reordered(self, config: Experiment) -> Checked:
+        """Returns what was checked, for the configuration of a trial: the same tasks in its order."""
+        tasks = {task.name: task for task in self.tasks}
+        return replace(self, config=config, tasks=tuple(tasks[name] for name in config.tasks or tasks))
 
 
 def check(config: Experiment) -> Checked:

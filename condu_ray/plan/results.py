@@ -8,11 +8,10 @@ from typing import Any
 
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment
-from condu_ray.methods import ModelState
 from condu_ray.metrics import continual_metrics
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.orchestration.watch.tracking import Tracker
-from condu_ray.plan.measurement import Space, Unit, label_spaces, unit_key
+from condu_ray.plan.measurement import Space, Unit, label_spaces, session_units
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.report.run_report import write_report
 from condu_ray.store import artifacts
@@ -56,24 +55,14 @@ class Results:
 
     def units(self, plan: MethodPlan, entry: Entry, backbone: str, precision: str) -> list[Unit]:
         """Returns the measurements of a committed session: one a task."""
-        name, learned = plan.method.name, plan.steps[: entry.position + 1]
-        experts = tuple(step.item.key if step.item else None for step in learned)
-        state = ModelState(entry.state, tuple(step.task for step in learned), experts)
-        self._entries[name, entry.position] = entry
-        units = []
-        for space in label_spaces(self._config, plan.method):
-            for task in self._tasks:
-                seen = task.name in state.tasks
-                among = self._tasks if space == "union" else ()
-                key = unit_key(self._config, backbone, precision, plan.method, state, task, seen, among)
-                units.append(Unit(name, entry, task.name, seen, space, key))
-        return units
+        return session_units(self._config, plan, entry, self._tasks, backbone, precision)
 
     def add(self, unit: Unit, found: dict[str, Any]) -> tuple[str, int, list[float]] | None:
         """Takes a measurement; when it completes a session, writes its rows and returns (title, position, row)."""
         method, space, position = unit.method, unit.space, unit.entry.position
         row = self._found.setdefault((method, space, position), {})
         row[unit.task] = found
+        self._entries[method, position] = unit.entry
         self._measured.setdefault(method, {})[unit.key] = found["seconds"]
         if len(row) < len(self._tasks):
             return None

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from condu_ray.benchmark import TaskError, load_tasks
 from condu_ray.benchmark.check import MAX_PIXELS, inspect_image
-from condu_ray.command_line import ConfigError, parse
+from condu_ray.command_line import ConfigError, flatten, parse
 from condu_ray.config import Experiment, Sweep
-from condu_ray.orchestration.watch.tracking import flatten, shown_uri
+from condu_ray.orchestration.watch.tracking import shown_uri
 from condu_ray.store import artifacts
 from condu_ray.store.artifacts import ArtifactError, publish, read_meta
 from condu_ray.store.passwords import without_passwords

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from condu_ray.orchestration.watch.sweep_tracking import finish_parent, open_parent
 from condu_ray.orchestration.watch.tracking import Tracker
-from condu_ray.plan.preflight import check
-from condu_ray.plan.rebuild import log_again, reordered
+from condu_ray.plan.preflight import Checked, check
+from condu_ray.plan.results import Results
 from condu_ray.plan.stored import Stored, aggregates, written_report
+from condu_ray.plan.stored_run import finished_run
 from condu_ray.plan.trials import labels
 
 
@@ -41,8 +42,33 @@ def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
     sent, lacking = 0, len(stored.trials) - len(done)
     for trial in stored.trials:
         if trial.id in done:
-            one = reordered(checked, trial.config(config, stored.name))
+            one = checked.reordered(trial.config(config, stored.name))
             tracker = Tracker(one.config, list(trial.order), parent=parent, labels=labels(trial))
             sent += log_again(one, tracker, done[trial.id]["seconds"])
     finish_parent(config, parent, aggregates(written_report(storage, stored)), stored.folder / "report")
     return f"{sent} trials are in MLflow, {len(done) - sent} could not be read, {lacking} are not finished"
+
+
+def log_again(checked: Checked, tracker: Tracker, seconds: float) -> bool:
+    """Sends a finished run to MLflow, which takes nothing that it has already.
+
+    Args:
+        checked: the run's configuration, tasks and backbone.
+        tracker: MLflow; closed when this returns.
+        seconds: the run's wall time, for its report.
+
+    Returns:
+        Whether everything was in storage; nothing is sent otherwise.
+    """
+    found = finished_run(checked)
+    if found is None:
+        return False
+    plans = [one.plan for one in found.methods.values()]
+    results = Results(checked.config, checked.tasks, plans, tracker)
+    for plan in plans:
+        tracker.start(plan.method.name, plan.steps[-1].state)
+    for unit, measured in found.measured:
+        results.add(unit, measured)
+    results.report(seconds, reused=len(found.measured), trained=0, pictures=False)
+    tracker.close()
+    return True

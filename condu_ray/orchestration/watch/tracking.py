@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from condu_ray.command_line import flatten
 from condu_ray.config import Experiment, content_hash
 from condu_ray.store.artifacts import provenance
 from condu_ray.store.passwords import without_passwords
@@ -25,15 +26,6 @@ def tracking_uri(config: Experiment) -> str:
     """Returns the tracking URI: the config's, MLFLOW_TRACKING_URI, or an absolute SQLite file in the storage folder."""
     default = f"sqlite:///{(config.storage / 'mlflow.db').absolute()}"
     return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested settings by dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        inner = isinstance(value, Mapping) and value
-        flat |= flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-    return flat
 
 
 def shown_uri(config: Experiment) -> str:
