@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from condu_ray.config import Experiment, Sweep
     from condu_ray.face.learning import evaluate, fine_tune, load_backbone, load_tasks
     from condu_ray.face.running import open_run, open_sweep, run, sweep
-    from condu_ray.learn.evaluate import Accuracy
     from condu_ray.merging import (
         UnifiedDelta,
         add,
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from condu_ray.methods.registry import register
     from condu_ray.methods.rule import merge_rule
     from condu_ray.metrics import ContinualMetrics, continual_metrics
+    from condu_ray.store.measurements import Accuracy
 
 __version__ = "0.1.0"
 __all__ = [
@@ -59,7 +59,7 @@ __all__ = [
     "ties",
 ]
 _ELSEWHERE = {
-    "Accuracy": "learn.evaluate",
+    "Accuracy": "store.measurements",
     "ContinualMetrics": "metrics",
     "Experiment": "config",
     "Sweep": "config",

@@ -1,56 +1,17 @@
-"""What a run is: frozen pydantic models, one docstring a field, and a content hash."""
+"""What a run is: every setting with its meaning, one docstring a field."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Names of runs and tasks become folder names: no separator, no leading dot."""
-
-
-def content_hash(value: Any) -> str:
-    """Returns the sha256 (hex) of a JSON-serialisable value in canonical form."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def split_names(value: Any) -> Any:
-    """Takes `a,b,c`, as it comes from YAML, for a list; empty parts do not count."""
-    parts = value.split(",") if isinstance(value, str) else value
-    if isinstance(parts, list | tuple):
-        return tuple(part.strip() if isinstance(part, str) else part for part in parts if part != "")
-    return value
-
-
-class Settings(BaseModel):
-    """Base of all parts of the configuration: frozen, no unknown field, docstrings as help."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
-            raise ValueError("is a truth value; give a number")
-        return value
-
-    @field_validator("*")
-    @classmethod
-    def _no_control_characters(cls, value: Any) -> Any:
-        texts = value if isinstance(value, tuple) else (value,)
-        for text in texts:
-            if isinstance(text, str | Path) and any(unicodedata.category(sign) in ("Cc", "Cs") for sign in str(text)):
-                raise ValueError("holds a control character; write it without")
-        return value
-
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, split_names
+from condu_ray.store.layout import run_folder
 
 Rate = Annotated[float, Field(gt=0)]
+_Split = BeforeValidator(split_names)
 
 
 class Training(Settings):
@@ -62,7 +23,7 @@ class Training(Settings):
     """Images a step, over all workers together; divisible by `workers`."""
     lr: float = Field(3e-4, gt=0)
     """Peak learning rate of AdamW, for every task without an entry in `lr_by_task`."""
-    lr_by_task: dict[str, Rate] = {}
+    lr_by_task: dict[str, Rate] = Field({})
     """Peak learning rate by task name, as the papers tune it (`aircraft=5e-5`)."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Fraction of the steps for linear warm-up from 0; then cosine to 0 at the last step."""
@@ -100,7 +61,7 @@ class Training(Settings):
         """Returns all that an expert of `task` depends on here: what runs where is left out."""
         left_out = {"lr_by_task", "workers", "lanes", "threads", "max_failures"}
         # Without it an expert is what its learning rate makes it, or none at all.
-        kept = self.model_dump(exclude=left_out | ({"on_nan"} if self.on_nan == "stop" else set()))
+        kept = self.identity(exclude=left_out | ({"on_nan"} if self.on_nan == "stop" else set()))
         return kept | {"lr": self.lr_by_task.get(task, self.lr)}
 
 
@@ -111,7 +72,7 @@ class Lora(Settings):
     """Rank of the factors: 64 in ConDU's public code, 32 in PAM (set it for all methods of the run at once)."""
     scale: float = Field(1.0, gt=0)
     """The weight delta is scale * B A."""
-    targets: tuple[Literal["mlp", "attention"], ...] = Field(("mlp",), min_length=1)
+    targets: Annotated[tuple[Literal["mlp", "attention"], ...], _Split] = Field(("mlp",), min_length=1)
     """Linears that get factors: the MLPs' (ConDU's public code), the attention's in- and out-projection, or both."""
     init: Literal["normal", "zeros"] = "normal"
     """Fresh factors: both from N(0, std^2) (ConDU's public code), or B zero (Hu et al. 2021)."""
@@ -119,15 +80,10 @@ class Lora(Settings):
     """Standard deviation of fresh factors."""
     lr: float | None = Field(None, gt=0)
     """Peak learning rate of adapters; default: ten times `training.lr`, for factors have to move further."""
-    lr_by_task: dict[str, Rate] = {}
+    lr_by_task: dict[str, Rate] = Field({})
     """Peak learning rate of adapters by task name."""
     merge: Literal["delta", "factors"] = "delta"
     """What `condu-lora` merges: the materialised weight delta, or A and B as ConDU's public code does."""
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return split_names(value)
 
 
 class Merging(Settings):
@@ -163,7 +119,7 @@ class Pam(Settings):
 class Distillation(Settings):
     """Methods that learn from a teacher beside the labels (`lwf`, `lwf-vr`, `icarl`, `zscl`)."""
 
-    reference: tuple[Path, ...] = ()
+    reference: Annotated[tuple[Path, ...], _Split] = ()
     """Reference images of `zscl`: task folders or Parquet files with a column `image`; mini-MTIL draws its own."""
     captions: Path | None = None
     """Reference texts, one a line; default: the references' `caption` columns or class prompts."""
@@ -183,11 +139,6 @@ class Distillation(Settings):
     """`zscl`: steps between two weights that enter the running mean."""
     l2: float = Field(1.0, ge=0)
     """`zscl`: factor of the squared distance to the weights that training started from."""
-
-    @field_validator("reference", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return split_names(value)
 
 
 class Replay(Settings):
@@ -309,15 +260,15 @@ class Experiment(Settings):
     @property
     def run_folder(self) -> Path:
         """`<storage>/runs/<run>`."""
-        return self.storage / "runs" / self.run_name
+        return run_folder(self.storage, self.run_name)
 
-    def portable(self) -> dict[str, Any]:
-        """Returns the configuration as JSON values for another process, the storage folder absolute."""
-        return self.model_dump(mode="json") | {"storage": str(self.storage.absolute())}
+    def absolute(self) -> Experiment:
+        """Returns the configuration for other processes, whose working directory is another: an absolute storage."""
+        return self.model_copy(update={"storage": self.storage.absolute()})
 
     def content_hash(self) -> str:
         """sha256 (hex) of the whole configuration."""
-        return content_hash(self.model_dump(mode="json"))
+        return content_hash(self.identity())
 
 
 class Sweep(Experiment):

@@ -1,16 +1,53 @@
-"""What an ablation works with: those of a run's methods that it is about, and an evaluator in this process."""
+"""What an ablation works with: those methods of a run in storage that it is about, each with an evaluator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from condu_ray.config import Experiment
 from condu_ray.learn.evaluate import Evaluator
+from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import Method, get
-from condu_ray.plan.stored_method import MissingRunError
+from condu_ray.plan.preflight import check
+from condu_ray.plan.run_plan import plan_run
+from condu_ray.plan.stored_method import MissingRunError, StoredMethod
+from condu_ray.plan.stored_run import StoredRun
 from condu_ray.vlm.model import BackboneSpec, load_backbone
+
+
+def finished_runs(
+    config: Experiment,
+    flags: Sequence[str],
+    suitable: Callable[[Method], bool],
+    which: str,
+    *,
+    sessions: bool,
+    alike: Callable[[Method], str] = lambda method: method.name,
+) -> Iterator[tuple[StoredMethod, Evaluator]]:
+    """Yields a run for each method that an ablation is about, once all of them are found.
+
+    Args:
+        config: names the run.
+        flags: what `config` was read from, for messages.
+        suitable: whether the ablation is about a method.
+        which: describes such methods, for messages.
+        sessions: whether the merged states have to be there too, beside the experts.
+        alike: of methods that it maps to one text, the first stands for all.
+
+    Raises:
+        MissingRunError: an expert or a session is not in storage.
+        ValueError, ArtifactError: the configuration or storage is wrong.
+    """
+    checked = check(keep_methods(config, suitable, which))
+    precision = resolved_precision(config.training.precision, torch.cuda.is_available())
+    methods = list(StoredRun(plan_run(checked, precision)).methods.values())
+    found = list({alike(one.method): one for one in reversed(methods)}.values())[::-1]
+    for one in found:
+        one.require(flags, sessions=sessions)
+    for one in found:
+        yield one, make_evaluator(checked.config, checked.spec, precision)
 
 
 def keep_methods(config: Experiment, suitable: Callable[[Method], bool], which: str) -> Experiment:

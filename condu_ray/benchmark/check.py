@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task, TaskError
 from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, write_sealed
+from condu_ray.store.layout import verdict_path
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +257,7 @@ def _read_verdict(task: Task, folder: Path | None) -> list[Problem] | None:
     if folder is None:
         return None
     try:
-        verdict = read_sealed(folder / f"{task.fingerprint}.json", required=True)
+        verdict = read_sealed(verdict_path(folder, task.fingerprint), required=True)
         if verdict["version"] == CHECK_VERSION:
             return [Problem(**entry) for entry in verdict["problems"]]
     except (OSError, ArtifactError, KeyError, TypeError):
@@ -267,6 +268,6 @@ def _read_verdict(task: Task, folder: Path | None) -> list[Problem] | None:
 def _write_verdict(task: Task, folder: Path, problems: list[Problem]) -> None:
     verdict = {"version": CHECK_VERSION, "task": task.name, "problems": [asdict(problem) for problem in problems]}
     try:
-        write_sealed(folder / f"{task.fingerprint}.json", verdict)
+        write_sealed(verdict_path(folder, task.fingerprint), verdict)
     except WriteError as error:
         logger.warning("%s: the verdict on %s is not kept (%s)", folder, task.name, error)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task, TaskError, load_task
 from condu_ray.store.artifacts import ArtifactError, link, publish, verified
+from condu_ray.store.layout import few_shot_folder
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def few_shot(tasks: Sequence[Task], folder: Path, *, shots: int, seed: int) -> l
     content = [FEW_SHOT_VERSION, sorted((task.name, task.fingerprint) for task in tasks)]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     data = re.sub(r"[^A-Za-z0-9._-]", "_", tasks[0].folder.parent.name).lstrip("._-") or "tasks"
-    folder = Path(os.path.abspath(folder)) / f"{data}-{shots}shot-seed{seed}-{digest}"
+    folder = few_shot_folder(Path(os.path.abspath(folder)), data, shots, seed, digest)
     return [_few_shot_task(task, folder / task.name, shots, seed) for task in tasks]
 
 

@@ -14,6 +14,7 @@ from condu_ray.benchmark.check import CHECK_VERSION, inspect_image
 from condu_ray.benchmark.tasks import META, TRAIN, TaskError, hash_file, load_task
 from condu_ray.config import Distillation
 from condu_ray.store.artifacts import ArtifactError, read_sealed, write_sealed
+from condu_ray.store.layout import verdict_path
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def require_decodable(references: References, cache_folder: Path | None = None) 
         TaskError: names the file and the first rows that cannot be used.
     """
     name = hashlib.sha256(f"references {CHECK_VERSION} {references.fingerprint}".encode()).hexdigest()
-    verdict = cache_folder / f"{name}.json" if cache_folder is not None else None
+    verdict = verdict_path(cache_folder, name) if cache_folder is not None else None
     if verdict is not None:
         try:
             if read_sealed(verdict, required=True) == {"references": references.fingerprint}:

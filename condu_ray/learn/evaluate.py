@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,22 +12,9 @@ from torch import Tensor
 from condu_ray.benchmark import Task
 from condu_ray.config import Inference
 from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm import router
 from condu_ray.vlm.model import Backbone
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Correct predictions among images, and the seconds they took."""
-
-    correct: int
-    images: int
-    seconds: float
-
-    @property
-    def percent(self) -> float:
-        """Accuracy in percent."""
-        return 100 * self.correct / self.images
 
 
 def class_ids(space: Sequence[Task]) -> Tensor:

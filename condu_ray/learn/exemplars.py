@@ -15,7 +15,7 @@ from torch import Tensor
 from condu_ray.benchmark import Task
 from condu_ray.learn.lesson import Exemplars
 from condu_ray.store import artifacts
-from condu_ray.store.experts import expert_folder
+from condu_ray.store.layout import expert_folder
 
 EXEMPLARS = "exemplars.parquet"
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from condu_ray.benchmark import Task
 from condu_ray.config import content_hash
 from condu_ray.store import artifacts
+from condu_ray.store.layout import feature_folder
 
 FILE = "features.safetensors"
 VERSION = 1
@@ -29,12 +30,12 @@ class FeatureStore:
     """
 
     def __init__(self, storage: Path, backbone: str, preprocess: Mapping[str, Any], device: str) -> None:
-        self._folder = storage / "features"
+        self._storage = storage
         self._identity = [VERSION, backbone, dict(preprocess), device]
 
     def _path(self, kind: Literal["image", "text"], task: Task, precision: str, count: int) -> Path:
         what = [task.test_fingerprint, count] if kind == "image" else [task.classes, task.templates]
-        return self._folder / content_hash([*self._identity, kind, precision, what])[:24]
+        return feature_folder(self._storage, content_hash([*self._identity, kind, precision, what])[:24])
 
     def load(self, kind: Literal["image", "text"], task: Task, precision: str, count: int = 0) -> Tensor | None:
         """Returns features [N, D] or [C, D] float32, or None where they were not computed yet.

@@ -106,7 +106,7 @@ class Method:
 
     def recipe(self, position: int) -> dict[str, Any]:
         """Returns what the expert at a 0-based position depends on beyond plain fine-tuning; JSON values."""
-        return self.config.lora.model_dump(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}
+        return self.config.lora.identity(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}
 
     def objective(self, lesson: Lesson) -> Objective:
         """Returns the objective of one lesson; plain wherever `recipe` is empty."""

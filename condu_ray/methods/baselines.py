@@ -29,7 +29,7 @@ class TaskArithmetic(Merged):
 
     def merge_settings(self) -> dict[str, Any]:
         """The factor c (kept out of the sum, but it names the served weights)."""
-        return self.config.merging.model_dump(include={"arithmetic_scale"})
+        return self.config.merging.identity(include={"arithmetic_scale"})
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
         """Adds one delta."""
@@ -46,7 +46,7 @@ class Ties(Merged):
 
     def merge_settings(self) -> dict[str, Any]:
         """Density and scale."""
-        return self.config.merging.model_dump(include={"ties_density", "ties_scale"})
+        return self.config.merging.identity(include={"ties_density", "ties_scale"})
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
         """All deltas so far, one in memory at a time."""

@@ -19,7 +19,7 @@ class Condu(Unified):
 
     def merge_settings(self) -> dict[str, Any]:
         """The rescaler's formula."""
-        return self.config.merging.model_dump(include={"rescaler"})
+        return self.config.merging.identity(include={"rescaler"})
 
     def initial(self) -> UnifiedDelta:
         """No task, no delta."""
@@ -47,4 +47,4 @@ class ConduLora(Condu):
 
     def merge_settings(self) -> dict[str, Any]:
         """The rescaler, and in which form experts are merged."""
-        return super().merge_settings() | self.config.lora.model_dump(include={"merge", "scale"})
+        return super().merge_settings() | self.config.lora.identity(include={"merge", "scale"})

@@ -96,7 +96,7 @@ class LearningWithoutForgetting(Sequential):
 
     def recipe(self, position: int) -> dict[str, Any]:
         """The teacher's temperature and weight."""
-        return {"objective": self.name} | self.config.distillation.model_dump(include={"temperature", "weight"})
+        return {"objective": self.name} | self.config.distillation.identity(include={"temperature", "weight"})
 
     def objective(self, lesson: Lesson) -> Objective:
         """Over the task's own prompts."""
@@ -109,7 +109,7 @@ class RandomVocabulary(LearningWithoutForgetting):
 
     def recipe(self, position: int) -> dict[str, Any]:
         """And the size of the vocabulary."""
-        options = self.config.distillation.model_dump(include={"vocabulary", "vocabulary_length"})
+        options = self.config.distillation.identity(include={"vocabulary", "vocabulary_length"})
         return super().recipe(position) | options
 
     def objective(self, lesson: Lesson) -> Objective:
@@ -128,7 +128,7 @@ class ZeroShotContinual(LearningWithoutForgetting):
         """All of its options, and the references' content."""
         kept = {"max_captions", "batch_size", "ensemble_every", "l2"}
         references = load_references(self.config.distillation).fingerprint
-        found = super().recipe(position) | self.config.distillation.model_dump(include=kept)
+        found = super().recipe(position) | self.config.distillation.identity(include=kept)
         return found | {"references": references}
 
     def objective(self, lesson: Lesson) -> Objective:

@@ -84,7 +84,7 @@ class Pam(Method):
 
     def recipe(self, position: int) -> dict[str, Any]:
         """The alignment matters from the second task on; the first is trained plainly."""
-        options = self.config.pam.model_dump(include={"align_every", "top_percent", "align_to"})
+        options = self.config.pam.identity(include={"align_every", "top_percent", "align_to"})
         return super().recipe(position) | (options if self.aligns and position else {})
 
     def objective(self, lesson: Lesson) -> Objective:

@@ -6,7 +6,6 @@ configuration they go by their own name: that of the class, or what `register` g
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 from condu_ray.config import SAFE_NAME, Experiment
 from condu_ray.methods.base import Method, outside
+from condu_ray.names import nearest
 
 METHODS: dict[str, type[Method]] = {}
 """Every method by its name: those of this package, and those from outside that this process has come across."""
@@ -118,10 +118,7 @@ def listed() -> list[str]:
 
 
 def _unknown(name: str) -> type[Method]:
-    known = [*METHODS, *_installed()]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-    raise MethodError(f"--method {name}: no such method ({hint})")
+    raise MethodError(f"--method {name}: no such method{nearest(name, [*METHODS, *_installed()])}")
 
 
 def _among(name: str, texts: Iterable[str]) -> type[Method] | None:

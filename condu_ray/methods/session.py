@@ -9,17 +9,8 @@ from safetensors import SafetensorError
 
 from condu_ray.methods.base import Method, ModelState
 from condu_ray.store import artifacts
+from condu_ray.store.layout import session_folder
 from condu_ray.store.ledger import Entry
-
-
-def method_folder(run_folder: Path, method: str) -> Path:
-    """Returns `<run>/<method>`, which holds the ledger and the sessions."""
-    return run_folder / method
-
-
-def session_folder(run_folder: Path, method: str, position: int, task: str, state: str) -> Path:
-    """Returns `<run>/<method>/sessions/<number>-<task>-<state>`; `position` is 0-based, the number is not."""
-    return method_folder(run_folder, method) / "sessions" / f"{position + 1:02d}-{task}-{state}"
 
 
 def save_session(run_folder: Path, method: Method, entry: Entry, state: ModelState) -> None:

@@ -13,11 +13,11 @@ from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import nearest
 from condu_ray.config import Experiment
-from condu_ray.methods import Method, get
+from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
-from condu_ray.plan.sessions import MethodPlan, plan_method
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
+from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
@@ -33,8 +33,8 @@ class Checked:
     backbone: str
     """theta0's fingerprint."""
 
-    def reordered(self, config: Experiment) -> Checked:
-        """Returns what was checked, for the configuration of a trial: the same tasks in its order."""
+    def under(self, config: Experiment) -> Checked:
+        """Returns what was checked, for a trial's configuration: the same tasks in its order."""
         tasks = {task.name: task for task in self.tasks}
         return replace(self, config=config, tasks=tuple(tasks[name] for name in config.tasks or tasks))
 
@@ -57,17 +57,17 @@ def check(config: Experiment) -> Checked:
         if unknown := [name for name in names if name not in MINI_MTIL_TASKS]:
             raise TaskError(
                 f"task {unknown[0]!r} is none of mini-MTIL's ({', '.join(MINI_MTIL_TASKS)}); for other tasks give "
-                "--data the folder of their folders, such as jobs/prepare_datasets.py writes for MTIL"
+                "--data the folder of their folders, such as `condu-ray prepare` writes for MTIL"
             )
         data = _drawn(config)
         mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
     tasks = load_tasks(data, names)
     _check_rates(config, data, tasks)
-    require_valid(tasks, cache_folder=config.storage / "checked")
+    require_valid(tasks, cache_folder=checked_folder(config.storage))
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
     if config.shots is not None:
-        tasks = few_shot(tasks, config.storage / "datasets", shots=config.shots, seed=config.seed)
+        tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
     if any(method.adapter == "lora" for method in methods):
         options = config.lora  # an adapter that does not fit this backbone says so now, not after hours
@@ -77,7 +77,7 @@ def check(config: Experiment) -> Checked:
 
 def _drawn(config: Experiment) -> Path:
     """Where mini-MTIL's tasks are drawn."""
-    return config.storage / "datasets" / f"mini_mtil-{MINI_MTIL_VERSION}"
+    return mini_mtil_folder(config.storage, MINI_MTIL_VERSION)
 
 
 def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
@@ -121,7 +121,7 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
     for path in config.distillation.reference:
         if path.resolve() in folders or path.resolve().parent in folders:
             raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
-    require_decodable(load_references(config.distillation), config.storage / "checked")
+    require_decodable(load_references(config.distillation), checked_folder(config.storage))
     # Absolute, for Ray Train has its workers work in a folder of their own.
     options = config.distillation
     found = {
@@ -129,11 +129,3 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
         "captions": options.captions.absolute() if options.captions else None,
     }
     return config.model_copy(update={"distillation": options.model_copy(update=found)})
-
-
-def make_plans(checked: Checked, precision: str) -> list[MethodPlan]:
-    """Returns the plan of every method of the configuration."""
-    config = checked.config
-    return [
-        plan_method(get(name, config), config, checked.tasks, checked.backbone, precision) for name in config.method
-    ]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from condu_ray.command_line import ConfigError, flatten, nearest
+from condu_ray.command_line import ConfigError, nearest
 from condu_ray.config import Experiment
 from condu_ray.metrics import continual_metrics
 from condu_ray.plan.preflight import check
@@ -18,16 +18,21 @@ from condu_ray.plan.stored_run import StoredRun, stored_run
 from condu_ray.plan.trials import Trial, read_records
 from condu_ray.report.published import published_rows
 from condu_ray.report.sweep_report import sweep_report
+from condu_ray.settings import flatten
 from condu_ray.store import artifacts
-from condu_ray.store.experts import expert_folder
+from condu_ray.store.layout import (
+    config_path,
+    expert_folder,
+    results_path,
+    run_folder,
+    sweep_config_path,
+    sweep_folder,
+    sweep_numbers_path,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FOLDERS: Mapping[str, str] = {"sweep": "sweeps", "run": "runs"}
-"""Where storage keeps each kind."""
-CONFIGS: Mapping[str, str] = {"sweep": "sweep-config.json", "run": "config.json"}
-"""The file that says what one is."""
 PRIVATE = ("storage", "tracking", "cluster", "run", "method", "tasks", "seed", "evaluation")
 """Settings in which two runs differ without being compared by them."""
 
@@ -69,7 +74,7 @@ class Stored:
         if self.kind == "run":
             return {self.name: stored_run(checked)}
         configs = {trial.id: trial.config(checked.config, self.name) for trial in self.trials}
-        return {name: stored_run(checked.reordered(config)) for name, config in configs.items()}
+        return {name: stored_run(checked.under(config)) for name, config in configs.items()}
 
     def table(self) -> DataFrame:
         """Returns what is finished, a row a trial: method, order, seed, swept settings, and the metrics in percent."""
@@ -84,8 +89,8 @@ class Stored:
 
 def names(storage: Path) -> list[str]:
     """Returns the names of what storage holds: sweeps, then runs that are no sweep's trials."""
-    sweeps = [path.parent.name for path in sorted(storage.glob(f"sweeps/*/{CONFIGS['sweep']}"))]
-    runs = [path.parent.name for path in sorted(storage.glob(f"runs/*/{CONFIGS['run']}"))]
+    sweeps = [path.parent.name for path in sorted(storage.glob(str(sweep_config_path(sweep_folder(Path(), "*")))))]
+    runs = [path.parent.name for path in sorted(storage.glob(str(config_path(run_folder(Path(), "*")))))]
     return sweeps + [name for name in runs if not any(name.startswith(f"{sweep}.") for sweep in sweeps)]
 
 
@@ -96,8 +101,8 @@ def find(storage: Path, name: str) -> Stored:
         ConfigError: storage holds none of that name; the nearest, or all, are given.
     """
     for kind in ("sweep", "run"):
-        folder = storage / FOLDERS[kind] / name
-        path = folder / CONFIGS[kind]
+        folder = sweep_folder(storage, name) if kind == "sweep" else run_folder(storage, name)
+        path = sweep_config_path(folder) if kind == "sweep" else config_path(folder)
         if Path(name).name == name and path.is_file():
             try:
                 kept = json.loads(path.read_text(encoding="utf-8"))
@@ -121,7 +126,7 @@ def _trial(record: Mapping[str, Any]) -> Trial:
 
 
 def _run(name: str, folder: Path, config: Mapping[str, Any]) -> Stored:
-    path = folder / "report" / "results.json"
+    path = results_path(folder)
     records = []
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -209,13 +214,13 @@ def write_sweep_report(
     about = {"costs": costs(storage, found), **extra}
     name = " + ".join(one.name for one in found)
     sweep_report(records, folder, name=name, published=rows, extra=about)
-    numbers: dict[str, Any] = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    numbers: dict[str, Any] = json.loads((folder / sweep_numbers_path(folder).name).read_text(encoding="utf-8"))
     return numbers
 
 
 def written_report(storage: Path, stored: Stored) -> dict[str, Any]:
     """Returns the numbers of a sweep's own report, which is written only where there is none yet."""
-    path = stored.folder / "report" / "sweep.json"
+    path = sweep_numbers_path(stored.folder)
     if not path.is_file():
         return write_sweep_report(storage, [stored], path.parent, extra={})
     numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -7,19 +7,24 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import takewhile
 from typing import Any
 
 from condu_ray.benchmark import Task
+from condu_ray.command_line import run_command
 from condu_ray.config import Experiment
 from condu_ray.learn.features import Weights
 from condu_ray.merging import DeltaSource
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, ModelState
-from condu_ray.methods.session import load_session, method_folder, session_folder
+from condu_ray.methods.session import load_session
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
-from condu_ray.store.experts import expert_folder, load_expert
+from condu_ray.store.backend import backend
+from condu_ray.store.experts import load_expert
+from condu_ray.store.layout import expert_folder, ledger_path, session_folder
 from condu_ray.store.ledger import Entry, read_entries
+from condu_ray.store.provenance import command, provenance
 
 DELTA_BYTES = 2**31
 """Experts' deltas that are kept in memory, at most; beyond it they are loaded again."""
@@ -56,14 +61,10 @@ class StoredMethod:
         Raises:
             LedgerError: the ledger is damaged.
         """
-        path = method_folder(self.config.run_folder, self.method.name) / "ledger.jsonl"
-        there = {entry.state: entry for entry in read_entries(path)[0]} if path.exists() else {}
-        found: list[Entry] = []
-        for step in self.plan.steps:
-            if step.state not in there:
-                break
-            found.append(there[step.state])
-        return tuple(found)
+        path = ledger_path(self.config.run_folder, self.method.name)
+        there = {entry.state: entry for entry in read_entries(path)[0]} if backend(path).exists(path) else {}
+        found = takewhile(lambda entry: entry is not None, (there.get(one.state) for one in self.plan.sessions))
+        return tuple(entry for entry in found if entry is not None)
 
     def load(self, key: str) -> Delta:
         """Loads an expert's weight delta by its key, its checksum checked the first time.
@@ -81,7 +82,7 @@ class StoredMethod:
     @property
     def deltas(self) -> dict[str, DeltaSource]:
         """Task -> what loads its expert's weight delta, in the order of learning."""
-        return {item.task: partial(self.load, item.key) for item in self.plan.items}
+        return {expert.task: partial(self.load, expert.key) for expert in self.plan.experts}
 
     def state(self, position: int) -> ModelState:
         """Loads the state after the committed session at a 0-based position; -1 is the last.
@@ -108,18 +109,18 @@ class StoredMethod:
             LedgerError: the ledger is damaged.
         """
         run, name, missing = self.config.run_folder, self.method.name, []
-        for step in self.plan.steps:
-            if step.item is not None:
-                folder = expert_folder(self.config.storage, step.item.key)
+        for one in self.plan.sessions:
+            if one.expert is not None:
+                folder = expert_folder(self.config.storage, one.expert.key)
                 if not artifacts.exists(folder):
-                    missing.append(f"expert of task {step.task} ({folder})")
-            folder = session_folder(run, name, step.position, step.task, step.state)
-            if sessions and not (step.position < len(self.entries) and artifacts.exists(folder)):
-                missing.append(f"session {step.position + 1}, which learns {step.task} ({folder})")
+                    missing.append(f"expert of task {one.task} ({folder})")
+            folder = session_folder(run, name, one.position, one.task, one.state)
+            if sessions and not (one.position < len(self.entries) and artifacts.exists(folder)):
+                missing.append(f"session {one.position + 1}, which learns {one.task} ({folder})")
         if missing:
             raise MissingRunError(
                 f"{name}: storage lacks {len(missing)} experts or sessions of this run; the first is the "
-                f"{missing[0]}. Make them with\n  {shlex.join(['python', 'jobs/run_mtil.py', *arguments])}\nor give "
+                f"{missing[0]}. Make them with\n  {shlex.join([*run_command(), *arguments])}\nor give "
                 "the flags that the run was made with (on a machine of another kind also its --training.precision)"
             )
 
@@ -130,8 +131,8 @@ class StoredMethod:
             "method": self.method.name,
             "tasks": [task.name for task in self.tasks],
             "config": self.config.model_dump(mode="json", exclude={"tracking": {"uri"}}),  # it may hold a password
-            "versions": artifacts.provenance(),
-            "command": artifacts.command(),
+            "versions": provenance(),
+            "command": command(),
         }
 
 

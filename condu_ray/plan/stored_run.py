@@ -5,10 +5,9 @@ Nothing here writes, so a run may be at work meanwhile: what it has done so far 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,10 +17,12 @@ from condu_ray.learn.loop import resolved_precision
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import ModelState
 from condu_ray.metrics import continual_metrics
-from condu_ray.plan.measurement import Space, Unit, label_spaces, session_units
-from condu_ray.plan.preflight import Checked, make_plans
+from condu_ray.plan.measurement import Measurement, Space, label_spaces
+from condu_ray.plan.preflight import Checked
+from condu_ray.plan.results import Results
+from condu_ray.plan.run_plan import RunPlan, plan_run
 from condu_ray.plan.stored_method import StoredMethod
-from condu_ray.store.measurements import read_measurement
+from condu_ray.store.measurements import Accuracy, read_measurement
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,56 +33,57 @@ class StoredRun:
     """A run in storage; the tables are pandas' and say what is there so far.
 
     Attributes:
-        config: the run's configuration.
-        tasks: in the order of learning.
-        methods: by name.
-        backbone: theta0's fingerprint.
-        precision: `fp32` or `bf16`, in which it was trained and measured.
+        plan: what it is to do.
     """
 
-    config: Experiment
-    tasks: tuple[Task, ...]
-    methods: Mapping[str, StoredMethod]
-    backbone: str
-    precision: str
+    plan: RunPlan
 
-    @classmethod
-    def of(cls, checked: Checked, precision: str) -> StoredRun:
-        """Returns the run of a configuration that was checked, trained in a resolved precision."""
-        plans = make_plans(checked, precision)
-        methods = {plan.method.name: StoredMethod(checked.config, checked.tasks, plan) for plan in plans}
-        return cls(checked.config, checked.tasks, methods, checked.backbone, precision)
+    @property
+    def config(self) -> Experiment:
+        """The run's settings."""
+        return self.plan.config
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Its tasks, in the order of learning."""
+        return self.plan.checked.tasks
 
     @cached_property
-    def units(self) -> list[Unit]:
-        """All measurements that the committed sessions want, in their order.
+    def methods(self) -> dict[str, StoredMethod]:
+        """What there is of each method, by name."""
+        return {one.method.name: StoredMethod(self.config, self.tasks, one) for one in self.plan.methods}
+
+    @cached_property
+    def wanted(self) -> list[Measurement]:
+        """All measurements of the committed sessions, in their order.
 
         Raises:
             LedgerError: a ledger is damaged.
         """
+        results = Results(self.plan)
         return [
-            unit
+            measurement
             for one in self.methods.values()
             for entry in one.entries
-            for unit in session_units(self.config, one.plan, entry, self.tasks, self.backbone, self.precision)
+            for measurement in results.measurements(one.plan, entry)
         ]
 
     @cached_property
-    def measured(self) -> list[tuple[Unit, dict[str, Any]]]:
-        """Those of `units` that are there, each with what was measured.
+    def measured(self) -> list[tuple[Measurement, Accuracy]]:
+        """Those of `wanted` that are there, each with what was measured.
 
         Raises:
             ArtifactError: a measurement is damaged.
             LedgerError: a ledger is damaged.
         """
-        found = ((unit, read_measurement(self.config.storage, unit.key)) for unit in self.units)
-        return [(unit, values) for unit, values in found if values is not None]
+        found = ((one, read_measurement(self.config.storage, one.key)) for one in self.wanted)
+        return [(one, accuracy) for one, accuracy in found if accuracy is not None]
 
     @property
     def complete(self) -> bool:
         """Whether every session is committed and measured."""
         committed = all(len(one.entries) == len(self.tasks) for one in self.methods.values())
-        return committed and len(self.measured) == len(self.units)
+        return committed and len(self.measured) == len(self.wanted)
 
     def rows(self) -> DataFrame:
         """Returns the measurements, one a row.
@@ -98,12 +100,12 @@ class StoredRun:
             *("images", "accuracy", "relative_l2", "sign_agreement", "rescaler", "state", "expert"),
         )
         rows = [
-            found
-            | {"method": unit.method, "seed": self.config.seed, "session": unit.entry.position}
-            | {"learned_task": unit.entry.task, "task": unit.task, "task_position": places[unit.task]}
-            | {"seen": unit.seen, "label_space": unit.space, "accuracy": 100 * found["correct"] / found["images"]}
-            | {"state": unit.entry.state, "expert": unit.entry.expert}
-            for unit, found in self.measured
+            vars(accuracy)
+            | {"method": one.method, "seed": self.config.seed, "session": one.entry.position}
+            | {"learned_task": one.entry.task, "task": one.task, "task_position": places[one.task]}
+            | {"seen": one.seen, "label_space": one.space, "accuracy": accuracy.percent}
+            | {"state": one.entry.state, "expert": one.entry.expert}
+            for one, accuracy in self.measured
         ]
         return DataFrame(rows, columns=columns)
 
@@ -132,8 +134,8 @@ class StoredRun:
         rows = []
         for name, one in self.methods.items():
             for entry in one.entries:
-                there = sum((unit.method, unit.entry) == (name, entry) for unit, _ in self.measured)
-                wanted = sum((unit.method, unit.entry) == (name, entry) for unit in self.units)
+                there = sum((found.method, found.entry) == (name, entry) for found, _ in self.measured)
+                wanted = sum((found.method, found.entry) == (name, entry) for found in self.wanted)
                 counts = {"measured": there, "to_measure": wanted - there}
                 about = {"method": name, "session": entry.position, "task": entry.task, "expert": entry.expert}
                 rows.append(about | {"state": entry.state, "merge_seconds": entry.seconds} | counts)
@@ -186,9 +188,9 @@ class StoredRun:
         """
         ones = [self._of(method)] if method else list(self.methods.values())
         for one in ones:
-            for item in one.plan.items:
-                if item.task == task:
-                    return one.load(item.key)
+            for expert in one.plan.experts:
+                if expert.task == task:
+                    return one.load(expert.key)
         raise ValueError(f"{self.config.run_name}: has no expert of a task {task} by {method or 'any method'}")
 
     def _of(self, method: str) -> StoredMethod:
@@ -204,10 +206,9 @@ def stored_run(checked: Checked) -> StoredRun:
     """
     wanted = checked.config.training.precision
     here = resolved_precision(wanted, torch.cuda.is_available())
-    runs = [
-        StoredRun.of(checked, one) for one in dict.fromkeys([here, *(("bf16", "fp32") if wanted == "auto" else ())])
-    ]
-    return max(runs, key=lambda run: (len(run.units), len(run.measured)))
+    either = [here, "bf16", "fp32"] if wanted == "auto" else [here]
+    runs = [StoredRun(plan_run(checked, precision)) for precision in either]
+    return max(runs, key=lambda run: (len(run.wanted), len(run.measured)))
 
 
 def finished_run(checked: Checked) -> StoredRun | None:
@@ -217,5 +218,5 @@ def finished_run(checked: Checked) -> StoredRun | None:
     machine has not is not found.
     """
     precision = resolved_precision(checked.config.training.precision, torch.cuda.is_available())
-    found = StoredRun.of(checked, precision)
+    found = StoredRun(plan_run(checked, precision))
     return found if found.complete else None

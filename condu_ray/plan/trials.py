@@ -18,6 +18,7 @@ from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
 from condu_ray.methods.registry import take
 from condu_ray.store.artifacts import read_sealed
+from condu_ray.store.layout import record_path
 
 FIXED = ("storage", "run", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "label_space", "shots")
 """Top-level fields that are the same for all trials, or have an axis of their own."""
@@ -165,25 +166,15 @@ def sweep_name(sweep: Sweep, trials: Sequence[Trial], fingerprint: str) -> str:
     """
     if sweep.run is not None:
         return sweep.run
-    kept = sweep.experiment().model_dump(mode="json", exclude={"storage", "tracking", "cluster", "method", "tasks"})
+    kept = sweep.experiment().identity(exclude={"storage", "tracking", "cluster", "method", "tasks"})
     return f"{sweep.recipe}-sweep-{content_hash([[trial.record() for trial in trials], kept, fingerprint])[:8]}"
-
-
-def sweep_folder(storage: Path, name: str) -> Path:
-    """Returns `<storage>/sweeps/<name>`."""
-    return storage / "sweeps" / name
-
-
-def record_path(folder: Path, trial: Trial) -> Path:
-    """Returns where a finished trial's record is."""
-    return folder / "trials" / f"{trial.id}.json"
 
 
 def read_records(folder: Path, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
     """Returns the records of the trials that are finished, by identity."""
     found = {}
     for trial in trials:
-        path = record_path(folder, trial)
+        path = record_path(folder, trial.id)
         if path.is_file():
             found[trial.id] = read_sealed(path)
     return found

@@ -1,7 +1,7 @@
 """Artifacts: folders that appear whole or not at all, with a checksum for every file.
 
-A writer fills a folder beside the final one, syncs it, and renames it into place: a kill at any point leaves either
-nothing or everything. The manifest (`meta.json`) holds the sha256 of each file, so that damage is found at load.
+How one appears is the backend's (store/backend.py): a kill at any point leaves either nothing or everything. The
+manifest (`meta.json`) holds the sha256 of each file, so that damage is found at load.
 """
 
 from __future__ import annotations
@@ -11,23 +11,19 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
-import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
+from contextlib import contextmanager
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from condu_ray import __version__
-from condu_ray.store.passwords import without_passwords
+from condu_ray.store.backend import backend
+from condu_ray.store.layout import PLACES, marker_path
+from condu_ray.store.location import Place
+from condu_ray.store.provenance import command, provenance  # noqa: F401
 from condu_ray.store.seal import FORMAT, SealError, opened, sealed
 
 if TYPE_CHECKING:
@@ -36,10 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANIFEST = "meta.json"
-MARKER = "storage.json"
-"""File in the storage folder that says in which format what is there was written."""
-PLACES = ("experts", "prototypes", "features", "datasets", "evaluations", "checked", "runs", "sweeps", "damaged")
-"""Folders that runs make in the storage folder."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,7 +44,7 @@ class WriteError(ArtifactError, OSError):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Place) -> Iterator[None]:
     """Names the file that a block failed to write, the system's reason and what to do.
 
     Raises:
@@ -69,58 +61,50 @@ def writing(path: Path) -> Iterator[None]:
         raise WriteError(f"{path}: cannot be written ({why}); {advice}, then the same command goes on") from error
 
 
-@cache
-def provenance() -> dict[str, str]:
-    """Returns the versions and git revision that artifacts and reports carry."""
-    found = {name: version(name) for name in ("torch", "open_clip_torch", "ray", "safetensors")}
-    root = Path(__file__).parents[2]
-    try:
-        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        revision = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        revision = "unknown"
-    return {"condu_ray": __version__, "python": platform.python_version(), "git": revision} | found
-
-
-def sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk (fsync)."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def file_hash(path: Path) -> str:
     """Returns the sha256 (hex) of a file, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def draft_of(path: Path) -> Path:
-    """Returns a new hidden name beside a file or folder that is being made: drafts.py finds what dead writers left."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+def read_bytes(place: Place) -> bytes:
+    """Returns a small file.
+
+    Raises:
+        OSError: as the system gives it; FileNotFoundError where there is none.
+    """
+    return backend(place).read(place)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a small file atomically: write beside, fsync, rename, fsync the folder.
+def names(place: Place) -> list[str]:
+    """Returns the names in a folder, sorted, without hidden ones; none where there is no such folder."""
+    try:
+        return backend(place).names(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def local(place: Place) -> Path:
+    """Returns a path at which this machine can read a file or folder of storage."""
+    return backend(place).local(place)
+
+
+def write_bytes(place: Place, content: bytes) -> None:
+    """Replaces a small file atomically; folders above it are made.
 
     Raises:
         WriteError: the file is as it was before.
     """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = draft_of(path)
-        try:
-            beside.write_text(text, encoding="utf-8")
-            sync(beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-        sync(path.parent)
+    with writing(place):
+        backend(place).replace(place, content)
 
 
-def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+def write_text(place: Place, text: str) -> None:
+    """Replaces a small file of text atomically, as `write_bytes`."""
+    write_bytes(place, text.encode())
+
+
+def write_sealed(path: Place, value: Mapping[str, Any]) -> None:
     """Writes an object as JSON with a seal (store/seal.py) that names the file and its folder, atomically.
 
     Raises:
@@ -129,12 +113,12 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(sealed(value, _place(path)), sort_keys=True))
 
 
-def _place(path: Path) -> str:
+def _place(path: Place) -> str:
     """What a seal says of where its object belongs; storage as a whole may be moved."""
     return f"{path.parent.name}/{path.name}"
 
 
-def read_sealed(path: Path, *, required: bool = False) -> dict[str, Any]:
+def read_sealed(path: Place, *, required: bool = False) -> dict[str, Any]:
     """Returns what `write_sealed` wrote.
 
     Args:
@@ -146,7 +130,7 @@ def read_sealed(path: Path, *, required: bool = False) -> dict[str, Any]:
         ArtifactError: it is damaged, another one's, or written by a newer release.
     """
     try:
-        return opened(json.loads(path.read_text(encoding="utf-8")), _place(path), required=required)
+        return opened(json.loads(read_bytes(path)), _place(path), required=required)
     except FileNotFoundError:
         raise
     except SealError as error:
@@ -156,7 +140,7 @@ def read_sealed(path: Path, *, required: bool = False) -> dict[str, Any]:
 
 
 def publish(
-    folder: Path, meta: Mapping[str, Any], write: Callable[[Path], None], *, seal: bool = False
+    folder: Place, meta: Mapping[str, Any], write: Callable[[Path], None], *, seal: bool = False
 ) -> dict[str, Any]:
     """Publishes an artifact folder atomically; a folder that is already there wins.
 
@@ -174,50 +158,27 @@ def publish(
         WriteError: the disk is full or fails; nothing appeared.
         ArtifactError: the artifact that is there is damaged.
     """
-    if (folder / MANIFEST).exists():
+    if exists(folder):
         return read_meta(folder)
+
+    def fill(beside: Path) -> None:
+        write(beside)
+        files = {path.name: file_hash(path) for path in sorted(beside.iterdir())}
+        manifest = {**meta, "files": files, "versions": provenance()}
+        manifest = sealed(manifest, _place(folder)) if seal else manifest
+        (beside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+
     with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = draft_of(folder)
-        beside.mkdir()
-        try:
-            write(beside)
-            files = {path.name: file_hash(path) for path in sorted(beside.iterdir())}
-            manifest = {**meta, "files": files, "versions": provenance()}
-            manifest = sealed(manifest, _place(folder)) if seal else manifest
-            (beside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
-            for path in beside.iterdir():
-                sync(path)
-            sync(beside)
-            _appear(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        sync(folder.parent)
+        backend(folder).publish(folder, fill, MANIFEST)
     return read_meta(folder)
 
 
-def _appear(beside: Path, folder: Path) -> None:
-    """Renames a filled folder into place, unless an artifact is there already."""
-    try:
-        beside.rename(folder)
-    except OSError:
-        if (folder / MANIFEST).exists():
-            return
-        if not folder.is_dir():
-            raise
-        # A folder without a manifest is no artifact; it must not keep one from ever being made.
-        remains = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.remains")
-        folder.rename(remains)
-        log.warning("%s: had no %s; it was made again, and what was there is now %s", folder, MANIFEST, remains.name)
-        beside.rename(folder)
-
-
-def exists(folder: Path) -> bool:
+def exists(folder: Place) -> bool:
     """Whether an artifact is in place (its content is checked when it is loaded)."""
-    return (folder / MANIFEST).is_file()
+    return backend(folder).exists(folder / MANIFEST)
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Place) -> dict[str, Any]:
     """Returns an artifact's manifest, without its seal.
 
     Raises:
@@ -225,12 +186,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        loaded = opened(json.loads(path.read_text(encoding="utf-8")), _place(folder))
+        loaded = opened(json.loads(read_bytes(path)), _place(folder))
         files = loaded.get("files")
         if not isinstance(files, dict):
             raise SealError("no list of files")
         for name, digest in files.items():
-            if Path(name).name != name or not isinstance(digest, str) or not _HASH.fullmatch(digest):
+            if PurePath(name).name != name or not isinstance(digest, str) or not _HASH.fullmatch(digest):
                 raise SealError(f"no checksum of a file in it: {name!r}")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{folder}: no artifact here ({MANIFEST} is missing)") from error
@@ -239,13 +200,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def verified(folder: Path, name: str) -> Path:
+def verified(folder: Place, name: str) -> Path:
     """Returns the path of an artifact's file after its checksum was found right.
 
     Raises:
         ArtifactError: the file is missing, unlisted or differs from its checksum.
     """
-    path, expected = folder / name, read_meta(folder)["files"].get(name)
+    expected, path = read_meta(folder)["files"].get(name), local(folder / name)
     if expected is None or not path.is_file():
         raise ArtifactError(f"{path}: missing; remove {folder} to have it made again")
     try:
@@ -278,7 +239,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
-def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+def load_tensors(folder: Place, name: str) -> dict[str, Tensor]:
     """Loads an artifact's safetensors file onto the CPU, its checksum checked.
 
     Raises:
@@ -293,22 +254,23 @@ def load_tensors(folder: Path, name: str) -> dict[str, Tensor]:
         raise ArtifactError(f"{path}: not a safetensors file ({error})") from error
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Place) -> None:
     """Refuses a storage folder that cannot be written or read, before any compute, and marks a new one's format.
 
     Raises:
         ArtifactError: names the folder and the system's reason, or the format of a newer release.
     """
+    path, store = marker_path(folder), backend(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for place in (folder, *(folder / name for name in PLACES)):
-            if place == folder or os.path.lexists(place):
-                _probe(place)
-        if not (folder / MARKER).exists():
-            write_text(folder / MARKER, json.dumps({"format": FORMAT}))
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        store.probe(folder)
+        for name in PLACES:
+            if store.exists(folder / name):
+                store.probe(folder / name)
+        if not store.exists(path):
+            write_text(path, json.dumps({"format": FORMAT}))
+        marker = json.loads(read_bytes(path))
     except (RecursionError, ValueError) as error:
-        raise ArtifactError(f"--storage {folder}: {MARKER} is damaged ({error}); remove it") from error
+        raise ArtifactError(f"--storage {folder}: {path.name} is damaged ({error}); remove it") from error
     except OSError as error:
         where = getattr(error, "filename", None) or folder
         raise ArtifactError(
@@ -316,25 +278,9 @@ def check_writable(folder: Path) -> None:
         ) from error
     written = marker.get("format") if isinstance(marker, dict) else None
     if not isinstance(written, int):
-        raise ArtifactError(f"--storage {folder}: {MARKER} is damaged (no format); remove it")
+        raise ArtifactError(f"--storage {folder}: {path.name} is damaged (no format); remove it")
     if written > FORMAT:
         raise ArtifactError(
             f"--storage {folder}: written by a newer condu_ray (format {written}, this one reads {FORMAT}); "
             "update condu_ray, or give another folder"
         )
-
-
-def _probe(folder: Path) -> None:
-    """Writes and removes a file; raises OSError where that is not possible, a full disk included."""
-    probe = folder / f".probe.{uuid.uuid4().hex}"
-    try:
-        probe.write_bytes(bytes(4096))
-        sync(probe)
-    finally:
-        with suppress(OSError):  # where it could not be made, there is nothing to remove
-            probe.unlink()
-
-
-def command() -> str:
-    """Returns the command line of this process, as reports record it: without passwords."""
-    return without_passwords(" ".join(["python", *sys.argv]))

@@ -13,12 +13,15 @@ import socket
 import threading
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Hashable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from condu_ray.store.artifacts import draft_of, sync, writing
+from condu_ray.store.artifacts import writing
+from condu_ray.store.backend import backend
+from condu_ray.store.layout import claim_path
+from condu_ray.store.location import Place
 
 TOUCH_SECONDS = 5.0
 STALE_SECONDS = 30.0
@@ -47,19 +50,19 @@ class Claims:
         folder: where the claim files are, such as `<storage>/experts/.claims`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self._folder = folder
         pid = os.getpid()
         self._token = uuid.uuid4().hex
         self._owner = {"host": socket.gethostname(), "pid": pid, "start": process_start(pid), "token": self._token}
         self._mine: set[str] = set()
-        self._seen: dict[str, tuple[tuple[int, int], float]] = {}
+        self._seen: dict[str, tuple[Hashable, float]] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def _path(self, key: str) -> Path:
-        return self._folder / f"{key}.json"
+    def _path(self, key: str) -> Place:
+        return claim_path(self._folder, key)
 
     def acquire(self, key: str) -> bool:
         """Claims a key without waiting; True when it is ours now (or was before).
@@ -70,28 +73,24 @@ class Claims:
         if key in self._mine:
             return True
         with writing(self._path(key)):
-            return self._acquire(key)
+            mine = self._acquire(key)
+        if mine:
+            with self._lock:
+                self._mine.add(key)
+            self._start()
+        return mine
 
     def _acquire(self, key: str) -> bool:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        beside = draft_of(self._folder / key)
-        try:
-            beside.write_text(json.dumps(self._owner | {"since": time.time()}), encoding="utf-8")
-            sync(beside)  # a claim that a power cut emptied would have to be waited for
-            for _ in range(2):
-                try:
-                    os.link(beside, self._path(key))  # atomic, and whole: a reader never sees half a claim
-                except FileExistsError:
-                    if not self._remove_dead(key):
-                        return False
-                else:
-                    with self._lock:
-                        self._mine.add(key)
-                    self._start()
-                    return True
-            return False
-        finally:
-            beside.unlink(missing_ok=True)
+        path, store = self._path(key), backend(self._folder)
+        words = json.dumps(self._owner | {"since": time.time()}).encode()
+        for _ in range(2):
+            if store.create(path, words):
+                return True
+            # Before the owner is read: a claim made anew in between is then told by its stamp.
+            stamp = store.stamp(path)
+            if stamp is not None:
+                return self._dead(key, stamp) and store.replace(path, words, unchanged=stamp)
+        return False
 
     def here(self) -> str:
         """Returns this process's host, as claims name it."""
@@ -100,43 +99,20 @@ class Claims:
     def owner(self, key: str) -> dict[str, Any] | None:
         """Returns who holds a key (`host`, `pid`, `since` in seconds since 1970), or None."""
         try:
-            found = json.loads(self._path(key).read_text(encoding="utf-8"))
+            found = json.loads(backend(self._folder).read(self._path(key)))
         except (OSError, ValueError, RecursionError):
             return None
         pid = found.get("pid") if isinstance(found, dict) else None
         return found if type(pid) is int and 0 < pid < 2**31 else None
 
-    def _remove_dead(self, key: str) -> bool:
-        """Removes the claim of an owner that is dead; False when it lives, as far as can be told."""
-        path = self._path(key)
-        try:
-            status = path.stat()  # before the owner is read: a claim made anew in between is then told by its stamp
-        except FileNotFoundError:
-            return True
-        owner = self.owner(key)
-        stamp, now = (status.st_ino, status.st_mtime_ns), time.monotonic()
-        if self._seen.get(key, ((0, 0), 0.0))[0] != stamp:
+    def _dead(self, key: str, stamp: Hashable) -> bool:
+        """Whether the owner of a claim is dead, as far as can be told."""
+        owner, now = self.owner(key), time.monotonic()
+        if self._seen.get(key, (None, 0.0))[0] != stamp:
             self._seen[key] = (stamp, now)
         silent = now - self._seen[key][1] > STALE_SECONDS
         here = owner is not None and owner.get("host") == self._owner["host"]
-        gone = here and owner is not None and process_start(int(owner["pid"])) != owner.get("start")
-        if not (silent or gone):
-            return False
-        if path.is_dir():
-            raise OSError(f"{path} is a folder, and no claim; remove it")
-        aside = draft_of(path)
-        try:
-            path.rename(aside)  # of several that take over, one wins
-        except FileNotFoundError:
-            return True
-        taken = aside.stat()
-        if (taken.st_ino, taken.st_mtime_ns) != stamp:  # somebody else had taken over meanwhile: give it back
-            with suppress(FileExistsError):
-                os.link(aside, path)
-            aside.unlink()
-            return False
-        aside.unlink()
-        return True
+        return silent or (here and owner is not None and process_start(int(owner["pid"])) != owner.get("start"))
 
     def release(self, key: str) -> None:
         """Gives up a claim; unknown keys do nothing."""
@@ -145,7 +121,7 @@ class Claims:
                 self._mine.discard(key)
                 owner = self.owner(key)
                 if owner is not None and owner.get("token") == self._token:
-                    self._path(key).unlink(missing_ok=True)
+                    backend(self._folder).remove(self._path(key))
 
     def _start(self) -> None:
         if self._thread is None:
@@ -157,7 +133,7 @@ class Claims:
             with self._lock:
                 for key in self._mine:
                     try:
-                        os.utime(self._path(key))
+                        backend(self._folder).touch(self._path(key))
                     except OSError:  # taken over while this process was held up; the artifact will be there
                         continue
 

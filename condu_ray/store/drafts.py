@@ -1,71 +1,22 @@
-"""Drafts: what a writer was at when it was killed. They count for nothing, but they take room.
-
-Writers fill a hidden file or folder beside the final one, `.NAME.<32 hex digits>`, and rename it into place. Claims of
-processes that died after their artifact was there are as dead: a living owner touches them every few seconds.
-"""
+"""What writers left that were killed: it counts for nothing, but it takes room."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-from collections.abc import Iterator
-from contextlib import suppress
-from itertools import chain
-from pathlib import Path
-
-from condu_ray.store.artifacts import MARKER, PLACES
+from condu_ray.store.backend import backend
+from condu_ray.store.location import Place
 
 DEAD_SECONDS = 24 * 3600.0
-"""After which a draft that nobody touched is a dead writer's; writing one file takes no such time."""
-_DRAFT = re.compile(r"\..+\.[0-9a-f]{32}")
-DEEP = 5
-"""Folders below storage in which drafts can be: those of `runs/<run>/<method>/sessions` are 4, and one to spare."""
+"""After which a writer that gave no sign of life is dead; writing one file takes no such time."""
 
 
-def drafts(storage: Path) -> Iterator[Path]:
-    """Yields the drafts in a storage folder, whoever writes them, living writers' among them."""
-    yield from (path for path in storage.glob(".*") if _DRAFT.fullmatch(path.name))
-    for folder, folders, files in chain.from_iterable(os.walk(storage / name) for name in PLACES):
-        place = Path(folder)
-        for name in [name for name in (*folders, *files) if _DRAFT.fullmatch(name)]:
-            yield place / name
-        deep = len(place.relative_to(storage).parts) >= DEEP
-        folders[:] = [] if deep else [name for name in folders if not _DRAFT.fullmatch(name)]
-
-
-def remove_drafts(storage: Path, older: float = DEAD_SECONDS) -> int:
-    """Removes what dead writers left.
+def remove_drafts(storage: Place, older: float = DEAD_SECONDS) -> int:
+    """Removes what dead writers left in a storage folder, claims on experts among it.
 
     Args:
-        storage: storage folder, with its marker (`check_writable`).
-        older: seconds without a change after which a draft is a dead writer's. They are reckoned from the newest change
-            in storage, so that clocks of different machines are never compared.
+        storage: storage folder.
+        older: seconds without a sign of life after which a writer is dead.
 
     Returns:
-        How many were removed, claims on experts among them.
+        How many there were.
     """
-    found = {}
-    for path in (*drafts(storage), *storage.glob("experts/.claims/[!.]*.json")):
-        with suppress(FileNotFoundError):  # its writer has just ended
-            found[path] = _changed(path)
-    now = _now(storage)
-    dead = [path for path, changed in found.items() if now - changed >= older]
-    for path in dead:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    return len(dead)
-
-
-def _changed(path: Path) -> float:
-    parts = [path, *(path.iterdir() if path.is_dir() else ())]
-    return float(max(one.stat().st_mtime for one in parts))
-
-
-def _now(storage: Path) -> float:
-    """The time of the file system, which may be another machine's."""
-    marker = storage / MARKER
-    os.utime(marker)
-    return marker.stat().st_mtime
+    return backend(storage).remove_drafts(storage, older)

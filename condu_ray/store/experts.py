@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from condu_ray.config import Training, content_hash
 from condu_ray.store import artifacts
+from condu_ray.store.layout import expert_folder
+from condu_ray.store.location import Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Space = Literal["delta", "factors"]
 """The form of an expert: weight deltas by parameter name, or LoRA factors."""
@@ -49,13 +52,8 @@ def expert_key(
     return content_hash([VERSION, backbone, data, settings, seed, start, *([recipe] if recipe else [])])[:24]
 
 
-def expert_folder(storage: Path, key: str) -> Path:
-    """Returns `<storage>/experts/<key>`."""
-    return storage / "experts" / key
-
-
 def save_expert(
-    storage: Path,
+    storage: Place,
     key: str,
     delta: dict[str, Tensor],
     meta: dict[str, Any],
@@ -82,7 +80,7 @@ def save_expert(
     artifacts.publish(expert_folder(storage, key), meta, write, seal=True)
 
 
-def adopt_expert(storage: Path, key: str, same: str) -> bool:
+def adopt_expert(storage: Place, key: str, same: str) -> bool:
     """Publishes an expert under a second key, for settings that would have made the same one.
 
     Args:
@@ -115,7 +113,7 @@ def adopt_expert(storage: Path, key: str, same: str) -> bool:
     return True
 
 
-def load_expert(storage: Path, key: str, space: Space = "delta") -> dict[str, Tensor]:
+def load_expert(storage: Place, key: str, space: Space = "delta") -> dict[str, Tensor]:
     """Loads an expert's delta or factors.
 
     Raises:

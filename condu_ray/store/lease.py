@@ -7,12 +7,14 @@ takes it over. So the same command goes on after any death of the driver, and a 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 
+from condu_ray.store.backend import backend
 from condu_ray.store.claims import STALE_SECONDS, Claims
+from condu_ray.store.layout import claim_path, leases_folder
+from condu_ray.store.location import Place
 
 LOOK_SECONDS = 1.0
 
@@ -22,7 +24,7 @@ class LeaseError(ValueError):
 
 
 @contextmanager
-def lease(folder: Path) -> Iterator[None]:
+def lease(folder: Place) -> Iterator[None]:
     """Holds the lease of a run's or sweep's folder.
 
     A holder on another machine whose lease stays untouched is waited for until it counts as dead (half a minute); one
@@ -35,7 +37,7 @@ def lease(folder: Path) -> Iterator[None]:
         LeaseError: another driver holds it.
         WriteError: the storage cannot be written.
     """
-    with Claims(folder.parent / ".leases") as claims:
+    with Claims(leases_folder(folder)) as claims:
         deadline, first = time.monotonic() + STALE_SECONDS + 5, _touched(folder)
         while not claims.acquire(folder.name):
             owner, here = claims.owner(folder.name), claims.here()
@@ -46,14 +48,11 @@ def lease(folder: Path) -> Iterator[None]:
         yield
 
 
-def _touched(folder: Path) -> int | None:
-    try:
-        return (folder.parent / ".leases" / f"{folder.name}.json").stat().st_mtime_ns
-    except FileNotFoundError:
-        return None
+def _touched(folder: Place) -> Hashable | None:
+    return backend(folder).stamp(claim_path(leases_folder(folder), folder.name))
 
 
-def _refusal(folder: Path, owner: dict[str, object] | None) -> str:
+def _refusal(folder: Place, owner: dict[str, object] | None) -> str:
     who = "another process"
     if owner is not None:
         since = datetime.fromtimestamp(float(str(owner.get("since", 0)))).astimezone()

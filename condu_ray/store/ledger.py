@@ -7,18 +7,16 @@ nothing that was committed is ever overwritten. Each line carries a checksum of 
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from condu_ray.config import content_hash
-from condu_ray.store.artifacts import write_text, writing
+from condu_ray.store.artifacts import writing
+from condu_ray.store.backend import backend
+from condu_ray.store.location import Place
 
 log = logging.getLogger(__name__)
 
@@ -85,34 +83,31 @@ def from_line(line: bytes) -> Entry:
     return entry
 
 
-def read_entries(path: Path) -> tuple[list[Entry], int]:
+def read_entries(path: Place) -> tuple[list[Entry], bool]:
     """Reads a ledger without changing it.
 
     Returns:
-        The entries, and the length in bytes of the lines that hold them: less than the file's where its last line is
-        torn.
+        The entries, and whether a torn or damaged last line follows them.
 
     Raises:
         LedgerError: it cannot be read, or another line than the last is damaged.
     """
     try:
-        data = path.read_bytes()
+        lines = backend(path).lines(path)
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read ({error.strerror or error}); look at the disk") from error
     entries: list[Entry] = []
-    good = 0
-    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             entries.append(from_line(line))
         except ValueError as error:
-            if good + len(line) < len(data):
+            if number < len(lines):
                 raise LedgerError(
                     f"{path}: line {number} is damaged ({error}); restore it, or remove the file: its sessions are "
                     "then committed again, from the experts in storage"
                 ) from error
-            break
-        good += len(line)
-    return entries, good
+            return entries, True
+    return entries, False
 
 
 class Ledger:
@@ -124,16 +119,16 @@ class Ledger:
         LedgerError: as `read_entries`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self._entries: dict[str, Entry] = {}
-        if not path.exists():
+        if not backend(path).exists(path):
             return
-        entries, good = read_entries(path)
-        if good < path.stat().st_size:
-            log.warning("%s: a torn last line was cut off; its session will be committed again", path)
-            os.truncate(path, good)
+        entries, torn = read_entries(path)
         self._entries = {entry.state: entry for entry in entries}
+        if torn:
+            log.warning("%s: a torn last line was cut off; its session will be committed again", path)
+            self._rewrite()
 
     def get(self, state: str) -> Entry | None:
         """Returns the entry of a committed state, or None."""
@@ -149,18 +144,7 @@ class Ledger:
             WriteError: the disk is full or fails; the ledger is as it was before.
         """
         with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Without a buffer: closing the file would try to write what is left in it once more.
-            with self.path.open("ab", buffering=0) as file:
-                before, line = file.tell(), to_line(entry)
-                try:
-                    if file.write(line) < len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    os.fsync(file.fileno())
-                except OSError:
-                    with suppress(OSError):  # else half a line would stand before the next one
-                        os.truncate(self.path, before)
-                    raise
+            backend(self.path).append(self.path, to_line(entry))
         self._entries[entry.state] = entry
 
     def drop(self, state: str) -> bool:
@@ -171,5 +155,9 @@ class Ledger:
         """
         if self._entries.pop(state, None) is None:
             return False
-        write_text(self.path, b"".join(map(to_line, self._entries.values())).decode())
+        self._rewrite()
         return True
+
+    def _rewrite(self) -> None:
+        with writing(self.path):
+            backend(self.path).rewrite(self.path, [to_line(entry) for entry in self._entries.values()])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from condu_ray.config import content_hash
-from condu_ray.store.artifacts import ArtifactError, draft_of, sync, writing
+from condu_ray.store.artifacts import ArtifactError, names, read_bytes, write_bytes
+from condu_ray.store.location import Place
 
 SCHEMA = pa.schema(
     [
@@ -36,7 +37,7 @@ SCHEMA = pa.schema(
 _SEAL = b"condu_ray.rows"
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_rows(path: Place, rows: Sequence[dict[str, Any]]) -> None:
     """Writes rows atomically.
 
     Raises:
@@ -47,23 +48,21 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     if unknown:
         raise ValueError(f"{path}: unknown result columns {sorted(unknown)}")
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    table = table.replace_schema_metadata({_SEAL: _digest(path.stem, table)})
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = draft_of(path)
-        try:
-            pq.write_table(table, beside)
-            sync(beside)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+    table = table.replace_schema_metadata({_SEAL: _digest(_stem(path), table)})
+    content = pa.BufferOutputStream()
+    pq.write_table(table, content)
+    write_bytes(path, content.getvalue().to_pybytes())
+
+
+def _stem(path: Place) -> str:
+    return PurePath(path.name).stem
 
 
 def _digest(name: str, table: pa.Table) -> str:
     return content_hash([name, table.schema.names, table.to_pylist()])
 
 
-def read_file(path: Path) -> list[dict[str, Any]]:
+def read_file(path: Place) -> list[dict[str, Any]]:
     """Reads one file of rows; one without a checksum was written before there were any.
 
     Raises:
@@ -71,7 +70,7 @@ def read_file(path: Path) -> list[dict[str, Any]]:
     """
     advice = "remove it: the same command writes it again"
     try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))  # not by name, for pyarrow reads more into a path
+        table = pq.read_table(pa.BufferReader(read_bytes(path)))  # not by name, for pyarrow reads more into a path
         rows: list[dict[str, Any]] = table.to_pylist()
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); {advice}") from error
@@ -80,16 +79,16 @@ def read_file(path: Path) -> list[dict[str, Any]]:
     if not table.schema.equals(SCHEMA, check_metadata=False):
         raise ArtifactError(f"{path}: its columns are not those of results; {advice}")
     seal = (table.schema.metadata or {}).get(_SEAL)
-    if seal is not None and seal.decode("ascii", "replace") != _digest(path.stem, table):
+    if seal is not None and seal.decode("ascii", "replace") != _digest(_stem(path), table):
         raise ArtifactError(f"{path}: rows differ from their checksum, or are another file's; {advice}")
     return rows
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
+def read_rows(folder: Place) -> list[dict[str, Any]]:
     """Reads all rows below a run's results folder, ordered by method, session and task.
 
     Raises:
         ArtifactError: as `read_file`.
     """
-    rows = [row for path in sorted(folder.glob("*.parquet")) for row in read_file(path)]
+    rows = [row for name in names(folder) if name.endswith(".parquet") for row in read_file(folder / name)]
     return sorted(rows, key=lambda row: (row["method"], row["session"], row["task_position"]))

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from condu_ray.merging import reconstruction
+from condu_ray.store.layout import results_path, run_folder
 from jobs.faults.victim import Victim
 from jobs.faults.whole_runs import SECONDS, Arena
 
@@ -63,7 +64,7 @@ def deltas(storage: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 def accuracies(storage: Path) -> list[float]:
     """Returns the whole matrix of every method, row by row, in percent."""
-    results = json.loads((storage / "runs" / "r" / "report" / "results.json").read_text(encoding="utf-8"))
+    results = json.loads((results_path(run_folder(storage, "r"))).read_text(encoding="utf-8"))
     return [value for found in results["methods"].values() for row in found["accuracy"] for value in row]
 
 

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from condu_ray.store.layout import results_path, run_folder, sweep_folder, sweep_numbers_path
+
 JOBS = Path(__file__).parents[1]
 
 
@@ -48,8 +50,8 @@ def main() -> None:
         names = ["--tasks", ",".join(MINI_MTIL_DEFAULT)]
         swept = ["--orders", str(arguments.orders), "--run", "bench", "--storage", f"{folder}/sweep"]
         together = timed("sweep_orders.py", [*common, *names, *swept])
-        trials = Path(folder) / "sweep" / "sweeps" / "bench"
-        experts = read(trials / "report" / "sweep.json")["extra"]["costs"]["experts_different"]
+        trials = sweep_folder(Path(folder) / "sweep", "bench")
+        experts = read(sweep_numbers_path(trials))["extra"]["costs"]["experts_different"]
         print(f"sweep: {arguments.orders} orders in {together:.0f} s, {experts} experts fine-tuned", flush=True)
         records = [read(path) for path in sorted(trials.glob("trials/*.json"))]
         wanted = {(record["method"], tuple(record["order"])): record["accuracy"] for record in records}
@@ -58,7 +60,7 @@ def main() -> None:
             storage = f"{folder}/run{number}"
             flags = ["--tasks", ",".join(order), "--run", "bench", "--storage", storage]
             seconds = timed("run_mtil.py", [*common, *flags])
-            found = read(Path(storage) / "runs" / "bench" / "report" / "results.json")
+            found = read(results_path(run_folder(Path(storage), "bench")))
             apart, trained = apart + seconds, trained + found["experts_trained"]
             same += sum(found["methods"][name]["accuracy"] == wanted[name, order] for name in methods)
             print(f"run {number + 1}: {seconds:.0f} s", flush=True)

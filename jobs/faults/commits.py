@@ -23,15 +23,18 @@ import pandas  # noqa: F401  (pyarrow imports it for its first table, which ever
 import torch
 
 from condu_ray.config import Experiment
-from condu_ray.methods.session import method_folder
 from condu_ray.orchestration.state import ModelKeeper
+from condu_ray.plan.expert import PlannedExpert
+from condu_ray.plan.sessions import PlannedSession
 from condu_ray.store import artifacts
 from condu_ray.store.claims import Claims
 from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.experts import FILES, expert_folder, save_expert
+from condu_ray.store.layout import claims_folder, config_path, ledger_path, results_path, rows_path, run_folder
 from condu_ray.store.lease import lease
 from condu_ray.store.ledger import ROOT, Entry, from_line, read_entries, state_id, to_line
-from condu_ray.store.measurements import read_measurement, write_measurement
+from condu_ray.store.measurements import Accuracy, read_measurement, write_measurement
+from condu_ray.store.provenance import provenance
 from condu_ray.store.results import write_rows
 from jobs.faults.hook.kill_points import install
 
@@ -70,25 +73,26 @@ def work(storage: Path, method: str, told: Path) -> None:
     artifacts.check_writable(storage)
     with lease(config.run_folder):
         remove_drafts(storage, older=0.0)
-        artifacts.write_text(config.run_folder / "config.json", config.model_dump_json(indent=1))
-        keeper, parent, rows = ModelKeeper(config.portable()), ROOT, []
+        artifacts.write_text(config_path(config.run_folder), config.model_dump_json(indent=1))
+        keeper, parent, rows = ModelKeeper(config), ROOT, []
         for position, task in enumerate(TASKS):
             key = hashlib.sha256(task.encode()).hexdigest()[:24]
-            with Claims(storage / "experts" / ".claims") as claims:
+            with Claims(claims_folder(storage)) as claims:
                 if not artifacts.exists(expert_folder(storage, key)):
                     assert claims.acquire(key)
                     _learn(storage, key, task)
                     claims.release(key)
             state = state_id(parent, method, task, key, {})
-            entry = Entry(**keeper.merge(method, position, task, key, parent, state))
+            expert = PlannedExpert(config, method, task, position, key)
+            entry = keeper.merge(method, PlannedSession(position, task, expert, parent, state))
             with told.open("ab") as file:
                 file.write(to_line(entry))
             if read_measurement(storage, f"{state}-{task}") is None:
-                write_measurement(storage, f"{state}-{task}", {"correct": position, "images": 10, "seconds": 0.5})
+                write_measurement(storage, f"{state}-{task}", Accuracy(position, 10, 0.5))
             rows.append({"method": method, "session": position, "task": task, "state": entry.state})
-            write_rows(config.run_folder / "results" / f"{method}-{position}.parquet", rows[-1:])
+            write_rows(rows_path(config.run_folder, method, position), rows[-1:])
             parent = state
-        artifacts.write_text(config.run_folder / "report" / "results.json", json.dumps(rows))
+        artifacts.write_text(results_path(config.run_folder), json.dumps(rows))
 
 
 def _learn(storage: Path, key: str, task: str) -> None:
@@ -100,7 +104,7 @@ def _learn(storage: Path, key: str, task: str) -> None:
 
 def entries(storage: Path, method: str) -> list[Entry]:
     """Returns what the ledger has, a torn last line left out."""
-    path = method_folder(storage / "runs" / "r", method) / "ledger.jsonl"
+    path = ledger_path(run_folder(storage, "r"), method)
     return read_entries(path)[0] if path.exists() else []
 
 
@@ -152,7 +156,7 @@ class Harness:
     def __init__(self, folder: Path, method: str) -> None:
         self._folder, self._method = folder, method
         torch.set_num_threads(1)  # a forked child has no other threads
-        artifacts.provenance()  # asks git, which takes a child longer than all its work
+        provenance()  # asks git, which takes a child longer than all its work
         self._log = folder / "child.log"
         self._storage, self._told = folder / "storage", folder / "told"
         self._job = partial(work, self._storage, method, self._told)

@@ -20,8 +20,9 @@ from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.store import artifacts
 from condu_ray.store.claims import Claims
 from condu_ray.store.experts import expert_folder, load_expert, save_expert
+from condu_ray.store.layout import marker_path, verdict_path
 from condu_ray.store.ledger import ROOT, Entry, Ledger, read_entries, state_id
-from condu_ray.store.measurements import measurement_path, read_measurement, write_measurement
+from condu_ray.store.measurements import Accuracy, measurement_path, read_measurement, write_measurement
 from condu_ray.store.results import read_file, write_rows
 from condu_ray.vlm.model import EMBEDDED, backbone_spec
 
@@ -79,13 +80,13 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     ledger = folder / "ledgers" / "ledger.jsonl"
     for entry in entries:
         Ledger(ledger).append(entry)
-    measured = {"correct": 7, "images": 9, "seconds": 0.25, "rescaler": None, "sign_agreement": 0.5}
+    measured = Accuracy(7, 9, 0.25, sign_agreement=0.5)
     write_measurement(folder, "key", measured)
     rows = folder / "results" / "rows.parquet"
     write_rows(
         rows, [{"method": "condu", "session": 0, "task_position": i, "task": "a", "correct": i} for i in range(3)]
     )
-    artifacts.write_sealed(folder / "checked" / "key.json", {"version": 4, "problems": []})
+    artifacts.write_sealed(verdict_path(folder / "checked", "key"), {"version": 4, "problems": []})
     claims = Claims(folder / "claims")
     (folder / "claims").mkdir()
     claim = {"host": "elsewhere", "pid": 17, "start": "1", "token": "t", "since": 1.0}
@@ -126,12 +127,12 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         "measurement": Reader(measurement_path(folder, "key"), lambda: read_measurement(folder, "key")),
         "result rows": Reader(rows, lambda: read_file(rows)),
         "verdict": Reader(
-            folder / "checked" / "key.json",
-            lambda: artifacts.read_sealed(folder / "checked" / "key.json", required=True),
+            verdict_path(folder / "checked", "key"),
+            lambda: artifacts.read_sealed(verdict_path(folder / "checked", "key"), required=True),
         ),
         "claim": Reader(folder / "claims" / "key.json", lambda: claims.owner("key"), checked=False),
         "storage's marker": Reader(
-            folder / "storage" / artifacts.MARKER, lambda: artifacts.check_writable(folder / "storage"), checked=False
+            marker_path(folder / "storage"), lambda: artifacts.check_writable(folder / "storage"), checked=False
         ),
         "settings in YAML": Reader(settings, lambda: parse(["--config", str(settings)]).content_hash(), checked=False),
         "orders": Reader(orders, lambda: read_orders(orders, ("a", "b", "c")), checked=False),

@@ -20,6 +20,7 @@ import psutil
 
 from condu_ray.benchmark.mini_mtil.draw import mini_mtil
 from condu_ray.store.artifacts import file_hash
+from condu_ray.store.layout import ledger_path, results_path, run_folder
 from condu_ray.store.ledger import Entry, LedgerError, read_entries
 from condu_ray.store.measurements import read_measurement
 from jobs.faults.hook.kill_points import role_of
@@ -216,7 +217,7 @@ def watch(storage: Path, seen: dict[str, list[Entry]], done: Round) -> None:
         done: the round, whose `lost` it counts up.
     """
     for method in METHODS:
-        path = storage / "runs" / "r" / method / "ledger.jsonl"
+        path = ledger_path(run_folder(storage, "r"), method)
         if not path.exists():
             continue
         try:
@@ -237,13 +238,14 @@ def final(storage: Path) -> dict[str, str]:
         for path in storage.glob(f"{pattern}.safetensors"):
             found[str(path.relative_to(storage))] = file_hash(path)
     for path in storage.glob("evaluations/[!.]*.json"):
-        measured = read_measurement(storage, path.stem) or {}
-        found[path.name] = json.dumps({name: measured[name] for name in sorted(measured) if name != "seconds"})
+        measured = read_measurement(storage, path.stem)
+        assert measured is not None
+        found[path.name] = json.dumps(asdict(measured) | {"seconds": 0}, sort_keys=True)
     for method in METHODS:
-        ledger = storage / "runs" / "r" / method / "ledger.jsonl"
+        ledger = ledger_path(run_folder(storage, "r"), method)
         found[method] = json.dumps([asdict(entry) | {"seconds": 0} for entry in read_entries(ledger)[0]])
     with suppress(FileNotFoundError):
-        results = json.loads((storage / "runs" / "r" / "report" / "results.json").read_text(encoding="utf-8"))
+        results = json.loads((results_path(run_folder(storage, "r"))).read_text(encoding="utf-8"))
         for name, method in results["methods"].items():
             found[f"accuracy of {name}"] = json.dumps(method["accuracy"])
     return found

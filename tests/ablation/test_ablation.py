@@ -25,12 +25,13 @@ from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.merging import UnifiedDelta, reconstruction
 from condu_ray.merging.variants import variants
 from condu_ray.methods import ModelState, get
-from condu_ray.methods.session import method_folder, save_session, session_folder
+from condu_ray.methods.session import save_session, session_folder
 from condu_ray.plan.sessions import plan_method
 from condu_ray.plan.stored_method import MissingRunError, StoredMethod
 from condu_ray.report.ablation_report import write_merging, write_synthetic
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, save_expert
+from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import Entry, Ledger
 from condu_ray.vlm.model import backbone_spec, load_backbone
 
@@ -66,16 +67,16 @@ class Stored:
         self.deltas = {task.name: noise(self.theta0, seed) for seed, task in enumerate(self.tasks)}
 
     def save(self):
-        for item in self.plan.items:
-            save_expert(self.config.storage, item.key, self.deltas[item.task], {"task": item.task})
+        for expert in self.plan.experts:
+            save_expert(self.config.storage, expert.key, self.deltas[expert.task], {"task": expert.task})
         state = ModelState(model=self.method.initial())
-        keys = {item.key: item.task for item in self.plan.items}
-        for step in self.plan.steps:
-            model = self.method.merge(state, step.task, step.item.key, lambda key: self.deltas[keys[key]])
-            state = state.after(step.state, step.task, step.item.key, model)
-            entry = Entry(step.position, step.task, step.item.key, step.parent, step.state, 0.0)
+        keys = {expert.key: expert.task for expert in self.plan.experts}
+        for session in self.plan.sessions:
+            model = self.method.merge(state, session.task, session.expert.key, lambda key: self.deltas[keys[key]])
+            state = state.after(session.state, session.task, session.expert.key, model)
+            entry = Entry(session.position, session.task, session.expert.key, session.parent, session.state, 0.0)
             save_session(self.config.run_folder, self.method, entry, state)
-            Ledger(method_folder(self.config.run_folder, self.method.name) / "ledger.jsonl").append(entry)
+            Ledger(ledger_path(self.config.run_folder, self.method.name)).append(entry)
         return self
 
     def run(self, sessions=True):
@@ -354,16 +355,16 @@ class TestRefusals:
             keep_methods(config, lambda method: method.routes, "condu and emr")
 
     def test_missing_experts_are_named_with_the_command(self, empty):
-        save_expert(empty.config.storage, empty.plan.items[0].key, empty.deltas["walls"], {})
+        save_expert(empty.config.storage, empty.plan.experts[0].key, empty.deltas["walls"], {})
         with pytest.raises(MissingRunError, match=r"lacks 2 .* expert of task doors") as error:
             empty.run(sessions=False)
         assert f"python jobs/run_mtil.py --data {empty.config.data}" in str(error.value)
-        assert str(expert_folder(empty.config.storage, empty.plan.items[1].key)) in str(error.value)
+        assert str(expert_folder(empty.config.storage, empty.plan.experts[1].key)) in str(error.value)
 
     def test_a_missing_session_is_named(self, empty):
         empty.save()
-        step = empty.plan.steps[1]
-        folder = session_folder(empty.config.run_folder, empty.method.name, 1, "doors", step.state)
+        session = empty.plan.sessions[1]
+        folder = session_folder(empty.config.run_folder, empty.method.name, 1, "doors", session.state)
         (folder / "meta.json").unlink()
         assert empty.run(sessions=False).deltas.keys() == set(TASKS)
         with pytest.raises(MissingRunError, match=r"lacks 1 .* session 2, which learns doors") as error:
@@ -381,6 +382,7 @@ class TestJobs:
     """The jobs in this process, on experts and sessions made by hand."""
 
     def call(self, monkeypatch, name, *flags):
+        monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
         monkeypatch.setattr(sys, "argv", [name, *flags])
         runpy.run_path(str(JOBS / name), run_name="__main__")
 
@@ -407,15 +409,15 @@ class TestJobs:
         assert (tmp_path / "s" / "ablation" / "synthetic.png").is_file()
 
     def test_inference(self, stored, monkeypatch, capsys):
-        from condu_ray.orchestration.measure.encoders import FILE, prototype_folder
+        from condu_ray.learn.prototype_store import FILE, prototype_key
+        from condu_ray.store.layout import prototype_folder
 
         for seed, task in enumerate(stored.tasks):
             count = len(task.classes)
             tensors = {"sums": unit_rows(count, seed).double(), "counts": torch.ones(count, dtype=torch.int64)}
             tensors["text"] = unit_rows(count, 9 + seed)
-            folder = prototype_folder(stored.config.storage, stored.fingerprint, task)
+            folder = prototype_folder(stored.config.storage, prototype_key(stored.fingerprint, task))
             artifacts.publish(folder, {}, lambda path, tensors=tensors: artifacts.save_tensors(path / FILE, tensors))
-        monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
         flags = [*stored.flags, "--training.precision", "fp32", "--evaluation.max_images", "6"]
         self.call(monkeypatch, "ablate_inference.py", *flags)
         found = json.loads((stored.config.run_folder / "ablation" / "inference.json").read_text())

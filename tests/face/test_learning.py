@@ -58,13 +58,14 @@ def test_it_is_the_expert_that_a_lane_publishes(tmp_path, backbone, tasks, monke
     trainer = Trainer(
         backbone.spec, {task.name: task for task in tasks}, precision="fp32", rank=0, world=1, device="cpu"
     )
-    items = plan_method(get(name, config), config, tasks, backbone.fingerprint, "fp32").items[: position + 1]
-    for item in items if items[-1].start else items[-1:]:
-        task = next(task for task in tasks if task.name == item.task)
-        trainer.train(config, item, local_stream(config, task, backbone.spec.preprocess), lambda progress: None)
-        start = load_expert(tmp_path, item.start) if item.start else None
+    plan = plan_method(get(name, config), config, tasks, backbone.fingerprint, "fp32")
+    experts = plan.experts[: position + 1]
+    for expert in experts if experts[-1].start else experts[-1:]:
+        task = next(task for task in tasks if task.name == expert.task)
+        trainer.train(expert, local_stream(config, task, backbone.spec.preprocess), lambda progress: None)
+        start = load_expert(tmp_path, expert.start) if expert.start else None
     found = fine_tune(backbone, tasks[position], start=start, config=base, **arguments)
-    assert equal(found, load_expert(tmp_path, items[-1].key))
+    assert equal(found, load_expert(tmp_path, experts[-1].key))
     assert equal(backbone.snapshot(), theta0)
 
 

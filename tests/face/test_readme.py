@@ -18,7 +18,7 @@ def test_the_page_runs_without_ray(tmp_path):
     code = "\n".join(blocks[:2]) + (
         "\nimport sys"
         "\nassert all(0 <= value <= 100 for row in matrix for value in row), matrix"
-        "\nassert matrix[0][0] > evaluate(backbone, tasks[0]).percent + 10, 'nothing was learned'"
+        "\nassert matrix[0][0] > evaluate(backbone, tasks[0]).percent + 5, 'nothing was learned'"
         "\nassert not {'ray', 'mlflow'} & sys.modules.keys()"
     )
     environment = {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(PAGE.parents[2]), "OMP_NUM_THREADS": "1"}

@@ -10,19 +10,20 @@ import pytest
 import torch
 
 import condu_ray
-from condu_ray import Experiment, load_backbone, load_tasks, open_run, open_sweep
+from condu_ray import Accuracy, Experiment, load_backbone, load_tasks, open_run, open_sweep
 from condu_ray.command_line import ConfigError
 from condu_ray.face.settings import changed
-from condu_ray.methods import METHODS, get
-from condu_ray.methods.session import method_folder
+from condu_ray.methods import METHODS
 from condu_ray.metrics import continual_metrics
 from condu_ray.orchestration.state import ModelKeeper
-from condu_ray.plan.measurement import session_units
-from condu_ray.plan.sessions import plan_method
+from condu_ray.plan.preflight import check
+from condu_ray.plan.results import Results
+from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import finished_run
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.store.experts import save_expert
-from condu_ray.store.ledger import Entry, read_entries
+from condu_ray.store.layout import config_path, ledger_path, record_path, sweep_config_path, sweep_folder
+from condu_ray.store.ledger import read_entries
 from condu_ray.store.measurements import write_measurement
 
 TASKS = ["walls", "doors", "cars"]
@@ -39,7 +40,7 @@ class Written:
             method=self.METHODS, data=data, pretrained=str(backbone), storage=storage, run="r", label_space="union"
         )
         self.config.run_folder.mkdir(parents=True)
-        (self.config.run_folder / "config.json").write_text(self.config.model_dump_json(exclude={"storage"}))
+        config_path(self.config.run_folder).write_text(self.config.model_dump_json(exclude={"storage"}))
         self.deltas = {
             task.name: {name: torch.randn_like(tensor) for name, tensor in self.backbone.snapshot().items()}
             for task in self.tasks
@@ -51,19 +52,19 @@ class Written:
 
     def sessions(self, method, count, precision="fp32"):
         """Commits some sessions; returns their measurements."""
-        plan = plan_method(get(method, self.config), self.config, self.tasks, self.backbone.fingerprint, precision)
-        keeper, units = ModelKeeper(self.config.portable()), []
-        for step in plan.steps[:count]:
-            save_expert(self.storage, step.item.key, self.deltas[step.task], {"task": step.task})
-            entry = keeper.merge(method, step.position, step.task, step.item.key, step.parent, step.state)
-            units += session_units(self.config, plan, Entry(**entry), self.tasks, self.backbone.fingerprint, precision)
-        return units
+        run = plan_run(check(self.config), precision)
+        plan = next(one for one in run.methods if one.method.name == method)
+        keeper, wanted = ModelKeeper(self.config.absolute()), []
+        for session in plan.sessions[:count]:
+            save_expert(self.storage, session.expert.key, self.deltas[session.task], {"task": session.task})
+            wanted += Results(run).measurements(plan, keeper.merge(method, session))
+        return wanted
 
     def measure(self, units):
         for unit in units:
-            found = {"correct": self.accuracy(unit), "images": 100, "seconds": 1.0}
             error = {"relative_l2": 0.5, "sign_agreement": 0.75, "rescaler": 2.0}
-            write_measurement(self.storage, unit.key, found | (error if unit.method == "condu" and unit.seen else {}))
+            found = error if unit.method == "condu" and unit.seen else {}
+            write_measurement(self.storage, unit.key, Accuracy(self.accuracy(unit), 100, 1.0, **found))
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ class TestOpen:
 
     def test_a_line_that_is_being_written_is_left_alone(self, written):
         written.sessions("condu", 1)
-        path = method_folder(written.config.run_folder, "condu") / "ledger.jsonl"
+        path = ledger_path(written.config.run_folder, "condu")
         path.write_bytes(path.read_bytes() + b'{"position": 1, "ta')
         before = path.read_bytes()
         assert list(open_run(written.storage, "r").sessions().task) == ["walls"]
@@ -179,9 +180,7 @@ class TestOpen:
             written.measure(written.sessions(method, 3, "bf16"))
         run = open_run(written.storage, "r")
         assert run.complete
-        assert run.precision == "bf16"
-        from condu_ray.plan.preflight import check
-
+        assert run.plan.precision == "bf16"
         assert finished_run(check(written.config)) is None
 
     def test_names_that_are_not_there(self, written, tmp_path):
@@ -197,12 +196,12 @@ def test_a_sweep_is_a_table_and_its_trials(written):
     written.measure(written.sessions("condu", 3))
     heads = {"order_name": "given", "order": TASKS, "seed": 0, "settings": {"lora.rank": 4}, "method": "condu"}
     trials = [{"trial": "given.condu.seed0", **heads}, {"trial": "given.condu.seed1", **heads, "seed": 1}]
-    folder = written.storage / "sweeps" / "s"
+    folder = sweep_folder(written.storage, "s")
     (folder / "trials").mkdir(parents=True)
     config = written.config.model_dump(mode="json", exclude={"storage", "run"})
-    (folder / "sweep-config.json").write_text(json.dumps({"config": config, "trials": trials}))
+    sweep_config_path(folder).write_text(json.dumps({"config": config, "trials": trials}))
     record = trials[0] | {"accuracy": [[50.0] * 3] * 3, "seconds": 1.0}
-    (folder / "trials" / "given.condu.seed0.json").write_text(json.dumps(record))
+    record_path(folder, "given.condu.seed0").write_text(json.dumps(record))
     sweep = open_sweep(written.storage, "s")
     (row,) = sweep.table().to_dict("records")
     assert (row["method"], row["lora.rank"], row["last"]) == ("condu", 4, 50.0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from condu_ray.store import artifacts
+from condu_ray.store import artifacts, posix
 from condu_ray.store import experts as expert
 from condu_ray.store.ledger import ROOT, Entry, Ledger, to_line
 from jobs.faults.chaos import commit_points, table_of_points, table_of_runs, whole_runs
@@ -77,7 +77,7 @@ def test_a_ledger_that_is_written_anew_would_be_found_out(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("part", ["rename experts/*, after", "sessions/*, after", "replace evaluations"])
 def test_what_is_renamed_before_it_is_on_the_disk_would_be_found_out(tmp_path, monkeypatch, part):
-    monkeypatch.setattr(artifacts, "sync", lambda path: None)
+    monkeypatch.setattr(posix, "sync", lambda path: None)
     found = kills(tmp_path, part, power=True)
     assert found
     assert all(one.killed for one in found)

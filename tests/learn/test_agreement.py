@@ -114,7 +114,7 @@ def stream(lesson):
     path = str(lesson.task.train)
     return batches(
         reader,
-        training_chunks(0, path, seed=0, steps=STEPS, batch_size=size, **share),
+        training_chunks(path, seed=0, steps=STEPS, batch_size=size, **share),
         size // lesson.world,
     )
 

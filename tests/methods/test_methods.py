@@ -71,7 +71,7 @@ ROWS = {
 
 
 def keys(found):
-    return [item.key for item in found.items]
+    return [expert.key for expert in found.experts]
 
 
 def test_every_method_of_the_package_has_its_row():

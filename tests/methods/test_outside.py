@@ -14,6 +14,7 @@ from condu_ray.config import Experiment, Sweep, Training
 from condu_ray.merging import DeltaError
 from condu_ray.methods import METHODS, ModelState, get, registry
 from condu_ray.methods.registry import MethodError, listed, take
+from condu_ray.methods.session import load_session
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.sessions import plan_method
 from condu_ray.plan.trials import make_trials
@@ -65,7 +66,7 @@ def installed(monkeypatch):
 
 def keys(method, tasks, **changes):
     plan = plan_method(get(method, Experiment(**changes)), Experiment(**changes), tasks, "theta0", "fp32")
-    return [item.key for item in plan.items], [step.state for step in plan.steps]
+    return [expert.key for expert in plan.experts], [session.state for session in plan.sessions]
 
 
 class TestNames:
@@ -221,15 +222,15 @@ def test_a_run_of_it_without_ray(module, tmp_path, task_data, small_backbone):
     training = Training(steps=2, batch_size=8, lr=1e-2, precision="fp32")
     config = Experiment(method=("outer:f",), storage=tmp_path / "storage", training=training)
     (method,) = take(config)
-    plan, keeper = plan_method(method, config, tasks, backbone.fingerprint, "fp32"), ModelKeeper(config.portable())
+    plan, keeper = plan_method(method, config, tasks, backbone.fingerprint, "fp32"), ModelKeeper(config.absolute())
     deltas = {task.name: fine_tune(backbone, task, config=config) for task in tasks}
     METHODS.pop("first")  # as in the state actor's process
-    for step in plan.steps:
-        save_expert(config.storage, step.item.key, deltas[step.task], {"task": step.task})
-        keeper.merge(method.name, step.position, step.task, step.item.key, step.parent, step.state)
+    for session in plan.sessions:
+        save_expert(config.storage, session.expert.key, deltas[session.task], {"task": session.task})
+        keeper.merge(method.name, session)
     folder = config.run_folder / "first" / "sessions"
     assert [read_meta(path)["method"] for path in folder.iterdir()] == ["first"] * 3
-    state = ModelState(plan.steps[-1].state, tuple(deltas), tuple(item.key for item in plan.items), deltas["walls"])
+    state = load_session(config.run_folder, method, keeper.merge("first", plan.sessions[-1]))
     served = method.delta(state, "cars", None)
     assert evaluate(backbone, tasks[2], served).correct == evaluate(backbone, tasks[2], deltas["walls"]).correct
-    assert expert_folder(config.storage, plan.items[0].key).is_dir()
+    assert expert_folder(config.storage, plan.experts[0].key).is_dir()

@@ -36,7 +36,7 @@ def test_they_are_planned_with_experts_of_their_own_or_shared_ones(page, task_da
     tasks, experts = load_tasks(task_data), {}
     for name in ("my_rules:median", "my_methods:NearMedian", "average"):
         plan = plan_method(get(name), Experiment(), tasks, "theta0", "fp32")
-        experts[plan.method.name] = {item.key for item in plan.items}
+        experts[plan.method.name] = {expert.key for expert in plan.experts}
     assert experts["median"] == experts["average"]
     assert experts["near-median"].isdisjoint(experts["average"])
 

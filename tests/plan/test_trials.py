@@ -96,7 +96,7 @@ def test_the_name_is_the_same_for_the_same_sweep_only():
 
 def test_records_are_found_by_trial(tmp_path):
     first, *_ = found = trials()
-    path = record_path(tmp_path, first)
+    path = record_path(tmp_path, first.id)
     path.parent.mkdir()
     path.write_text(json.dumps(first.record()))
     assert list(read_records(tmp_path, found)) == [first.id]

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from condu_ray.store.artifacts import check_writable, publish, write_text
-from condu_ray.store.drafts import DEAD_SECONDS, drafts, remove_drafts
+from condu_ray.store.drafts import DEAD_SECONDS, remove_drafts
+from condu_ray.store.posix_drafts import drafts
 
 HEX = "0123456789abcdef" * 2
 PLACES = (

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
-import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +17,9 @@ from PIL import Image
 from condu_ray.benchmark.mini_mtil.catalogue import DOMAINS
 from condu_ray.benchmark.mini_mtil.domain import Domain
 from condu_ray.benchmark.mini_mtil.icons import icons
-from condu_ray.store.artifacts import draft_of
+from condu_ray.benchmark.tasks import META
+from condu_ray.store.artifacts import read_bytes
+from condu_ray.store.backend import backend
 
 logger = logging.getLogger(__name__)
 
@@ -93,40 +93,25 @@ def _task(folder: Path, domain: Domain, seed: int, counts: dict[str, int]) -> Pa
     }
     if _present(final, meta):
         return final
-    folder.mkdir(parents=True, exist_ok=True)
-    # beside the final folder, so that the rename stays within one file system
-    draft = draft_of(final)
-    draft.mkdir()
-    try:
+
+    def fill(draft: Path) -> None:
         for part in _PARTS:
             pq.write_table(_table(domain, seed, part, counts[part]), draft / f"{part}.parquet", compression="none")
-        (draft / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-        _move(draft, final, meta)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        (draft / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        if not _present(final, meta):  # another version is in the way, or what is left of one
+            backend(final).remove(final)
+
+    backend(final).publish(final, fill, META)
     logger.info("drew %s into %s", domain.name, final)
     return final
 
 
 def _present(final: Path, meta: dict[str, object]) -> bool:
     try:
-        found = json.loads((final / "meta.json").read_text(encoding="utf-8"))
+        found = json.loads(read_bytes(final / META))
     except (OSError, ValueError):
         return False
-    return found == meta and all((final / f"{part}.parquet").is_file() for part in _PARTS)
-
-
-def _move(draft: Path, final: Path, meta: dict[str, object]) -> None:
-    try:
-        os.rename(draft, final)
-    except OSError:
-        # another process was faster, or an older version is in the way
-        if _present(final, meta):
-            return
-        old = draft_of(final)
-        os.rename(final, old)
-        os.rename(draft, final)
-        shutil.rmtree(old, ignore_errors=True)
+    return found == meta and all(backend(final).exists(final / f"{part}.parquet") for part in _PARTS)
 
 
 def _table(domain: Domain, seed: int, part: str, per_class: int) -> pa.Table:

@@ -10,16 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from condu_ray.benchmark import Task
-from condu_ray.config import Experiment
 from condu_ray.learn.exemplars import load_exemplars
 from condu_ray.learn.loop import Progress
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, get
-from condu_ray.methods.session import read_session, session_folder
+from condu_ray.methods.session import read_session
 from condu_ray.methods.training import Trained, Worker, train_expert
-from condu_ray.plan.sessions import Item
+from condu_ray.plan.expert import PlannedExpert
 from condu_ray.store import artifacts
-from condu_ray.store.experts import FILES, expert_folder, load_expert, save_expert
+from condu_ray.store.experts import FILES, load_expert, save_expert
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 WAIT_SECONDS = 24 * 3600.0
@@ -54,16 +53,14 @@ class Trainer:
 
     def train(
         self,
-        config: Experiment,
-        item: Item,
+        expert: PlannedExpert,
         stream: Iterator[Mapping[str, np.ndarray]],
         report: Callable[[Progress], None],
     ) -> None:
         """Fine-tunes one expert and publishes it.
 
         Args:
-            config: the configuration that it is trained by.
-            item: the expert.
+            expert: the expert.
             stream: batches, of which this expert's are next.
             report: called after every step.
 
@@ -74,52 +71,49 @@ class Trainer:
         from ray.train.collective import barrier
         from ray.train.torch import prepare_model
 
-        method, begin = get(item.method, config), time.perf_counter()
-        start, exemplars = self._start(item, method), []
+        config, begin = expert.config, time.perf_counter()
+        method = get(expert.method, config)
+        start, exemplars = self._start(expert, method), []
         if "exemplars" in method.needs:
-            exemplars = [load_exemplars(config.storage, key, self._tasks[name]) for name, key in item.earlier]
+            exemplars = [load_exemplars(config.storage, key, self._tasks[name]) for name, key in expert.earlier]
         trained = train_expert(
             method,
-            self._tasks[item.task],
+            self._tasks[expert.task],
             stream,
             backbone=self.backbone,
             theta0=self.theta0,
             precision=self._precision,
-            position=item.position,
+            position=expert.position,
             start=start,
             exemplars=exemplars,
             worker=Worker(self._rank, self._world, prepare_model),
             report=report,
         )
         if trained is not None:
-            self._publish(item, method, trained, time.perf_counter() - begin)
+            self._publish(expert, method, trained, time.perf_counter() - begin)
         if self._world > 1:
             barrier()  # the next expert may start from this one, which only rank 0 has written
 
-    def _start(self, item: Item, method: Method) -> Delta | None:
+    def _start(self, expert: PlannedExpert, method: Method) -> Delta | None:
         """Loads the adapter that training starts from, in the method's space; waits for it where it is being made."""
-        config = method.config
-        if item.start is not None:
-            await_artifact(expert_folder(config.storage, item.start))
-            return load_expert(config.storage, item.start)
-        if item.state is not None:
-            before = item.earlier[-1][0]
-            folder = session_folder(config.run_folder, method.name, item.position - 1, before, item.state)
-            await_artifact(folder)
-            return method.start(read_session(folder, method))
-        return None
+        if expert.needs is None:
+            return None
+        await_artifact(expert.needs)
+        if expert.start is not None:
+            return load_expert(method.config.storage, expert.start)
+        return method.start(read_session(expert.needs, method))
 
-    def _publish(self, item: Item, method: Method, trained: Trained, seconds: float) -> None:
+    def _publish(self, expert: PlannedExpert, method: Method, trained: Trained, seconds: float) -> None:
         config, files = method.config, dict(trained.files)
         if trained.factors is not None:
             files[FILES["factors"]] = partial(artifacts.save_tensors, tensors=trained.factors)
         meta = {
-            "task": item.task,
-            "key": item.key,
+            "task": expert.task,
+            "key": expert.key,
             "run": config.run_name,
-            "start": item.start or item.state,
-            "training": method.training.recipe_for(item.task) | {"precision": self._precision},
-            "recipe": method.recipe(item.position),
+            "start": expert.start or expert.state,
+            "training": method.training.recipe_for(expert.task) | {"precision": self._precision},
+            "recipe": method.recipe(expert.position),
             "seed": config.seed,
             "workers": self._world,
             "threads": config.training.threads,
@@ -127,7 +121,7 @@ class Trainer:
             "loss": trained.loss,
             "seconds": seconds,
         }
-        save_expert(config.storage, item.key, trained.delta, meta, files)
+        save_expert(config.storage, expert.key, trained.delta, meta, files)
 
 
 def await_artifact(folder: Path) -> None:

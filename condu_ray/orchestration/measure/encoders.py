@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,16 @@ from ray.data import ActorPoolStrategy
 from torch import Tensor
 
 from condu_ray.benchmark import Task, load_task
-from condu_ray.config import content_hash
-from condu_ray.orchestration.cluster.env import EVALUATOR_CPUS, Room
+from condu_ray.learn.prototype_store import has_prototypes, save_prototypes
+from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
 from condu_ray.orchestration.lanes.stream import chunk_dataset
-from condu_ray.store import artifacts
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 from condu_ray.vlm.preprocess import Preprocessor, normalise
-from condu_ray.vlm.prototypes import class_prototypes
 from condu_ray.vlm.zeroshot import image_features, text_features
 
-FILE = "features.safetensors"
 CHUNK_ROWS, BATCH = 512, 64
 CHUNKS_PER_ENCODER = 32
 """Work that is worth another encoder, whose start takes seconds."""
-
-
-def prototype_folder(storage: Path, backbone: str, task: Task) -> Path:
-    """Returns `<storage>/prototypes/<key>`; the key hashes theta0, the training images, class names and templates."""
-    return storage / "prototypes" / content_hash(["1", backbone, task.train_fingerprint])[:24]
 
 
 class Encode:
@@ -102,7 +93,7 @@ def make_prototypes(
     Returns:
         The number of tasks that were encoded now.
     """
-    todo = [task for task in tasks if not artifacts.exists(prototype_folder(storage, backbone, task))]
+    todo = [task for task in tasks if not has_prototypes(storage, backbone, task)]
     if not todo:
         return 0
     rows = [row for number, task in enumerate(todo) for row in _row_ranges(number, task)]
@@ -131,21 +122,5 @@ def make_prototypes(
                 sums.setdefault(number, torch.zeros(shape, dtype=torch.float64))[label] += values[row]
                 counts[number][label] += int(count)
     for number, task in enumerate(todo):
-        tensors = {"sums": sums[number], "counts": counts[number], "text": texts[number]}
-        meta = {"task": task.name, "backbone": backbone, "images": int(counts[number].sum())}
-        artifacts.publish(prototype_folder(storage, backbone, task), meta, partial(_save, tensors), seal=True)
+        save_prototypes(storage, backbone, task, sums[number], counts[number], texts[number])
     return len(todo)
-
-
-def _save(tensors: dict[str, Tensor], folder: Path) -> None:
-    artifacts.save_tensors(folder / FILE, tensors)
-
-
-def load_prototypes(storage: Path, backbone: str, task: Task, kind: str) -> Tensor:
-    """Returns a task's class prototypes: [C, D] float32, L2-normalised.
-
-    Raises:
-        ArtifactError: the features are missing or damaged.
-    """
-    found = artifacts.load_tensors(prototype_folder(storage, backbone, task), FILE)
-    return class_prototypes(found["sums"], found["counts"], found["text"], kind, task.classes)

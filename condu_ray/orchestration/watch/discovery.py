@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from condu_ray.store.artifacts import write_text
+
 log = logging.getLogger(__name__)
 
 PATTERN = "condu_ray_*.json"
@@ -50,9 +52,7 @@ def announced() -> Iterator[Path | None]:
         folder = Path(nodes[0]["RayletSocketName"]).parents[2]
         _remove_dead(folder)
         path = folder / PATTERN.replace("*", str(os.getpid()))
-        beside = path.with_suffix(".writing")
-        beside.write_text(json.dumps(targets(nodes)), encoding="utf-8")
-        beside.replace(path)  # Prometheus must not read half a file
+        write_text(path, json.dumps(targets(nodes)))  # Prometheus must not read half a file
     except Exception as error:
         path = None
         log.warning("Prometheus will not find this run by itself: %s", error)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from condu_ray.orchestration.watch.sweep_tracking import finish_parent, open_parent
-from condu_ray.orchestration.watch.tracking import Tracker
+from condu_ray.orchestration.watch.recorder import Recorder
+from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.results import Results
 from condu_ray.plan.stored import Stored, aggregates, written_report
 from condu_ray.plan.stored_run import finished_run
 from condu_ray.plan.trials import labels
+from condu_ray.report.run_report import write_report
+from condu_ray.store.layout import report_folder
 
 
 def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
@@ -30,45 +33,33 @@ def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
     base = stored.experiment(storage)
     tracking = base.tracking.model_copy(update={"enabled": True, "uri": uri})
     checked = check(base.model_copy(update={"tracking": tracking}))
-    config = checked.config
     if stored.kind == "run":
-        wall = sum(record["seconds"] for record in stored.records)
-        there = log_again(checked, Tracker(config, [task.name for task in checked.tasks]), wall)
+        there = _send(checked, sum(record["seconds"] for record in stored.records))
         return "is in MLflow" if there else "is not finished, or not on this machine: nothing was sent"
+    config = checked.config.model_copy(update={"run": stored.name})
     done = {record["trial"]: record for record in stored.records}
     methods = ",".join(dict.fromkeys(trial.method for trial in stored.trials))
     orders = len({trial.order for trial in stored.trials})
-    parent = open_parent(config, stored.name, {"orders": str(orders), "methods": methods})
     sent, lacking = 0, len(stored.trials) - len(done)
-    for trial in stored.trials:
-        if trial.id in done:
-            one = checked.reordered(trial.config(config, stored.name))
-            tracker = Tracker(one.config, list(trial.order), parent=parent, labels=labels(trial))
-            sent += log_again(one, tracker, done[trial.id]["seconds"])
-    finish_parent(config, parent, aggregates(written_report(storage, stored)), stored.folder / "report")
+    with Parent(config, {"orders": str(orders), "methods": methods}) as parent:
+        for trial in stored.trials:
+            if trial.id in done:
+                one = checked.under(trial.config(config, stored.name))
+                sent += _send(one, done[trial.id]["seconds"], parent.run, labels(trial))
+        parent.finish(aggregates(written_report(storage, stored)), report_folder(stored.folder))
     return f"{sent} trials are in MLflow, {len(done) - sent} could not be read, {lacking} are not finished"
 
 
-def log_again(checked: Checked, tracker: Tracker, seconds: float) -> bool:
-    """Sends a finished run to MLflow, which takes nothing that it has already.
-
-    Args:
-        checked: the run's configuration, tasks and backbone.
-        tracker: MLflow; closed when this returns.
-        seconds: the run's wall time, for its report.
-
-    Returns:
-        Whether everything was in storage; nothing is sent otherwise.
-    """
+def _send(checked: Checked, seconds: float, parent: str | None = None, labels: Mapping[str, str] | None = None) -> bool:
+    """Sends a finished run, of which MLflow takes nothing that it has already; whether all of it was in storage."""
     found = finished_run(checked)
     if found is None:
         return False
-    plans = [one.plan for one in found.methods.values()]
-    results = Results(checked.config, checked.tasks, plans, tracker)
-    for plan in plans:
-        tracker.start(plan.method.name, plan.steps[-1].state)
-    for unit, measured in found.measured:
-        results.add(unit, measured)
-    results.report(seconds, reused=len(found.measured), trained=0, pictures=False)
-    tracker.close()
+    with Recorder(Results(found.plan), parent, labels) as recorder:
+        for _ in recorder.replay(found.measured):
+            pass
+        folder = report_folder(checked.config.run_folder)
+        summary = recorder.results.summary(seconds, reused=len(found.measured), trained=0)
+        write_report(summary, folder, pictures=False)
+        recorder.finish(folder)
     return True

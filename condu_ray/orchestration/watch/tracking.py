@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from condu_ray.command_line import flatten
-from condu_ray.config import Experiment, content_hash
-from condu_ray.store.artifacts import provenance
+from condu_ray.config import Experiment
+from condu_ray.settings import content_hash, flatten
+from condu_ray.store.layout import mlflow_artifacts_folder, mlflow_database
 from condu_ray.store.passwords import without_passwords
+from condu_ray.store.provenance import provenance
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ IDENTITY = "condu_ray.identity"
 
 def tracking_uri(config: Experiment) -> str:
     """Returns the tracking URI: the config's, MLFLOW_TRACKING_URI, or an absolute SQLite file in the storage folder."""
-    default = f"sqlite:///{(config.storage / 'mlflow.db').absolute()}"
+    default = f"sqlite:///{(mlflow_database(config.storage)).absolute()}"
     return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
 
 
@@ -45,7 +46,7 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
     if experiment is not None:
         return client, experiment.experiment_id
     local = tracking_uri(config).startswith("sqlite:")
-    place = (config.storage / "mlartifacts").absolute().as_uri() if local else None
+    place = mlflow_artifacts_folder(config.storage).absolute().as_uri() if local else None
     try:
         tags = {"mlflow.experimentKind": "custom_model_development"}  # or the pages open as those of a chat model
         return client, client.create_experiment(name, artifact_location=place, tags=tags)
@@ -104,7 +105,7 @@ class Tracker:
 
     def _start(self, method: str, final_state: str) -> None:
         self._client, identity = open_experiment(self._config)
-        relevant = self._config.model_dump(mode="json", exclude={"method", "tracking", "cluster", "storage"})
+        relevant = self._config.identity(exclude={"method", "tracking", "cluster", "storage"})
         parent = [self._parent] if self._parent else []
         tag = content_hash([method, final_state, self._tasks, relevant, *parent])[:24]
         found = self._client.search_runs([identity], f"tags.`{IDENTITY}` = '{tag}'", max_results=1)
@@ -135,7 +136,7 @@ class Tracker:
         spelt = {"method": "", "order_name": "", "seed": "seed "}
         return ", ".join(spelt.get(key, f"{key}=") + value for key, value in self._labels.items())
 
-    def metrics(self, method: str, session: int, values: Mapping[str, float]) -> None:
+    def metrics(self, method: str, session: int, values: Mapping[str, float | None]) -> None:
         """Logs numbers of a session (1-based step); NaN and None are left out."""
         kept = {key: float(value) for key, value in values.items() if value is not None and math.isfinite(value)}
         self._put(lambda: self._metrics(method, session, kept))

@@ -1,9 +1,8 @@
 import logging
 import time
 
-from condu_ray.command_line import flatten
 from condu_ray.config import Experiment, Tracking
-from condu_ray.orchestration.watch.tracking import Tracker, tracking_uri
+from condu_ray.orchestration.watch.tracking import Tracker, flatten, tracking_uri
 
 
 def test_the_default_store_is_an_absolute_file_below_storage(tmp_path, monkeypatch):

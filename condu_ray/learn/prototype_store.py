@@ -1,0 +1,62 @@
+"""What class prototypes are made of, in storage: it depends on theta0 and a task's training images and names alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from condu_ray.benchmark import Task
+from condu_ray.config import content_hash
+from condu_ray.store import artifacts
+from condu_ray.store.layout import prototype_folder
+from condu_ray.vlm.prototypes import class_prototypes
+
+FILE = "features.safetensors"
+
+
+def prototype_key(backbone: str, task: Task) -> str:
+    """Returns the key (24 hex digits) of a task's prototypes: theta0, the training images, class names, templates."""
+    return content_hash(["1", backbone, task.train_fingerprint])[:24]
+
+
+def has_prototypes(storage: Path, backbone: str, task: Task) -> bool:
+    """Whether a task's prototypes are there."""
+    return artifacts.exists(prototype_folder(storage, prototype_key(backbone, task)))
+
+
+def save_prototypes(storage: Path, backbone: str, task: Task, sums: Tensor, counts: Tensor, text: Tensor) -> None:
+    """Publishes what a task's prototypes are made of; what is there already wins.
+
+    Args:
+        storage: storage folder.
+        backbone: theta0's fingerprint.
+        task: the task.
+        sums: [C, D] float64, sums of the training images' features by class.
+        counts: [C] int64, training images a class.
+        text: [C, D] float32, features of the prompts.
+    """
+    meta = {"task": task.name, "backbone": backbone, "images": int(counts.sum())}
+    write = partial(_save, {"sums": sums, "counts": counts, "text": text})
+    artifacts.publish(prototype_folder(storage, prototype_key(backbone, task)), meta, write, seal=True)
+
+
+def _save(tensors: dict[str, Tensor], folder: Path) -> None:
+    artifacts.save_tensors(folder / FILE, tensors)
+
+
+def load_prototypes(storage: Path, backbone: str, task: Task, kind: str) -> Tensor:
+    """Returns a task's class prototypes: [C, D] float32, L2-normalised.
+
+    Args:
+        storage: storage folder.
+        backbone: theta0's fingerprint.
+        task: the task.
+        kind: `both`, `image` or `text`: what they are made of.
+
+    Raises:
+        ArtifactError: the features are missing or damaged.
+    """
+    found = artifacts.load_tensors(prototype_folder(storage, prototype_key(backbone, task)), FILE)
+    return class_prototypes(found["sums"], found["counts"], found["text"], kind, task.classes)

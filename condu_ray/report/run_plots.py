@@ -1,0 +1,206 @@
+"""The pictures of a run's report: matrices, accuracy over the sessions, metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from condu_ray.metrics import HEADLINE, METRICS
+from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes, value_limits
+from condu_ray.report.text import as_matrix, as_number
+
+_SIDE_BY_SIDE = 8  # methods that one group of bars can hold
+_HATCHES = ("", "///", "...", "xxx")
+_SEEN = LinearSegmentedColormap.from_list("seen", ["#f7fbff", "#9ecae1", "#4292c6", "#08519c"])
+_UNSEEN = LinearSegmentedColormap.from_list("unseen", ["#ffffff", "#c9c9c9"])
+
+
+def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], title: str, path: Path) -> Path:
+    """Draws an accuracy matrix: a row per session, a column per task, the number in each cell.
+
+    Args:
+        accuracy: Percent, shape (T, T); [t][i] is task i after session t. None or nan leaves a cell blank.
+        tasks: T names, in the order in which they were learned.
+        title: The picture's title.
+        path: Where the PNG goes.
+
+    Returns:
+        The path.
+    """
+    values = as_matrix(accuracy, len(tasks))
+    count = len(tasks)
+    cell = 0.55
+    figure = Figure(figsize=(max(4.2, cell * count + 2.6), max(2.2, cell * count + 1.9)), layout="constrained")
+    axes = figure.add_subplot()
+    unseen = np.triu(np.ones((count, count), dtype=bool), 1)
+    seen = np.ma.masked_array(values, unseen | np.isnan(values))
+    ahead = np.ma.masked_array(values, ~unseen | np.isnan(values))
+    # One scale for all pictures, so that they can be compared.
+    image = axes.imshow(seen, cmap=_SEEN, vmin=0, vmax=100)
+    axes.imshow(ahead, cmap=_UNSEEN, vmin=0, vmax=100)
+    for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True):
+        value = values[row, column]
+        dark = not unseen[row, column] and value > 62
+        axes.text(
+            column,
+            row,
+            "100" if value > 99.95 else f"{value:.1f}",
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if dark else MUTED if unseen[row, column] else "black",
+            fontweight="bold" if row == column else "normal",
+            style="italic" if unseen[row, column] else "normal",
+        )
+    axes.set_xticks(np.arange(-0.5, count), minor=True)
+    axes.set_yticks(np.arange(-0.5, count), minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    # The staircase just right of the diagonal: what is above it was not learned yet.
+    stairs = np.arange(count - 1)
+    edge = np.stack([stairs - 0.5, stairs + 0.5], axis=1).ravel()
+    axes.plot(np.repeat(stairs + 0.5, 2), edge, color="#D55E00", lw=1.8, solid_capstyle="butt")
+    axes.set_xlim(-0.5, count - 0.5)
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.tick_params(which="both", length=0)
+    axes.set_xticks(range(count), tasks, rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
+    axes.set_yticks(range(count), [f"{index + 1}  {name}" for index, name in enumerate(tasks)], fontsize=9)
+    axes.set_xlabel("accuracy on task", fontsize=10)
+    axes.set_ylabel("after session", fontsize=10)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=12, fontweight="bold", loc="left", parse_math=False)
+    figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, pad=0.02).set_label("accuracy in %", fontsize=9)
+    if count > 1:
+        labels = [Patch(facecolor=_SEEN(0.6), label="learned"), Patch(facecolor=_UNSEEN(0.8), label="not learned yet")]
+        figure.legend(handles=labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return save_figure(figure, path)
+
+
+def accuracy_over_sessions(results: Mapping[str, Any], path: Path) -> Path:
+    """Draws one panel per task: its accuracy (percent) after each session, a line per method.
+
+    Args:
+        results: Results of a run, as `condu_ray.report.run_report.write_report` takes them.
+        path: Where the PNG goes.
+
+    Returns:
+        The path.
+    """
+    tasks, methods = list(results["tasks"]), results["methods"]
+    matrices = {name: as_matrix(entry["accuracy"], len(tasks)) for name, entry in methods.items()}
+    columns = min(4, len(tasks))
+    rows = math.ceil(len(tasks) / columns)
+    legend_columns = min(len(methods), max(2, 2 * columns))
+    height = 2.2 * rows + 0.8 + 0.22 * math.ceil(len(methods) / max(1, legend_columns))
+    figure = Figure(figsize=(max(5.0, 2.9 * columns), height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    sessions = np.arange(1, len(tasks) + 1)
+    lines: list[Any] = []
+    for position, panel in enumerate(panels):
+        if position >= len(tasks):
+            panel.set_visible(False)
+            continue
+        panel.axvspan(sessions[0] - 0.4, position + 1, color="#f0f0f0", linewidth=0)
+        panel.axvline(position + 1, color=MUTED, linewidth=1.0, linestyle=(0, (4, 2)))
+        lines = []
+        for index, (name, values) in enumerate(matrices.items()):
+            # The first method lies on top where lines meet.
+            style = {**line_style(index), "zorder": 3 - index / 100}
+            lines += panel.plot(sessions, values[:, position], label=name, lw=1.5, ms=4, **style)
+        panel.set_title(tasks[position], fontsize=10, loc="left")
+        panel.set_xlim(sessions[0] - 0.4, sessions[-1] + 0.4)
+        panel.set_ylim(*value_limits(np.array([values[:, position] for values in matrices.values()])))
+        panel.set_xticks(sessions[:: math.ceil(len(tasks) / 10)])
+        panel.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], min_n_ticks=4))
+        style_axes(panel)
+    figure.supxlabel("session (shaded: before the task is learned; dashed: the session that learns it)", fontsize=10)
+    figure.supylabel("accuracy in %", fontsize=10)
+    if lines:
+        figure.legend(handles=lines, loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)
+    return save_figure(figure, path)
+
+
+def metrics_bars(results: Mapping[str, Any], path: Path) -> Path:
+    """Draws Transfer, Average and Last (percent) of all methods as grouped bars; a metric without a value is "n/a".
+
+    Args:
+        results: Results of a run, as `condu_ray.report.run_report.write_report` takes them.
+        path: Where the PNG goes.
+
+    Returns:
+        The path.
+    """
+    methods = results["methods"]
+    if len(methods) > _SIDE_BY_SIDE:
+        return _metrics_rows(methods, path)
+    legend_columns = min(len(methods), 4)
+    lines = math.ceil(len(methods) / max(1, legend_columns))
+    figure = Figure(figsize=(max(6.0, 1.8 + 0.42 * 3 * (len(methods) + 1)), 3.7 + 0.22 * lines), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.84 / max(1, len(methods))
+    for index, (name, entry) in enumerate(methods.items()):
+        places = np.arange(len(HEADLINE)) + (index - (len(methods) - 1) / 2) * width
+        heights = np.array([as_number(entry.get(metric)) for metric in HEADLINE])
+        axes.bar(
+            places,
+            np.nan_to_num(heights),
+            width * 0.92,
+            label=name,
+            color=PALETTE[index % 8],
+            hatch=_HATCHES[index // 8 % 4],
+            edgecolor="white",
+            linewidth=0,
+        )
+        for place, height in zip(places, heights, strict=True):
+            text = "n/a" if math.isnan(height) else f"{height:.1f}"
+            axes.annotate(
+                text,
+                (place, 0 if math.isnan(height) else height),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color="black" if text != "n/a" else MUTED,
+            )
+    axes.set_xticks(range(len(HEADLINE)), [METRICS[metric].heading for metric in HEADLINE], fontsize=11)
+    axes.set_ylim(0, 105)
+    axes.set_yticks(range(0, 101, 20))
+    axes.set_ylabel(METRICS["last"].unit, fontsize=10)
+    style_axes(axes)
+    axes.tick_params(axis="x", length=0, labelsize=11)
+    if methods:
+        figure.legend(loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)
+    return save_figure(figure, path)
+
+
+def _metrics_rows(methods: Mapping[str, Any], path: Path) -> Path:
+    """As `metrics_bars`, a panel a metric and a row a method: names stand at their bars, however many there are."""
+    names = list(methods)
+    figure = Figure(figsize=(9.5, 1.1 + 0.24 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(HEADLINE), sharey=True)
+    places = np.arange(len(names))
+    for panel, metric in zip(panels, HEADLINE, strict=True):
+        widths = np.array([as_number(methods[name].get(metric)) for name in names])
+        best = np.nanmax(widths) if not np.isnan(widths).all() else math.nan
+        colours = [PALETTE[0] if width == best else PALETTE[4] for width in widths]
+        panel.barh(places, np.nan_to_num(widths), 0.72, color=colours, linewidth=0)
+        for place, width in zip(places, widths, strict=True):
+            text = "n/a" if math.isnan(width) else f"{width:.1f}"
+            panel.text((0 if math.isnan(width) else width) + 1.5, place, text, va="center", fontsize=8)
+        panel.set_title(METRICS[metric].heading, fontsize=11, loc="left")
+        panel.set_xlim(0, 112)
+        panel.set_xticks(range(0, 101, 25))
+        style_axes(panel, "x")
+        panel.tick_params(axis="y", length=0, labelsize=9)
+    panels[0].set_yticks(places, names)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    figure.supxlabel(f"{METRICS['last'].unit} (dark: the highest)", fontsize=10)
+    return save_figure(figure, path)

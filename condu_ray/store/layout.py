@@ -1,0 +1,224 @@
+"""Where everything is in a storage folder: every path below it is made here, and nowhere else; README.md is its page.
+
+`storage` is the storage folder, `run` and `sweep` are folders of one run or sweep, as `run_folder` and `sweep_folder`
+give them. A name that begins with a dot counts for nothing to readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from condu_ray.store.location import P
+
+PLACES = ("experts", "prototypes", "features", "datasets", "evaluations", "checked", "runs", "sweeps", "damaged")
+"""Folders that runs make in the storage folder."""
+
+
+def marker_path(storage: P) -> P:
+    """The file that says in which format what is there was written."""
+    return storage / "storage.json"
+
+
+def experts_folder(storage: P) -> P:
+    """All experts."""
+    return storage / "experts"
+
+
+def expert_folder(storage: P, key: str) -> P:
+    """The artifact of an expert."""
+    return experts_folder(storage) / key
+
+
+def claims_folder(storage: P) -> P:
+    """Who is training an expert at this moment, a file each."""
+    return experts_folder(storage) / ".claims"
+
+
+def prototypes_folder(storage: P) -> P:
+    """The prototypes of all tasks."""
+    return storage / "prototypes"
+
+
+def prototype_folder(storage: P, key: str) -> P:
+    """The artifact of a task's prototypes."""
+    return prototypes_folder(storage) / key
+
+
+def features_folder(storage: P) -> P:
+    """theta0's features of all tasks."""
+    return storage / "features"
+
+
+def feature_folder(storage: P, key: str) -> P:
+    """The artifact of theta0's features of a task's test images, or of its classes."""
+    return features_folder(storage) / key
+
+
+def evaluations_folder(storage: P) -> P:
+    """All measurements."""
+    return storage / "evaluations"
+
+
+def measurement_path(storage: P, key: str) -> P:
+    """A measurement."""
+    return evaluations_folder(storage) / f"{key}.json"
+
+
+def checked_folder(storage: P) -> P:
+    """Verdicts on data sets."""
+    return storage / "checked"
+
+
+def verdict_path(checked: P, key: str) -> P:
+    """The verdict on a data set, in a folder of verdicts."""
+    return checked / f"{key}.json"
+
+
+def datasets_folder(storage: P) -> P:
+    """Data sets that were drawn, or drawn from others."""
+    return storage / "datasets"
+
+
+def mini_mtil_folder(storage: P, version: str) -> P:
+    """The tasks of mini-MTIL."""
+    return datasets_folder(storage) / f"mini_mtil-{version}"
+
+
+def few_shot_folder(datasets: P, data: str, shots: int, seed: int, digest: str) -> P:
+    """Tasks with a few training images of those of another folder, in a folder of data sets."""
+    return datasets / f"{data}-{shots}shot-seed{seed}-{digest}"
+
+
+def runs_folder(storage: P) -> P:
+    """All runs, trials of sweeps among them."""
+    return storage / "runs"
+
+
+def run_folder(storage: P, name: str) -> P:
+    """A run, or a trial of a sweep."""
+    return runs_folder(storage) / name
+
+
+def config_path(run: P) -> P:
+    """A run's settings."""
+    return run / "config.json"
+
+
+def method_folder(run: P, method: str) -> P:
+    """What one method of a run committed."""
+    return run / method
+
+
+def ledger_path(run: P, method: str) -> P:
+    """Which sessions a method committed: a line each."""
+    return method_folder(run, method) / "ledger.jsonl"
+
+
+def sessions_folder(run: P, method: str) -> P:
+    """The states of a method."""
+    return method_folder(run, method) / "sessions"
+
+
+def session_folder(run: P, method: str, position: int, task: str, state: str) -> P:
+    """The artifact of a state; `position` is 0-based, the number in the name is not."""
+    return sessions_folder(run, method) / f"{position + 1:02d}-{task}-{state}"
+
+
+def results_folder(run: P) -> P:
+    """A run's rows."""
+    return run / "results"
+
+
+def rows_path(run: P, method: str, position: int, space: str = "task") -> P:
+    """The rows of one session of one method, over one label space; `position` is 0-based, the number is not."""
+    return results_folder(run) / f"{method}-{position + 1:02d}{'' if space == 'task' else f'-{space}'}.parquet"
+
+
+def report_folder(run: P) -> P:
+    """The report of a run or sweep."""
+    return run / "report"
+
+
+def results_path(run: P) -> P:
+    """The numbers of a run's report."""
+    return report_folder(run) / "results.json"
+
+
+def train_folder(run: P) -> P:
+    """What Ray Train keeps of the lanes of a run or sweep; no run reads it again."""
+    return run / "train"
+
+
+def tune_folder(sweep: P, time: int) -> P:
+    """What Ray Tune keeps of the trials of one call; no sweep reads it again."""
+    return sweep / f"tune-{time}"
+
+
+def ablation_folder(run: P) -> P:
+    """The reports of ablations of a run."""
+    return run / "ablation"
+
+
+def sweeps_folder(storage: P) -> P:
+    """All sweeps."""
+    return storage / "sweeps"
+
+
+def sweep_folder(storage: P, name: str) -> P:
+    """A sweep."""
+    return sweeps_folder(storage) / name
+
+
+def sweep_config_path(sweep: P) -> P:
+    """A sweep's settings and trials."""
+    return sweep / "sweep-config.json"
+
+
+def trials_folder(sweep: P) -> P:
+    """The records of a sweep's finished trials."""
+    return sweep / "trials"
+
+
+def record_path(sweep: P, trial: str) -> P:
+    """The record of a finished trial."""
+    return trials_folder(sweep) / f"{trial}.json"
+
+
+def sweep_numbers_path(sweep: P) -> P:
+    """The numbers of a sweep's report."""
+    return report_folder(sweep) / "sweep.json"
+
+
+def leases_folder(run: P) -> P:
+    """Who drives a run or sweep at this moment, a file each."""
+    return run.parent / ".leases"
+
+
+def claim_path(claims: P, name: str) -> P:
+    """A claim, in a folder of claims or leases."""
+    return claims / f"{name}.json"
+
+
+def damaged_folder(storage: P) -> P:
+    """What `--repair` put aside, by the path that it had."""
+    return storage / "damaged"
+
+
+def joined_report_folder(storage: P, names: Sequence[str]) -> P:
+    """The report of several runs and sweeps together."""
+    return storage / "reports" / "+".join(names)
+
+
+def synthetic_ablation_folder(storage: P) -> P:
+    """The report of the ablation of merging that needs no run."""
+    return storage / "ablation"
+
+
+def mlflow_database(storage: P) -> P:
+    """MLflow's default store."""
+    return storage / "mlflow.db"
+
+
+def mlflow_artifacts_folder(storage: P) -> P:
+    """The files of MLflow's default store."""
+    return storage / "mlartifacts"

@@ -1,0 +1,207 @@
+"""Storage on a local or shared (NFS) file system.
+
+A writer fills a hidden file or folder beside the final one, syncs it, and renames it into place: a kill at any point
+leaves either nothing or everything. What a dead writer left is found by its name (posix_drafts.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from condu_ray.store.location import Place
+from condu_ray.store.posix_drafts import draft_of, remove_drafts
+
+log = logging.getLogger(__name__)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk (fsync)."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Posix:
+    """The backend of file systems; `backend.Backend` says what each method does."""
+
+    def read(self, place: Place) -> bytes:
+        """Reads a file."""
+        return Path(place).read_bytes()
+
+    def exists(self, place: Place) -> bool:
+        """Whether the name is taken, if only by a broken link."""
+        return os.path.lexists(place)
+
+    def names(self, place: Place) -> list[str]:
+        """Lists a folder."""
+        return sorted(name for name in os.listdir(place) if not name.startswith("."))
+
+    def local(self, place: Place) -> Path:
+        """Files are read where they are."""
+        return Path(place)
+
+    def replace(self, place: Place, content: bytes, unchanged: Hashable = None) -> bool:
+        """Write beside, fsync, rename, fsync the folder; with a stamp, what was there is first renamed away."""
+        path = Path(place)
+        with _draft(path, content) as beside:
+            if unchanged is not None:
+                return _swap(path, beside, unchanged)
+            beside.replace(path)
+        sync(path.parent)
+        return True
+
+    def create(self, place: Place, content: bytes) -> bool:
+        """A hard link is atomic, and whole: a reader never sees half of it."""
+        path = Path(place)
+        with _draft(path, content) as beside:
+            return _linked(beside, path)
+
+    def remove(self, place: Place) -> None:
+        """Removes a file or a folder."""
+        path = Path(place)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def move(self, place: Place, target: Place) -> None:
+        """Renames."""
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(place).rename(target)
+
+    def publish(self, place: Place, fill: Callable[[Path], None], last: str) -> None:
+        """Fill beside, fsync each file and the folder, rename, fsync the folder above."""
+        folder = Path(place)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = draft_of(folder)
+        beside.mkdir()
+        try:
+            fill(beside)
+            for path in beside.iterdir():
+                sync(path)
+            sync(beside)
+            _appear(beside, folder, last)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        sync(folder.parent)
+
+    def append(self, place: Place, line: bytes) -> None:
+        """Appends and fsyncs; half a line that a full disk took is cut off again."""
+        path = Path(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without a buffer: closing the file would try to write what is left in it once more.
+        with path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                with suppress(OSError):  # else half a line would stand before the next one
+                    os.truncate(path, before)
+                raise
+
+    def lines(self, place: Place) -> list[bytes]:
+        """Reads a file's lines."""
+        return self.read(place).splitlines(keepends=True)
+
+    def rewrite(self, place: Place, lines: Sequence[bytes]) -> None:
+        """Replaces the file."""
+        self.replace(place, b"".join(lines))
+
+    def stamp(self, place: Place) -> Hashable | None:
+        """Inode, time of change and size."""
+        try:
+            return _stamp(Path(place))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def touch(self, place: Place) -> None:
+        """Sets the time of change."""
+        os.utime(place)
+
+    def probe(self, place: Place) -> None:
+        """Writes and removes a file; a full disk does not pass."""
+        folder = Path(place)
+        with suppress(FileExistsError):  # a folder; or something else, as the probe will say
+            folder.mkdir(parents=True)
+        probe = folder / f".probe.{uuid.uuid4().hex}"
+        try:
+            probe.write_bytes(bytes(4096))
+            sync(probe)
+        finally:
+            with suppress(OSError):  # where it could not be made, there is nothing to remove
+                probe.unlink()
+
+    def remove_drafts(self, place: Place, older: float) -> int:
+        """By names and times of change."""
+        return remove_drafts(Path(place), older)
+
+
+def _stamp(path: Path) -> Hashable:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@contextmanager
+def _draft(path: Path, content: bytes) -> Iterator[Path]:
+    """Writes a hidden file beside a path, on the disk, and removes it in the end if it is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = draft_of(path)
+    try:
+        beside.write_bytes(content)
+        sync(beside)
+        yield beside
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _linked(source: Path, path: Path) -> bool:
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _swap(path: Path, beside: Path, stamp: Hashable) -> bool:
+    """Puts a draft in the place of a file that still has a stamp."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, and no claim; remove it", str(path))
+    aside = draft_of(path)
+    try:
+        path.rename(aside)  # of several that take over, one wins
+    except FileNotFoundError:
+        return False
+    if _stamp(aside) == stamp:
+        done = _linked(beside, path)
+    else:  # somebody else had taken over meanwhile: give it back
+        done = False
+        _linked(aside, path)
+    aside.unlink()
+    return done
+
+
+def _appear(beside: Path, folder: Path, last: str) -> None:
+    """Renames a filled folder into place, unless a whole one is there already."""
+    try:
+        beside.rename(folder)
+    except OSError:
+        if (folder / last).exists():
+            return
+        if not folder.is_dir():
+            raise
+        # A folder without it is no artifact; it must not keep one from ever being made.
+        remains = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.remains")
+        folder.rename(remains)
+        log.warning("%s: had no %s; it was made again, and what was there is now %s", folder, last, remains.name)
+        beside.rename(folder)
