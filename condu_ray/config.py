@@ -57,12 +57,16 @@ class Training(Settings):
             raise ValueError(f"on_nan {self.on_nan} needs workers 1, for a worker alone cannot begin anew")
         return self
 
-    def recipe_for(self, task: str) -> dict[str, Any]:
+    def rate(self, task: str) -> float:
+        """Returns the peak learning rate of `task`'s expert."""
+        return self.lr_by_task.get(task, self.lr)
+
+    def identity_for(self, task: str) -> dict[str, Any]:
         """Returns all that an expert of `task` depends on here: what runs where is left out."""
         left_out = {"lr_by_task", "workers", "lanes", "threads", "max_failures"}
         # Without it an expert is what its learning rate makes it, or none at all.
         kept = self.identity(exclude=left_out | ({"on_nan"} if self.on_nan == "stop" else set()))
-        return kept | {"lr": self.lr_by_task.get(task, self.lr)}
+        return kept | {"lr": self.rate(task)}
 
 
 class Lora(Settings):

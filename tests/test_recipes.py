@@ -18,8 +18,8 @@ def test_rates_by_task_reach_training(name):
     config = RECIPES[name]()
     assert set(config.tasks) == set(config.lora.lr_by_task) == set(ORDER_1)
     for task in config.tasks:
-        full, adapters = (get(method, config).training.recipe_for(task) for method in ("condu", "condu-lora"))
-        assert full["lr"] == config.training.lr_by_task.get(task, config.training.lr)
+        full, adapters = (get(method, config).training.identity_for(task) for method in ("condu", "condu-lora"))
+        assert full["lr"] == config.training.rate(task)
         assert adapters["lr"] == config.lora.lr_by_task[task]
 
 

@@ -14,12 +14,12 @@ from condu_ray.config import Experiment, Training
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.objective import Objective
 from condu_ray.merging.delta import Delta
-from condu_ray.store.experts import Space
+from condu_ray.store.experts import Form
 from condu_ray.store.ledger import ROOT
 from condu_ray.vlm.lora import materialise
 
 LoadExpert = Callable[[str], Delta]
-"""From an expert's key to its delta, or to its factors for a method whose `space` is `factors`."""
+"""From an expert's key to its delta, or to its factors for a method whose `form` is `factors`."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,12 @@ class Method:
             return training
         return training.model_copy(update={"lr": lora.lr or 10 * training.lr, "lr_by_task": lora.lr_by_task})
 
-    def recipe(self, position: int) -> dict[str, Any]:
+    def expert_settings(self, position: int) -> dict[str, Any]:
         """Returns what the expert at a 0-based position depends on beyond plain fine-tuning; JSON values."""
         return self.config.lora.identity(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}
 
     def objective(self, lesson: Lesson) -> Objective:
-        """Returns the objective of one lesson; plain wherever `recipe` is empty."""
+        """Returns the objective of one lesson; plain wherever `expert_settings` is empty."""
         return Objective(lesson)
 
     def start(self, state: ModelState) -> Delta:
@@ -135,10 +135,10 @@ class Method:
         return digest.hexdigest()[:24] if modules else None
 
     def expert_identity(self, position: int) -> dict[str, Any]:
-        """Returns what an expert's key has of the method: the recipe, and where it is one of its own, the source."""
-        own, recipe = type(self), self.recipe(position)
-        plain = own.objective is Method.objective and (own.recipe is Method.recipe or not recipe)
-        return recipe if plain or self.source is None else recipe | {"module_source": self.source}
+        """Returns what an expert's key has of the method: its settings, and where it is one of its own, the source."""
+        own, settings = type(self), self.expert_settings(position)
+        plain = own.objective is Method.objective and (own.expert_settings is Method.expert_settings or not settings)
+        return settings if plain or self.source is None else settings | {"module_source": self.source}
 
     def state_identity(self) -> dict[str, Any]:
         """Returns what a state's identity has of the method: the merge's settings, and the source."""
@@ -148,7 +148,7 @@ class Method:
     # Merging
 
     @property
-    def space(self) -> Space:
+    def form(self) -> Form:
         """The form of experts that `merge` takes."""
         return "delta"
 
@@ -167,7 +167,7 @@ class Method:
             state: the state before.
             task: the task just learned.
             expert: its expert's key.
-            load: loads any expert so far in the method's `space`.
+            load: loads any expert so far in the method's `form`.
         """
         return None
 
@@ -195,5 +195,5 @@ class Method:
         return ROOT
 
     def as_delta(self, merged: Delta) -> Delta:
-        """Returns the weight delta of something merged in the method's `space`."""
-        return materialise(merged, self.config.lora.scale) if self.space == "factors" else merged
+        """Returns the weight delta of something merged in the method's `form`."""
+        return materialise(merged, self.config.lora.scale) if self.form == "factors" else merged

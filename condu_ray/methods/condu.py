@@ -8,7 +8,7 @@ from condu_ray.merging import UnifiedDelta
 from condu_ray.methods.base import LoadExpert, ModelState
 from condu_ray.methods.merged import Unified
 from condu_ray.methods.registry import register
-from condu_ray.store.experts import Space
+from condu_ray.store.experts import Form
 
 PAPER = "ConDU, Gao et al., ICLR 2026, arxiv.org/abs/2503.10705"
 
@@ -41,7 +41,7 @@ class ConduLora(Condu):
         return "lora"
 
     @property
-    def space(self) -> Space:
+    def form(self) -> Form:
         """Weight deltas mean the same for every expert; the public code merges A and B."""
         return self.config.lora.merge
 

@@ -95,7 +95,7 @@ class Engine:
         # Evaluators want the prototypes, and the room that the encoders have until these are made.
         if self._prototypes.done():
             self._prototypes.result()
-            self.pool.look(self.crew.ended)
+            self.pool.look(self.crew.free)
         return news
 
     def described(self) -> str:

@@ -87,7 +87,7 @@ class ModelKeeper:
         model = None
         if method.keeps_model:
             assert expert is not None
-            model = method.merge(before, task, expert, lambda key: load_expert(self._storage, key, method.space))
+            model = method.merge(before, task, expert, lambda key: load_expert(self._storage, key, method.form))
         after = before.after(session.state, task, expert, model)
         entry = Entry(position, task, expert, session.parent, session.state, 0.0)
         save_session(self._run, method, entry, after)

@@ -74,7 +74,7 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
                 precision=precision,
                 seed=config.seed,
                 start=start or state,
-                recipe=method.expert_identity(position),
+                added=method.expert_identity(position),
             )
             key, same = key_of(training=method.training), None
             if method.training.on_nan != "stop" and not (start or state):

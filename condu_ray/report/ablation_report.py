@@ -63,9 +63,11 @@ def write_inference(results: Mapping[str, Any], folder: Path, stem: str = "infer
     written = _data(results, [_flat_option(found, results["marks"]) for found in options], folder, stem)
     written.append(inference_plots.options_by_k(results, folder / f"{stem}.png"))
     written.append(inference_plots.cost(results, folder / f"{stem}-cost.png"))
+    columns = [*HEADLINE, *(f"union_{metric}" for metric in HEADLINE)]
     rows = [
-        [escaped(found["mark"]), *_option_cells(found), *(number_text(found[metric], 1) for metric in HEADLINE)]
-        + [number_text(found[f"union_{metric}"], 1) for metric in HEADLINE]
+        [escaped(found["mark"]), found["aggregation"], str(found["top_k"])]
+        + ["yes" if found["include_pretrained"] else "no", found["prototypes"]]
+        + [number_text(found[column], 1) for column in columns]
         for found in (_flat_option(each, results["marks"]) for each in options)
     ]
     names = [METRICS[metric].heading for metric in HEADLINE]
@@ -152,19 +154,18 @@ def write_merging(results: Mapping[str, Any], folder: Path, stem: str = "merging
     return [*written, write(folder / f"{stem}.md", markdown_page(parts))]
 
 
-def write_synthetic(results: Mapping[str, Any], folder: Path, stem: str = "synthetic") -> list[Path]:
+def write_synthetic(results: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes the merges of synthetic sequences.
 
     Args:
         results: as the module describes them.
         folder: where the files go; made if it does not exist.
-        stem: of the files' names.
 
     Returns:
-        `<stem>.json`, `.csv`, `.md` and `.png`.
+        `synthetic.json`, `.csv`, `.md` and `.png`.
     """
-    written = _data(results, results["rows"], folder, stem)
-    written.append(merging_plots.synthetic(results, folder / f"{stem}.png"))
+    written = _data(results, results["rows"], folder, "synthetic")
+    written.append(merging_plots.synthetic(results, folder / "synthetic.png"))
     final = {}
     for row in results["rows"]:
         if row["session"] == results["tasks"] and row["position"] in (0, results["tasks"] - 1):
@@ -179,10 +180,10 @@ def write_synthetic(results: Mapping[str, Any], folder: Path, stem: str = "synth
         _flowing(_SYNTHETIC_TEXT),
         f"Deltas of {results['numel']:,} positions, seed {results['seed']}; after session {results['tasks']}:",
         markdown_table(["rho", "Rule", "Task", "Relative L2", "Equal signs", "Cosine"], rows, left=3),
-        f"![Relative L2 error of the first tasks by session]({stem}.png)",
+        "![Relative L2 error of the first tasks by session](synthetic.png)",
         *provenance(results),
     ]
-    return [*written, write(folder / f"{stem}.md", markdown_page(parts))]
+    return [*written, write(folder / "synthetic.md", markdown_page(parts))]
 
 
 def _data(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], folder: Path, stem: str) -> list[Path]:
@@ -199,11 +200,6 @@ def _flat_option(found: Mapping[str, Any], marks: Mapping[str, Mapping[str, Any]
     flat = {"mark": whose} | fields | {"top_k": "all" if fields["top_k"] is None else fields["top_k"]}
     flat |= {metric: found[metric] for metric in HEADLINE}
     return flat | {f"union_{metric}": found["union"][metric] for metric in HEADLINE}
-
-
-def _option_cells(found: Mapping[str, Any]) -> list[str]:
-    pretrained = "yes" if found["include_pretrained"] else "no"
-    return [found["aggregation"], str(found["top_k"]), pretrained, found["prototypes"]]
 
 
 def _cost_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -58,8 +58,7 @@ def test_it_is_the_expert_that_a_lane_publishes(tmp_path, backbone, tasks, monke
     trainer = Trainer(
         backbone.spec, {task.name: task for task in tasks}, precision="fp32", rank=0, world=1, device="cpu"
     )
-    plan = plan_method(get(name, config), config, tasks, backbone.fingerprint, "fp32")
-    experts = plan.experts[: position + 1]
+    experts = plan_method(get(name, config), config, tasks, backbone.fingerprint, "fp32").experts[: position + 1]
     for expert in experts if experts[-1].start else experts[-1:]:
         task = next(task for task in tasks if task.name == expert.task)
         trainer.train(expert, local_stream(config, task, backbone.spec.preprocess), lambda progress: None)

@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from condu_ray.benchmark import TaskError, load_tasks
-from condu_ray.benchmark.check import MAX_PIXELS, inspect_image
+from condu_ray.benchmark.images import MAX_PIXELS, inspect_image
 from condu_ray.command_line import ConfigError, parse
 from condu_ray.config import Experiment, Sweep
 from condu_ray.orchestration.watch.tracking import flatten, shown_uri

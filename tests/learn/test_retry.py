@@ -108,7 +108,7 @@ def test_workers_that_differ_publish_nothing(task, spec, tmp_path, monkeypatch, 
 
 
 def test_an_expert_that_may_have_been_begun_again_is_another_one():
-    keys = [str(get("condu", settings(on_nan)).training.recipe_for("walls")) for on_nan in ("stop", "retry-lower-lr")]
+    keys = [str(get("condu", settings(on_nan)).training.identity_for("walls")) for on_nan in ("stop", "retry-lower-lr")]
     assert keys[0] != keys[1]
     assert "on_nan" not in keys[0]  # experts of before this setting keep their keys
 

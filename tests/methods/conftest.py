@@ -39,7 +39,7 @@ class Toy:
 
     def states(self, method, load=None):
         """The state after each task, as the state actor makes them."""
-        load = load or (lambda key: self.expert(method, key, method.space))
+        load = load or (lambda key: self.expert(method, key, method.form))
         state, found = ModelState(model=method.initial()), []
         for task in self.TASKS:
             key = None if method.starts_from == "nothing" else f"key-{task}"

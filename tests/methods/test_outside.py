@@ -180,7 +180,7 @@ class TestIdentity:
     """The hash of the module counts where, and only where, its code may have made the difference."""
 
     RULE = "from condu_ray import merge_rule\n@merge_rule('first', 'p')\ndef f(d): return next(iter(d.values()))\n"
-    TRAINED = MIDDLE + "    def recipe(self, position): return {'objective': 'mine'} if position else {}\n"
+    TRAINED = MIDDLE + "    def expert_settings(self, position): return {'objective': 'mine'} if position else {}\n"
     OBJECTIVE = MIDDLE + "    def objective(self, lesson): return super().objective(lesson)\n"
     LORA = MIDDLE.replace("Average", "ConduLora").replace("baselines", "condu")
 
@@ -222,7 +222,7 @@ def test_a_run_of_it_without_ray(module, tmp_path, task_data, small_backbone):
     training = Training(steps=2, batch_size=8, lr=1e-2, precision="fp32")
     config = Experiment(method=("outer:f",), storage=tmp_path / "storage", training=training)
     (method,) = take(config)
-    plan, keeper = plan_method(method, config, tasks, backbone.fingerprint, "fp32"), ModelKeeper(config.absolute())
+    plan, keeper = plan_method(method, config, tasks, backbone.fingerprint, "fp32"), ModelKeeper(config)
     deltas = {task.name: fine_tune(backbone, task, config=config) for task in tasks}
     METHODS.pop("first")  # as in the state actor's process
     for session in plan.sessions:

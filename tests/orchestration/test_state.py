@@ -184,7 +184,7 @@ def test_every_method_merges_the_same_with_a_new_actor_each_time(keeper, final, 
     for call in calls(name):
         keeper().merge(*call)
     method = get(name)
-    source, state = factors if method.space == "factors" else delta, ModelState(model=method.initial())
+    source, state = factors if method.form == "factors" else delta, ModelState(model=method.initial())
     for _, one in calls(name):
         model = method.merge(state, one.task, one.expert.key, lambda key: source(key.removeprefix("key-")))
         state = state.after(one.state, one.task, one.expert.key, model)

@@ -75,9 +75,14 @@ class Crew:
         fit_lane(self._lane(number, self.board), self._room, self._folder)
 
     @property
-    def ended(self) -> int:
-        """Lanes that have ended: what they had is free for others."""
-        return sum(future.done() for future in self._futures)
+    def working(self) -> int:
+        """Lanes that have not ended."""
+        return sum(not future.done() for future in self._futures)
+
+    @property
+    def free(self) -> int:
+        """Lanes that there is room for and that nobody needs (any more): others may have what they would have."""
+        return max(0, self._room.lanes - self.working)
 
     def look(self, say: Callable[[str], None]) -> News:
         """Returns what the board has heard; starts further lanes where nodes have come, ends them when all is done.
@@ -98,7 +103,7 @@ class Crew:
                     f"{future.exception()}. What was committed stays; the same command goes on from there."
                 ) from future.exception()
         if self._keys <= news.there:
-            if self.ended < len(self._futures):  # again and again: a board that died comes back open
+            if self.working:  # again and again: a board that died comes back open
                 self.board.close.remote()
         else:
             self._grow(say)
@@ -114,8 +119,7 @@ class Crew:
             room = room_for(self._config).lanes
         except ResourceError:  # nodes have gone: lanes wait for others by themselves
             return
-        working = len(self._futures) - self.ended
-        for _ in range(min(room - working, ray.get(self.board.waiting.remote()))):
+        for _ in range(min(room - self.working, ray.get(self.board.waiting.remote()))):
             self._futures.append(background(partial(self._fit, len(self._futures))))
         if len(self._futures) > self.lanes:
             say(f"{len(self._futures) - self.lanes} more lanes: the cluster has grown")

@@ -41,7 +41,7 @@ class Pool:
         """Starts evaluators where measurements wait.
 
         Args:
-            more: evaluators that there is room for beside those of the start: where lanes have ended.
+            more: evaluators that there is room for beside those of the start, where lanes have nothing to do.
         """
         self.waiting, known = ray.get(self.service.status.remote())
         if known < len(self._evaluators):  # the service died, and came back without them

@@ -39,7 +39,7 @@ class Parent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._try(lambda: self._close("FAILED"))
+            self._try(self._fail)
 
     def _open(self) -> None:
         client, experiment = open_experiment(self._config)
@@ -65,6 +65,15 @@ class Parent:
                 client.log_metric(self.run, key, value)
             client.log_artifacts(self.run, str(report), "report")
             self._close("FINISHED")
+
+    def _fail(self) -> None:
+        """Closes the run as failed, and its children whose trials ended with the cluster."""
+        if self.run is not None:
+            client, experiment = open_experiment(self._config)
+            open_children = f"tags.mlflow.parentRunId = '{self.run}' and attributes.status = 'RUNNING'"
+            for child in client.search_runs([experiment], open_children):
+                client.set_terminated(child.info.run_id, "FAILED")
+            self._close("FAILED")
 
     def _close(self, status: str) -> None:
         if self.run is not None:

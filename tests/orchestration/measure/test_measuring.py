@@ -43,7 +43,7 @@ def ask(storage, evaluators, *groups):
     async def all_at_once():
         service = Measuring(storage)
         asked = [asyncio.ensure_future(service.measure(group)) for group in groups]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         waiting = (await service.status())[0]
         await service.add(evaluators)
         return await asyncio.gather(*asked, return_exceptions=True), waiting, await service.status()

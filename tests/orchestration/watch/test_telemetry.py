@@ -192,7 +192,7 @@ def test_ray_is_not_imported_for_it():
     import subprocess
 
     script = (
-        "import sys\nfrom condu_ray.orchestration import telemetry\n"
+        "import sys\nfrom condu_ray.orchestration.watch import telemetry\n"
         "telemetry.gauge('condu_experts_wanted', 1, run='r')\nassert not telemetry.beat()\n"
         "sys.exit('ray' in sys.modules)\n"
     )
@@ -399,14 +399,16 @@ def test_a_run_that_cannot_be_announced_runs(monkeypatch, caplog):
 def test_a_worker_reports_now_and_then_and_leaves_no_step_out(sent, monkeypatch, rank):
     from condu_ray.learn.loop import Progress
     from condu_ray.orchestration.lanes import reporter as module
-    from condu_ray.plan.sessions import Item
+    from condu_ray.orchestration.lanes.lane import Lane
+    from condu_ray.plan.expert import PlannedExpert
 
     told, clock = [], [100.0]
-    board = SimpleNamespace(tell=SimpleNamespace(remote=lambda lane, word: told.append((lane, word["step"]))))
+    board = SimpleNamespace(tell=SimpleNamespace(remote=lambda lane, word: told.append((lane, word.step))))
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
-    item = Item("condu", "a", 0, "key")
-    report = module.reporter({"board": board, "lane": 3, "run": "r"}, rank, item, Experiment(run="r"))
+    config = Experiment(run="r")
+    lane, expert = Lane(3, config, None, {}, "fp32", board), PlannedExpert(config, "condu", "a", 0, "key")
+    report = module.reporter(lane, rank, expert)
     for step in range(1, 21):
         clock[0] += 0.1
         report(Progress(step, 20, 1.0 / step, 8, 80.0, 0.25))
