@@ -121,7 +121,7 @@ class Experiment(Settings):
     """Whether ConDU's public code is followed where it differs from the paper (condu_ray/CONSTANTS.md lists how): sets
     those options that neither --config nor a flag gives."""
     method: tuple[str, ...] = ("condu",)
-    """Methods to run on the same tasks, comma-separated; `--method list` shows them with their papers."""
+    """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Path | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
     tasks: tuple[str, ...] | None = None
