@@ -60,7 +60,11 @@ class Aligned(Objective):
 
 @register("pam", PAPER)
 class Pam(Method):
-    """Trains from the global adapter with alignment; merges by the running mean, or by another method's rule."""
+    """Trains from the global adapter with alignment; merges by the running mean, or by another method's rule.
+
+    From the paper: LoRA of rank 32 (`pam.rank` of the recipes of MTIL), the start, the alignment of the top half, the
+    mean of factors. There is no public code, and no rate for CLIP: rate and scale are ours.
+    """
 
     starts_from = "state"
     keeps_model = True
@@ -134,7 +138,7 @@ class Pam(Method):
 
 @register("pam-full", PAPER)
 class PamFull(Pam):
-    """PAM on the whole model's delta in place of LoRA factors."""
+    """PAM on the whole model's delta in place of LoRA factors, which the paper has not."""
 
     @property
     def adapter(self) -> Literal["lora", "full"]:
@@ -144,6 +148,6 @@ class PamFull(Pam):
 
 @register("pam-noalign", PAPER)
 class PamNoAlign(Pam):
-    """PAM without its alignment: train from the global adapter, then average."""
+    """PAM without its alignment: train from the global adapter, then average; the paper's ablation."""
 
     aligns = False
