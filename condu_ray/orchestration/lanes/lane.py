@@ -33,6 +33,7 @@ from condu_ray.store import artifacts
 from condu_ray.store.claims import Claims
 from condu_ray.store.experts import adopt_expert, expert_folder
 from condu_ray.store.layout import claims_folder
+from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def work_of(config: Experiment, items: Iterable[Item]) -> list[Work]:
 
 
 def lane_job(
-    config: Experiment, spec: BackboneSpec, tasks: Mapping[str, Path], precision: str, lane: int
+    config: Experiment, spec: BackboneSpec, tasks: Mapping[str, Place], precision: str, lane: int
 ) -> dict[str, Any]:
     """Returns what a lane's workers need, in plain values.
 
