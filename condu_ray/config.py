@@ -5,12 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)  # fmt: skip
 
 from condu_ray.store.layout import run_folder
+from condu_ray.store.location import Location
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of runs and tasks become folder names: no separator, no leading dot."""
@@ -18,8 +28,7 @@ SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 def content_hash(value: Any) -> str:
     """Returns the sha256 (hex) of a JSON-serialisable value in canonical form."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
 
 
 def split_names(value: Any) -> Any:
@@ -47,13 +56,17 @@ class Settings(BaseModel):
     def _no_control_characters(cls, value: Any) -> Any:
         texts = value if isinstance(value, tuple) else (value,)
         for text in texts:
-            if isinstance(text, str | Path) and any(unicodedata.category(sign) in ("Cc", "Cs") for sign in str(text)):
+            if isinstance(text, str | Location) and any(
+                unicodedata.category(sign) in ("Cc", "Cs") for sign in str(text)
+            ):
                 raise ValueError("holds a control character; write it without")
         return value
 
 
 Rate = Annotated[float, Field(gt=0)]
 _Split = BeforeValidator(split_names)
+Where = Annotated[Location, PlainValidator(Location.of), PlainSerializer(str, when_used="json")]
+"""A setting that names a folder or file: a text, a `Path` or a `Location`."""
 
 
 class Training(Settings):
@@ -161,9 +174,9 @@ class Pam(Settings):
 class Distillation(Settings):
     """Methods that learn from a teacher beside the labels (`lwf`, `lwf-vr`, `icarl`, `zscl`)."""
 
-    reference: Annotated[tuple[Path, ...], _Split] = ()
+    reference: Annotated[tuple[Where, ...], _Split] = ()
     """Reference images of `zscl`: task folders or Parquet files with a column `image`; mini-MTIL draws its own."""
-    captions: Path | None = None
+    captions: Where | None = None
     """Reference texts, one a line; default: the references' `caption` columns or class prompts."""
     max_captions: int = Field(1000, ge=2)
     """Reference texts that are used, drawn by the seed."""
@@ -245,11 +258,11 @@ class Experiment(Settings):
 
     recipe: str = "mini_mtil"
     """Named set of defaults that everything else overrides (condu_ray/recipes.py); `own_data` where --data is given."""
-    method: tuple[str, ...] = ("condu",)
+    method: Annotated[tuple[str, ...], _Split] = ("condu",)
     """Methods to run on the same tasks, comma-separated; `--method list` shows them with their papers."""
-    data: Path | None = None
+    data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
-    tasks: tuple[str, ...] | None = None
+    tasks: Annotated[tuple[str, ...] | None, _Split] = None
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
@@ -259,7 +272,7 @@ class Experiment(Settings):
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
     pretrained: str | None = None
     """open_clip tag (`openai`), safetensors file, or a folder with open_clip_config.json and its weights."""
-    storage: Path = Path("storage")
+    storage: Where = Location("storage")
     """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs."""
     repair: bool = Field(False, exclude=True)
     """Whether to verify all that is in storage first and put what is damaged aside, so that this run makes it again; no
@@ -279,11 +292,6 @@ class Experiment(Settings):
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
 
-    @field_validator("method", "tasks", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return split_names(value)
-
     @field_validator("method", "tasks")
     @classmethod
     def _no_repeat(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -300,7 +308,7 @@ class Experiment(Settings):
         return self.run or f"{self.recipe}-seed{self.seed}"
 
     @property
-    def run_folder(self) -> Path:
+    def run_folder(self) -> Location:
         """`<storage>/runs/<run>`."""
         return run_folder(self.storage, self.run_name)
 

@@ -1,7 +1,6 @@
 """Make reports again from storage alone, of one run or sweep or of several together: `python jobs/report.py --help`."""
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -9,10 +8,12 @@ from rich.table import Table
 from condu_ray.command_line import ConfigError
 from condu_ray.config import Experiment
 from condu_ray.orchestration.job import job
+from condu_ray.store.backend import backend
 from condu_ray.store.layout import joined_report_folder, report_folder
+from condu_ray.store.location import Location, Place
 
 
-def listing(storage: Path) -> Table:
+def listing(storage: Place) -> Table:
     """Returns what storage holds, a row a run or sweep."""
     from condu_ray.plan.stored import find, names
 
@@ -47,8 +48,12 @@ def main() -> None:
     """Writes the report, or lists what there is; the exit code is 2 for what storage does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0], allow_abbrev=False)
     parser.add_argument("names", nargs="*", help="runs and sweeps; none: list what storage holds")
-    parser.add_argument("--storage", type=Path, default=Path("storage"), help="storage folder (default: storage)")
-    parser.add_argument("--out", type=Path, help="folder of the report; default: in the run or sweep, or in reports/")
+    parser.add_argument(
+        "--storage", type=Location.of, default=Location("storage"), help="storage folder (default: storage)"
+    )
+    parser.add_argument(
+        "--out", type=Location.of, help="folder of the report; default: in the run or sweep, or in reports/"
+    )
     parser.add_argument("--published", action="store_true", help="put the papers' figures beside the measured ones")
     parser.add_argument("--sync-mlflow", action="store_true", help="send to MLflow what it could not be sent before")
     parser.add_argument("--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI, or storage's own file")
@@ -60,7 +65,7 @@ def main() -> None:
         from condu_ray.store.artifacts import command
 
         storage = arguments.storage
-        if not storage.is_dir():
+        if not backend(storage).exists(storage):
             raise ConfigError(f"--storage {storage}: no such folder")
         if not arguments.names:
             console.print(listing(storage))

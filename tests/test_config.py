@@ -1,10 +1,9 @@
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
 from condu_ray.config import Distillation, Experiment, Inference, Lora, Merging, Pam, Training
 from condu_ray.recipes import RECIPES
+from condu_ray.store.location import Location
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -39,8 +38,8 @@ def test_what_travels_to_another_process_is_json_with_an_absolute_storage(tmp_pa
     monkeypatch.chdir(tmp_path)
     config = Experiment(storage="here", shots=5, label_space="union", distillation=Distillation(reference=("a", "b")))
     found = Experiment.model_validate(config.portable())
-    assert found.storage == tmp_path / "here"
-    assert found.model_copy(update={"storage": Path("here")}) == config
+    assert str(found.storage) == str(tmp_path / "here")
+    assert found.model_copy(update={"storage": Location("here")}) == config
 
 
 def test_defaults_are_the_papers():

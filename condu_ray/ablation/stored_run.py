@@ -20,6 +20,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session, session_folder
 from condu_ray.store import artifacts
+from condu_ray.store.backend import backend
 from condu_ray.store.experts import expert_folder, load_expert
 from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import Entry, Ledger
@@ -140,7 +141,7 @@ def keep_methods(config: Experiment, suitable: Callable[[Method], bool], which: 
         MissingRunError: the storage folder does not exist.
         ValueError: there is no such method, by name or at all.
     """
-    if not config.storage.is_dir():
+    if not backend(config.storage).exists(config.storage):
         raise MissingRunError(f"--storage {config.storage}: no such folder; give the storage of a finished run")
     kept = tuple(name for name in config.method if suitable(get(name, config)))
     if not kept:

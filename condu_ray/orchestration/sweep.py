@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -37,16 +36,18 @@ from condu_ray.plan.sessions import plan_method
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
 from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_name
 from condu_ray.store import artifacts
+from condu_ray.store.backend import backend
 from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.layout import report_folder, sweep_config_path, sweep_folder, train_folder, tune_folder
 from condu_ray.store.lease import lease
+from condu_ray.store.location import Place
 
 SHOW_SECONDS = 10.0
 MOST_TRIALS = 8
 """Trials side by side, unless `--trials` says otherwise: each is a process of some hundred megabytes."""
 
 
-def run_sweep(sweep: Sweep) -> list[Path]:
+def run_sweep(sweep: Sweep) -> list[Place]:
     """Runs what is left of a sweep and writes its report.
 
     Args:
@@ -75,7 +76,9 @@ def run_sweep(sweep: Sweep) -> list[Path]:
         return _run(base, checked, name, folder, trials, begin)
 
 
-def _run(sweep: Sweep, checked: Checked, name: str, folder: Path, trials: Sequence[Trial], begin: float) -> list[Path]:
+def _run(
+    sweep: Sweep, checked: Checked, name: str, folder: Place, trials: Sequence[Trial], begin: float
+) -> list[Place]:
     """Runs what is left and writes the report; nobody else is at this sweep meanwhile."""
     console, base = Console(highlight=False, soft_wrap=True), sweep
     _remember(folder, base, trials)
@@ -95,14 +98,14 @@ def _run(sweep: Sweep, checked: Checked, name: str, folder: Path, trials: Sequen
     return _report(base, name, time.perf_counter() - begin, console)
 
 
-def _remember(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
+def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Writes what the sweep is, and refuses another one under the same name."""
     path = sweep_config_path(folder)
     kept = sweep.experiment().model_dump(mode="json", exclude={"storage", "tracking", "cluster"})
     records = [trial.record() for trial in trials]
     identity = content_hash([kept, records])
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    if backend(path).exists(path):
+        before = json.loads(artifacts.read_text(path))
         if before["identity"] != identity:
             raise ValueError(f"--run: {folder} holds a sweep with other settings or trials; give another name")
     known = {"identity": identity, "config": kept, "trials": records, "versions": artifacts.provenance()}
@@ -113,7 +116,7 @@ class _Running:
     """A sweep on a cluster that is up."""
 
     def __init__(
-        self, sweep: Sweep, checked: Checked, name: str, folder: Path, trials: Sequence[Trial], console: Console
+        self, sweep: Sweep, checked: Checked, name: str, folder: Place, trials: Sequence[Trial], console: Console
     ) -> None:
         import ray
 
@@ -266,7 +269,7 @@ class _Running:
                 )
 
 
-def _report(base: Sweep, name: str, seconds: float, console: Console) -> list[Path]:
+def _report(base: Sweep, name: str, seconds: float, console: Console) -> list[Place]:
     """Writes the report from the records in storage, and gives MLflow's run of the sweep its aggregates."""
     found = find(base.storage, name)
     extra = {"seconds": seconds, "command": artifacts.command()}
@@ -281,4 +284,4 @@ def _report(base: Sweep, name: str, seconds: float, console: Console) -> list[Pa
         f"{paid['measurements_reused']} reused; {seconds:.0f} s"
     )
     console.print(f"report: {folder / 'report.md'}")
-    return sorted(folder.iterdir())
+    return [folder / name for name in artifacts.names(folder)]

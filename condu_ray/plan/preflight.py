@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from condu_ray.benchmark import Task, load_tasks, require_valid
 from condu_ray.benchmark.few_shot import few_shot
@@ -19,6 +18,7 @@ from condu_ray.plan.sessions import MethodPlan, plan_method
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
+from condu_ray.store.location import Location
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
@@ -71,7 +71,7 @@ def check(config: Experiment) -> Checked:
     return Checked(config, tuple(tasks), spec, backbone.fingerprint)
 
 
-def _drawn(config: Experiment) -> Path:
+def _drawn(config: Experiment) -> Location:
     """Where mini-MTIL's tasks are drawn."""
     return mini_mtil_folder(config.storage, MINI_MTIL_VERSION)
 
@@ -85,7 +85,7 @@ def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
         )
 
 
-def _check_rates(config: Experiment, data: Path, tasks: Sequence[Task]) -> None:
+def _check_rates(config: Experiment, data: Location, tasks: Sequence[Task]) -> None:
     """Refuses a learning rate for a task that does not exist; the recipe's own, and those of other tasks, may stay."""
     known = {task.name for task in tasks} | set(artifacts.names(data)) | set(MINI_MTIL_TASKS)
     recipe = RECIPES[config.recipe]() if config.recipe in RECIPES else Experiment()
@@ -110,7 +110,7 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
             )
         data = _drawn(config)
         mini_mtil(data, tasks=unused)
-        paths: tuple[Path, ...] = tuple(data / name for name in unused)
+        paths = tuple(data / name for name in unused)
         distillation = config.distillation.model_copy(update={"reference": paths})
         config = config.model_copy(update={"distillation": distillation})
     folders = {artifacts.local(task.folder).resolve() for task in tasks}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from condu_ray.report.ablation_plots import FIRST_TASKS
 from condu_ray.report.plots import MARKERS, MUTED, PALETTE, as_number, save_figure, style_axes
+from condu_ray.store.location import Place
 
 _CAP = 2.0
 """Relative L2 errors above this are drawn at the edge: as wrong as the opposite of the delta."""
@@ -25,7 +25,7 @@ _LOWEST, _HIGHEST = -100.0, 140.0
 _BY_TASK = ListedColormap(colormaps["plasma"](np.linspace(0.0, 0.85, 256)), "by task")  # its end is faint on white
 
 
-def accuracy_kept(results: Mapping[str, Any], path: Path) -> Path:
+def accuracy_kept(results: Mapping[str, Any], path: Place) -> Place:
     """Draws the share kept of what fine-tuning gained, by session: rules, then ConDU's parts.
 
     A column for each of the first tasks that fine-tuning gained something on, the last for all learned tasks together.
@@ -72,7 +72,7 @@ def accuracy_kept(results: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def error_by_session(results: Mapping[str, Any], path: Path) -> Path:
+def error_by_session(results: Mapping[str, Any], path: Place) -> Place:
     """Draws the relative L2 error of every task by session, a panel a variant, a line a task.
 
     Args:
@@ -113,7 +113,7 @@ def error_by_session(results: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def variant_bars(results: Mapping[str, Any], path: Path) -> Path:
+def variant_bars(results: Mapping[str, Any], path: Place) -> Place:
     """Draws error, equal signs and accuracy of every variant after the last session, means over the learned tasks.
 
     Args:
@@ -159,7 +159,7 @@ def variant_bars(results: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def storage_growth(results: Mapping[str, Any], path: Path) -> Path:
+def storage_growth(results: Mapping[str, Any], path: Place) -> Place:
     """Draws bytes of the unified delta with triggers and of all experts by number of tasks, both axes logarithmic.
 
     Args:

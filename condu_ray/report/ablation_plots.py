@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from condu_ray.report.plots import DASHES, MARKERS, PALETTE, as_number, save_figure, style_axes, value_limits
+from condu_ray.store.location import Place
 
 FIRST_TASKS = 3
 """Tasks whose fate is drawn one by one."""
@@ -20,7 +20,7 @@ _MARKS = ("o", "s", "D")
 _KINDS = {"both": "image and text", "image": "image alone", "text": "text alone"}
 
 
-def options_by_k(results: Mapping[str, Any], path: Path) -> Path:
+def options_by_k(results: Mapping[str, Any], path: Place) -> Place:
     """Draws Transfer (top) and Last over the union (bottom) by number of candidates, a column a kind of prototypes.
 
     Args:
@@ -76,7 +76,7 @@ def _height(options: Sequence[Any], mark: Mapping[str, Any], value: Any) -> floa
     return math.nan if found is None else as_number(value(found))
 
 
-def cost(results: Mapping[str, Any], path: Path) -> Path:
+def cost(results: Mapping[str, Any], path: Place) -> Place:
     """Draws images a second, milliseconds of one image, and bytes by number of experts.
 
     Args:
@@ -116,7 +116,7 @@ def cost(results: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def synthetic(results: Mapping[str, Any], path: Path) -> Path:
+def synthetic(results: Mapping[str, Any], path: Place) -> Place:
     """Draws the relative L2 error of the first tasks, and of each task when it was just learned, by session.
 
     Args:

@@ -17,13 +17,13 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from condu_ray.report import ablation_merging_plots as merging_plots
 from condu_ray.report import ablation_plots as plots
 from condu_ray.report.plots import as_number, write_atomically
 from condu_ray.report.run_report import escaped, fenced, json_plain, markdown_table, number_text
+from condu_ray.store.location import Place
 
 _OPTION = ("aggregation", "top_k", "include_pretrained", "prototypes")
 _METRICS = ("transfer", "average", "last")
@@ -43,7 +43,7 @@ rho. *condu* unifies at every session, *emr* all original deltas at once. Both a
 delta."""
 
 
-def write_inference(results: Mapping[str, Any], folder: Path, stem: str = "inference") -> list[Path]:
+def write_inference(results: Mapping[str, Any], folder: Place, stem: str = "inference") -> list[Place]:
     """Writes the ablation of the aggregated prediction.
 
     Args:
@@ -79,7 +79,7 @@ def write_inference(results: Mapping[str, Any], folder: Path, stem: str = "infer
     return [*written, write_atomically(folder / f"{stem}.md", ("\n\n".join(parts) + "\n").encode())]
 
 
-def write_merging(results: Mapping[str, Any], folder: Path, stem: str = "merging") -> list[Path]:
+def write_merging(results: Mapping[str, Any], folder: Place, stem: str = "merging") -> list[Place]:
     """Writes the ablation of the unify rule.
 
     Args:
@@ -146,7 +146,7 @@ def write_merging(results: Mapping[str, Any], folder: Path, stem: str = "merging
     return [*written, write_atomically(folder / f"{stem}.md", ("\n\n".join(parts) + "\n").encode())]
 
 
-def write_synthetic(results: Mapping[str, Any], folder: Path, stem: str = "synthetic") -> list[Path]:
+def write_synthetic(results: Mapping[str, Any], folder: Place, stem: str = "synthetic") -> list[Place]:
     """Writes the merges of synthetic sequences.
 
     Args:
@@ -179,8 +179,7 @@ def write_synthetic(results: Mapping[str, Any], folder: Path, stem: str = "synth
     return [*written, write_atomically(folder / f"{stem}.md", ("\n\n".join(parts) + "\n").encode())]
 
 
-def _data(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], folder: Path, stem: str) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+def _data(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], folder: Place, stem: str) -> list[Place]:
     text = json.dumps(json_plain(results), indent=1, allow_nan=False, ensure_ascii=False)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = io.StringIO()

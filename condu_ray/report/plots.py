@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from condu_ray.store.artifacts import write_bytes
+from condu_ray.store.location import Place
 
 #: Colours of Okabe and Ito, told apart with any colour vision; their yellow is left out, it is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333", "#8C6D46")
@@ -33,7 +33,7 @@ _UNSEEN = LinearSegmentedColormap.from_list("unseen", ["#ffffff", "#c9c9c9"])
 MUTED = "#5a5a5a"
 
 
-def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], title: str, path: Path) -> Path:
+def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], title: str, path: Place) -> Place:
     """Draws an accuracy matrix: a row per session, a column per task, the number in each cell.
 
     Args:
@@ -93,7 +93,7 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
     return save_figure(figure, path)
 
 
-def accuracy_over_sessions(results: Mapping[str, Any], path: Path) -> Path:
+def accuracy_over_sessions(results: Mapping[str, Any], path: Place) -> Place:
     """Draws one panel per task: its accuracy (percent) after each session, a line per method.
 
     Args:
@@ -138,7 +138,7 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def metrics_bars(results: Mapping[str, Any], path: Path) -> Path:
+def metrics_bars(results: Mapping[str, Any], path: Place) -> Place:
     """Draws Transfer, Average and Last (percent) of all methods as grouped bars; a metric without a value is "n/a".
 
     Args:
@@ -193,7 +193,7 @@ def metrics_bars(results: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def _metrics_rows(methods: Mapping[str, Any], metrics: Sequence[str], path: Path) -> Path:
+def _metrics_rows(methods: Mapping[str, Any], metrics: Sequence[str], path: Place) -> Place:
     """As `metrics_bars`, a panel a metric and a row a method: names stand at their bars, however many there are."""
     names = list(methods)
     figure = Figure(figsize=(9.5, 1.1 + 0.24 * len(names)), layout="constrained")
@@ -237,7 +237,7 @@ def as_matrix(accuracy: Sequence[Sequence[float | None]], count: int) -> np.ndar
     return np.array(rows, dtype=np.float64).reshape(count, count)
 
 
-def write_atomically(path: Path, content: bytes) -> Path:
+def write_atomically(path: Place, content: bytes) -> Place:
     """Writes a file so that no reader sees half of it; returns its path."""
     write_bytes(path, content)
     return path
@@ -266,7 +266,7 @@ def style_axes(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Place) -> Place:
     """Writes a picture as PNG at 150 dots an inch, cut to what is drawn; returns the path."""
     buffer = io.BytesIO()
     # No date and no version: the same numbers give the same file.

@@ -30,6 +30,7 @@ from condu_ray.report.plots import (
     metrics_bars,
     write_atomically,
 )
+from condu_ray.store.location import Place
 
 _METRICS = {
     "transfer": ("Transfer", "mean accuracy on tasks that were not learned yet: what is kept of zero-shot ability"),
@@ -41,7 +42,7 @@ _METRICS = {
 }
 
 
-def write_report(results: Mapping[str, Any], folder: str | Path, pictures: bool = True) -> list[Path]:
+def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = True) -> list[Place]:
     """Writes the report of a run; each file is replaced as a whole, and the numbers are written first.
 
     Args:
@@ -56,8 +57,6 @@ def write_report(results: Mapping[str, Any], folder: str | Path, pictures: bool 
         ValueError: If `tasks` or `methods` is missing, or an accuracy matrix has not the shape (T, T). What could
             be written as JSON is in `results.json` even then.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(json_plain(results), indent=1, allow_nan=False, ensure_ascii=False)
     written = [write_atomically(folder / "results.json", f"{text}\n".encode())]
     for key in ("tasks", "methods"):

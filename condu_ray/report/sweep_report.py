@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from condu_ray.report.plots import write_atomically
@@ -26,16 +25,17 @@ from condu_ray.report.sweep_tables import (
     summary_tex,
     trials_csv,
 )
+from condu_ray.store.location import Place
 
 
 def sweep_report(
     records: Iterable[Mapping[str, Any]],
-    folder: str | Path,
+    folder: Place,
     *,
     name: str,
     published: Sequence[Mapping[str, Any]] = (),
     extra: Mapping[str, Any] | None = None,
-) -> list[Path]:
+) -> list[Place]:
     """Writes the report of a sweep; each file is replaced as a whole, and the numbers are written first.
 
     Args:
@@ -57,8 +57,6 @@ def sweep_report(
     groups = by_group(trials)
     spaces = [space for space in SPACES if any(trial.matrix(space) is not None for trial in trials)]
     comparisons = {space: {metric: _compare(groups, metric, space) for metric in COMPARED} for space in spaces}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     numbers = json_plain(_numbers(name, groups, comparisons, published, extra))
     tex = [summary_tex(groups, name, () if space == "union" else published, space) for space in spaces]
     texts = {

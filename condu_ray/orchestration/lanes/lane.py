@@ -61,7 +61,7 @@ def work_of(config: Experiment, items: Iterable[Item]) -> list[Work]:
         if item.same is not None and adopt_expert(storage, item.key, item.same):
             log.info("%s: expert %s of a run that would have stopped is taken", item.task, item.same)
         before = item.earlier[-1] if item.earlier and (item.start or item.state) else None
-        needs: Path | None = None
+        needs: Place | None = None
         if item.start is not None:
             needs = expert_folder(storage, item.start)
         elif item.state is not None:
@@ -266,7 +266,7 @@ def _stream(
     return started(batches)
 
 
-def fit_lane(job: dict[str, Any], config: Experiment, room: Room, folder: Path) -> None:
+def fit_lane(job: dict[str, Any], config: Experiment, room: Room, folder: Place) -> None:
     """Runs one lane as a Ray Train fit and waits for its end; called from a thread of the driver.
 
     Args:

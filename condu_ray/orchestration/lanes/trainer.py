@@ -26,6 +26,7 @@ from condu_ray.methods.session import read_session, session_folder
 from condu_ray.plan.sessions import Item
 from condu_ray.store import artifacts
 from condu_ray.store.experts import FILES, expert_folder, load_expert, save_expert
+from condu_ray.store.location import Place
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import BackboneSpec, load_backbone, set_weights
 
@@ -199,7 +200,7 @@ class Trainer:
         save_expert(config.storage, item.key, delta, meta, files)
 
 
-def await_artifact(folder: Path) -> None:
+def await_artifact(folder: Place) -> None:
     """Waits until an artifact is there that another process is making.
 
     Raises:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from condu_ray.orchestration.watch.sweep_tracking import finish_parent, open_parent
 from condu_ray.orchestration.watch.tracking import Tracker
 from condu_ray.plan.preflight import check
@@ -11,9 +9,10 @@ from condu_ray.plan.rebuild import log_again, reordered
 from condu_ray.plan.stored import Stored, aggregates, written_report
 from condu_ray.plan.trials import labels
 from condu_ray.store.layout import report_folder
+from condu_ray.store.location import Place
 
 
-def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
+def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
     """Sends a run or a sweep with its trials.
 
     Args:

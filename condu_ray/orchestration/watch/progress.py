@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+
+from condu_ray.store.layout import report_folder
+from condu_ray.store.location import Place
 
 LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal (a job's log)."""
@@ -128,7 +130,7 @@ class Display:
             cells.append(f"[{style}]{value:5.1f}[/]")
         self.say(f"{method:<17} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
 
-    def finish(self, results: Mapping[str, Any], folder: Path) -> None:
+    def finish(self, results: Mapping[str, Any], folder: Place) -> None:
         """Prints the final table of methods, and where the report is.
 
         Args:
@@ -146,7 +148,7 @@ class Display:
                 for row in rows:
                     table.add_row(*row.values())
                 self.console.print(table)
-        self.console.print(f"report: {folder / 'report' / 'report.md'}")
+        self.console.print(f"report: {report_folder(folder) / 'report.md'}")
 
 
 def _what(word: Mapping[str, Any]) -> str:

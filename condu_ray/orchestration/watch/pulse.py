@@ -6,13 +6,13 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from condu_ray.orchestration.lanes.board import Work
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder
+from condu_ray.store.location import Place
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Pulse:
     """
 
     def __init__(
-        self, run: str, storage: Path, found: int, missing: Sequence[Work], plans: Sequence[MethodPlan] = ()
+        self, run: str, storage: Place, found: int, missing: Sequence[Work], plans: Sequence[MethodPlan] = ()
     ) -> None:
         self._run, self._storage, self._plans = run, storage, tuple(plans)
         self._wanted, self._left = len(missing), list(missing)
@@ -85,7 +85,7 @@ class Pulse:
         telemetry.gauge("condu_trials", left, run=self._run, state="left")
 
 
-def waiting_experts(storage: Path, plan: MethodPlan, merged: int) -> int:
+def waiting_experts(storage: Place, plan: MethodPlan, merged: int) -> int:
     """Returns how many experts could be merged now: those in storage before the first that is not.
 
     Args:

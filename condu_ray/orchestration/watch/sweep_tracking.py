@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.tracking import IDENTITY, open_experiment, shown_uri
-from condu_ray.store.artifacts import provenance
+from condu_ray.store.artifacts import local, provenance
+from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def open_parent(config: Experiment, sweep: str, params: Mapping[str, str]) -> st
         return None
 
 
-def finish_parent(config: Experiment, parent: str | None, metrics: Mapping[str, float], report: Path) -> None:
+def finish_parent(config: Experiment, parent: str | None, metrics: Mapping[str, float], report: Place) -> None:
     """Attaches the sweep's report and its aggregate metrics, and closes the run."""
     if parent is None:
         return
@@ -52,7 +52,7 @@ def finish_parent(config: Experiment, parent: str | None, metrics: Mapping[str, 
         client, _ = open_experiment(config)
         for key, value in metrics.items():
             client.log_metric(parent, key, value)
-        client.log_artifacts(parent, str(report), "report")
+        client.log_artifacts(parent, str(local(report)), "report")
         client.set_terminated(parent)
     except Exception as error:
         _warn(config, error)
