@@ -65,7 +65,7 @@ class Settings(BaseModel):
 
 Rate = Annotated[float, Field(gt=0)]
 _Split = BeforeValidator(split_names)
-Where = Annotated[Location, PlainValidator(Location.of), PlainSerializer(str, when_used="json")]
+Where = Annotated[Location, PlainValidator(Location), PlainSerializer(str, when_used="json")]
 """A setting that names a folder or file: a text, a `Path` or a `Location`."""
 
 

@@ -48,12 +48,8 @@ def main() -> None:
     """Writes the report, or lists what there is; the exit code is 2 for what storage does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.split(":")[0], allow_abbrev=False)
     parser.add_argument("names", nargs="*", help="runs and sweeps; none: list what storage holds")
-    parser.add_argument(
-        "--storage", type=Location.of, default=Location("storage"), help="storage folder (default: storage)"
-    )
-    parser.add_argument(
-        "--out", type=Location.of, help="folder of the report; default: in the run or sweep, or in reports/"
-    )
+    parser.add_argument("--storage", default="storage", help="storage folder (default: storage)")
+    parser.add_argument("--out", help="folder of the report; default: in the run or sweep, or in reports/")
     parser.add_argument("--published", action="store_true", help="put the papers' figures beside the measured ones")
     parser.add_argument("--sync-mlflow", action="store_true", help="send to MLflow what it could not be sent before")
     parser.add_argument("--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI, or storage's own file")
@@ -64,18 +60,16 @@ def main() -> None:
         from condu_ray.plan.stored import find, write_sweep_report
         from condu_ray.store.artifacts import command
 
-        storage = arguments.storage
+        storage = Location(arguments.storage)
         if not backend(storage).exists(storage):
             raise ConfigError(f"--storage {storage}: no such folder")
         if not arguments.names:
             console.print(listing(storage))
             return
         found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
-        folder = arguments.out or (
-            report_folder(found[0].folder)
-            if len(found) == 1
-            else joined_report_folder(storage, [one.name for one in found])
-        )
+        own = report_folder(found[0].folder)
+        joined = joined_report_folder(storage, [one.name for one in found])
+        folder = Location(arguments.out) if arguments.out else own if len(found) == 1 else joined
         if len(found) == 1 and found[0].kind == "run" and not arguments.out and not arguments.published:
             run_report(found[0].experiment(storage))
         else:

@@ -67,7 +67,7 @@ def few_shot(tasks: Sequence[Task], folder: Place, *, shots: int, seed: int) -> 
     content = [FEW_SHOT_VERSION, sorted((task.name, task.fingerprint) for task in tasks)]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     data = re.sub(r"[^A-Za-z0-9._-]", "_", tasks[0].folder.parent.name).lstrip("._-") or "tasks"
-    folder = few_shot_folder(Location.of(folder).absolute(), data, shots, seed, digest)
+    folder = few_shot_folder(Location(folder).absolute(), data, shots, seed, digest)
     return [_few_shot_task(task, folder / task.name, shots, seed) for task in tasks]
 
 

@@ -166,7 +166,7 @@ def load_tasks(folder: str | Place, names: Sequence[str] | None = None) -> list[
 
 
 def _existing(folder: str | Place, hint: str) -> Location:
-    place = Location.of(folder).absolute()  # another process may work in another folder
+    place = Location(folder).absolute()  # another process may work in another folder
     try:
         backend(place).names(place)
     except PermissionError as error:

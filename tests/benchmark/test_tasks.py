@@ -20,7 +20,7 @@ from condu_ray.store.location import Location
 def test_good_task(make_task: Any) -> None:
     folder = make_task()
     task = load_task(folder)
-    assert task == Task("digits", Location.of(folder), ("one", "two", "three"), ("a photo of a {}.",), 9, 6)
+    assert task == Task("digits", Location(folder), ("one", "two", "three"), ("a photo of a {}.",), 9, 6)
     assert task.train == folder / "train.parquet"
     assert task.test == folder / "test.parquet"
     assert task.prompts() == ["a photo of a one.", "a photo of a two.", "a photo of a three."]
