@@ -166,8 +166,8 @@ class TestOpen:
 
     def test_a_line_that_is_being_written_is_left_alone(self, written):
         written.sessions("condu", 1)
-        path = ledger_path(written.config.run_folder, "condu")
-        Path(path).write_bytes(Path(path).read_bytes() + b'{"position": 1, "ta')
+        path = Path(ledger_path(written.config.run_folder, "condu"))
+        path.write_bytes(path.read_bytes() + b'{"position": 1, "ta')
         before = path.read_bytes()
         assert list(open_run(written.storage, "r").sessions().task) == ["walls"]
         assert path.read_bytes() == before
