@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from condu_ray.constants import as_published
-from condu_ray.options import Distillation, Inference, Lora, Merging, Pam, Rate, Replay
-from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, split_names
+from condu_ray.options import Distillation, Inference, Lora, Merging, Pam, Rate, Replay, Split, Where
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, late
 from condu_ray.store.layout import run_folder
+from condu_ray.store.location import Location
 
 
 class Training(Settings):
@@ -120,11 +120,11 @@ class Experiment(Settings):
     as_published: bool = late(False)
     """Whether ConDU's public code is followed where it differs from the paper (condu_ray/CONSTANTS.md lists how): sets
     those options that neither --config nor a flag gives."""
-    method: tuple[str, ...] = ("condu",)
+    method: Annotated[tuple[str, ...], Split] = ("condu",)
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
-    data: Path | None = None
+    data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
-    tasks: tuple[str, ...] | None = None
+    tasks: Annotated[tuple[str, ...] | None, Split] = None
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
@@ -134,7 +134,7 @@ class Experiment(Settings):
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
     pretrained: str | None = None
     """open_clip tag (`openai`), safetensors file, or a folder with open_clip_config.json and its weights."""
-    storage: Path = Path("storage")
+    storage: Where = Location("storage")
     """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs."""
     repair: bool = Field(False, exclude=True)
     """Whether to verify all that is in storage first and put what is damaged aside, so that this run makes it again; no
@@ -159,11 +159,6 @@ class Experiment(Settings):
     def _published(cls, values: Any) -> Any:
         return as_published(values) if isinstance(values, Mapping) and values.get("as_published") is True else values
 
-    @field_validator("method", "tasks", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return split_names(value)
-
     @field_validator("method", "tasks")
     @classmethod
     def _no_repeat(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -180,7 +175,7 @@ class Experiment(Settings):
         return self.run or f"{self.recipe}-seed{self.seed}"
 
     @property
-    def run_folder(self) -> Path:
+    def run_folder(self) -> Location:
         """`<storage>/runs/<run>`."""
         return run_folder(self.storage, self.run_name)
 

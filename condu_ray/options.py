@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator
 
 from condu_ray.settings import Settings, late, split_names
+from condu_ray.store.location import Location
 
 Rate = Annotated[float, Field(gt=0)]
-_Split = BeforeValidator(split_names)
+Split = BeforeValidator(split_names)
+Where = Annotated[Location, PlainValidator(Location), PlainSerializer(str, when_used="json")]
+"""A setting that names a folder or file: a text, a `Path` or a `Location`."""
 
 
 class Lora(Settings):
@@ -20,7 +22,7 @@ class Lora(Settings):
     """Rank of the factors: 64 in ConDU's public code; PAM can have its own (`pam.rank`)."""
     scale: float = Field(1.0, gt=0)
     """The weight delta is scale * B A; ConDU's public code has 1 / sqrt(rank), 0.125 at rank 64."""
-    targets: Annotated[tuple[Literal["mlp", "attention"], ...], _Split] = Field(("mlp",), min_length=1)
+    targets: Annotated[tuple[Literal["mlp", "attention"], ...], Split] = Field(("mlp",), min_length=1)
     """Linears that get factors: the MLPs' (ConDU's public code), the attention's in- and out-projection, or both."""
     init: Literal["normal", "zeros"] = "normal"
     """Fresh factors: both from N(0, std^2) (ConDU's public code), or B zero (Hu et al. 2021)."""
@@ -75,9 +77,9 @@ class Pam(Settings):
 class Distillation(Settings):
     """Methods that learn from a teacher beside the labels (`lwf`, `lwf-vr`, `zscl`, `icarl`, `rehearsal`)."""
 
-    reference: Annotated[tuple[Path, ...], _Split] = ()
+    reference: Annotated[tuple[Where, ...], Split] = ()
     """Reference images of `zscl`: task folders or Parquet files with a column `image`; mini-MTIL draws its own."""
-    captions: Path | None = None
+    captions: Where | None = None
     """Reference texts, one a line; default: the references' `caption` columns or class prompts."""
     max_captions: int = Field(1000, ge=0)
     """Reference texts that are distilled over in every step, so many drawn by the seed; 0: all of them (ZSCL)."""

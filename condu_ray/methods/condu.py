@@ -18,8 +18,8 @@ class Condu(Unified):
     """Tune each expert from theta0, decouple the old ones, unify all; unseen tasks by the nearest experts.
 
     From the paper: all formulas. From the code: a sum of exactly 0 elects the negative sign, theta0 is the first of
-    five candidates, hyperparameters. Where the two differ `--as_published true` follows the code: rescaler, aggregation, the
-    text part of prototypes, and the first session's evaluation (condu_ray/CONSTANTS.md).
+    five candidates, hyperparameters. Where the two differ `--as_published true` follows the code: rescaler,
+    aggregation, the text part of prototypes, and the first session's evaluation (condu_ray/CONSTANTS.md).
     """
 
     def merge_settings(self) -> dict[str, Any]:
