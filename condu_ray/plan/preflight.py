@@ -32,6 +32,8 @@ class Checked:
     spec: BackboneSpec
     backbone: str
     """theta0's fingerprint."""
+    words: tuple[str, ...] = ()
+    """What a run says first: its backbone, and what was decided for it or warned of."""
 
     def under(self, config: Experiment) -> Checked:
         """Returns what was checked, for a trial's configuration: the same tasks in its order."""
@@ -50,7 +52,7 @@ def check(config: Experiment) -> Checked:
     artifacts.check_writable(config.storage)
     if config.run_folder.exists() and not config.run_folder.is_dir():
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
-    spec = backbone_spec(config.model, config.pretrained)
+    spec = backbone_spec(config.model, config.pretrained, config.preprocess)
     data, names = config.data, config.tasks
     if data is None:
         names = names or MINI_MTIL_DEFAULT
@@ -72,7 +74,8 @@ def check(config: Experiment) -> Checked:
     if any(method.adapter == "lora" for method in methods):
         options = config.lora  # an adapter that does not fit this backbone says so now, not after hours
         lora.attach(backbone, rank=options.rank, targets=options.targets, seed=0).detach()
-    return Checked(config, tuple(tasks), spec, backbone.fingerprint)
+    words = (backbone.described, *backbone.notes)
+    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words)
 
 
 def _drawn(config: Experiment) -> Path:
