@@ -58,7 +58,7 @@ def main() -> None:
     with job():
         from condu_ray.orchestration.watch.mlflow_sync import sync
         from condu_ray.plan.stored import find, write_sweep_report
-        from condu_ray.store.artifacts import command
+        from condu_ray.store.provenance import command
 
         storage = Location(arguments.storage)
         if not backend(storage).exists(storage):

@@ -32,6 +32,7 @@ from condu_ray.store.layout import claims_folder, config_path, ledger_path, resu
 from condu_ray.store.lease import lease
 from condu_ray.store.ledger import ROOT, Entry, from_line, read_entries, state_id, to_line
 from condu_ray.store.measurements import read_measurement, write_measurement
+from condu_ray.store.provenance import provenance
 from condu_ray.store.results import write_rows
 from jobs.faults.hook.kill_points import install
 
@@ -152,7 +153,7 @@ class Harness:
     def __init__(self, folder: Path, method: str) -> None:
         self._folder, self._method = folder, method
         torch.set_num_threads(1)  # a forked child has no other threads
-        artifacts.provenance()  # asks git, which takes a child longer than all its work
+        provenance()  # asks git, which takes a child longer than all its work
         self._log = folder / "child.log"
         self._storage, self._told = folder / "storage", folder / "told"
         self._job = partial(work, self._storage, method, self._told)
