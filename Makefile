@@ -3,10 +3,11 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STORAGE ?= storage
 
-.PHONY: demo test test-fast test-long lint audit format clean setup lock mlflow help
+.PHONY: demo test test-fast test-long lint audit docs format clean setup lock mlflow help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo "after that: .venv/bin/condu-ray --help"
 
 setup: .venv/installed  ## make .venv from requirements.lock
 
@@ -38,6 +39,10 @@ lint: setup  ## style and types
 
 audit: setup  ## the environment against the lock, the lock against yanked releases and advisories
 	$(PY) .ci/audit.py $(AUDIT)
+
+docs: setup  ## make what pages take from the code and from committed results
+	$(PY) .ci/docs.py
+	$(PY) dashboards/generate.py
 
 format: setup  ## let ruff mend what it can
 	$(PY) -m ruff check --fix .

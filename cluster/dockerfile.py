@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import string
@@ -142,10 +141,3 @@ def context_files(source: str) -> list[Path]:
     if not kept:
         raise DockerfileError(f"COPY {source}: not in the build context")
     return kept
-
-
-def command_of(target: str) -> list[str]:
-    """Returns the CMD that a target inherits."""
-    commands = [step.rest for stage in chain(read()[1], target) for step in stage.steps if step.word == "CMD"]
-    found: list[str] = json.loads(commands[-1])
-    return found

@@ -42,6 +42,8 @@ OBJECT_STORE = 0.3
 """Share of a node's memory that Ray gives to its object store by default (docs.ray.io, "Memory management")."""
 STATES = 2
 """Sessions' states that an evaluator keeps loaded."""
+EVALUATED = 250
+"""Images of an evaluator's forward pass."""
 GPUS = {16: 14.6, 24: 22.0, 48: 44.0, 80: 78.0, 141: 139.0}
 """Common GPUs by their name's GB, and the GiB that are there to use: T4, A10G or L4, L40S, A100 or H100, H200."""
 MODELS = ("ViT-B-16", "ViT-L-14", "ViT-H-14")
@@ -122,9 +124,9 @@ def training_gpu(model: Shape, load: Load) -> float:
     return (model.parameters * each / GIB + activations(model, load)) * SLACK + CUDA_CONTEXT
 
 
-def evaluation_gpu(model: Shape, batch: int = 250) -> float:
+def evaluation_gpu(model: Shape) -> float:
     """GiB of a GPU that an evaluator needs: the weights twice (fp32 and cast) and one layer's activations."""
-    layer = batch * model.vision.tokens * model.vision.width * ACTIVATION_BYTES / GIB
+    layer = EVALUATED * model.vision.tokens * model.vision.width * ACTIVATION_BYTES / GIB
     return (model.parameters * 6 / GIB + layer) * SLACK + CUDA_CONTEXT
 
 
@@ -160,9 +162,9 @@ def head_pod(model: Shape, load: Load) -> float:
     return held / (1 - OBJECT_STORE)
 
 
-def trials_host(model: Shape, load: Load, trials: int = 8) -> float:
-    """GiB of the trials of a sweep that run side by side, over all nodes: each merges as the state actor does."""
-    return trials * (TRIAL + state_host(model, load) - PROCESS)
+def trials_host(model: Shape, load: Load) -> float:
+    """GiB of the eight trials of a sweep that run side by side, over all nodes: each merges as the state actor does."""
+    return 8 * (TRIAL + state_host(model, load) - PROCESS)
 
 
 def run_disk(model: Shape, load: Load) -> float:

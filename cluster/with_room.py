@@ -1,6 +1,6 @@
 """Run a command on a cluster that has grown to what the command needs, and let the nodes go afterwards.
 
-A run takes the room that it finds when it starts (`condu_ray.orchestration.cluster.env.room`) and refuses to wait for
+A run takes the room that it finds when it starts (`condu_ray.orchestration.cluster.room`) and refuses to wait for
 more, so on a standing cluster whose GPU nodes are scaled to zero it has to be started through this:
 
     ray job submit -- python cluster/with_room.py --gpus 4 --cpus 16 -- python jobs/run_mtil.py ...

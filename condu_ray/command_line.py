@@ -6,7 +6,6 @@ of precedence (flags over YAML over recipe) and the nearest right name for a wro
 
 from __future__ import annotations
 
-import difflib
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,12 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from condu_ray.config import Experiment, Sweep
+from condu_ray.names import nearest
 from condu_ray.recipes import RECIPES
 from condu_ray.store.passwords import without_passwords
 
+CONSOLE = "condu-ray"
+"""The console command."""
 YAML_BYTES = 1_000_000
 """Largest file of settings that is read."""
 _short = Repr()
@@ -31,19 +33,6 @@ _short.maxlevel = 2
 
 class ConfigError(ValueError):
     """A setting that is unknown, of the wrong type or out of range; the message names it."""
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Returns ` (did you mean ...?)` for the closest known name, or all names when none is close."""
-    leaf = {key.rsplit(".", 1)[-1]: key for key in known}
-    last = name.rsplit(".", 1)[-1]
-    same = [key for key in known if key.rsplit(".", 1)[-1] == last]
-    # `--steps` means training.steps, though `shots` looks more alike.
-    close = difflib.get_close_matches(name, same, n=1) or same[:1]
-    close = close or difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(last, list(leaf), n=1)
-    if close:
-        return f" (did you mean {leaf.get(close[0], close[0])}?)"
-    return f" (known: {', '.join(known)})" if len(known) <= 40 else ""
 
 
 def field_names(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
@@ -95,19 +84,15 @@ class _SweepArguments(Sweep, _Flags):  # type: ignore[misc]
 
 C = TypeVar("C", bound=Experiment)
 _ARGUMENTS: dict[type[Experiment], type[BaseSettings]] = {Experiment: _RunArguments, Sweep: _SweepArguments}
-_PROGRAMS = {
-    Experiment: ("run_mtil.py", "Teach a CLIP-like model a sequence of tasks and compare methods."),
-    Sweep: ("sweep_orders.py", "Compare methods over many orders of the tasks, each expert trained once."),
-}
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `base` with `over` laid on top, nested mappings merged."""
-    merged = dict(base)
+    found = dict(base)
     for key, value in over.items():
-        mergeable = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if mergeable else value
-    return merged
+        mergeable = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = merged(found[key], value) if mergeable else value
+    return found
 
 
 def _explain(error: ValidationError, source: str, kind: type[Experiment]) -> ConfigError:
@@ -174,15 +159,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 @overload
-def parse(arguments: Sequence[str]) -> Experiment: ...
+def parse(arguments: Sequence[str], *, purpose: str = ...) -> Experiment: ...
 @overload
-def parse(arguments: Sequence[str], kind: type[C]) -> C: ...
-def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment) -> Experiment:
+def parse(arguments: Sequence[str], kind: type[C], purpose: str = ...) -> C: ...
+def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose: str = "") -> Experiment:
     """Builds the configuration from command-line arguments.
 
     Args:
         arguments: the flags, without the program's name.
         kind: `Experiment` or `Sweep`.
+        purpose: of the command, a sentence for its help.
 
     Returns:
         The checked configuration: flags over `--config` YAML over the recipe's defaults.
@@ -191,9 +177,8 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment) -> Expe
         ConfigError: with one line a problem, each naming the field and, for a wrong name, the nearest right one.
         SystemExit: for `--help`.
     """
-    program, purpose = _PROGRAMS[kind]
     parser = _Parser(
-        prog=program,
+        prog=program(),
         description=f"{purpose} Settings come from --recipe, then --config, then flags.",
         allow_abbrev=False,
     )
@@ -217,16 +202,15 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment) -> Expe
     default = "own_data" if flags.get("data") or from_file.get("data") else "mini_mtil"
     recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:
-        raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, list(RECIPES))}")
-    base = RECIPES[recipe]().model_dump()
-    try:
-        kind.model_validate(_merge(base, from_file))
-    except ValidationError as error:
-        raise _explain(error, f"--config {path}", kind) from error
-    try:
-        return kind.model_validate(_merge(_merge(base, from_file), flags))
-    except ValidationError as error:
-        raise _explain(error, "command line", kind) from error
+        raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
+    settings = RECIPES[recipe]().model_dump()
+    for given_by, given in ((f"--config {path}", from_file), ("command line", flags)):
+        settings = merged(settings, given)
+        try:
+            found = kind.model_validate(settings)
+        except ValidationError as error:
+            raise _explain(error, given_by, kind) from error
+    return found
 
 
 def _cause(error: SettingsError) -> str:
@@ -235,16 +219,22 @@ def _cause(error: SettingsError) -> str:
     return f" ({without_passwords(str(cause))})" if cause is not None and str(cause) not in str(error) else ""
 
 
-@overload
-def main_config() -> Experiment: ...
-@overload
-def main_config(kind: type[C]) -> C: ...
-def main_config(kind: type[Experiment] = Experiment) -> Experiment:
-    """Parses `sys.argv`; prints the problem and exits with 2 when the settings are wrong."""
+def main_config(kind: type[C], purpose: str, argv: Sequence[str] | None = None) -> C:
+    """Parses `argv` (default: of this process); prints what is wrong with the settings and exits with 2."""
     try:
-        return parse(sys.argv[1:], kind)
+        return parse(sys.argv[1:] if argv is None else argv, kind, purpose)
     except ConfigError as error:
         refuse(error)
+
+
+def program() -> str:
+    """Returns what the command is called in its help: `run_mtil.py` or `condu-ray run`."""
+    return Path(sys.argv[0]).name
+
+
+def run_command() -> list[str]:
+    """Returns the words that start a run, for messages: as this process was started, by a file or the console."""
+    return [CONSOLE, "run"] if program().startswith(CONSOLE) else ["python", "jobs/run_mtil.py"]
 
 
 def refuse(error: Exception) -> NoReturn:

@@ -1,72 +1,17 @@
-"""What a run is: frozen pydantic models, one docstring a field, and a content hash."""
+"""What a run is: every setting with its meaning, one docstring a field."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)  # fmt: skip
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from condu_ray.settings import SAFE_NAME, Settings, Where, content_hash, split_names
 from condu_ray.store.layout import run_folder
 from condu_ray.store.location import Location
 
-SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Names of runs and tasks become folder names: no separator, no leading dot."""
-
-
-def content_hash(value: Any) -> str:
-    """Returns the sha256 (hex) of a JSON-serialisable value in canonical form."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
-
-
-def split_names(value: Any) -> Any:
-    """Takes `a,b,c`, as it comes from YAML, for a list; empty parts do not count."""
-    parts = value.split(",") if isinstance(value, str) else value
-    if isinstance(parts, list | tuple):
-        return tuple(part.strip() if isinstance(part, str) else part for part in parts if part != "")
-    return value
-
-
-class Settings(BaseModel):
-    """Base of all parts of the configuration: frozen, no unknown field, docstrings as help."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
-            raise ValueError("is a truth value; give a number")
-        return value
-
-    @field_validator("*")
-    @classmethod
-    def _no_control_characters(cls, value: Any) -> Any:
-        texts = value if isinstance(value, tuple) else (value,)
-        for text in texts:
-            if isinstance(text, str | Location) and any(
-                unicodedata.category(sign) in ("Cc", "Cs") for sign in str(text)
-            ):
-                raise ValueError("holds a control character; write it without")
-        return value
-
-
 Rate = Annotated[float, Field(gt=0)]
 _Split = BeforeValidator(split_names)
-Where = Annotated[Location, PlainValidator(Location), PlainSerializer(str, when_used="json")]
-"""A setting that names a folder or file: a text, a `Path` or a `Location`."""
 
 
 class Training(Settings):
@@ -78,7 +23,7 @@ class Training(Settings):
     """Images a step, over all workers together; divisible by `workers`."""
     lr: float = Field(3e-4, gt=0)
     """Peak learning rate of AdamW, for every task without an entry in `lr_by_task`."""
-    lr_by_task: dict[str, Rate] = {}
+    lr_by_task: dict[str, Rate] = Field({})
     """Peak learning rate by task name, as the papers tune it (`aircraft=5e-5`)."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """Fraction of the steps for linear warm-up from 0; then cosine to 0 at the last step."""
@@ -112,12 +57,16 @@ class Training(Settings):
             raise ValueError(f"on_nan {self.on_nan} needs workers 1, for a worker alone cannot begin anew")
         return self
 
-    def recipe_for(self, task: str) -> dict[str, Any]:
+    def rate(self, task: str) -> float:
+        """Returns the peak learning rate of `task`'s expert."""
+        return self.lr_by_task.get(task, self.lr)
+
+    def identity_for(self, task: str) -> dict[str, Any]:
         """Returns all that an expert of `task` depends on here: what runs where is left out."""
         left_out = {"lr_by_task", "workers", "lanes", "threads", "max_failures"}
         # Without it an expert is what its learning rate makes it, or none at all.
-        kept = self.model_dump(exclude=left_out | ({"on_nan"} if self.on_nan == "stop" else set()))
-        return kept | {"lr": self.lr_by_task.get(task, self.lr)}
+        kept = self.identity(exclude=left_out | ({"on_nan"} if self.on_nan == "stop" else set()))
+        return kept | {"lr": self.rate(task)}
 
 
 class Lora(Settings):
@@ -135,7 +84,7 @@ class Lora(Settings):
     """Standard deviation of fresh factors."""
     lr: float | None = Field(None, gt=0)
     """Peak learning rate of adapters; default: ten times `training.lr`, for factors have to move further."""
-    lr_by_task: dict[str, Rate] = {}
+    lr_by_task: dict[str, Rate] = Field({})
     """Peak learning rate of adapters by task name."""
     merge: Literal["delta", "factors"] = "delta"
     """What `condu-lora` merges: the materialised weight delta, or A and B as ConDU's public code does."""
@@ -258,11 +207,11 @@ class Experiment(Settings):
 
     recipe: str = "mini_mtil"
     """Named set of defaults that everything else overrides (condu_ray/recipes.py); `own_data` where --data is given."""
-    method: Annotated[tuple[str, ...], _Split] = ("condu",)
-    """Methods to run on the same tasks, comma-separated; `--method list` shows them with their papers."""
+    method: tuple[str, ...] = ("condu",)
+    """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
-    tasks: Annotated[tuple[str, ...] | None, _Split] = None
+    tasks: tuple[str, ...] | None = None
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
@@ -292,6 +241,11 @@ class Experiment(Settings):
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
 
+    @field_validator("method", "tasks", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return split_names(value)
+
     @field_validator("method", "tasks")
     @classmethod
     def _no_repeat(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -312,13 +266,13 @@ class Experiment(Settings):
         """`<storage>/runs/<run>`."""
         return run_folder(self.storage, self.run_name)
 
-    def portable(self) -> dict[str, Any]:
-        """Returns the configuration as JSON values for another process, the storage folder absolute."""
-        return self.model_dump(mode="json") | {"storage": str(self.storage.absolute())}
+    def absolute(self) -> Experiment:
+        """Returns the configuration for other processes, whose working directory is another: an absolute storage."""
+        return self.model_copy(update={"storage": self.storage.absolute()})
 
     def content_hash(self) -> str:
         """sha256 (hex) of the whole configuration."""
-        return content_hash(self.model_dump(mode="json"))
+        return content_hash(self.identity())
 
 
 class Sweep(Experiment):

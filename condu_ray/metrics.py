@@ -1,4 +1,7 @@
-"""Continual-learning metrics of an accuracy matrix ``A[t, i]``: accuracy on task ``i`` after session ``t``."""
+"""Continual-learning metrics of an accuracy matrix ``A[t, i]``: accuracy on task ``i`` after session ``t``.
+
+What reports, terminals and tables for other programs print of a metric or a cost is said here, once.
+"""
 
 import math
 from dataclasses import dataclass
@@ -26,6 +29,48 @@ class ContinualMetrics:
     """BWT: mean over ``i < T`` of ``A[T, i] - A[i, i]`` (GEM, NeurIPS 2017); negative is forgetting. NaN for T = 1."""
     forgetting: float
     """Mean over ``i < T`` of ``max_t A[t, i] - A[T, i]`` over all sessions ``t``; at least 0. NaN for T = 1."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of tables: a metric or a cost."""
+
+    heading: str
+    digits: int
+    """Decimals."""
+    unit: str = "percent"
+    """``percent``, ``seconds``, or nothing for a count."""
+    higher_is_better: bool = True
+    """Costs are never compared."""
+    meaning: str = ""
+    """A line for readers."""
+
+
+METRICS = {
+    "transfer": Column("Transfer", 1, meaning="mean accuracy on tasks that were not learned yet"),
+    "average": Column("Average", 1, meaning="mean accuracy over all tasks and all sessions"),
+    "last": Column("Last", 1, meaning="mean accuracy over all tasks after the last session"),
+    "backward_transfer": Column(
+        "BWT", 2, meaning="accuracy after the last session minus that right after learning, mean over tasks"
+    ),
+    "forgetting": Column(
+        "Forgetting", 2, higher_is_better=False,
+        meaning="best accuracy ever minus that after the last session, mean over tasks; low is good",
+    ),
+}  # fmt: skip
+"""By field of `ContinualMetrics`, in the order of columns."""
+HEADLINE = ("transfer", "average", "last")
+"""Metrics of ZSCL and ConDU, which pictures and ablations show."""
+COMPARED = (*HEADLINE, "backward_transfer")
+"""Metrics in which methods are compared, with PAM's."""
+COSTS = {
+    "seconds": Column("Seconds", 1, "seconds", meaning="wall-clock time of the method, in seconds"),
+    "experts_trained": Column("Experts trained", 0, ""),
+    "experts_reused": Column("Experts reused", 0, ""),
+    "measurements": Column("Measurements", 0, ""),
+    "measurements_reused": Column("Measurements reused", 0, ""),
+}
+"""What a method or a trial cost, by key of its record."""
 
 
 def continual_metrics(accuracy: ArrayLike) -> ContinualMetrics:

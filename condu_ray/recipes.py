@@ -1,7 +1,7 @@
 """Recipes: functions that return a whole configuration. `--recipe NAME` picks one; flags override it.
 
 Those of MTIL are the public scripts' hyperparameters (github.com/zhangzicong518/ConDU), for `--data` as
-`jobs/prepare_datasets.py` writes it; methods.md's section 2 is where they are written down.
+`condu-ray prepare` writes it; methods.md's section 2 is where they are written down.
 """
 
 from __future__ import annotations
@@ -24,24 +24,20 @@ _LORA = (1e-3, 5e-4, 2e-3, 2e-3, 1.5e-4, 1e-5, 2e-3, 1e-3, 1.5e-4, 2e-3, 1.5e-3)
 _LORA_FEW_SHOT = (3e-3, 8e-4, 1.5e-3, 2e-3, 3e-4, 1e-5, 2e-3, 2.5e-3, 3e-4, 2e-3, 2e-3)
 
 
+def _small(name: str, steps: int, lr: float, lora_lr: float) -> Experiment:
+    distillation = Distillation(ensemble_every=10, max_captions=200, vocabulary=200)
+    training, lora = Training(steps=steps, lr=lr), Lora(rank=16, lr=lora_lr)
+    return Experiment(recipe=name, training=training, lora=lora, distillation=distillation)
+
+
 def mini_mtil() -> Experiment:
     """The embedded default: small drawn domains, the shipped tiny CLIP, three minutes on two CPU cores."""
-    return Experiment(
-        recipe="mini_mtil",
-        training=Training(steps=200, lr=1e-3),
-        lora=Lora(rank=16, lr=5e-3),
-        distillation=Distillation(ensemble_every=10, max_captions=200, vocabulary=200),
-    )
+    return _small("mini_mtil", steps=200, lr=1e-3, lora_lr=5e-3)
 
 
 def own_data() -> Experiment:
     """A folder of task folders with a CLIP of some ten million parameters at 64 pixels, on two CPU cores."""
-    return Experiment(
-        recipe="own_data",
-        training=Training(steps=100, lr=3e-4),
-        lora=Lora(rank=16, lr=2e-3),
-        distillation=Distillation(ensemble_every=10, max_captions=200, vocabulary=200),
-    )
+    return _small("own_data", steps=100, lr=3e-4, lora_lr=2e-3)
 
 
 def _mtil(name: str, order: tuple[str, ...], steps: int, lora: tuple[float, ...]) -> Experiment:

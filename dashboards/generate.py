@@ -1,7 +1,7 @@
 """Write what follows from the registry of metrics and the alert rules: `python dashboards/generate.py [--check]`.
 
-That is the four dashboards, the objects for a cluster's Prometheus operator, and the tables in README.md. The written
-files are committed; a test finds when they are not what this would write.
+That is the four dashboards and the objects for a cluster's Prometheus operator; the tables in README.md are written by
+`make docs`. The written files are committed; a test finds when they are not what this would write.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from boards import BOARDS  # noqa: E402
 from condu_ray.orchestration.watch.meters import METRICS, TAGS  # noqa: E402
 
 RULES = HERE / "prometheus" / "alerts.yml"
-README = HERE / "README.md"
 NAMESPACE, PORT = "condu-ray", "metrics"
 """Of the Ray pods in cluster/kubernetes."""
 
@@ -82,21 +81,6 @@ def operator_objects() -> str:
     return head + yaml.safe_dump_all([monitor, rule], sort_keys=False, width=110, allow_unicode=True)
 
 
-def page(text: str) -> str:
-    """Returns README.md with its tables made anew.
-
-    Raises:
-        ValueError: a table's place is not marked.
-    """
-    for name, table in (("metrics", metrics_table()), ("alerts", alerts_table())):
-        begin, end = f"<!-- {name}: written by generate.py -->\n", f"\n<!-- end of {name} -->"
-        if text.count(begin) != 1 or text.count(end) != 1:
-            raise ValueError(f"{README}: no place for the table of {name}: {begin.strip()} ... {end.strip()}")
-        before, rest = text.split(begin)
-        text = before + begin + table + end + rest.split(end)[1]
-    return text
-
-
 def files() -> dict[Path, str]:
     """Returns everything that is written, by its path."""
     found = {
@@ -104,7 +88,6 @@ def files() -> dict[Path, str]:
         for name, board in BOARDS.items()
     }
     found[HERE / "kubernetes" / "prometheus.yaml"] = operator_objects()
-    found[README] = page(README.read_text(encoding="utf-8"))
     return found
 
 

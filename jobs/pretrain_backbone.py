@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_VERSION, mini_mtil, pretraining_pairs
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_VERSION, mini_mtil
+from condu_ray.benchmark.mini_mtil.icons import icons
 
 VOCAB_SIZE = 4096
 MEAN, STD = list(open_clip.OPENAI_DATASET_MEAN), list(open_clip.OPENAI_DATASET_STD)
@@ -54,7 +55,7 @@ def write_vocabulary(folder: Path) -> Path:
 def draw_pool(count: int, seed: int) -> tuple[torch.Tensor, list[str]]:
     """Returns `count` icons as bytes, channels first, and their captions."""
     pixels, captions = np.empty((count, 48, 48, 3), np.uint8), []
-    for place, (image, caption) in enumerate(pretraining_pairs(count, seed)):
+    for place, (image, caption) in enumerate(icons(count, seed)):
         pixels[place] = np.asarray(image)
         captions.append(caption)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), captions

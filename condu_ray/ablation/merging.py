@@ -9,16 +9,16 @@ from itertools import islice
 from typing import Any
 
 from condu_ray.ablation.cost import Footprint
-from condu_ray.ablation.stored_run import StoredRun
 from condu_ray.benchmark import Task
-from condu_ray.learn.evaluate import Count, Evaluator
+from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.merging import DeltaSource, UnifiedDelta, reconstruction
 from condu_ray.merging.variants import Variant, loaded, newest, variants
+from condu_ray.plan.stored_method import StoredMethod
 
 
 def ablate_merging(
-    run: StoredRun, evaluator: Evaluator, sessions: Collection[int], say: Callable[[str], None] = print
+    run: StoredMethod, evaluator: Evaluator, sessions: Collection[int], say: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Merges a stored run's experts by all variants, with the run's own options for the rules that have some.
 
@@ -81,13 +81,13 @@ def parse_sessions(text: str, count: int) -> list[int]:
     return sorted(found)
 
 
-def measure_bounds(run: StoredRun, evaluator: Evaluator) -> dict[str, dict[str, float]]:
+def measure_bounds(run: StoredMethod, evaluator: Evaluator) -> dict[str, dict[str, float]]:
     """Returns `zero_shot` and `individual` accuracy (percent) of every task: theta0's, and its own expert's."""
     found = {}
     for task in run.tasks:
         own = Weights(f"individual/{task.name}", lambda name=task.name: loaded(run.deltas[name]))  # type: ignore[misc]
         both = {"zero_shot": PRETRAINED, "individual": own}
-        found[task.name] = {kind: _percent(evaluator.known(task, weights)) for kind, weights in both.items()}
+        found[task.name] = {kind: evaluator.known(task, weights).percent for kind, weights in both.items()}
     return found
 
 
@@ -133,7 +133,7 @@ def measure_variants(
                 if evaluator is not None and session in sessions:
                     identity = f"{name}/{session}" if variant.one_model else f"{name}/{session}/{task}"
                     weights = Weights(identity, lambda served=served: served)  # type: ignore[misc]
-                    row |= _against(_percent(evaluator.known(tasks[position], weights)), (bounds or {})[task])
+                    row |= _against(evaluator.known(tasks[position], weights).percent, (bounds or {})[task])
                 rows.append(row)
         say(f"session {session} of {len(deltas)}: {newest(learned)[0]} by {len(rules)} variants")
     return rows
@@ -176,7 +176,3 @@ def _against(accuracy: float, bound: Mapping[str, float]) -> dict[str, float | N
 
 def _gain(bound: Mapping[str, float]) -> float:
     return bound["individual"] - bound["zero_shot"]
-
-
-def _percent(count: Count) -> float:
-    return 100 * count.correct / count.images

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from condu_ray.ablation.merging import measure_variants
 from condu_ray.merging.variants import variants
-from condu_ray.store import artifacts
+from condu_ray.store.provenance import command, provenance
 
 RULES = ("condu", "emr")
 """The rule at every session, and the same rule once on all original deltas."""
@@ -62,7 +62,7 @@ def ablate_synthetic(
         raise ValueError(f"--rho {correlations}: not numbers from 0 to 1, comma-separated") from error
     rows = measure_synthetic(tasks, numel, rhos, seed, say)
     found = {"tasks": tasks, "numel": numel, "seed": seed, "rows": rows}
-    return found | {"versions": artifacts.provenance(), "command": artifacts.command()}
+    return found | {"versions": provenance(), "command": command()}
 
 
 def measure_synthetic(

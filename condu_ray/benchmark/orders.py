@@ -6,7 +6,6 @@ every platform and in every Python, whatever order the tasks are given in.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from condu_ray.benchmark.tasks import MTIL11_ORDER
+from condu_ray.names import nearest
 from condu_ray.recipes import ORDER_1, ORDER_2
 
 #: Most orders that are drawn: each is a set of trials.
@@ -84,8 +83,7 @@ def named_order(name: str, tasks: Sequence[str]) -> Order:
 
     Args:
         name: `given`, `reversed`, `alphabetical`, or MTIL's `mtil_order1` and `mtil_order2` (ZSCL, ICCV 2023), which
-            need MTIL's tasks or their small stand-ins (`tasks.MTIL11_ORDER`, task by task); of some of them, the
-            order that they have in MTIL's.
+            need MTIL's tasks; of some of them, the order that they have in MTIL's.
         tasks: The tasks' names, all different, at least one.
 
     Raises:
@@ -99,17 +97,14 @@ def named_order(name: str, tasks: Sequence[str]) -> Order:
     if name == "alphabetical":
         return Order(name, tuple(sorted(tasks)))
     if name not in ORDER_NAMES:
-        raise OrderError(f"no order is named {name!r}; {_near(name, ORDER_NAMES)}")
+        raise OrderError(f"no order is named {name!r}{nearest(name, ORDER_NAMES)}")
     full = ORDER_1 if name == "mtil_order1" else ORDER_2
-    for family in (ORDER_1, MTIL11_ORDER):
-        if set(tasks) <= set(family):
-            names = dict(zip(ORDER_1, family, strict=True))
-            return Order(name, tuple(names[task] for task in full if names[task] in tasks))
-    unknown = [task for task in tasks if task not in ORDER_1] if set(tasks) & set(ORDER_1) else list(tasks)
-    raise OrderError(
-        f"{name} is an order of MTIL's tasks ({', '.join(ORDER_1)}) or of their stand-ins ({', '.join(MTIL11_ORDER)}), "
-        f"which {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not; give another order"
-    )
+    if unknown := [task for task in tasks if task not in full]:
+        raise OrderError(
+            f"{name} is an order of MTIL's tasks ({', '.join(ORDER_1)}), "
+            f"which {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not; give another order"
+        )
+    return Order(name, tuple(task for task in full if task in tasks))
 
 
 def read_orders(path: str | Path, tasks: Sequence[str]) -> list[Order]:
@@ -173,8 +168,8 @@ def resolve_orders(spec: str, tasks: Sequence[str], seed: int) -> list[Order]:
     if os.path.isfile(spec) or re.search(r"[/\\]|\.(json|txt|csv)$", spec):
         return read_orders(spec, tasks)
     raise OrderError(
-        f"orders {spec!r}: {unknown[0]!r} is neither a number, nor an order's name, nor a file; "
-        f"{_near(unknown[0], ORDER_NAMES)}"
+        f"orders {spec!r}: {unknown[0]!r} is neither a number, nor an order's name, nor a file"
+        f"{nearest(unknown[0], ORDER_NAMES)}"
     )
 
 
@@ -227,7 +222,7 @@ def _from_json(path: Path, text: str) -> list[tuple[str, str, list[str]]]:
 
 def _faults(order: Sequence[str], tasks: Sequence[str]) -> list[str]:
     """What keeps an order from being a permutation of the tasks."""
-    faults = [f"no task is named {task!r} ({_near(task, tasks)})" for task in dict.fromkeys(order) if task not in tasks]
+    faults = [f"no task is named {task!r}{nearest(task, tasks)}" for task in dict.fromkeys(order) if task not in tasks]
     repeated = [task for task in dict.fromkeys(order) if task in tasks and order.count(task) > 1]
     missing = [task for task in tasks if task not in order]
     faults += [f"repeats {', '.join(repeated)}"] if repeated else []
@@ -245,9 +240,3 @@ def _repeats(orders: Sequence[tuple[str, Order]]) -> list[str]:
             elif order.name == earlier.name:
                 errors.append(f"{place}: has the name of {earlier_place}, {order.name!r}; rename one")
     return errors
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    by_lower = {entry.lower(): entry for entry in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    return f"did you mean {by_lower[close[0]]}?" if close else f"known: {', '.join(known)}"

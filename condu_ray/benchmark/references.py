@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from condu_ray.benchmark.check import CHECK_VERSION, inspect_image
+from condu_ray.benchmark.check import CHECK_VERSION
+from condu_ray.benchmark.images import inspect_image
 from condu_ray.benchmark.tasks import META, TRAIN, TaskError, hash_file, load_task
 from condu_ray.config import Distillation
 from condu_ray.store.artifacts import ArtifactError, local, read_sealed, read_text, write_sealed

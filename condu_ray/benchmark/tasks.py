@@ -9,7 +9,6 @@ Loading looks at the structure alone and reads no image; `condu_ray.benchmark.ch
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
@@ -22,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from condu_ray.names import nearest
 from condu_ray.store.artifacts import local, read_text
 from condu_ray.store.backend import backend
 from condu_ray.store.location import Location, Place
@@ -29,12 +29,6 @@ from condu_ray.store.location import Location, Place
 logger = logging.getLogger(__name__)
 
 TRAIN, TEST, META, ORDER = "train.parquet", "test.parquet", "meta.json", "order.json"
-
-#: MTIL's order I, with the names of its small stand-ins; used for a folder that holds exactly these tasks.
-MTIL11_ORDER = (
-    "aircraft47", "caltech101", "tinyimagenet100", "dtd10", "eurosat", "flowers17", "food101", "mnist", "oxford_pets",
-    "stanford_cars", "scenes15",
-)  # fmt: skip
 
 # A name becomes part of paths, run names and metric keys; this also rules out "..", "/" and hidden folders.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -67,15 +61,10 @@ class Task:
         """Path at which this machine can read the test split."""
         return local(self.folder / TEST)
 
-    def prompts(self, template_index: int = 0) -> list[str]:
-        """Returns one prompt a class, in label order, from one template (IndexError if there is no such one)."""
-        template = self.templates[template_index]
+    def prompts(self) -> list[str]:
+        """Returns one prompt a class, in label order, from the first template."""
         # Not str.format: a class name is text and must never be read as a format.
-        return [template.replace("{}", name) for name in self.classes]
-
-    def prompts_by_template(self) -> list[list[str]]:
-        """Returns all prompts, shape (templates, classes)."""
-        return [self.prompts(index) for index in range(len(self.templates))]
+        return [self.templates[0].replace("{}", name) for name in self.classes]
 
     @property
     def fingerprint(self) -> str:
@@ -128,7 +117,7 @@ def load_tasks(folder: str | Place, names: Sequence[str] | None = None) -> list[
     Args:
         folder: The folder of the tasks' folders.
         names: Which tasks, in which order. None: all subfolders with a `meta.json`, in the order of the folder's
-            `order.json` (a list of names) if it has one, in MTIL's order if they are its eleven, else sorted by name.
+            `order.json` (a list of names) if it has one, else sorted by name.
 
     Raises:
         TaskError: With everything that is wrong, over all of the tasks.
@@ -143,8 +132,6 @@ def load_tasks(folder: str | Place, names: Sequence[str] | None = None) -> list[
         if backend(folder).exists(folder / ORDER):
             source = str(folder / ORDER)
             names = _read_json(folder / ORDER, list, "the tasks' names, in order")
-        elif set(found) == set(MTIL11_ORDER):
-            names = MTIL11_ORDER
     if not names:
         hint = (
             "it is itself a task: give its parent folder"
@@ -208,10 +195,7 @@ def _load_named(folder: Location, name: str, found: list[str], source: str) -> T
     # The test of the name comes before any look at the disk: "../x" must not even be looked up.
     if name in found or (isinstance(name, str) and _SAFE_NAME.fullmatch(name) and _is_folder(folder / name)):
         return load_task(folder / name)
-    by_lower = {known.lower(): known for known in found}
-    near = [by_lower[match] for match in difflib.get_close_matches(str(name).lower(), by_lower, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(found) or 'none'}"
-    raise TaskError(f"{source}: no task {name!r} in {folder}; {hint}")
+    raise TaskError(f"{source}: no task {name!r} in {folder}{nearest(name, found, most=3, label='there are')}")
 
 
 def _read_json(path: Place, kind: type, hint: str) -> Any:

@@ -36,14 +36,12 @@ class Chunk:
     """Positions [start, stop) of a task's training stream, of which a worker takes every `world`-th.
 
     Attributes:
-        task: index of the task in the worker's plan.
         path: Parquet file.
         seed: the run's seed.
         start, stop: stream positions.
         rank, world: this worker's share is the positions p with p % world == rank.
     """
 
-    task: int
     path: str
     seed: int
     start: int
@@ -57,12 +55,12 @@ class Chunk:
 
 
 def training_chunks(
-    task: int, path: str, *, seed: int, steps: int, batch_size: int, rank: int = 0, world: int = 1, rows: int = 256
+    path: str, *, seed: int, steps: int, batch_size: int, rank: int = 0, world: int = 1, rows: int = 256
 ) -> Iterator[Chunk]:
     """Yields the chunks of `steps` batches of `batch_size`; chunks hold about `rows` rows, whole batches each."""
     stride = batch_size * max(1, rows // batch_size)
     for start in range(0, steps * batch_size, stride):
-        yield Chunk(task, path, seed, start, min(start + stride, steps * batch_size), rank, world)
+        yield Chunk(path, seed, start, min(start + stride, steps * batch_size), rank, world)
 
 
 def epoch_order(
@@ -139,7 +137,7 @@ class ChunkReader:
             yield position, int(self._orders[key][position % total])
 
     def read(self, chunk: Chunk) -> dict[str, np.ndarray]:
-        """Returns `image` uint8 [n, H, W, 3], `label` int64 [n] and `task` int64 [n], in stream order.
+        """Returns `image` uint8 [n, H, W, 3] and `label` int64 [n], in stream order.
 
         The labels of a file without such a column (reference images) are 0.
         """
@@ -152,12 +150,7 @@ class ChunkReader:
             seed = int(np.random.SeedSequence([chunk.seed, position]).generate_state(1)[0])
             images.append(self._preprocessor.pixels(table["image"][offset].as_py(), seed))
             labels.append(table["label"][offset].as_py() if "label" in table.column_names else 0)
-        count = len(labels)
-        return {
-            "image": np.stack(images),
-            "label": np.asarray(labels, dtype=np.int64),
-            "task": np.full(count, chunk.task, dtype=np.int64),
-        }
+        return {"image": np.stack(images), "label": np.asarray(labels, dtype=np.int64)}
 
 
 def batches(reader: ChunkReader, chunks: Iterator[Chunk], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -234,7 +227,7 @@ def reference_images(
         for step in range(steps):
             start = (step // count) * batch_size
             path = str(files[step % count])
-            yield reader.read(Chunk(0, path, seed, start, start + batch_size, rank, world))["image"]
+            yield reader.read(Chunk(path, seed, start, start + batch_size, rank, world))["image"]
 
     return ahead(read())
 

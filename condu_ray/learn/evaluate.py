@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,17 +12,9 @@ from condu_ray.benchmark import Task
 from condu_ray.config import Inference
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.store.location import Place
+from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm import router
 from condu_ray.vlm.model import Backbone
-
-
-@dataclass(frozen=True)
-class Count:
-    """Correct predictions among images, and the seconds they took."""
-
-    correct: int
-    images: int
-    seconds: float
 
 
 def class_ids(space: Sequence[Task]) -> Tensor:
@@ -64,7 +55,7 @@ class Evaluator:
         )
         self._scale = float(backbone.model.logit_scale.detach().exp())
 
-    def known(self, task: Task, weights: Weights, space: Sequence[Task] = ()) -> Count:
+    def known(self, task: Task, weights: Weights, space: Sequence[Task] = ()) -> Accuracy:
         """The accuracy of one model.
 
         Args:
@@ -84,7 +75,7 @@ class Evaluator:
         prototypes: Mapping[str, Tensor],
         inference: Inference,
         space: Sequence[Task] = (),
-    ) -> Count:
+    ) -> Accuracy:
         """Task not learned, or not known: the K nearest experts' logits, aggregated image by image.
 
         Args:
@@ -121,11 +112,11 @@ class Evaluator:
         """Class features over the label space: [C, D]."""
         return torch.cat([self.features.text(weights, other, precision) for other in space or (task,)])
 
-    def _count(self, task: Task, space: Sequence[Task], predicted_N: Tensor, begin: float) -> Count:
+    def _count(self, task: Task, space: Sequence[Task], predicted_N: Tensor, begin: float) -> Accuracy:
         label_N = self.features.labels(task)
         if space:
             ids = class_ids(space)
             first = sum(len(other.classes) for other in space[: [other.name for other in space].index(task.name)])
             predicted_N, label_N = ids[predicted_N], ids[first + label_N]
         correct = int((predicted_N == label_N).sum())
-        return Count(correct, len(label_N), time.perf_counter() - begin)
+        return Accuracy(correct, len(label_N), time.perf_counter() - begin)

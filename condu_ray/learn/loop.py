@@ -104,7 +104,7 @@ def fine_tune(
     """
     lesson = objective.lesson
     settings, task, device = lesson.settings, lesson.task.name, lesson.device
-    peak = settings.lr_by_task.get(task, settings.lr)
+    peak = settings.rate(task)
     optimizer = torch.optim.AdamW(
         list(lesson.parameters.values()),
         lr=peak,

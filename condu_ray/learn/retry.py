@@ -53,6 +53,6 @@ def lower_rates(config: Experiment, error: DivergedError) -> Iterator[Experiment
 def local_stream(config: Experiment, task: Task, preprocess: Mapping[str, Any]) -> Iterator[Mapping[str, np.ndarray]]:
     """Yields the batches of one expert as the lane's pipeline did, for a lane of one worker."""
     training = config.training
-    chunks = training_chunks(0, str(task.train), seed=config.seed, steps=training.steps, batch_size=training.batch_size)
+    chunks = training_chunks(str(task.train), seed=config.seed, steps=training.steps, batch_size=training.batch_size)
     reader = ChunkReader(dict(preprocess), training.augment)
     return ahead(batches(reader, chunks, training.batch_size))

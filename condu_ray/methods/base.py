@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,12 +14,12 @@ from condu_ray.config import Experiment, Training
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.objective import Objective
 from condu_ray.merging.delta import Delta
-from condu_ray.store.experts import Space
+from condu_ray.store.experts import Form
 from condu_ray.store.ledger import ROOT
 from condu_ray.vlm.lora import materialise
 
 LoadExpert = Callable[[str], Delta]
-"""From an expert's key to its delta, or to its factors for a method whose `space` is `factors`."""
+"""From an expert's key to its delta, or to its factors for a method whose `form` is `factors`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,17 @@ class ModelState:
     def latest(self) -> str:
         """The key of the expert learned last."""
         return self.expert_of(self.tasks[-1])
+
+    def sources(self, task: str, expert: str, load: LoadExpert) -> dict[str, partial[Delta]]:
+        """Returns all tasks so far and one more, in order, each with what loads its expert's delta."""
+        keys = (*self.experts, expert)
+        return {name: partial(load, str(key)) for name, key in zip((*self.tasks, task), keys, strict=True)}
+
+
+def outside(method: type) -> bool:
+    """Whether a class is neither of this package nor of Python itself."""
+    top = method.__module__.partition(".")[0]
+    return top != __name__.partition(".")[0] and top not in sys.stdlib_module_names
 
 
 class Method:
@@ -90,22 +104,51 @@ class Method:
             return training
         return training.model_copy(update={"lr": lora.lr or 10 * training.lr, "lr_by_task": lora.lr_by_task})
 
-    def recipe(self, position: int) -> dict[str, Any]:
+    def expert_settings(self, position: int) -> dict[str, Any]:
         """Returns what the expert at a 0-based position depends on beyond plain fine-tuning; JSON values."""
-        return self.config.lora.model_dump(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}
+        return self.config.lora.identity(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}
 
     def objective(self, lesson: Lesson) -> Objective:
-        """Returns the objective of one lesson; plain wherever `recipe` is empty."""
+        """Returns the objective of one lesson; plain wherever `expert_settings` is empty."""
         return Objective(lesson)
 
     def start(self, state: ModelState) -> Delta:
         """Returns the adapter that training starts from, for `starts_from = "state"` after the first task."""
         raise NotImplementedError(f"{self.name} does not start from its state")
 
+    # Identity
+
+    @property
+    def source(self) -> str | None:
+        """Hash of the modules that a method from outside is written in; None for those of this package.
+
+        Raises:
+            ValueError: a module is no file.
+        """
+        modules = sorted({one.__module__ for one in type(self).__mro__ if outside(one)})
+        digest = hashlib.sha256()
+        for name in modules:
+            path = getattr(sys.modules[name], "__file__", None)
+            if path is None:
+                raise ValueError(f"method {self.name}: module {name} is no file, so a change of it would go unnoticed")
+            digest.update(Path(path).read_bytes())
+        return digest.hexdigest()[:24] if modules else None
+
+    def expert_identity(self, position: int) -> dict[str, Any]:
+        """Returns what an expert's key has of the method: its settings, and where it is one of its own, the source."""
+        own, settings = type(self), self.expert_settings(position)
+        plain = own.objective is Method.objective and (own.expert_settings is Method.expert_settings or not settings)
+        return settings if plain or self.source is None else settings | {"module_source": self.source}
+
+    def state_identity(self) -> dict[str, Any]:
+        """Returns what a state's identity has of the method: the merge's settings, and the source."""
+        settings = self.merge_settings() if self.keeps_model else {}
+        return settings if self.source is None else settings | {"module_source": self.source}
+
     # Merging
 
     @property
-    def space(self) -> Space:
+    def form(self) -> Form:
         """The form of experts that `merge` takes."""
         return "delta"
 
@@ -124,7 +167,7 @@ class Method:
             state: the state before.
             task: the task just learned.
             expert: its expert's key.
-            load: loads any expert so far in the method's `space`.
+            load: loads any expert so far in the method's `form`.
         """
         return None
 
@@ -152,5 +195,5 @@ class Method:
         return ROOT
 
     def as_delta(self, merged: Delta) -> Delta:
-        """Returns the weight delta of something merged in the method's `space`."""
-        return materialise(merged, self.config.lora.scale) if self.space == "factors" else merged
+        """Returns the weight delta of something merged in the method's `form`."""
+        return materialise(merged, self.config.lora.scale) if self.form == "factors" else merged

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from condu_ray.merging import UnifiedDelta
@@ -30,7 +29,7 @@ class TaskArithmetic(Merged):
 
     def merge_settings(self) -> dict[str, Any]:
         """The factor c (kept out of the sum, but it names the served weights)."""
-        return self.config.merging.model_dump(include={"arithmetic_scale"})
+        return self.config.merging.identity(include={"arithmetic_scale"})
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
         """Adds one delta."""
@@ -47,12 +46,12 @@ class Ties(Merged):
 
     def merge_settings(self) -> dict[str, Any]:
         """Density and scale."""
-        return self.config.merging.model_dump(include={"ties_density", "ties_scale"})
+        return self.config.merging.identity(include={"ties_density", "ties_scale"})
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
         """All deltas so far, one in memory at a time."""
         options = self.config.merging
-        return ties(_sources(state, task, expert, load), density=options.ties_density, scale=options.ties_scale)
+        return ties(state.sources(task, expert, load), density=options.ties_density, scale=options.ties_scale)
 
 
 @register("magmax", "MagMax, Marczak et al., ECCV 2024, arxiv.org/abs/2407.06322")
@@ -72,10 +71,4 @@ class Emr(Unified):
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> UnifiedDelta:
         """Elects, masks and rescales all experts anew."""
-        return emr(_sources(state, task, expert, load))
-
-
-def _sources(state: ModelState, task: str, expert: str, load: LoadExpert) -> dict[str, partial[Delta]]:
-    """All tasks so far and this one, each with what loads its delta."""
-    keys = (*state.experts, expert)
-    return {name: partial(load, str(key)) for name, key in zip((*state.tasks, task), keys, strict=True)}
+        return emr(state.sources(task, expert, load))

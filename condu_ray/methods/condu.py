@@ -8,7 +8,7 @@ from condu_ray.merging import UnifiedDelta
 from condu_ray.methods.base import LoadExpert, ModelState
 from condu_ray.methods.merged import Unified
 from condu_ray.methods.registry import register
-from condu_ray.store.experts import Space
+from condu_ray.store.experts import Form
 
 PAPER = "ConDU, Gao et al., ICLR 2026, arxiv.org/abs/2503.10705"
 
@@ -19,7 +19,7 @@ class Condu(Unified):
 
     def merge_settings(self) -> dict[str, Any]:
         """The rescaler's formula."""
-        return self.config.merging.model_dump(include={"rescaler"})
+        return self.config.merging.identity(include={"rescaler"})
 
     def initial(self) -> UnifiedDelta:
         """No task, no delta."""
@@ -41,10 +41,10 @@ class ConduLora(Condu):
         return "lora"
 
     @property
-    def space(self) -> Space:
+    def form(self) -> Form:
         """Weight deltas mean the same for every expert; the public code merges A and B."""
         return self.config.lora.merge
 
     def merge_settings(self) -> dict[str, Any]:
         """The rescaler, and in which form experts are merged."""
-        return super().merge_settings() | self.config.lora.model_dump(include={"merge", "scale"})
+        return super().merge_settings() | self.config.lora.identity(include={"merge", "scale"})

@@ -94,9 +94,9 @@ class Zscl(Lwf):
 class LearningWithoutForgetting(Sequential):
     """Distils from theta_(t-1) on the current images over the current classes."""
 
-    def recipe(self, position: int) -> dict[str, Any]:
+    def expert_settings(self, position: int) -> dict[str, Any]:
         """The teacher's temperature and weight."""
-        return {"objective": self.name} | self.config.distillation.model_dump(include={"temperature", "weight"})
+        return {"objective": self.name} | self.config.distillation.identity(include={"temperature", "weight"})
 
     def objective(self, lesson: Lesson) -> Objective:
         """Over the task's own prompts."""
@@ -107,10 +107,10 @@ class LearningWithoutForgetting(Sequential):
 class RandomVocabulary(LearningWithoutForgetting):
     """LwF over prompts of random tokens, which stand for classes that are not known."""
 
-    def recipe(self, position: int) -> dict[str, Any]:
+    def expert_settings(self, position: int) -> dict[str, Any]:
         """And the size of the vocabulary."""
-        options = self.config.distillation.model_dump(include={"vocabulary", "vocabulary_length"})
-        return super().recipe(position) | options
+        options = self.config.distillation.identity(include={"vocabulary", "vocabulary_length"})
+        return super().expert_settings(position) | options
 
     def objective(self, lesson: Lesson) -> Objective:
         """Over prompts drawn by the run's seed."""
@@ -124,11 +124,11 @@ class ZeroShotContinual(LearningWithoutForgetting):
 
     needs = frozenset({"reference"})
 
-    def recipe(self, position: int) -> dict[str, Any]:
+    def expert_settings(self, position: int) -> dict[str, Any]:
         """All of its options, and the references' content."""
         kept = {"max_captions", "batch_size", "ensemble_every", "l2"}
         references = load_references(self.config.distillation).fingerprint
-        found = super().recipe(position) | self.config.distillation.model_dump(include=kept)
+        found = super().expert_settings(position) | self.config.distillation.identity(include=kept)
         return found | {"references": references}
 
     def objective(self, lesson: Lesson) -> Objective:

@@ -15,7 +15,7 @@ from condu_ray.store.artifacts import save_tensors
 
 
 class Merged(Method):
-    """One merged adapter for all tasks, a dict of tensors in the method's `space`."""
+    """One merged adapter for all tasks, a dict of tensors in the method's `form`."""
 
     keeps_model = True
     FILE = "merged.safetensors"

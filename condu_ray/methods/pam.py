@@ -16,7 +16,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods.base import LoadExpert, Method, ModelState
 from condu_ray.methods.merged import Merged
 from condu_ray.methods.registry import get, register
-from condu_ray.store.experts import Space
+from condu_ray.store.experts import Form
 
 PAPER = "PAM, Sokar et al., 2025, arxiv.org/abs/2506.03189"
 
@@ -78,14 +78,14 @@ class Pam(Method):
         return self.config.pam.adapter
 
     @property
-    def space(self) -> Space:
+    def form(self) -> Form:
         """Factors are averaged as factors."""
         return "factors" if self.adapter == "lora" else "delta"
 
-    def recipe(self, position: int) -> dict[str, Any]:
+    def expert_settings(self, position: int) -> dict[str, Any]:
         """The alignment matters from the second task on; the first is trained plainly."""
-        options = self.config.pam.model_dump(include={"align_every", "top_percent", "align_to"})
-        return super().recipe(position) | (options if self.aligns and position else {})
+        options = self.config.pam.identity(include={"align_every", "top_percent", "align_to"})
+        return super().expert_settings(position) | (options if self.aligns and position else {})
 
     def objective(self, lesson: Lesson) -> Objective:
         """Plain for the first task and without alignment."""

@@ -88,10 +88,10 @@ class Icarl(Sequential):
 
     needs = frozenset({"exemplars"})
 
-    def recipe(self, position: int) -> dict[str, Any]:
+    def expert_settings(self, position: int) -> dict[str, Any]:
         """The exemplars' number, and how they are used."""
-        options = self.config.distillation.model_dump(include={"batch_size", "temperature", "weight"})
-        return {"objective": self.name} | options | self.config.replay.model_dump()
+        options = self.config.distillation.identity(include={"batch_size", "temperature", "weight"})
+        return {"objective": self.name} | options | self.config.replay.identity()
 
     def objective(self, lesson: Lesson) -> Objective:
         """Rehearsal; the first task has nothing to rehearse but chooses its exemplars."""

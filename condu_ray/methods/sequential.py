@@ -34,7 +34,7 @@ class WiseFt(Merged):
 
     def merge_settings(self) -> dict[str, Any]:
         """Alpha."""
-        return self.config.merging.model_dump(include={"wise_alpha"})
+        return self.config.merging.identity(include={"wise_alpha"})
 
     def start(self, state: ModelState) -> Delta:
         """The interpolated model."""

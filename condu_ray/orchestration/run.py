@@ -1,41 +1,34 @@
-"""The main loop: train experts in lanes, merge them in task order, measure every session, report.
+"""The main job: train experts in lanes, merge them in task order, measure every session, report.
 
-Read `run` first: it tells the story. Everything that it finds in storage it takes from there, so the same command goes
-on where it was stopped and ends at once when all is done.
+Read `learn` first: it tells the story. Everything that it finds in storage it takes from there, so the same command
+goes on where it was stopped and ends at once when all is done.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, wait
 from typing import Any
 
 from condu_ray.config import Experiment
-from condu_ray.learn.loop import resolved_precision
 from condu_ray.orchestration.cluster import env
-from condu_ray.orchestration.cluster.background import background
-from condu_ray.orchestration.lanes.board import Board
+from condu_ray.orchestration.engine import Engine
+from condu_ray.orchestration.merger import Merger
+from condu_ray.orchestration.state import start_state_actor
 from condu_ray.orchestration.watch.progress import Display
-from condu_ray.orchestration.watch.pulse import Pulse
-from condu_ray.orchestration.watch.tracking import Tracker
-from condu_ray.plan.preflight import Checked, check, make_plans
+from condu_ray.orchestration.watch.recorder import Recorder
+from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.repair import mend
-from condu_ray.plan.sessions import MethodPlan
+from condu_ray.plan.results import Results
+from condu_ray.plan.stored_run import finished_run
+from condu_ray.report.run_report import write_report
 from condu_ray.store import artifacts
 from condu_ray.store.drafts import remove_drafts
-from condu_ray.store.layout import config_path, train_folder
+from condu_ray.store.layout import config_path, report_folder
 from condu_ray.store.lease import lease
-from condu_ray.store.ledger import Entry
+from condu_ray.store.location import Place
 
-GROW_SECONDS = 10.0
-"""How often the driver looks whether the cluster has grown."""
-LANE_END_SECONDS = 60.0
-"""How long lanes whose experts are all there may take to close."""
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on; the message says why, and what was committed stays."""
+LOOK_SECONDS = 0.1
+"""How often the main loop looks whether something can go on."""
 
 
 def run(config: Experiment) -> dict[str, Any]:
@@ -50,222 +43,95 @@ def run(config: Experiment) -> dict[str, Any]:
     Raises:
         RunError: training failed for good; what was committed stays, and the same command goes on from there.
         LeaseError: another driver is at this run.
-        ValueError, RuntimeError: bad input, by `check` and `env.room`, before anything was spent.
+        ValueError, RuntimeError: bad input, by `check` and `room_for`, before anything was spent.
     """
     if config.repair:
         mend(config.storage)
     checked = check(config)
     config = checked.config
-    with lease(config.run_folder):
+    with lease(config.run_folder), Display([task.name for task in checked.tasks], config.training.steps) as display:
         remove_drafts(config.storage)
-        artifacts.write_text(
-            config_path(config.run_folder), config.model_dump_json(indent=1, exclude={"tracking": {"uri"}})
-        )
-        done = from_storage(checked)
-        if done is not None:
-            return done
-        with env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"):
-            session = Session(checked)
-            try:
-                return session.run()
-            except BaseException:
-                session.tracker.fail()
-                raise
-
-
-def from_storage(checked: Checked) -> dict[str, Any] | None:
-    """Makes the report again when storage holds every session and measurement; None when anything is missing.
-
-    No Ray is started for it; a run of a cluster whose precision this machine cannot know (`rebuild`) is looked up on
-    the cluster instead, by the ordinary way.
-    """
-    from condu_ray.plan.rebuild import rebuild
-
-    config, begin = checked.config, time.perf_counter()
-    tracker = Tracker(config, [task.name for task in checked.tasks])
-    found = rebuild(checked, tracker)
-    if found is None:
-        return None
-    for plan in found.plans:
-        tracker.start(plan.method.name, plan.steps[-1].state)
-    with Display([task.name for task in checked.tasks], 0, 0, config.training.steps) as display:
-        for unit, measured in found.rows:
-            session = found.results.add(unit, measured)
-            if session is not None:
-                display.session(*session)
-        report = found.results.report(time.perf_counter() - begin, reused=len(found.rows), trained=0)
-        display.finish(report, config.run_folder)
-    tracker.close()
-    return report
-
-
-class Session:
-    """One run on a Ray cluster that is up.
-
-    Args:
-        checked: its configuration, tasks and backbone.
-    """
-
-    def __init__(self, checked: Checked) -> None:
-        import ray
-
-        from condu_ray.orchestration.lanes.lane import work_of
-        from condu_ray.orchestration.measure.evaluation import EvaluationQueue
-        from condu_ray.orchestration.state import start_state_actor
-        from condu_ray.plan.results import Results
-
-        config = checked.config
-        self.config, self.checked = config, checked
-        self.room = env.room_for(config)
-        self.precision = resolved_precision(config.training.precision, self.room.gpus_per_worker > 0)
-        self.plans = make_plans(checked, self.precision)
-        work = {entry.key: entry for plan in self.plans for entry in work_of(config, plan.items)}
-        self.missing = [entry for entry in work.values() if not entry.finished]
-        self.found = sum(len(plan.items) for plan in self.plans) - len(self.missing)
-        self.tracker = Tracker(config, [task.name for task in checked.tasks])
-        self.results = Results(config, checked.tasks, self.plans, self.tracker)
-        self.queue = EvaluationQueue(config, checked.spec, checked.tasks, self.precision, self.room)
-        self.state = start_state_actor(config)
-        board = ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, **env.beside_driver())
-        self.lanes = min(self.room.lanes, len(self.missing))
-        self.board: Any = board.remote(self.missing, self.lanes)
-        self._next = {plan.method.name: 0 for plan in self.plans}
-        self._merging: dict[Any, MethodPlan] = {}
-        self._ended: set[int] = set()
-        self._looked = time.monotonic()
-        self._news: dict[str, Any] = {}
-        self.pulse = Pulse(config.run_name, config.storage, self.found, self.missing, self.plans)
-
-    def run(self) -> dict[str, Any]:
-        """Trains, merges, measures; returns the results."""
-        import ray.train.torch  # noqa: F401  (here, for lanes' threads that import it at once may find half of it)
-
-        begin = time.perf_counter()
-        names = [task.name for task in self.checked.tasks]
-        for plan in self.plans:
-            self.tracker.start(plan.method.name, plan.steps[-1].state)
-        count = len(self.missing)
-        with Display(names, self.lanes, count, self.config.training.steps) as display:
-            display.say(
-                f"{len(names)} tasks, {len(self.plans)} methods: {count} experts to fine-tune in {self.lanes} "
-                f"lanes ({self.found} shared or in storage), {self.precision}"
-            )
-            prototypes = background(self._prototypes, display)
-            futures = [background(self._fit, number) for number in range(self.lanes)]
-            while not self.results.complete:
-                self._merge_next()
-                # Evaluators want the prototypes, and the room that the encoders have until these are made.
-                for unit, found in self.queue.poll(timeout=0.1) if prototypes.done() else ():
-                    session = self.results.add(unit, found)
-                    if session is not None:
-                        display.session(*session)
-                if not self.queue.busy:
-                    time.sleep(0.1)
-                if prototypes.done():
-                    prototypes.result()
-                self._watch(futures, display)
-                self._grow(futures, display)
-                progress = (self._news.get("words"), self._next, len(self._merging), len(self.queue))
-                self.pulse.beat(progress, self._next)
-            self.pulse.beat("measured", self._next, now=True)
-        # A fit that still closes its workers must not find its cluster gone: Ray would end this process.
-        wait(futures, timeout=LANE_END_SECONDS)
-        results = self.results.report(time.perf_counter() - begin, reused=self.queue.reused, trained=count)
-        display.finish(results, self.config.run_folder)
-        self.tracker.close()
+        write_config(config)
+        results = from_storage(checked, display)
+        if results is None:
+            with env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"):
+                results = learn(checked, display)
+        display.finish(results, config.run_folder)
         return results
 
-    def _fit(self, number: int) -> None:
-        from condu_ray.orchestration.lanes.lane import fit_lane, lane_job
 
-        folders = {task.name: task.folder for task in self.checked.tasks}
-        job = lane_job(self.config, self.checked.spec, folders, self.precision, number)
-        fit_lane(job | {"board": self.board}, self.config, self.room, train_folder(self.config.run_folder))
+def learn(checked: Checked, display: Display) -> dict[str, Any]:
+    """Trains, merges and measures on a cluster that is up.
 
-    def _grow(self, futures: list[Future[None]], display: Display) -> None:
-        """Starts further lanes where nodes have come since the start and experts wait."""
-        import ray
+    Args:
+        checked: the run's configuration, tasks and backbone.
+        display: shows where it is.
 
-        now = time.monotonic()
-        if self.config.training.lanes or not futures or now - self._looked < GROW_SECONDS:
-            return
-        self._looked = now
-        try:
-            room = env.room_for(self.config).lanes
-        except env.ResourceError:  # nodes have gone: lanes wait for others by themselves
-            return
-        working = sum(not future.done() for future in futures)
-        for _ in range(min(room - working, ray.get(self.board.waiting.remote()))):
-            futures.append(background(self._fit, len(futures)))
-        if len(futures) > self.lanes:
-            display.say(f"{len(futures) - self.lanes} more lanes: the cluster has grown")
-            self.lanes = len(futures)
-            display.more_lanes(self.lanes)
-            self.board.share.remote(self.lanes)
+    Returns:
+        The results.
 
-    def _prototypes(self, display: Display) -> None:
-        """Makes the prototypes, beside the training that has begun, when some method wants them."""
-        if any(plan.method.routes for plan in self.plans):
-            from condu_ray.orchestration.measure.encoders import make_prototypes
+    Raises:
+        RunError: training failed for good.
+    """
+    begin, config = time.perf_counter(), checked.config
+    engine = Engine(config, checked, config.run_folder, [config])
+    (plan,) = engine.plans
+    with Recorder(Results(plan)) as recorder:
+        engine.start(display.say)
+        state = start_state_actor(config)
+        merger = Merger(recorder.results, state.merge.remote, engine.crew.board, engine.pool.service)
+        display.say(engine.described())
+        while not recorder.results.complete:
+            news = engine.look(display.say)
+            for session in merger.advance(news):
+                recorder.session(session)
+                display.session(session)
+            display.lanes(news, engine.crew.lanes, len(engine.crew.missing), merger.pending)
+            engine.pulse.beat((news.words, merger.state), news.there, merger.handed)
+            time.sleep(LOOK_SECONDS)
+        engine.pulse.beat("measured", news.there, merger.handed, now=True)
+        engine.close()
+        return report(recorder, begin, reused=merger.reused, trained=len(engine.crew.missing))
 
-            begin = time.perf_counter()
-            made = make_prototypes(
-                self.config.storage,
-                self.checked.spec,
-                self.checked.backbone,
-                self.checked.tasks,
-                self.room,
-                self.config.training.threads,
-            )
-            if made:
-                display.say(f"prototypes of {made} tasks in {time.perf_counter() - begin:.0f} s")
 
-    def _merge_next(self) -> None:
-        """Hands every method's next expert to the state actor, and what it committed to the evaluators."""
-        import ray
+def from_storage(checked: Checked, display: Display) -> dict[str, Any] | None:
+    """Makes the report again when storage holds every session and measurement; None when anything is missing.
 
-        if self._merging:
-            ready, _ = ray.wait(list(self._merging), num_returns=len(self._merging), timeout=0)
-            for reference in ready:
-                plan = self._merging.pop(reference)
-                entry = Entry(**ray.get(reference))
-                for unit in self.results.units(plan, entry, self.checked.backbone, self.precision):
-                    self.queue.submit(unit)
-        busy = {plan.method.name for plan in self._merging.values()}
-        for plan in self.plans:
-            name = plan.method.name
-            if name in busy or self._next[name] == len(plan.steps):
-                continue
-            step = plan.steps[self._next[name]]
-            key = step.item.key if step.item else None
-            if step.item is None or not self._missing(step.item.key):
-                call = self.state.merge.remote(name, step.position, step.task, key, step.parent, step.state)
-                self._merging[call] = plan
-                self._next[name] += 1
+    No Ray is started for it. What `training.precision=auto` means is known here only of this machine: a run of a
+    cluster whose GPUs this machine has not is looked up on the cluster instead, by the ordinary way.
+    """
+    begin = time.perf_counter()
+    found = finished_run(checked)
+    if found is None:
+        return None
+    with Recorder(Results(found.plan)) as recorder:
+        for session in recorder.replay(found.measured):
+            display.session(session)
+        return report(recorder, begin, reused=len(found.measured), trained=0)
 
-    def _missing(self, key: str) -> bool:
-        from condu_ray.store.layout import expert_folder
 
-        return not artifacts.exists(expert_folder(self.config.storage, key))
+def report(recorder: Recorder, begin: float, *, reused: int, trained: int, pictures: bool = True) -> dict[str, Any]:
+    """Writes `<run>/report` and closes the MLflow runs.
 
-    def _watch(self, futures: Sequence[Future[None]], display: Display) -> None:
-        """Shows progress, and stops the run when a lane is lost for good."""
-        import ray
+    Args:
+        recorder: of a run that is measured.
+        begin: when it began, by `time.perf_counter`.
+        reused: measurements taken from storage.
+        trained: experts fine-tuned now.
+        pictures: whether to draw them; a trial of a sweep has its sweep's.
 
-        if futures and not all(future.done() for future in futures):
-            news = ray.get(self.board.read.remote())
-            display.lanes(news["words"], len(news["trained"]), len(self.queue))
-            self._news = news
-            if news["failure"]:
-                self.pulse.diverged()
-                raise RunError(f"{news['failure']}. Nothing that was committed is lost.")
-        ended = {number for number, future in enumerate(futures) if future.done()}
-        for _ in ended - self._ended:
-            self.queue.grow()  # what the lane had is free for evaluation now
-        self._ended = ended
-        for number, future in enumerate(futures):
-            if future.done() and future.exception() is not None:
-                raise RunError(
-                    f"lane {number} failed after {self.config.training.max_failures} restarts: "
-                    f"{future.exception()}. What was committed stays; the same command goes on from there."
-                ) from future.exception()
+    Returns:
+        The results as in `results.json`.
+    """
+    found = recorder.results.summary(time.perf_counter() - begin, reused=reused, trained=trained)
+    folder = report_folder(recorder.results.plan.config.run_folder)
+    write_report(found, folder, pictures=pictures)
+    recorder.finish(folder)
+    return found
+
+
+def write_config(config: Experiment) -> Place:
+    """Writes a run's `config.json`, without the tracking address, which may hold a password."""
+    path = config_path(config.run_folder)
+    artifacts.write_text(path, config.model_dump_json(indent=1, exclude={"tracking": {"uri"}}))
+    return path

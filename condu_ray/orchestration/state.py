@@ -8,7 +8,7 @@ a call that is repeated after a crash returns what was recorded.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -18,7 +18,8 @@ from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.watch import telemetry
-from condu_ray.store.artifacts import local
+from condu_ray.plan.sessions import PlannedSession
+from condu_ray.store import artifacts
 from condu_ray.store.experts import load_expert
 from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import ROOT, Entry, Ledger
@@ -33,11 +34,11 @@ class ModelKeeper:
     """What the state actor runs; a plain class, so that it can be tested without Ray.
 
     Args:
-        config: the run's configuration, as a dict of JSON values with an absolute storage folder.
+        config: the run's configuration, with an absolute storage folder.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._config = Experiment.model_validate(config)
+    def __init__(self, config: Experiment) -> None:
+        self._config = config
         self._storage, self._run = self._config.storage, self._config.run_folder
         self._ledgers: dict[str, Ledger] = {}
         self._latest: dict[str, ModelState] = {}
@@ -60,19 +61,15 @@ class ModelKeeper:
             raise StateError(f"{method.name}: state {identity} was never committed; merge the tasks in order")
         return load_session(self._run, method, entry)
 
-    def merge(self, name: str, position: int, task: str, expert: str | None, parent: str, state: str) -> dict[str, Any]:
+    def merge(self, name: str, session: PlannedSession) -> Entry:
         """Merges one expert into a committed state and commits the result.
 
         Args:
             name: method.
-            position: 0-based place of the task.
-            task: its name.
-            expert: the expert's key; None for a method that trains nothing.
-            parent: identity of the state that it is merged into.
-            state: identity of the result, as planned.
+            session: as planned: its expert, the state that it is merged into, and the identity of the result.
 
         Returns:
-            The ledger's entry, as a dict; of the earlier commit when there was one.
+            The ledger's entry; of the earlier commit when there was one.
 
         Raises:
             StateError: the parent is not committed, or the position does not fit it.
@@ -80,25 +77,26 @@ class ModelKeeper:
             ArtifactError: the expert or the parent is missing or damaged.
         """
         method, ledger = get(name, self._config), self._ledger(name)
-        recorded = ledger.get(state)
+        recorded = ledger.get(session.state)
         if recorded is not None:
-            return asdict(recorded)
-        begin = time.perf_counter()
-        before = self._state(method, parent)
+            return recorded
+        begin, task, position = time.perf_counter(), session.task, session.position
+        expert = session.expert.key if session.expert else None
+        before = self._state(method, session.parent)
         if len(before.tasks) != position:
             raise StateError(f"{name}: task {task} is number {position + 1}, but {len(before.tasks)} are merged so far")
         model = None
         if method.keeps_model:
             assert expert is not None
-            model = method.merge(before, task, expert, lambda key: load_expert(self._storage, key, method.space))
-        after = before.after(state, task, expert, model)
-        entry = Entry(position, task, expert, parent, state, 0.0)
+            model = method.merge(before, task, expert, lambda key: load_expert(self._storage, key, method.form))
+        after = before.after(session.state, task, expert, model)
+        entry = Entry(position, task, expert, session.parent, session.state, 0.0)
         save_session(self._run, method, entry, after)
-        entry = Entry(position, task, expert, parent, state, time.perf_counter() - begin)
+        entry = replace(entry, seconds=time.perf_counter() - begin)
         ledger.append(entry)
         self._latest[name] = after
         self._export(name, entry)
-        return asdict(entry)
+        return entry
 
     def _export(self, method: str, entry: Entry) -> None:
         tags = {"run": self._config.run_name, "method": method}
@@ -111,7 +109,7 @@ class ModelKeeper:
 def _nbytes(folder: Place) -> int:
     """Bytes of a folder's files; 0 where it cannot be read, for only the export asks."""
     try:
-        return sum(path.stat().st_size for path in local(folder).iterdir())
+        return sum(path.stat().st_size for path in artifacts.local(folder).iterdir())
     except OSError:
         return 0
 
@@ -121,4 +119,4 @@ def start_state_actor(config: Experiment) -> Any:
     actor = ray.remote(ModelKeeper).options(
         name="state", num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1, **env.beside_driver()
     )
-    return actor.remote(config.portable())
+    return actor.remote(config.absolute())

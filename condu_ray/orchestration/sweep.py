@@ -12,35 +12,34 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import ray
 from rich.console import Console
 
 from condu_ray.benchmark.orders import resolve_orders
 from condu_ray.config import Sweep, content_hash
-from condu_ray.learn.loop import resolved_precision
-from condu_ray.methods import get
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.background import background
-from condu_ray.orchestration.lanes.lane import fit_lane, lane_job, work_of
-from condu_ray.orchestration.run import LANE_END_SECONDS, RunError
-from condu_ray.orchestration.trial import Setting, plain, tune_function
-from condu_ray.orchestration.watch.pulse import Pulse
-from condu_ray.orchestration.watch.sweep_tracking import finish_parent, open_parent
+from condu_ray.orchestration.cluster.room import TRIAL_CPUS
+from condu_ray.orchestration.engine import Engine
+from condu_ray.orchestration.lanes.crew import RunError
+from condu_ray.orchestration.run import LOOK_SECONDS
+from condu_ray.orchestration.trial import Shared, tune_function
+from condu_ray.orchestration.watch.news import News
+from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.repair import mend
-from condu_ray.plan.sessions import plan_method
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
 from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_name
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
 from condu_ray.store.drafts import remove_drafts
-from condu_ray.store.layout import report_folder, sweep_config_path, sweep_folder, train_folder, tune_folder
+from condu_ray.store.layout import report_folder, sweep_config_path, sweep_folder, tune_folder
 from condu_ray.store.lease import lease
 from condu_ray.store.location import Place
+from condu_ray.store.provenance import command, provenance
 
 SHOW_SECONDS = 10.0
 MOST_TRIALS = 8
@@ -65,165 +64,132 @@ def run_sweep(sweep: Sweep) -> list[Place]:
     if sweep.repair:
         mend(sweep.storage)
     checked = check(sweep.experiment())
-    names = [task.name for task in checked.tasks]
-    orders = resolve_orders(sweep.orders, names, sweep.seed)
+    orders = resolve_orders(sweep.orders, [task.name for task in checked.tasks], sweep.seed)
     base = sweep.model_copy(update={"distillation": checked.config.distillation})
     trials = make_trials(base, orders)
     name = sweep_name(base, trials, content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]]))
-    folder = sweep_folder(sweep.storage, name).absolute()
+    folder, console = sweep_folder(sweep.storage, name).absolute(), Console(highlight=False, soft_wrap=True)
     with lease(folder):
         remove_drafts(sweep.storage)
-        return _run(base, checked, name, folder, trials, begin)
-
-
-def _run(
-    sweep: Sweep, checked: Checked, name: str, folder: Place, trials: Sequence[Trial], begin: float
-) -> list[Place]:
-    """Runs what is left and writes the report; nobody else is at this sweep meanwhile."""
-    console, base = Console(highlight=False, soft_wrap=True), sweep
-    _remember(folder, base, trials)
-    if sweep.tracking.uri is not None:  # by the environment: a setting would be in the files that Tune writes
-        os.environ["MLFLOW_TRACKING_URI"] = sweep.tracking.uri
-        base = base.model_copy(update={"tracking": sweep.tracking.model_copy(update={"uri": None})})
-    done = read_records(folder, trials)
-    left = [trial for trial in trials if trial.id not in done]
-    console.print(f"sweep {name}: {len(trials)} trials, {len(done)} finished before, {len(left)} to run")
-    if left:
-        with env.ray_cluster(sweep.cluster.address, namespace=f"condu_ray/{name}"):
-            running = _Running(base, checked, name, folder, trials, console)
-            if sweep.cache_report:
-                console.print(running.cache_report(left))
-                return []
-            running.run(left)
-    return _report(base, name, time.perf_counter() - begin, console)
+        _remember(folder, base, trials)
+        if sweep.tracking.uri is not None:  # by the environment: a setting would be in the files that Tune writes
+            os.environ["MLFLOW_TRACKING_URI"] = sweep.tracking.uri
+            base = base.model_copy(update={"tracking": sweep.tracking.model_copy(update={"uri": None})})
+        config = base.experiment().model_copy(update={"run": name})
+        left = [trial for trial in trials if trial.id not in read_records(folder, trials)]
+        console.print(
+            f"sweep {name}: {len(trials)} trials, {len(trials) - len(left)} finished before, {len(left)} to run"
+        )
+        cluster = partial(env.ray_cluster, sweep.cluster.address, namespace=f"condu_ray/{name}")
+        work = partial(_Running, base, checked.under(config), folder, trials, left, console)
+        if sweep.cache_report:
+            if left:
+                with cluster():
+                    console.print(work().cache_report())
+            return []
+        methods = dict.fromkeys(trial.method for trial in trials)
+        with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}) as parent:
+            if left:
+                with cluster():
+                    work().run(parent)
+            return _report(base, name, parent, time.perf_counter() - begin, console)
 
 
 def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Writes what the sweep is, and refuses another one under the same name."""
     path = sweep_config_path(folder)
-    kept = sweep.experiment().model_dump(mode="json", exclude={"storage", "tracking", "cluster"})
-    records = [trial.record() for trial in trials]
-    identity = content_hash([kept, records])
+    base, records = sweep.experiment(), [trial.record() for trial in trials]
+    elsewhere = {"storage", "tracking", "cluster"}
+    identity = content_hash([base.identity(exclude=elsewhere), records])
     if backend(path).exists(path):
         before = json.loads(artifacts.read_text(path))
         if before["identity"] != identity:
             raise ValueError(f"--run: {folder} holds a sweep with other settings or trials; give another name")
-    known = {"identity": identity, "config": kept, "trials": records, "versions": artifacts.provenance()}
+    known: dict[str, Any] = {"identity": identity, "config": base.model_dump(mode="json", exclude=elsewhere)}
+    known |= {"trials": records, "versions": provenance()}
     artifacts.write_text(path, json.dumps(known, indent=1))
 
 
 class _Running:
-    """A sweep on a cluster that is up."""
+    """A sweep on a cluster that is up.
+
+    Args:
+        sweep: its settings.
+        checked: those that all trials share, tasks and backbone.
+        folder: the sweep's.
+        trials: all of them.
+        left: those that are not finished.
+        console: for people.
+    """
 
     def __init__(
-        self, sweep: Sweep, checked: Checked, name: str, folder: Place, trials: Sequence[Trial], console: Console
+        self,
+        sweep: Sweep,
+        checked: Checked,
+        folder: Place,
+        trials: Sequence[Trial],
+        left: Sequence[Trial],
+        console: Console,
     ) -> None:
-        import ray
+        self.sweep, self.checked, self.folder, self.left, self.console = sweep, checked, folder, left, console
+        self.config, self.begin, self.shown = checked.config, time.monotonic(), time.monotonic()
+        configs = [trial.config(self.config, self.config.run_name) for trial in trials]
+        self.engine = Engine(self.config, checked, folder, configs)
+        self.plans = dict(zip((trial.id for trial in trials), self.engine.plans, strict=True))
 
-        self.sweep, self.checked, self.name, self.folder, self.console = sweep, checked, name, folder, console
-        self.config = sweep.experiment().model_copy(update={"run": name})
-        self.room = env.room_for(self.config)
-        self.cpus = ray.cluster_resources().get("CPU", 1.0)
-        self.precision = resolved_precision(sweep.training.precision, self.room.gpus_per_worker > 0)
-        self.work = {entry.key: entry for trial in trials for entry in self._work(trial)}
-        self.missing = [entry for entry in self.work.values() if not entry.finished]
-        self.pulse = Pulse(name, self.config.storage, len(self.work) - len(self.missing), self.missing)
-
-    def _work(self, trial: Trial) -> list[Any]:
-        config = trial.config(self.config, self.name)
-        tasks = {task.name: task for task in self.checked.tasks}
-        order = [tasks[name] for name in trial.order]
-        return work_of(
-            config, plan_method(get(trial.method, config), config, order, self.checked.backbone, self.precision).items
-        )
-
-    def cache_report(self, left: Sequence[Trial]) -> str:
-        """Returns what storage has of the experts that the sweep needs."""
+    def cache_report(self) -> str:
+        """Returns what storage has of the experts that the sweep needs; nothing is changed there."""
+        here = {expert.key for expert in self.engine.experts if expert.finished or expert.adoptable}
         by_method: dict[str, tuple[int, int]] = {}
-        lines = []
-        for trial in left:
-            keys = {entry.key: entry.finished for entry in self._work(trial)}
-            here, needed = by_method.get(trial.method, (0, 0))
-            by_method[trial.method] = (here + sum(keys.values()), needed + len(keys))
-        for method, (here, needed) in by_method.items():
-            lines.append(f"  {method}: {needed} experts over all its trials, {here} of them in storage")
-        found = len(self.work) - len(self.missing)
-        total = f"{len(self.work)} different experts, {found} in storage, {len(self.missing)} to train"
+        for trial in self.left:
+            keys = {expert.key for expert in self.plans[trial.id].experts}
+            found, needed = by_method.get(trial.method, (0, 0))
+            by_method[trial.method] = (found + len(keys & here), needed + len(keys))
+        lines = [
+            f"  {method}: {needed} experts over all its trials, {found} of them in storage"
+            for method, (found, needed) in by_method.items()
+        ]
+        count = len(self.engine.experts)
+        total = f"{count} different experts, {len(here)} in storage, {count - len(here)} to train"
         return "\n".join([*lines, total])
 
-    def run(self, left: Sequence[Trial]) -> None:
+    def run(self, parent: Parent) -> None:
         """Runs the trials that are left, and waits for the lanes to close."""
-        import ray
-        import ray.train.torch
-        import ray.tune
+        import ray.tune  # noqa: F401  (here, for threads that import it at once may find half of it)
 
-        from condu_ray.orchestration.lanes.board import Board
-        from condu_ray.orchestration.measure.evaluation import start_evaluator
-        from condu_ray.orchestration.measure.measuring import NAME, Measuring
-
-        methods = self.config.method
-        keeper: Any = ray.remote(Board).options(
-            name="board", num_cpus=0, max_restarts=-1, max_task_retries=-1, **env.beside_driver()
-        )
-        # What starts from a merged state its trial posts, once it runs: a lane must not wait for one that does not.
-        first = [entry for entry in self.missing if entry.item["item"]["state"] is None]
-        self.board: Any = keeper.remote(first, self.room.lanes, False)
-        tasks = self.checked.tasks
-        self._evaluator = partial(start_evaluator, self.config, self.checked.spec, tasks, self.precision, self.room)
-        evaluators = [self._evaluator() for _ in range(self.room.evaluators + (0 if self.missing else self.room.lanes))]
-        measuring = ray.remote(Measuring).options(name=NAME, num_cpus=0, max_concurrency=1000, **env.beside_driver())
-        self.measuring: Any = measuring.remote(str(self.config.storage.absolute()), evaluators, self.name)
-        parent = open_parent(self.config, self.name, {"orders": self.sweep.orders, "methods": ",".join(methods)})
-        routed = any(get(method, self.config).routes for method in methods)
-        prototypes: Future[Any] | None = background(self._prototypes) if routed else None
-        lanes = [background(self._fit, lane) for lane in range(self.room.lanes if self.missing else 0)]
-        setting = Setting(
-            self.name,
-            str(self.folder),
-            self.config.portable(),
-            {task.name: str(task.folder) for task in tasks},
-            self.checked.backbone,
-            self.precision,
-            f"condu_ray/{self.name}",
-            parent,
-        )
-        tuning = background(self._tune, left, setting, prototypes)
-        self._watch(tuning, lanes, left)
+        self.engine.start(self.say)
+        tuning = background(self._tune, parent.run)
+        while not tuning.done():
+            news = self.engine.look(self.say)
+            if time.monotonic() - self.shown >= SHOW_SECONDS:
+                self._show(news)
+            time.sleep(LOOK_SECONDS)
         tuning.result()
-        ray.get(self.board.close.remote())
-        wait(lanes, timeout=LANE_END_SECONDS)
+        self.engine.close()
 
-    def _prototypes(self) -> None:
-        from condu_ray.orchestration.measure.encoders import make_prototypes
+    def say(self, text: str) -> None:
+        """Prints a line with the time since the start."""
+        minutes, seconds = divmod(int(time.monotonic() - self.begin), 60)
+        self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}")
 
-        make_prototypes(
-            self.config.storage,
-            self.checked.spec,
-            self.checked.backbone,
-            self.checked.tasks,
-            self.room,
-            self.config.training.threads,
-        )
-
-    def _fit(self, lane: int) -> None:
-        folders = {task.name: task.folder for task in self.checked.tasks}
-        job = lane_job(self.config, self.checked.spec, folders, self.precision, lane)
-        fit_lane(job | {"board": self.board}, self.config, self.room, train_folder(self.folder))
-
-    def _tune(self, left: Sequence[Trial], setting: Setting, prototypes: Future[Any] | None) -> None:
+    def _tune(self, parent: str | None) -> None:
         """Hands the trials to Ray Tune; lanes train meanwhile."""
         from ray import tune
 
-        if prototypes is not None:  # measuring wants them, and trials ask for it as soon as they have merged
-            prototypes.result()
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
-        side_by_side = self.sweep.trials or min(MOST_TRIALS, max(4, int(self.cpus)), len(left))
+        cpus = int(ray.cluster_resources().get("CPU", 1.0))
+        side_by_side = self.sweep.trials or min(MOST_TRIALS, max(4, cpus), len(self.left))
+        shared = Shared(
+            self.checked,
+            self.folder,
+            {trial.id: trial for trial in self.left},
+            self.engine.precision,
+            f"condu_ray/{self.config.run_name}",
+            parent,
+        )
         tuner = tune.Tuner(
-            tune.with_resources(tune_function, {"cpu": env.TRIAL_CPUS}),
-            param_space={
-                "trial": tune.grid_search([plain(trial) for trial in left]),
-                "setting": asdict(setting),
-            },
+            tune.with_resources(tune.with_parameters(tune_function, shared=shared), {"cpu": TRIAL_CPUS}),
+            param_space={"trial": tune.grid_search([trial.id for trial in self.left])},
             tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=tune_folder(self.folder, int(time.time())).name,
@@ -237,46 +203,24 @@ class _Running:
         if errors:
             raise RunError(f"{len(errors)} trials failed, the first: {errors[0]}. What is finished stays.")
 
-    def _watch(self, tuning: Future[None], lanes: Sequence[Future[None]], left: Sequence[Trial]) -> None:
-        """Prints where the sweep is until Tune ends; stops it when a lane is lost for good."""
-        import ray
-
-        begin = shown = time.monotonic()
-        grown, diverged = not self.missing, False
-        while not tuning.done():
-            wait([tuning], timeout=0.5)
-            for lane in lanes:
-                if lane.done() and lane.exception() is not None:
-                    raise RunError(f"a lane failed: {lane.exception()}. What is finished stays.") from lane.exception()
-            if time.monotonic() - shown >= SHOW_SECONDS:
-                shown = time.monotonic()
-                news: Any = ray.get(self.board.read.remote())
-                if len(news["trained"]) >= len(self.missing) and not grown:
-                    grown = True  # the lanes have nothing more to do: what they had is free for measuring
-                    ray.get(self.measuring.add.remote([self._evaluator() for _ in lanes]))
-                finished = len(read_records(self.folder, left))
-                self.pulse.beat((news["words"], len(news["trained"]), finished))
-                self.pulse.trials(finished, len(left) - finished)
-                if news["failure"] and not diverged:
-                    diverged = True  # trials that want this expert fail, the others go on
-                    self.pulse.diverged()
-                minutes, seconds = divmod(int(shown - begin), 60)
-                words = [f"{word['task']} {word['step']}/{word['steps']}" for word in news["words"].values()]
-                training = f", {'; '.join(words)}" if words and len(news["trained"]) < len(self.missing) else ""
-                self.console.print(
-                    f"[dim]{minutes:02d}:{seconds:02d}[/] {finished}/{len(left)} trials, "
-                    f"{len(news['trained'])}/{len(self.missing)} experts trained{training}"
-                )
+    def _show(self, news: News) -> None:
+        """Prints and exports where the sweep is."""
+        self.shown = time.monotonic()
+        finished, wanted = len(read_records(self.folder, self.left)), len(self.engine.crew.missing)
+        self.engine.pulse.beat((news.words, len(news.trained), finished), news.there)
+        self.engine.pulse.trials(finished, len(self.left) - finished)
+        words = [f"{word} {word.step}/{word.steps}" for word in news.words.values()]
+        training = f", {'; '.join(words)}" if words and len(news.trained) < wanted else ""
+        self.say(f"{finished}/{len(self.left)} trials, {len(news.trained)}/{wanted} experts trained{training}")
 
 
-def _report(base: Sweep, name: str, seconds: float, console: Console) -> list[Place]:
+def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, console: Console) -> list[Place]:
     """Writes the report from the records in storage, and gives MLflow's run of the sweep its aggregates."""
-    found = find(base.storage, name)
-    extra = {"seconds": seconds, "command": artifacts.command()}
+    found = find(sweep.storage, name)
+    extra = {"seconds": seconds, "command": command()}
     folder = report_folder(found.folder)
-    numbers = write_sweep_report(base.storage, [found], folder, published=base.published, extra=extra)
-    config = base.experiment()
-    finish_parent(config, open_parent(config, name, {}), aggregates(numbers), folder)
+    numbers = write_sweep_report(sweep.storage, [found], folder, published=sweep.published, extra=extra)
+    parent.finish(aggregates(numbers), folder)
     paid = numbers["extra"]["costs"]
     console.print(
         f"{paid['experts_used']} experts used, {paid['experts_different']} different, "

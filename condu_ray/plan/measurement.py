@@ -1,15 +1,20 @@
-"""Units of measurement: one (state, task, label space) each, with an identity by which it is never measured twice."""
+"""Measurements: one (state, task, label space) each, with an identity by which it is never measured twice.
+
+Loading this loads no torch, for the process that shares measurements among evaluators needs none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from condu_ray.benchmark import Task
 from condu_ray.config import Experiment, content_hash
-from condu_ray.methods import Method, ModelState
 from condu_ray.store.ledger import Entry
+
+if TYPE_CHECKING:
+    from condu_ray.benchmark import Task
+    from condu_ray.methods import Method, ModelState
 
 Space = Literal["task", "union"]
 """Label space: the task's own classes (task known), or those of all tasks of the run."""
@@ -18,9 +23,20 @@ VERSION = "2"
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One measurement: a method's state after a session, on one task, over the task's own or all classes."""
+class Measurement:
+    """A method's state after a session, measured on one task, over the task's own or all classes.
 
+    Attributes:
+        config: the run's settings, with an absolute storage folder.
+        method: the method.
+        entry: the session.
+        task: whose test images.
+        seen: whether the state has learned the task.
+        space: label space.
+        key: what it is known again by (`measurement_key`).
+    """
+
+    config: Experiment
     method: str
     entry: Entry
     task: str
@@ -30,7 +46,7 @@ class Unit:
 
 
 def routed(method: Method, seen: bool, space: Space) -> bool:
-    """Whether a unit is predicted by the nearest experts: the task is not learned yet, or not known."""
+    """Whether a measurement is predicted by the nearest experts: the task is not learned yet, or not known."""
     return method.routes and (not seen or space == "union")
 
 
@@ -40,7 +56,7 @@ def label_spaces(config: Experiment, method: Method) -> list[Space]:
     return ["task", "union"] if union else ["task"]
 
 
-def unit_key(
+def measurement_key(
     config: Experiment,
     backbone: str,
     precision: str,
@@ -64,7 +80,7 @@ def unit_key(
     """
     weights: list[Any] = [method.weights(state, task.name)]
     if routed(method, seen, "union" if space else "task"):
-        weights = ["aggregated", state.id, config.inference.model_dump()]
+        weights = ["aggregated", state.id, config.inference.identity()]
     if space:  # which classes there are, in which order the tasks come does not count
         weights.append(sorted(content_hash([other.classes, other.templates]) for other in space))
     measured = [config.evaluation.max_images, precision]

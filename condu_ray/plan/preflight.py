@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from condu_ray.benchmark import Task, load_tasks, require_valid
 from condu_ray.benchmark.few_shot import few_shot
@@ -12,9 +12,8 @@ from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import nearest
 from condu_ray.config import Experiment
-from condu_ray.methods import Method, get
-from condu_ray.methods.registry import MethodError
-from condu_ray.plan.sessions import MethodPlan, plan_method
+from condu_ray.methods import Method
+from condu_ray.methods.registry import MethodError, take
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
@@ -34,6 +33,11 @@ class Checked:
     backbone: str
     """theta0's fingerprint."""
 
+    def under(self, config: Experiment) -> Checked:
+        """Returns what was checked, for a trial's configuration: the same tasks in its order."""
+        tasks = {task.name: task for task in self.tasks}
+        return replace(self, config=config, tasks=tuple(tasks[name] for name in config.tasks or tasks))
+
 
 def check(config: Experiment) -> Checked:
     """Loads and checks methods, storage, tasks, backbone and references; no Ray, no compute.
@@ -41,7 +45,7 @@ def check(config: Experiment) -> Checked:
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
     """
-    methods = [get(name, config) for name in config.method]
+    methods = take(config)
     _check_options(config, methods)
     artifacts.check_writable(config.storage)
     if artifacts.is_file(config.run_folder):
@@ -53,7 +57,7 @@ def check(config: Experiment) -> Checked:
         if unknown := [name for name in names if name not in MINI_MTIL_TASKS]:
             raise TaskError(
                 f"task {unknown[0]!r} is none of mini-MTIL's ({', '.join(MINI_MTIL_TASKS)}); for other tasks give "
-                "--data the folder of their folders, such as jobs/prepare_datasets.py writes for MTIL"
+                "--data the folder of their folders, such as `condu-ray prepare` writes for MTIL"
             )
         data = _drawn(config)
         mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
@@ -126,11 +130,3 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
         "captions": options.captions.absolute() if options.captions else None,
     }
     return config.model_copy(update={"distillation": options.model_copy(update=found)})
-
-
-def make_plans(checked: Checked, precision: str) -> list[MethodPlan]:
-    """Returns the plan of every method of the configuration."""
-    config = checked.config
-    return [
-        plan_method(get(name, config), config, checked.tasks, checked.backbone, precision) for name in config.method
-    ]

@@ -1,217 +1,167 @@
-"""The matrix of a run as it fills: which measurements a session needs, its rows on disk, and the report."""
+"""The matrix of a run as it fills: which measurements a session needs, its rows on disk, and the results."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from condu_ray.benchmark import Task
-from condu_ray.config import Experiment
 from condu_ray.methods import ModelState
 from condu_ray.metrics import continual_metrics
-from condu_ray.orchestration.watch import telemetry
-from condu_ray.orchestration.watch.tracking import Tracker
-from condu_ray.plan.measurement import Space, Unit, label_spaces, unit_key
+from condu_ray.plan.measurement import Measurement, Space, label_spaces, measurement_key
+from condu_ray.plan.run_plan import RunPlan
 from condu_ray.plan.sessions import MethodPlan
-from condu_ray.report.run_report import write_report
 from condu_ray.store import artifacts
-from condu_ray.store.layout import expert_folder, report_folder, rows_path
+from condu_ray.store.layout import expert_folder, rows_path
 from condu_ray.store.ledger import Entry
+from condu_ray.store.measurements import Accuracy
+from condu_ray.store.provenance import command, provenance
 from condu_ray.store.results import write_rows
 
 
-def _plain(value: float) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)
+@dataclass(frozen=True)
+class SessionResult:
+    """A session that is measured on every task over one label space.
+
+    Attributes:
+        method: the method.
+        space: label space.
+        entry: the session.
+        found: accuracy by task, in the order of learning.
+    """
+
+    method: str
+    space: Space
+    entry: Entry
+    found: Mapping[str, Accuracy]
+
+    @property
+    def percent(self) -> list[float]:
+        """Accuracy on each task, in percent."""
+        return [accuracy.percent for accuracy in self.found.values()]
 
 
 class Results:
     """Collects measurements into one T x T matrix a method and label space.
 
     Args:
-        config: the run's configuration.
-        tasks: tasks in order.
-        plans: the methods' plans.
-        tracker: MLflow.
+        plan: the run.
     """
 
-    def __init__(
-        self, config: Experiment, tasks: Sequence[Task], plans: Sequence[MethodPlan], tracker: Tracker
-    ) -> None:
-        self._config, self._tasks, self._plans, self._tracker = config, list(tasks), list(plans), tracker
-        self._found: dict[tuple[str, Space, int], dict[str, dict[str, Any]]] = {}
-        self._entries: dict[tuple[str, int], Entry] = {}
-        self._measured: dict[str, dict[str, float]] = {}
+    def __init__(self, plan: RunPlan) -> None:
+        self.plan = plan
+        self._spaces = {one.method.name: label_spaces(plan.config, one.method) for one in plan.methods}
+        self._partial: dict[tuple[str, Space, int], dict[str, Accuracy]] = {}
+        self._sessions: dict[tuple[str, Space, int], SessionResult] = {}
+        self._seconds: dict[str, dict[str, float]] = {one.method.name: {} for one in plan.methods}
 
     @property
     def complete(self) -> bool:
         """Whether every session of every method is measured on every task, over all its label spaces."""
-        size = len(self._tasks)
-        return all(
-            len(self._found.get((plan.method.name, space, position), {})) == size
-            for plan in self._plans
-            for space in label_spaces(self._config, plan.method)
-            for position in range(size)
-        )
+        return len(self._sessions) == len(self.plan.tasks) * sum(len(spaces) for spaces in self._spaces.values())
 
-    def units(self, plan: MethodPlan, entry: Entry, backbone: str, precision: str) -> list[Unit]:
-        """Returns the measurements of a committed session: one a task."""
-        name, learned = plan.method.name, plan.steps[: entry.position + 1]
-        experts = tuple(step.item.key if step.item else None for step in learned)
-        state = ModelState(entry.state, tuple(step.task for step in learned), experts)
-        self._entries[name, entry.position] = entry
-        units = []
-        for space in label_spaces(self._config, plan.method):
-            for task in self._tasks:
+    def session(self, method: str, space: Space, position: int) -> SessionResult | None:
+        """Returns a session's result, or None when it is not measured yet."""
+        return self._sessions.get((method, space, position))
+
+    def measurements(self, plan: MethodPlan, entry: Entry) -> list[Measurement]:
+        """Returns the measurements of a committed session: one a task and label space."""
+        run, name, learned = self.plan, plan.method.name, plan.sessions[: entry.position + 1]
+        experts = tuple(session.expert.key if session.expert else None for session in learned)
+        state = ModelState(entry.state, tuple(session.task for session in learned), experts)
+        found = []
+        for space in self._spaces[name]:
+            for task in run.tasks:
                 seen = task.name in state.tasks
-                among = self._tasks if space == "union" else ()
-                key = unit_key(self._config, backbone, precision, plan.method, state, task, seen, among)
-                units.append(Unit(name, entry, task.name, seen, space, key))
-        return units
+                among = run.tasks if space == "union" else ()
+                key = measurement_key(run.config, run.backbone, run.precision, plan.method, state, task, seen, among)
+                found.append(Measurement(run.config, name, entry, task.name, seen, space, key))
+        return found
 
-    def add(self, unit: Unit, found: dict[str, Any]) -> tuple[str, int, list[float]] | None:
-        """Takes a measurement; when it completes a session, writes its rows and returns (title, position, row)."""
-        method, space, position = unit.method, unit.space, unit.entry.position
-        row = self._found.setdefault((method, space, position), {})
-        row[unit.task] = found
-        self._measured.setdefault(method, {})[unit.key] = found["seconds"]
-        if len(row) < len(self._tasks):
+    def add(self, measurement: Measurement, accuracy: Accuracy) -> SessionResult | None:
+        """Takes a measurement; when it completes a session, writes its rows and returns it."""
+        place = (measurement.method, measurement.space, measurement.entry.position)
+        found = self._partial.setdefault(place, {})
+        found[measurement.task] = accuracy
+        self._seconds[measurement.method][measurement.key] = accuracy.seconds
+        if len(found) < len(self.plan.tasks):
             return None
-        write_rows(rows_path(self._config.run_folder, method, position, space), self._rows(unit))
-        self._log(method, space, position)
-        self._export(method, space, position)
-        return method if space == "task" else f"{method} ∪", position, self._accuracy(method, space, position)
+        ordered = {task.name: found[task.name] for task in self.plan.tasks}
+        result = SessionResult(measurement.method, measurement.space, measurement.entry, ordered)
+        self._sessions[place] = result
+        path = rows_path(self.plan.config.run_folder, result.method, result.entry.position, result.space)
+        write_rows(path, self._rows(result))
+        return result
 
-    def _accuracy(self, method: str, space: Space, position: int) -> list[float]:
-        row = self._found[method, space, position]
-        return [100 * row[task.name]["correct"] / row[task.name]["images"] for task in self._tasks]
+    def _rows(self, result: SessionResult) -> list[dict[str, Any]]:
+        entry = result.entry
+        rows = []
+        for index, (task, accuracy) in enumerate(result.found.items()):
+            row = {"method": result.method, "seed": self.plan.config.seed, "session": entry.position}
+            row |= {"learned_task": entry.task, "task": task, "task_position": index, "seen": index <= entry.position}
+            row |= {"label_space": result.space, "accuracy": accuracy.percent, "state": entry.state}
+            row |= {"expert": entry.expert} | asdict(accuracy)
+            del row["seconds"]
+            rows.append(row)
+        return rows
 
-    def _rows(self, unit: Unit) -> list[dict[str, Any]]:
-        entry, found = unit.entry, self._found[unit.method, unit.space, unit.entry.position]
-        accuracy = self._accuracy(unit.method, unit.space, entry.position)
-        return [
-            {
-                "method": unit.method,
-                "seed": self._config.seed,
-                "session": entry.position,
-                "learned_task": entry.task,
-                "task": task.name,
-                "task_position": index,
-                "seen": index <= entry.position,
-                "label_space": unit.space,
-                "accuracy": accuracy[index],
-                "state": entry.state,
-                "expert": entry.expert,
-            }
-            | {key: value for key, value in found[task.name].items() if key != "seconds"}
-            for index, task in enumerate(self._tasks)
-        ]
-
-    def _metrics(self, method: str, space: Space, sessions: int) -> dict[str, float | None]:
-        """The metrics of the first `sessions` sessions on their own tasks."""
-        matrix = [self._accuracy(method, space, position)[:sessions] for position in range(sessions)]
+    def metrics(self, method: str, space: Space, sessions: int) -> dict[str, float | None] | None:
+        """Returns the metrics of the first `sessions` sessions on their own tasks; None while one is not measured."""
+        rows = [self.session(method, space, position) for position in range(sessions)]
+        matrix = [row.percent[:sessions] for row in rows if row is not None]
+        if len(matrix) < sessions:
+            return None
         found = continual_metrics(matrix)
         names = ("transfer", "average", "last", "backward_transfer", "forgetting")
-        return {name: _plain(getattr(found, name)) for name in names}
+        return {name: None if math.isnan(value := getattr(found, name)) else float(value) for name in names}
 
-    def _log(self, method: str, space: Space, position: int) -> None:
-        """Logs a session to MLflow; sessions may be completed out of order, their metrics need all before."""
-        accuracy = self._accuracy(method, space, position)
-        values: dict[str, float | None] = {}
-        # Last comes first: MLflow's plots of several runs open with the metric that was logged first.
-        if all(len(self._found.get((method, space, before), {})) == len(self._tasks) for before in range(position)):
-            metrics = self._metrics(method, space, position + 1)
-            values |= {"last": metrics["last"]} | metrics
-        values["mean_accuracy"] = sum(accuracy) / len(accuracy)
-        values |= {f"task_accuracy/{task.name}": value for task, value in zip(self._tasks, accuracy, strict=True)}
-        row = self._found[method, space, position]
-        values["evaluation_seconds"] = sum(found["seconds"] for found in row.values())
-        if space == "union":
-            values = {f"union/{key}": value for key, value in values.items()}
-        else:
-            values |= {f"reconstruction/{name}": found.get("relative_l2") for name, found in row.items()}
-            values["merge_seconds"] = self._entries[method, position].seconds
-        self._tracker.metrics(method, position + 1, {k: v for k, v in values.items() if v is not None})
-
-    def _export(self, method: str, space: Space, position: int) -> None:
-        """Exports a session's accuracies; sessions may be completed out of order, the latest is shown."""
-        tags = {"run": self._config.run_name, "method": method}
-        telemetry.inc("condu_sessions_measured_total", space=space, **tags)
-        complete = [
-            p for (m, s, p), row in self._found.items() if (m, s, len(row)) == (method, space, len(self._tasks))
-        ]
-        if position < max(complete):
-            return
-        for task, value in zip(self._tasks, self._accuracy(method, space, position), strict=True):
-            telemetry.gauge("condu_accuracy_ratio", value / 100, task=task.name, space=space, **tags)
-            error = self._found[method, space, position][task.name].get("relative_l2")
-            if error is not None:
-                telemetry.gauge("condu_reconstruction_error_ratio", error, task=task.name, **tags)
-
-    def _seconds(self, plan: MethodPlan) -> float:
-        """What the method costs on its own: its experts, merges and distinct measurements, whoever paid for them."""
-        total = sum(self._measured[plan.method.name].values())
-        for step in plan.steps:
-            if step.item is not None:
-                meta = artifacts.read_meta(expert_folder(self._config.storage, step.item.key))
-                total += meta["seconds"]
-            total += self._entries[plan.method.name, step.position].seconds
-        return total
-
-    def _matrix(self, method: str, space: Space) -> dict[str, Any]:
-        size = len(self._tasks)
-        accuracy = [self._accuracy(method, space, position) for position in range(size)]
-        return {"accuracy": accuracy, **self._metrics(method, space, size)}
-
-    def report(self, seconds: float, *, reused: int, trained: int, pictures: bool = True) -> dict[str, Any]:
-        """Writes `<run>/report` and closes the MLflow runs.
+    def summary(self, seconds: float, *, reused: int, trained: int) -> dict[str, Any]:
+        """Returns the results as `results.json` has them; all must be measured.
 
         Args:
             seconds: wall time of the run.
             reused: measurements taken from storage.
             trained: experts fine-tuned now.
-            pictures: whether to draw them; a trial of a sweep has its sweep's.
-
-        Returns:
-            The results as in `results.json`.
         """
-        size = len(self._tasks)
+        config, size = self.plan.config, len(self.plan.tasks)
         methods: dict[str, Any] = {}
-        for plan in self._plans:
+        for plan in self.plan.methods:
             name = plan.method.name
-            methods[name] = self._matrix(name, "task") | {"seconds": self._seconds(plan)}
-            if "union" in label_spaces(self._config, plan.method):
+            methods[name] = self._matrix(name, "task") | {"seconds": self._cost(plan)}
+            if "union" in self._spaces[name]:
                 methods[name]["union"] = self._matrix(name, "union")
             if plan.method.keeps_model:
                 methods[name]["reconstruction"] = [
                     [
-                        {
-                            "task": task.name,
-                            "relative_l2": found["relative_l2"],
-                            "sign_agreement": found["sign_agreement"],
-                        }
-                        for task in self._tasks[: position + 1]
-                        if (found := self._found[name, "task", position][task.name])
+                        {"task": task, "relative_l2": one.relative_l2, "sign_agreement": one.sign_agreement}
+                        for task, one in list(self._sessions[name, "task", position].found.items())[: position + 1]
                     ]
                     for position in range(size)
                 ]
-        results = {
-            "tasks": [task.name for task in self._tasks],
+        return {
+            "tasks": [task.name for task in self.plan.tasks],
             "methods": methods,
-            "run": self._config.run_name,
-            "recipe": self._config.recipe,
-            "seed": self._config.seed,
-            "config": self._config.model_dump(mode="json", exclude={"tracking": {"uri"}}),  # it may hold a password
-            "versions": artifacts.provenance(),
-            "command": artifacts.command(),
+            "run": config.run_name,
+            "recipe": config.recipe,
+            "seed": config.seed,
+            "config": config.model_dump(mode="json", exclude={"tracking": {"uri"}}),  # it may hold a password
+            "versions": provenance(),
+            "command": command(),
             "wall_seconds": seconds,
             "experts_trained": trained,
             "measurements_reused": reused,
         }
-        folder = report_folder(self._config.run_folder)
-        write_report(results, folder, pictures=pictures)
-        for plan in self._plans:
-            last = self._metrics(plan.method.name, "task", size)
-            self._tracker.metrics(plan.method.name, size, {k: v for k, v in last.items() if v is not None})
-            self._tracker.finish(plan.method.name, folder)
-        return results
+
+    def _matrix(self, method: str, space: Space) -> dict[str, Any]:
+        size = len(self.plan.tasks)
+        accuracy = [self._sessions[method, space, position].percent for position in range(size)]
+        return {"accuracy": accuracy, **(self.metrics(method, space, size) or {})}
+
+    def _cost(self, plan: MethodPlan) -> float:
+        """What the method costs on its own: its experts, merges and distinct measurements, whoever paid for them."""
+        total = sum(self._seconds[plan.method.name].values())
+        for expert in plan.experts:
+            total += artifacts.read_meta(expert_folder(self.plan.config.storage, expert.key))["seconds"]
+        sessions = range(len(plan.sessions))
+        return total + sum(self._sessions[plan.method.name, "task", position].entry.seconds for position in sessions)

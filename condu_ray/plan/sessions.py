@@ -1,4 +1,4 @@
-"""The plan of a run: every expert's key and every state's identity are known before anything is trained."""
+"""The plan of a method: every expert's key and every state's identity are known before anything is trained."""
 
 from __future__ import annotations
 
@@ -9,43 +9,28 @@ from functools import partial
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment
 from condu_ray.methods import Method
+from condu_ray.plan.expert import PlannedExpert
 from condu_ray.store.experts import expert_key
+from condu_ray.store.layout import expert_folder, session_folder
 from condu_ray.store.ledger import ROOT, state_id
+from condu_ray.store.location import Place
 
 
 @dataclass(frozen=True)
-class Item:
-    """One expert to fine-tune.
+class PlannedSession:
+    """One session of a method.
 
     Attributes:
-        method: a method whose objective trains it (all that share its key train it alike).
-        task: task to learn.
         position: 0-based place of the task.
-        key: the expert's key.
-        start: key of the expert whose weights training starts from; None for theta0 or a state.
-        state: identity of the merged state that training starts from; None otherwise.
-        earlier: tasks and keys of the method's experts before this one.
-        same: key of an expert that, where it is there, is this one: `training.on_nan` changes nothing of an expert
-            that did not diverge. Only for what starts from theta0; a chain may have been begun again before it.
+        task: the task's name.
+        expert: what is trained; None where nothing is.
+        parent: identity of the state before.
+        state: identity of the state after.
     """
 
-    method: str
-    task: str
-    position: int
-    key: str
-    start: str | None = None
-    state: str | None = None
-    earlier: tuple[tuple[str, str], ...] = ()
-    same: str | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """One session of a method: the task, its expert (None where nothing is trained), the state before and after."""
-
     position: int
     task: str
-    item: Item | None
+    expert: PlannedExpert | None
     parent: str
     state: str
 
@@ -55,12 +40,12 @@ class MethodPlan:
     """A method and its sessions in the order of the tasks."""
 
     method: Method
-    steps: tuple[Step, ...]
+    sessions: tuple[PlannedSession, ...]
 
     @property
-    def items(self) -> list[Item]:
+    def experts(self) -> list[PlannedExpert]:
         """Experts that the method needs, in order."""
-        return [step.item for step in self.steps if step.item is not None]
+        return [session.expert for session in self.sessions if session.expert is not None]
 
 
 def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backbone: str, precision: str) -> MethodPlan:
@@ -73,10 +58,11 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
         backbone: theta0's fingerprint.
         precision: resolved training precision.
     """
-    steps: list[Step] = []
+    config = config.absolute()
+    sessions: list[PlannedSession] = []
     parent, earlier = ROOT, tuple[tuple[str, str], ...]()
     for position, task in enumerate(tasks):
-        item = None
+        expert = None
         if method.starts_from != "nothing":
             start = earlier[-1][1] if earlier and method.starts_from == "previous" else None
             state = parent if method.starts_from == "state" and position else None
@@ -88,15 +74,20 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
                 precision=precision,
                 seed=config.seed,
                 start=start or state,
-                recipe=method.recipe(position),
+                added=method.expert_identity(position),
             )
             key, same = key_of(training=method.training), None
             if method.training.on_nan != "stop" and not (start or state):
                 same = key_of(training=method.training.model_copy(update={"on_nan": "stop"}))
-            item = Item(method.name, task.name, position, key, start, state, earlier, same)
+            needs: Place | None = None
+            if start is not None:
+                needs = expert_folder(config.storage, start)
+            elif state is not None:
+                needs = session_folder(config.run_folder, method.name, position - 1, earlier[-1][0], state)
+            expert = PlannedExpert(config, method.name, task.name, position, key, start, state, needs, earlier, same)
             earlier = (*earlier, (task.name, key))
-        settings = method.merge_settings() if method.keeps_model else {}
-        identity = state_id(parent, method.name, task.name, item.key if item else backbone, settings)
-        steps.append(Step(position, task.name, item, parent, identity))
+        key_or_theta0 = expert.key if expert else backbone
+        identity = state_id(parent, method.name, task.name, key_or_theta0, method.state_identity())
+        sessions.append(PlannedSession(position, task.name, expert, parent, identity))
         parent = identity
-    return MethodPlan(method, tuple(steps))
+    return MethodPlan(method, tuple(sessions))

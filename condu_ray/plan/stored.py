@@ -6,16 +6,19 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from condu_ray.command_line import ConfigError, nearest
 from condu_ray.config import Experiment
-from condu_ray.orchestration.watch.tracking import flatten
+from condu_ray.metrics import continual_metrics
+from condu_ray.plan.preflight import check
+from condu_ray.plan.stored_run import StoredRun, stored_run
 from condu_ray.plan.trials import Trial, read_records
 from condu_ray.report.published import published_rows
 from condu_ray.report.sweep_report import sweep_report
+from condu_ray.settings import flatten
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import (
@@ -31,13 +34,16 @@ from condu_ray.store.layout import (
 )
 from condu_ray.store.location import Place
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 PRIVATE = ("storage", "tracking", "cluster", "run", "method", "tasks", "seed", "evaluation")
 """Settings in which two runs differ without being compared by them."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A run or a sweep in storage.
+    """A run or a sweep by what it wrote down itself: its settings and what is finished; its data need not be there.
 
     Attributes:
         name: its name.
@@ -58,6 +64,31 @@ class Stored:
     def experiment(self, storage: Place) -> Experiment:
         """Returns the settings on a storage folder, which may have been moved."""
         return Experiment.model_validate({**self.config, "storage": storage})
+
+    def runs(self, storage: Place) -> dict[str, StoredRun]:
+        """Opens a run, or all trials of a sweep.
+
+        Returns:
+            By the run's name, or the trial's.
+
+        Raises:
+            ValueError: the tasks or the backbone are not where the settings say.
+        """
+        checked = check(self.experiment(storage))
+        if self.kind == "run":
+            return {self.name: stored_run(checked)}
+        configs = {trial.id: trial.config(checked.config, self.name) for trial in self.trials}
+        return {name: stored_run(checked.under(config)) for name, config in configs.items()}
+
+    def table(self) -> DataFrame:
+        """Returns what is finished, a row a trial: method, order, seed, swept settings, and the metrics in percent."""
+        from pandas import DataFrame
+
+        rows = []
+        for record in self.records:
+            about = {key: record[key] for key in ("trial", "method", "order_name", "seed")}
+            rows.append(about | record["settings"] | asdict(continual_metrics(record["accuracy"])))
+        return DataFrame(rows)
 
 
 def names(storage: Place) -> list[str]:

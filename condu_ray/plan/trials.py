@@ -15,6 +15,7 @@ from condu_ray.benchmark.orders import Order
 from condu_ray.command_line import ConfigError, field_names, nearest
 from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
+from condu_ray.methods.registry import take
 from condu_ray.store.artifacts import read_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import record_path
@@ -38,7 +39,7 @@ class Trial:
 
     Attributes:
         id: unique in the sweep, and safe in paths.
-        method: method's name.
+        method: method's own name.
         order_name: name of the order.
         order: tasks in the order of learning.
         seed: the run's seed.
@@ -65,7 +66,8 @@ class Trial:
             for step in path:
                 part = part[step]
             part[last] = value
-        values |= {"method": (self.method,), "tasks": self.order, "seed": self.seed, "run": f"{sweep}.{self.id}"}
+        named = tuple(text for text in base.method if get(text, base).name == self.method)
+        values |= {"method": named, "tasks": self.order, "seed": self.seed, "run": f"{sweep}.{self.id}"}
         try:
             return Experiment.model_validate(values)
         except ValidationError as error:
@@ -143,9 +145,8 @@ def make_trials(sweep: Sweep, orders: Sequence[Order]) -> list[Trial]:
     count = math.prod([len(orders), sweep.seeds, len(base.method), *map(len, axes.values())])
     if count > MOST:
         raise ConfigError(f"--orders, --seeds, --method and --sweep make {count:,} trials; {MOST:,} at most")
-    for name in base.method:
-        get(name)
-    for order, offset, method in itertools.product(orders, range(sweep.seeds), base.method):
+    methods = [method.name for method in take(base)]
+    for order, offset, method in itertools.product(orders, range(sweep.seeds), methods):
         for values in itertools.product(*axes.values()):
             settings = dict(zip(axes, values, strict=True))
             suffix = f".{content_hash(settings)[:8]}" if settings else ""
@@ -166,7 +167,7 @@ def sweep_name(sweep: Sweep, trials: Sequence[Trial], fingerprint: str) -> str:
     """
     if sweep.run is not None:
         return sweep.run
-    kept = sweep.experiment().model_dump(mode="json", exclude={"storage", "tracking", "cluster", "method", "tasks"})
+    kept = sweep.experiment().identity(exclude={"storage", "tracking", "cluster", "method", "tasks"})
     return f"{sweep.recipe}-sweep-{content_hash([[trial.record() for trial in trials], kept, fingerprint])[:8]}"
 
 

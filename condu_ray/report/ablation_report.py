@@ -13,20 +13,25 @@ Results are one dict each, with `run`, `method`, `tasks`, `config`, `versions` a
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from condu_ray.report import ablation_merging_plots as merging_plots
-from condu_ray.report import ablation_plots as plots
-from condu_ray.report.plots import as_number, write_atomically
-from condu_ray.report.run_report import escaped, fenced, json_plain, markdown_table, number_text
+from condu_ray.metrics import HEADLINE, METRICS
+from condu_ray.report import inference_plots, merging_plots
+from condu_ray.report.text import (
+    as_number,
+    csv_text,
+    escaped,
+    json_text,
+    markdown_page,
+    markdown_table,
+    number_text,
+    provenance,
+    write,
+)
 from condu_ray.store.location import Place
 
 _OPTION = ("aggregation", "top_k", "include_pretrained", "prototypes")
-_METRICS = ("transfer", "average", "last")
 _OPTIONS_TEXT = """Percent, sorted by Transfer. K counts theta0 where it is a candidate (with K = 1 it is then the only
 one: zero-shot prediction). Within its own classes a learned task is predicted by its own expert, so that Last is the
 same for all options; ∪ is the union of the classes of all tasks, where every image is aggregated."""
@@ -56,27 +61,30 @@ def write_inference(results: Mapping[str, Any], folder: Place, stem: str = "infe
     """
     options = sorted(results["options"], key=lambda found: as_number(found["transfer"]), reverse=True)
     written = _data(results, [_flat_option(found, results["marks"]) for found in options], folder, stem)
-    written.append(plots.options_by_k(results, folder / f"{stem}.png"))
-    written.append(plots.cost(results, folder / f"{stem}-cost.png"))
+    written.append(inference_plots.options_by_k(results, folder / f"{stem}.png"))
+    written.append(inference_plots.cost(results, folder / f"{stem}-cost.png"))
+    columns = [*HEADLINE, *(f"union_{metric}" for metric in HEADLINE)]
     rows = [
-        [escaped(found["mark"]), *_option_cells(found), *(number_text(found[metric], 1) for metric in _METRICS)]
-        + [number_text(found[f"union_{metric}"], 1) for metric in _METRICS]
+        [escaped(found["mark"]), found["aggregation"], str(found["top_k"])]
+        + ["yes" if found["include_pretrained"] else "no", found["prototypes"]]
+        + [number_text(found[column], 1) for column in columns]
         for found in (_flat_option(each, results["marks"]) for each in options)
     ]
-    heads = ["", "Aggregation", "K", "theta0", "Prototypes", "Transfer", "Average", "Last", "∪ Transfer"]
+    names = [METRICS[metric].heading for metric in HEADLINE]
+    heads = ["", "Aggregation", "K", "theta0", "Prototypes", *names, *(f"∪ {name}" for name in names)]
     parts = [
         f"# Aggregated prediction, {escaped(results['method'])} of {escaped(results['run'])}",
         _tasks(results),
         _flowing(_OPTIONS_TEXT),
-        markdown_table([*heads, "∪ Average", "∪ Last"], rows, left=5),
+        markdown_table(heads, rows, left=5),
         f"![Transfer, and Last over the union, by number of candidates]({stem}.png)",
         "## Seconds and bytes of K experts",
         f"Batches of {results['cost'][0]['batch']} images, and of one: {_flowing(_COST_TEXT)}",
         markdown_table(*_cost_table(results), left=0),
         f"![Images a second and bytes by number of experts]({stem}-cost.png)",
-        *_provenance(results),
+        *provenance(results),
     ]
-    return [*written, write_atomically(folder / f"{stem}.md", ("\n\n".join(parts) + "\n").encode())]
+    return [*written, write(folder / f"{stem}.md", markdown_page(parts))]
 
 
 def write_merging(results: Mapping[str, Any], folder: Place, stem: str = "merging") -> list[Place]:
@@ -141,24 +149,23 @@ def write_merging(results: Mapping[str, Any], folder: Place, stem: str = "mergin
             left=0,
         ),
         drawn["storage"],
-        *_provenance(results),
+        *provenance(results),
     ]  # fmt: skip
-    return [*written, write_atomically(folder / f"{stem}.md", ("\n\n".join(parts) + "\n").encode())]
+    return [*written, write(folder / f"{stem}.md", markdown_page(parts))]
 
 
-def write_synthetic(results: Mapping[str, Any], folder: Place, stem: str = "synthetic") -> list[Place]:
+def write_synthetic(results: Mapping[str, Any], folder: Place) -> list[Place]:
     """Writes the merges of synthetic sequences.
 
     Args:
         results: as the module describes them.
         folder: where the files go; made if it does not exist.
-        stem: of the files' names.
 
     Returns:
-        `<stem>.json`, `.csv`, `.md` and `.png`.
+        `synthetic.json`, `.csv`, `.md` and `.png`.
     """
-    written = _data(results, results["rows"], folder, stem)
-    written.append(plots.synthetic(results, folder / f"{stem}.png"))
+    written = _data(results, results["rows"], folder, "synthetic")
+    written.append(merging_plots.synthetic(results, folder / "synthetic.png"))
     final = {}
     for row in results["rows"]:
         if row["session"] == results["tasks"] and row["position"] in (0, results["tasks"] - 1):
@@ -173,23 +180,16 @@ def write_synthetic(results: Mapping[str, Any], folder: Place, stem: str = "synt
         _flowing(_SYNTHETIC_TEXT),
         f"Deltas of {results['numel']:,} positions, seed {results['seed']}; after session {results['tasks']}:",
         markdown_table(["rho", "Rule", "Task", "Relative L2", "Equal signs", "Cosine"], rows, left=3),
-        f"![Relative L2 error of the first tasks by session]({stem}.png)",
-        *_provenance(results),
+        "![Relative L2 error of the first tasks by session](synthetic.png)",
+        *provenance(results),
     ]
-    return [*written, write_atomically(folder / f"{stem}.md", ("\n\n".join(parts) + "\n").encode())]
+    return [*written, write(folder / "synthetic.md", markdown_page(parts))]
 
 
 def _data(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], folder: Place, stem: str) -> list[Place]:
-    text = json.dumps(json_plain(results), indent=1, allow_nan=False, ensure_ascii=False)
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return [
-        write_atomically(folder / f"{stem}.json", f"{text}\n".encode()),
-        write_atomically(folder / f"{stem}.csv", table.getvalue().encode()),
-    ]
+    table = csv_text([columns, *([row.get(key) for key in columns] for row in rows)])
+    return [write(folder / f"{stem}.json", json_text(results) + "\n"), write(folder / f"{stem}.csv", table)]
 
 
 def _flat_option(found: Mapping[str, Any], marks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -197,13 +197,8 @@ def _flat_option(found: Mapping[str, Any], marks: Mapping[str, Mapping[str, Any]
     fields = {key: found[key] for key in _OPTION}
     whose = ", ".join(name for name, option in marks.items() if all(option[key] == fields[key] for key in _OPTION))
     flat = {"mark": whose} | fields | {"top_k": "all" if fields["top_k"] is None else fields["top_k"]}
-    flat |= {metric: found[metric] for metric in _METRICS}
-    return flat | {f"union_{metric}": found["union"][metric] for metric in _METRICS}
-
-
-def _option_cells(found: Mapping[str, Any]) -> list[str]:
-    pretrained = "yes" if found["include_pretrained"] else "no"
-    return [found["aggregation"], str(found["top_k"]), pretrained, found["prototypes"]]
+    flat |= {metric: found[metric] for metric in HEADLINE}
+    return flat | {f"union_{metric}": found["union"][metric] for metric in HEADLINE}
 
 
 def _cost_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -242,7 +237,7 @@ def _kept_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
 
 def _session_table(results: Mapping[str, Any], measure: str, digits: int) -> tuple[list[str], list[list[str]]]:
     cells = {(found["variant"], found["session"]): found[measure] for found in results["summary"]}
-    names, sessions = _unique(name for name, _ in cells), sorted({session for _, session in cells})
+    names, sessions = list(dict.fromkeys(name for name, _ in cells)), sorted({session for _, session in cells})
     rows = [
         [escaped(name), *(number_text(cells.get((name, session)), digits) for session in sessions)] for name in names
     ]
@@ -255,15 +250,3 @@ def _tasks(results: Mapping[str, Any]) -> str:
 
 def _flowing(text: str) -> str:
     return " ".join(text.split())
-
-
-def _unique(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
-
-
-def _provenance(results: Mapping[str, Any]) -> list[str]:
-    parts = []
-    for key in ("config", "versions"):
-        if results.get(key):
-            parts += [f"## {key.capitalize()}", fenced(json.dumps(json_plain(results[key]), indent=2), "json")]
-    return [*parts, "## Command", fenced(str(results.get("command", "")), "sh")]

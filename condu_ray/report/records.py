@@ -2,7 +2,7 @@
 
 A trial is stored as a *record*, a dict of plain values:
 
-- `trial` (its id), `method`, `order_name`, `order` (T names, the first learned first), `seed`;
+- `trial` (the trial's id), `method`, `order_name`, `order` (T names, the first learned first), `seed`;
 - `settings`: the fields that the sweep varied, by dotted name ({} if none);
 - `accuracy`: percent, T rows of T values: [t][i] is the i-th task of `order` after session t;
 - `union`: None, or {"accuracy": ...}, the same over the classes of all tasks, task not known;
@@ -18,24 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from condu_ray.metrics import ContinualMetrics, MetricsError, continual_metrics
+from condu_ray.metrics import COSTS, ContinualMetrics, MetricsError, continual_metrics
 
-#: What a trial cost, by key of its record: the heading in tables.
-COSTS = {
-    "seconds": "Seconds",
-    "experts_trained": "Experts trained",
-    "experts_reused": "Experts reused",
-    "measurements": "Measurements",
-    "measurements_reused": "Measurements reused",
-}
 _REQUIRED = ("trial", "method", "order_name", "order", "seed", "accuracy")
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One trial, checked, with its metrics (percent)."""
+class Record:
+    """A trial's record, checked, with its metrics (percent)."""
 
-    trial: str  #: its id
+    trial: str  #: the trial's id
     method: str
     group: str  #: the method, and its settings where the sweep varied them
     settings: Mapping[str, Any]  #: the varied settings alone, by dotted name
@@ -46,7 +38,7 @@ class Trial:
     metrics: ContinualMetrics
     union: np.ndarray | None  #: the same with the task not known
     union_metrics: ContinualMetrics | None
-    costs: Mapping[str, float | None]  #: by key of `COSTS`; None where the record has none
+    costs: Mapping[str, float | None]  #: by key of `condu_ray.metrics.COSTS`; None where there is none
 
     @property
     def key(self) -> tuple[tuple[str, ...], int]:
@@ -63,15 +55,15 @@ class Trial:
         return float("nan") if metrics is None else getattr(metrics, name)
 
 
-def read_trials(records: Iterable[Mapping[str, Any]]) -> list[Trial]:
+def check_records(records: Iterable[Mapping[str, Any]]) -> list[Record]:
     """Checks the records of a sweep and computes their metrics.
 
     Args:
         records: Records as the module describes them. Groups and orders come in the order of the records.
 
     Returns:
-        A trial a record. Settings that are the same in the whole sweep are left out. Two orders with one name (drawn by
-        different seeds) get a number behind it.
+        The records, in their order. Settings that are the same in the whole sweep are left out. Two orders with one
+        name (drawn by different seeds) get a number behind it.
 
     Raises:
         ValueError: There is no record; one lacks something, has no usable accuracy, or other tasks than the first; or
@@ -103,7 +95,7 @@ def read_trials(records: Iterable[Mapping[str, Any]]) -> list[Trial]:
         union = (record.get("union") or {}).get("accuracy")
         union_accuracy, union_metrics = (None, None) if union is None else _measured(record, "union", union)
         trials.append(
-            Trial(
+            Record(
                 trial=str(record["trial"]),
                 method=str(record["method"]),
                 group=group,
@@ -121,9 +113,9 @@ def read_trials(records: Iterable[Mapping[str, Any]]) -> list[Trial]:
     return trials
 
 
-def by_group(trials: Iterable[Trial]) -> dict[str, list[Trial]]:
+def by_group(trials: Iterable[Record]) -> dict[str, list[Record]]:
     """Returns the trials of each group, groups and trials in the order in which they come."""
-    groups: dict[str, list[Trial]] = {}
+    groups: dict[str, list[Record]] = {}
     for trial in trials:
         groups.setdefault(trial.group, []).append(trial)
     return groups

@@ -7,7 +7,7 @@ Results are one dict:
   metrics `transfer`, `average`, `last`, `backward_transfer`, `forgetting` (percent), `seconds`, and optionally `union`
   (accuracy and metrics over the classes of all tasks, task not known) and
   `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then);
-- `run`, `recipe`, `seed`, `config`, `versions`, `command`, and optionally `storage`.
+- `run`, `recipe`, `seed`, `config`, `versions`, `command`.
 
 A value that does not exist (Transfer of one task) is nan or None, and null in the file; so what was read back from
 `results.json` gives the same report.
@@ -15,31 +15,24 @@ A value that does not exist (Transfer of one task) is nan or None, and null in t
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from condu_ray.report.plots import (
-    accuracy_over_sessions,
+from condu_ray.metrics import COSTS, METRICS
+from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
+from condu_ray.report.run_summary import summary_rows
+from condu_ray.report.text import (
     as_matrix,
-    as_number,
-    heat_map,
-    metrics_bars,
-    write_atomically,
+    escaped,
+    json_text,
+    markdown_page,
+    markdown_table,
+    number_text,
+    provenance,
+    write,
 )
 from condu_ray.store.location import Place
-
-_METRICS = {
-    "transfer": ("Transfer", "mean accuracy on tasks that were not learned yet: what is kept of zero-shot ability"),
-    "average": ("Average", "mean accuracy over all tasks and all sessions"),
-    "last": ("Last", "mean accuracy over all tasks after the last session"),
-    "backward_transfer": ("BWT", "accuracy after the last session minus that right after learning, mean over tasks"),
-    "forgetting": ("Forgetting", "best accuracy ever minus that after the last session, mean over tasks; low is good"),
-    "seconds": ("Seconds", "wall-clock time of the method, in seconds"),
-}
 
 
 def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = True) -> list[Place]:
@@ -57,8 +50,7 @@ def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = Tru
         ValueError: If `tasks` or `methods` is missing, or an accuracy matrix has not the shape (T, T). What could
             be written as JSON is in `results.json` even then.
     """
-    text = json.dumps(json_plain(results), indent=1, allow_nan=False, ensure_ascii=False)
-    written = [write_atomically(folder / "results.json", f"{text}\n".encode())]
+    written = [write(folder / "results.json", json_text(results) + "\n")]
     for key in ("tasks", "methods"):
         if not results.get(key):
             raise ValueError(f"results have no {key!r}; a report needs at least one")
@@ -73,57 +65,12 @@ def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = Tru
     if not pictures:
         return written
     names = _picture_names(methods)
-    written.append(write_atomically(folder / "report.md", _markdown(results, names).encode()))
+    written.append(write(folder / "report.md", _markdown(results, names)))
     written.append(metrics_bars(results, folder / "metrics.png"))
     written.append(accuracy_over_sessions(results, folder / "accuracy.png"))
     for name, entry in methods.items():
         written.append(heat_map(entry["accuracy"], tasks, name, folder / names[name]))
     return written
-
-
-def summary_rows(results: Mapping[str, Any], space: str = "task") -> list[dict[str, str]]:
-    """Returns a table of the methods, to print.
-
-    Args:
-        results: The results, as the module describes them.
-        space: Label space: `task`, or `union` for those methods that were measured over it.
-
-    Returns:
-        One dict a method: column heading -> text ("Method", "Transfer", ... "Seconds"), in the order of the columns;
-        over the union without the seconds, which are those of the whole method.
-    """
-    rows = []
-    for name, entry in results["methods"].items():
-        row = {"Method": name}
-        if space == "union":
-            if "union" not in entry:
-                continue
-            entry = entry["union"]
-        for key, (heading, _) in _METRICS.items():
-            if key == "seconds" and space == "union":
-                continue
-            row[heading] = number_text(entry.get(key), 2 if key == "backward_transfer" or key == "forgetting" else 1)
-        rows.append(row)
-    return rows
-
-
-def json_plain(value: Any) -> Any:
-    """What JSON can hold: numbers that are not finite become None, arrays become lists, all else its text."""
-    if hasattr(value, "model_dump"):  # a config
-        value = value.model_dump()
-    elif hasattr(value, "tolist"):  # numpy scalars and arrays, tensors
-        value = value.tolist()
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): json_plain(entry) for key, entry in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(map(str, value))
-    if isinstance(value, Iterable) and not isinstance(value, bytes | Path):
-        return [json_plain(entry) for entry in value]
-    return str(value)
 
 
 def _picture_names(methods: Iterable[str]) -> dict[str, str]:
@@ -140,14 +87,15 @@ def _picture_names(methods: Iterable[str]) -> dict[str, str]:
 
 def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     tasks, methods = list(results["tasks"]), results["methods"]
-    rows = summary_rows(results)
+    meanings = {column.heading: column.meaning for column in (*METRICS.values(), COSTS["seconds"])}
+    meanings["Transfer"] += ": what is kept of zero-shot ability"
     parts = [
         f"# Report of {escaped(results.get('run', 'a run'))}",
         f"Recipe {escaped(results.get('recipe', 'not named'))}, seed {escaped(results.get('seed', 'not named'))}, "
         f"{len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {', '.join(map(escaped, tasks))}.",
         "## Methods",
-        markdown_table(list(rows[0]), [[escaped(cell) for cell in row.values()] for row in rows], left=1),
-        "\n".join(f"- **{heading}**: {meaning}." for heading, meaning in _METRICS.values()),
+        _summary(summary_rows(results)),
+        "\n".join(f"- **{heading}**: {meaning}." for heading, meaning in meanings.items()),
         "All but the seconds are in percent; – means that the value does not exist (a single task has no Transfer).",
         *_union(results),
         "![Transfer, Average and Last of each method](metrics.png)",
@@ -166,13 +114,7 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         if entry.get("reconstruction"):
             parts += ["Reconstruction of each expert's delta, relative L2 error / share of signs that agree:"]
             parts.append(_reconstruction(entry["reconstruction"], tasks))
-    for key in ("storage", "config", "versions"):
-        if results.get(key):
-            code = json.dumps(json_plain(results[key]), indent=2, ensure_ascii=False)
-            parts += [f"## {key.capitalize()}", fenced(code, "json")]
-    if results.get("command"):
-        parts += ["## Command", fenced(str(results["command"]), "sh")]
-    return "\n\n".join(parts) + "\n"
+    return markdown_page([*parts, *provenance(results)])
 
 
 def _union(results: Mapping[str, Any]) -> list[str]:
@@ -183,8 +125,12 @@ def _union(results: Mapping[str, Any]) -> list[str]:
     return [
         "## Methods, task not known",
         "The label space is the union of the classes of all tasks. Methods that need the task's identity are not here.",
-        markdown_table(list(rows[0]), [[escaped(cell) for cell in row.values()] for row in rows], left=1),
+        _summary(rows),
     ]
+
+
+def _summary(rows: Sequence[Mapping[str, str]]) -> str:
+    return markdown_table(list(rows[0]), [[escaped(cell) for cell in row.values()] for row in rows], left=1)
 
 
 def _matrix(accuracy: Sequence[Sequence[float]], tasks: Sequence[str]) -> str:
@@ -207,28 +153,3 @@ def _reconstruction(sessions: Sequence[Sequence[Mapping[str, Any]]], tasks: Sequ
             cells.append(" / ".join(numbers))
         rows.append([f"{session + 1}", *cells])
     return markdown_table(["After session", *map(escaped, tasks)], rows, left=1)
-
-
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """A Markdown table; the first `left` columns are aligned left, the numbers right."""
-    rule = [":--" if index < left else "--:" for index in range(len(heads))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *rows))
-
-
-def number_text(value: Any, digits: int) -> str:
-    """A number with so many decimals, or a dash where there is none."""
-    number = as_number(value)
-    return f"{number:.{digits}f}" if math.isfinite(number) else "–"
-
-
-def escaped(value: Any) -> str:
-    """Text that Markdown shows as it is, in a line and in a table cell."""
-    # An underscore inside a word is a plain character.
-    return re.sub(r"([\\`*{}\[\]<>|#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", " ".join(str(value).split()))
-
-
-def fenced(code: str, language: str) -> str:
-    """A block of code in Markdown."""
-    # A longer fence than any inside, so that the text cannot end it.
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", code)), default=0))
-    return f"{fence}{language}\n{code}\n{fence}"

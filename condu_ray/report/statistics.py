@@ -12,13 +12,15 @@ import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from scipy.stats import false_discovery_control, rankdata
+from scipy.stats import rankdata
 
 #: Decimals (of percent) that count: sums of the same accuracies in another order differ by rounding.
 _DECIMALS = 9
+#: Level at which a difference is called significant.
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,15 @@ class PairedTest:
     equal: int  #: pairs whose difference is 0; Wilcoxon's test leaves them out
     difference: float  #: mean of first minus second over all pairs; nan without a pair
     p_value: float  #: exact and two-sided; 1 if all pairs are equal, nan without a pair
-    adjusted: float  #: p_value, adjusted for all comparisons of the call
+    adjusted: float  #: p_value, adjusted by Holm for all comparisons of the call
 
     @property
     def smallest_p(self) -> float:
         """The smallest p-value that this number of unequal pairs can have: all differences with one sign."""
         return min(1.0, 2.0 ** (1 - (self.pairs - self.equal)))
 
-    def verdict(self, alpha: float = 0.05) -> str:
-        """Returns what the test says at a level: `yes` or `no`, or why it can say neither.
+    def verdict(self) -> str:
+        """Returns what the test says at the level `ALPHA`: `yes` or `no`, or why it can say neither.
 
         It can say neither where there are too few pairs: even if all differences had one sign, the p-value would be
         above the level; or all have one sign, and the adjustment puts it above the level.
@@ -80,43 +82,35 @@ class PairedTest:
             return "no pairs"
         if self.equal == self.pairs:
             return "no (all equal)"
-        if self.smallest_p > alpha:
+        if self.smallest_p > ALPHA:
             unequal = self.pairs - self.equal
-            return f"cannot tell: {unequal} {'pair' if unequal == 1 else 'pairs'}, {pairs_needed(1, alpha)} needed"
-        if self.adjusted > alpha and self.p_value <= self.smallest_p:
+            return f"cannot tell: {unequal} {'pair' if unequal == 1 else 'pairs'}, {pairs_needed(1)} needed"
+        if self.adjusted > ALPHA and self.p_value <= self.smallest_p:
             return f"cannot tell: all {self.pairs - self.equal} pairs agree, more are needed"
-        return "yes" if self.adjusted <= alpha else "no"
+        return "yes" if self.adjusted <= ALPHA else "no"
 
 
-def pairs_needed(comparisons: int, alpha: float = 0.05) -> int:
-    """Returns how many unequal pairs the smallest of some p-values needs to be at most alpha after Holm's adjustment.
+def pairs_needed(comparisons: int) -> int:
+    """Returns how many unequal pairs the smallest of some p-values needs to be at most `ALPHA` after Holm's adjustment.
 
     Args:
         comparisons: Comparisons that are adjusted for, at least 1.
-        alpha: Level, between 0 and 1.
     """
-    return math.ceil(1 + math.log2(comparisons / alpha))
+    return math.ceil(1 + math.log2(comparisons / ALPHA))
 
 
-def paired_tests(
-    values: Mapping[Any, Mapping[Any, float]], *, adjust: Literal["holm", "benjamini-hochberg"] = "holm"
-) -> list[PairedTest]:
+def paired_tests(values: Mapping[Any, Mapping[Any, float]]) -> list[PairedTest]:
     """Compares each pair of groups over the keys that both have.
+
+    P-values are adjusted so that the chance of one false "differs" among all comparisons stays below the level (Holm,
+    Scand. J. Statistics 1979).
 
     Args:
         values: By group, numbers by key (order and seed), of one metric; nan counts as not there.
-        adjust: How p-values are adjusted for the number of comparisons: `holm` bounds the chance of one false "differs"
-            among all of them (Holm, Scand. J. Statistics 1979), `benjamini-hochberg` the expected share of false ones
-            among those found (J. Royal Statistical Society B, 1995).
 
     Returns:
         The comparisons, in the order of the groups: first with second, first with third, ...
-
-    Raises:
-        ValueError: There is no such adjustment.
     """
-    if adjust not in ("holm", "benjamini-hochberg"):
-        raise ValueError(f"adjust is {adjust!r}; give 'holm' or 'benjamini-hochberg'")
     found = []
     for first, second in itertools.combinations(values, 2):
         differences = _differences(values[first], values[second])
@@ -126,8 +120,7 @@ def paired_tests(
     compared = [position for position, entry in enumerate(found) if not math.isnan(entry[-1])]
     p_values = np.array([found[position][-1] for position in compared])
     adjusted = np.full(len(found), math.nan)
-    if compared:
-        adjusted[compared] = _holm(p_values) if adjust == "holm" else false_discovery_control(p_values, method="bh")
+    adjusted[compared] = _holm(p_values)
     return [PairedTest(*entry, adjusted=float(p)) for entry, p in zip(found, adjusted, strict=True)]
 
 

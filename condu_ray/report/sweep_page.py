@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from condu_ray.report.records import COSTS, Trial
-from condu_ray.report.run_report import escaped, fenced, json_plain, markdown_table, number_text
+from condu_ray.metrics import COMPARED, COSTS, METRICS
+from condu_ray.report.records import Record
 from condu_ray.report.statistics import PairedTest, pairs_needed
 from condu_ray.report.sweep_tables import (
-    METRICS,
     best_groups,
     bound_groups,
     group_spread,
@@ -19,23 +17,15 @@ from condu_ray.report.sweep_tables import (
     published_decimals,
     rounded,
 )
+from condu_ray.report.text import appendix, escaped, markdown_page, markdown_table, number_text
 
-#: Metrics that are compared between methods, by field of `ContinualMetrics`.
-COMPARED = ("transfer", "average", "last", "backward_transfer")
 #: Label spaces, and what headings say of them.
 SPACES = {"task": "", "union": ", task not known"}
 
-_MEANINGS = {
-    "transfer": "mean accuracy on tasks that were not learned yet",
-    "average": "mean accuracy over all tasks and all sessions",
-    "last": "mean accuracy over all tasks after the last session",
-    "backward_transfer": "accuracy after the last session minus that right after learning, mean over tasks",
-    "forgetting": "best accuracy ever minus that after the last session, mean over tasks; low is good",
-}
 _LONG = 15  # comparisons that a page shows unfolded
 
 #: Trials by group, a method with its varied settings.
-Groups = Mapping[str, Sequence[Trial]]
+Groups = Mapping[str, Sequence[Record]]
 
 
 def sweep_page(
@@ -71,7 +61,7 @@ def sweep_page(
             parts += [
                 "Mean ± standard deviation over the trials, in percent; bold is the best mean (zero-shot and "
                 "individual, which are bounds, are not compared). – means that the value does not exist.",
-                "\n".join(f"- **{METRICS[key][0]}**: {meaning}." for key, meaning in _MEANINGS.items()),
+                "\n".join(f"- **{metric.heading}**: {metric.meaning}." for metric in METRICS.values()),
                 "![Transfer, Average, Last and BWT of each method in each order](methods_over_orders.png)",
             ]
         else:
@@ -95,10 +85,7 @@ def sweep_page(
         "## Orders",
         "\n".join(f"- **{escaped(key)}**: {', '.join(map(escaped, o))}" for key, o in orders.items()),
     ]
-    for key, value in (extra or {}).items():
-        code = value if isinstance(value, str) else json.dumps(json_plain(value), indent=2, ensure_ascii=False)
-        parts += [f"## {escaped(str(key).capitalize())}", fenced(code, "" if isinstance(value, str) else "json")]
-    return "\n\n".join(parts) + "\n"
+    return markdown_page([*parts, *appendix(extra or {})])
 
 
 def _missing(groups: Groups) -> list[str]:
@@ -122,12 +109,12 @@ def _summary_table(groups: Groups, space: str) -> str:
     for group in measured:
         row = [escaped(group)]
         for metric, found in spreads.items():
-            one, decimals = found[group], METRICS[metric][1]
+            one, decimals = found[group], METRICS[metric].digits
             mean = number_text(rounded(one.mean, decimals), decimals)
             mean = f"**{mean}**" if group in bold[metric] else mean
             row.append(mean if math.isnan(one.std) else f"{mean} ± {one.std:.{decimals}f}")
         rows.append([*row, str(spreads["last"][group].count)])
-    return markdown_table(["Method", *(heading for heading, _, _ in METRICS.values()), "Trials"], rows, left=1)
+    return markdown_table(["Method", *(metric.heading for metric in METRICS.values()), "Trials"], rows, left=1)
 
 
 def _extremes_table(groups: Groups, space: str) -> str:
@@ -159,11 +146,11 @@ def _comparisons(by_metric: Mapping[str, Sequence[PairedTest]], space: str, seed
         f"pairs on.{' Pairs of one order with several seeds count as so many.' if seeds > 1 else ''}",
     ]
     for metric, tests in by_metric.items():
-        heading, decimals, _ = METRICS[metric]
+        heading = METRICS[metric].heading
         rows = [
             [
                 f"{escaped(test.first)} against {escaped(test.second)}",
-                _signed(test.difference, max(2, decimals)),
+                _signed(test.difference, 2),
                 str(test.pairs),
                 number_text(test.p_value, 4),
                 number_text(test.adjusted, 4),
@@ -184,9 +171,9 @@ def _cost_table(groups: Groups) -> str:
     for group, trials in groups.items():
         seconds = total_cost(trials, "seconds")
         mean = None if seconds is None else seconds / sum(trial.costs["seconds"] is not None for trial in trials)
-        others = [number_text(total_cost(trials, key), 0) for key in COSTS if key != "seconds"]
-        rows.append([escaped(group), str(len(trials)), number_text(mean, 1), *others])
-    return markdown_table(["Method", "Trials", *COSTS.values()], rows, left=1)
+        others = [number_text(total_cost(trials, key), cost.digits) for key, cost in COSTS.items() if key != "seconds"]
+        rows.append([escaped(group), str(len(trials)), number_text(mean, COSTS["seconds"].digits), *others])
+    return markdown_table(["Method", "Trials", *(cost.heading for cost in COSTS.values())], rows, left=1)
 
 
 def _published(published: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -196,7 +183,7 @@ def _published(published: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in published:
         figures = [number_text(row.get(metric), published_decimals(row, metric)) for metric in COMPARED]
         rows.append([escaped(row["method"]), escaped(row["source"]), escaped(row.get("setting") or "–"), *figures])
-    heads = ["Method", "Source", "Setting", *(METRICS[metric][0] for metric in COMPARED)]
+    heads = ["Method", "Source", "Setting", *(METRICS[metric].heading for metric in COMPARED)]
     return [
         "### Published figures",
         "**Published, not measured here**: by their authors, with their model, data and code; no part of any mean or "
@@ -210,7 +197,7 @@ def orders_by_name(groups: Groups) -> dict[str, tuple[str, ...]]:
     return {trial.order_name: trial.order for trials in groups.values() for trial in trials}
 
 
-def total_cost(trials: Sequence[Trial], key: str) -> float | None:
+def total_cost(trials: Sequence[Record], key: str) -> float | None:
     """Returns the sum of a cost (a key of `COSTS`) over the trials that have it, None if none has."""
     known = [cost for trial in trials if (cost := trial.costs[key]) is not None]
     return sum(known) if known else None

@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from condu_ray.report.plots import DASHES, MARKERS, MUTED, PALETTE, save_figure, style_axes, value_limits
+from condu_ray.metrics import METRICS
+from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes, value_limits
 from condu_ray.store.location import Place
 
 _TOGETHER = 6  # so many lines and bands are told apart in one panel; more get a panel each
@@ -65,9 +66,7 @@ def methods_over_orders(values: Mapping[str, Mapping[str, Sequence[float]]], pat
         panel.set_title(metric, fontsize=11, loc="left")
         panel.set_xlim(*_range(shown))
         panel.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], min_n_ticks=3))
-        style_axes(panel)
-        panel.grid(axis="x", color="#e4e4e4", linewidth=0.8)
-        panel.grid(axis="y", visible=False)
+        style_axes(panel, "x")
         for edge in np.cumsum(heights)[:-1]:
             panel.axhline(edge, color="#ededed", linewidth=0.6, zorder=0)
         panel.tick_params(axis="y", length=0)
@@ -116,13 +115,12 @@ def forgetting_curve(matrices: Mapping[str, Sequence[np.ndarray]], path: Place) 
     return save_figure(_curves(curves, 0, *ends, zero=True), path)
 
 
-def order_heat_map(values: Mapping[str, Mapping[str, float]], path: Place, *, metric: str = "Last") -> Place:
-    """Draws a metric in a cell for each order (row) and group (column), coloured by what the order changes.
+def order_heat_map(values: Mapping[str, Mapping[str, float]], path: Place) -> Place:
+    """Draws Last in a cell for each order (row) and group (column), coloured by what the order changes.
 
     Args:
         values: By group, by order's name, percent. An order that a group lacks, or nan, is a grey cell.
         path: Where the PNG goes.
-        metric: The metric's heading.
 
     Returns:
         The path.
@@ -152,7 +150,7 @@ def order_heat_map(values: Mapping[str, Mapping[str, float]], path: Place, *, me
     axes.set_xticks(range(len(groups)), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
     axes.set_yticks(range(len(orders)), orders, fontsize=9)
     axes.spines[:].set_color("#d8d8d8")
-    axes.set_title(f"{metric} in %, by order", fontsize=11, loc="left")
+    axes.set_title(f"{METRICS['last'].heading} in %, by order", fontsize=11, loc="left")
     bar = figure.colorbar(image, ax=axes, aspect=25, pad=0.02)
     bar.set_label("minus the method's mean\nover the orders, in points", fontsize=9)
     bar.ax.tick_params(labelsize=8)
@@ -179,7 +177,7 @@ def _curves(curves: Mapping[str, np.ndarray], start: int, x_label: str, y_label:
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     places = np.arange(start, start + len(next(iter(means.values()))))
-    styles = {group: _style(index) for index, group in enumerate(curves)}
+    styles = {group: line_style(index) for index, group in enumerate(curves)}
     for position, panel in enumerate(panels):
         if not together and position >= len(curves):
             panel.set_visible(False)
@@ -222,10 +220,6 @@ def _standard_error(found: np.ndarray) -> np.ndarray:
     if len(found) < 2:
         return np.zeros(found.shape[1])
     return np.asarray(found.std(axis=0, ddof=1) / math.sqrt(len(found)))
-
-
-def _style(index: int) -> dict[str, Any]:
-    return {"color": PALETTE[index % 8], "linestyle": DASHES[index // 8 % 4], "marker": MARKERS[index % 8]}
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -7,24 +7,16 @@ the same bytes.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from condu_ray.report.plots import write_atomically
-from condu_ray.report.records import COSTS, by_group, read_trials
-from condu_ray.report.run_report import json_plain
+from condu_ray.metrics import COMPARED, COSTS, METRICS
+from condu_ray.report.records import by_group, check_records
 from condu_ray.report.statistics import PairedTest, paired_tests
-from condu_ray.report.sweep_page import COMPARED, SPACES, Groups, orders_by_name, sweep_page, total_cost
+from condu_ray.report.sweep_page import SPACES, Groups, orders_by_name, sweep_page, total_cost
 from condu_ray.report.sweep_plots import accuracy_by_position, forgetting_curve, methods_over_orders, order_heat_map
-from condu_ray.report.sweep_tables import (
-    METRICS,
-    group_spread,
-    order_means,
-    summary_csv,
-    summary_tex,
-    trials_csv,
-)
+from condu_ray.report.sweep_tables import group_spread, order_means, summary_csv, summary_tex, trials_csv
+from condu_ray.report.text import json_text, write
 from condu_ray.store.location import Place
 
 
@@ -53,22 +45,21 @@ def sweep_report(
     Raises:
         ValueError: There is no record, or one is not usable; the message names the trial.
     """
-    trials = read_trials(records)
+    trials = check_records(records)
     groups = by_group(trials)
     spaces = [space for space in SPACES if any(trial.matrix(space) is not None for trial in trials)]
     comparisons = {space: {metric: _compare(groups, metric, space) for metric in COMPARED} for space in spaces}
-    numbers = json_plain(_numbers(name, groups, comparisons, published, extra))
     tex = [summary_tex(groups, name, () if space == "union" else published, space) for space in spaces]
     texts = {
-        "sweep.json": json.dumps(numbers, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+        "sweep.json": json_text(_numbers(name, groups, comparisons, published, extra)) + "\n",
         "summary.csv": summary_csv(groups),
         "trials.csv": trials_csv(groups),
         "summary.tex": "\n".join(tex),
         "report.md": sweep_page(name, groups, comparisons, published, extra),
     }
-    written = [write_atomically(folder / file, text.encode()) for file, text in texts.items()]
+    written = [write(folder / file, text) for file, text in texts.items()]
     shown = {
-        METRICS[metric][0]: {group: [trial.metric(metric) for trial in found] for group, found in groups.items()}
+        METRICS[metric].heading: {group: [trial.metric(metric) for trial in found] for group, found in groups.items()}
         for metric in COMPARED
     }
     matrices = {group: [trial.accuracy for trial in found] for group, found in groups.items()}

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from condu_ray.report.plots import as_number
-from condu_ray.report.records import COSTS, Trial
+from condu_ray.metrics import COMPARED, COSTS, METRICS
+from condu_ray.report.records import Record
 from condu_ray.report.statistics import Spread, spread
+from condu_ray.report.text import as_number, csv_text, latex
 
-#: Metrics by field of `ContinualMetrics`: heading, decimals in tables, whether more is better.
-METRICS = {
-    "transfer": ("Transfer", 1, True),
-    "average": ("Average", 1, True),
-    "last": ("Last", 1, True),
-    "backward_transfer": ("BWT", 2, True),
-    "forgetting": ("Forgetting", 2, False),
-}
 #: Methods that are bounds, never the best of a table: no training at all, and a model for each task.
 BOUNDS = ("zero-shot", "individual")
 
-_IN_PAPER = ("transfer", "average", "last", "backward_transfer")
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}",
-}  # fmt: skip
 
-
-def group_spread(trials: Sequence[Trial], metric: str, space: str = "task") -> Spread:
+def group_spread(trials: Sequence[Record], metric: str, space: str = "task") -> Spread:
     """Returns the spread of a metric over the trials of a group.
 
     Args:
@@ -44,13 +27,13 @@ def group_spread(trials: Sequence[Trial], metric: str, space: str = "task") -> S
     Returns:
         The spread over all trials (percent); `worst` and `best` are names of orders, by their means over the seeds.
     """
-    better = METRICS[metric][2]
+    better = METRICS[metric].higher_is_better
     whole = spread({trial.key: trial.metric(metric, space) for trial in trials}, higher_is_better=better)
     orders = spread(order_means(trials, metric, space), higher_is_better=better)
     return Spread(whole.count, whole.mean, whole.std, whole.low, whole.high, orders.worst, orders.best)
 
 
-def order_means(trials: Sequence[Trial], metric: str, space: str = "task") -> dict[str, float]:
+def order_means(trials: Sequence[Record], metric: str, space: str = "task") -> dict[str, float]:
     """Returns, by order's name, the mean of a metric (percent) over the seeds; nan where it was not measured."""
     by_order: dict[str, list[float]] = {}
     for trial in trials:
@@ -67,19 +50,18 @@ def best_groups(spreads: Mapping[str, Spread], bounds: Sequence[str], metric: st
         bounds: Groups that are not compared.
         metric: Field of `ContinualMetrics`.
     """
-    _, decimals, better = METRICS[metric]
     printed = {
-        group: rounded(found.mean, decimals)
+        group: rounded(found.mean, METRICS[metric].digits)
         for group, found in spreads.items()
         if group not in bounds and not math.isnan(found.mean)
     }
     if len(printed) < 2:
         return set()
-    best = max(printed.values()) if better else min(printed.values())
+    best = (max if METRICS[metric].higher_is_better else min)(printed.values())
     return {group for group, value in printed.items() if value == best}
 
 
-def summary_csv(groups: Mapping[str, Sequence[Trial]]) -> str:
+def summary_csv(groups: Mapping[str, Sequence[Record]]) -> str:
     """Returns a CSV table with a row for each group, label space and metric; numbers as they are, nan as nothing."""
     settings = _setting_names(groups)
     heads = ["method", *settings.values(), "label_space", "metric"]
@@ -95,10 +77,10 @@ def summary_csv(groups: Mapping[str, Sequence[Trial]]) -> str:
                 values = [_plain(first.settings.get(key)) for key in settings]
                 orders = [found.worst or "", found.best or ""]
                 rows.append([first.method, *values, space, metric, *map(_plain, numbers), *orders, str(found.count)])
-    return _csv(rows)
+    return csv_text(rows)
 
 
-def trials_csv(groups: Mapping[str, Sequence[Trial]]) -> str:
+def trials_csv(groups: Mapping[str, Sequence[Record]]) -> str:
     """Returns a CSV table with a row a trial: what it was, its metrics in both label spaces, and what it cost."""
     settings = _setting_names(groups)
     union = [f"union_{metric}" for metric in METRICS]
@@ -108,11 +90,11 @@ def trials_csv(groups: Mapping[str, Sequence[Trial]]) -> str:
         values = [_plain(trial.settings.get(key)) for key in settings]
         what = [trial.trial, trial.method, *values, trial.order_name, ",".join(trial.order), str(trial.seed)]
         rows.append([*what, *metrics, *(_plain(trial.costs[key]) for key in COSTS)])
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def summary_tex(
-    groups: Mapping[str, Sequence[Trial]], name: str, published: Sequence[Mapping[str, Any]] = (), space: str = "task"
+    groups: Mapping[str, Sequence[Record]], name: str, published: Sequence[Mapping[str, Any]] = (), space: str = "task"
 ) -> str:
     """Returns a LaTeX table for `booktabs`: mean and standard deviation a group, the best mean in bold.
 
@@ -126,24 +108,24 @@ def summary_tex(
         group: trials for group, trials in groups.items() if any(trial.matrix(space) is not None for trial in trials)
     }
     bounds = bound_groups(kept)
-    heads = " & ".join(METRICS[metric][0] for metric in _IN_PAPER)
+    heads = " & ".join(METRICS[metric].heading for metric in COMPARED)
     cells: dict[str, list[str]] = {group: [] for group in kept}
-    for metric in _IN_PAPER:
+    for metric in COMPARED:
         spreads = {group: group_spread(trials, metric, space) for group, trials in kept.items()}
         bold = best_groups(spreads, bounds, metric)
         for group, found in spreads.items():
-            cells[group].append(_tex_cell(found, METRICS[metric][1], group in bold))
+            cells[group].append(_tex_cell(found, METRICS[metric].digits, group in bold))
     rows = [
         f"{latex(group)} & {' & '.join(cells[group])} \\\\" for group in sorted(kept, key=lambda g: g not in bounds)
     ]
     if bounds and len(bounds) < len(kept):
         rows.insert(len(bounds), r"\midrule")
     for source in dict.fromkeys(row["source"] for row in published):
-        rows += [r"\midrule", rf"\multicolumn{{{len(_IN_PAPER) + 1}}}{{l}}{{\emph{{published: {latex(source)}}}}} \\"]
+        rows += [r"\midrule", rf"\multicolumn{{{len(COMPARED) + 1}}}{{l}}{{\emph{{published: {latex(source)}}}}} \\"]
         for row in published:
             if row["source"] == source:
                 figures = [
-                    _tex_number(as_number(row.get(metric)), published_decimals(row, metric)) for metric in _IN_PAPER
+                    _tex_number(as_number(row.get(metric)), published_decimals(row, metric)) for metric in COMPARED
                 ]
                 rows.append(f"{latex(row['method'])} & {' & '.join(figures)} \\\\")
     trials = [trial for found in kept.values() for trial in found]
@@ -155,7 +137,7 @@ def summary_tex(
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{latex(name)}: mean $\pm$ standard deviation over {count}{known}, in percent.}}",
-        rf"\begin{{tabular}}{{l{'r' * len(_IN_PAPER)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(COMPARED)}}}",
         r"\toprule",
         rf"Method & {heads} \\",
         r"\midrule",
@@ -167,24 +149,19 @@ def summary_tex(
     return "\n".join(lines) + "\n"
 
 
-def bound_groups(groups: Mapping[str, Sequence[Trial]]) -> list[str]:
+def bound_groups(groups: Mapping[str, Sequence[Record]]) -> list[str]:
     """Returns the groups of the methods that are bounds."""
     return [group for group, trials in groups.items() if trials[0].method in BOUNDS]
 
 
 def published_decimals(row: Mapping[str, Any], metric: str) -> int:
     """Returns how many decimals of a published figure to print: one, or two where the paper has them."""
-    return METRICS[metric][1] if row.get(metric) is None or round(row[metric], 1) == row[metric] else 2
+    return METRICS[metric].digits if row.get(metric) is None or round(row[metric], 1) == row[metric] else 2
 
 
 def rounded(value: float, decimals: int) -> float:
     """Returns a number as it is printed; what would be "-0.00" is 0."""
     return round(value, decimals) + 0.0
-
-
-def latex(text: str) -> str:
-    """Returns text that LaTeX prints as it is."""
-    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], " ".join(str(text).split()))
 
 
 def _tex_cell(found: Spread, decimals: int, bold: bool) -> str:
@@ -199,7 +176,7 @@ def _tex_number(value: float, decimals: int, bold: bool = False) -> str:
     return rf"$\mathbf{{{text}}}$" if bold else f"${text}$"
 
 
-def _setting_names(groups: Mapping[str, Sequence[Trial]]) -> dict[str, str]:
+def _setting_names(groups: Mapping[str, Sequence[Record]]) -> dict[str, str]:
     """Varied settings by their column, a name that no other column has."""
     keys = sorted({key for trials in groups.values() for trial in trials for key in trial.settings})
     return {key: f"settings.{key}" for key in keys}
@@ -211,9 +188,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return repr(int(value)) if value.is_integer() else repr(value)
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from condu_ray.config import Training, content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder
 from condu_ray.store.location import Place
 
-Space = Literal["delta", "factors"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Form = Literal["delta", "factors"]
 """The form of an expert: weight deltas by parameter name, or LoRA factors."""
-FILES: dict[Space, str] = {"delta": "delta.safetensors", "factors": "factors.safetensors"}
+FILES: dict[Form, str] = {"delta": "delta.safetensors", "factors": "factors.safetensors"}
 VERSION = 1
 """Raised whenever fine-tuning changes in a way that changes experts."""
 
@@ -33,7 +34,7 @@ def expert_key(
     precision: str,
     seed: int,
     start: str | None,
-    recipe: Mapping[str, Any] | None = None,
+    added: Mapping[str, Any] | None = None,
 ) -> str:
     """Returns an expert's key (24 hex digits).
 
@@ -45,10 +46,10 @@ def expert_key(
         precision: `fp32` or `bf16`, resolved.
         seed: the run's seed.
         start: key of the expert, or identity of the state, that training starts from; None for theta0.
-        recipe: what the method adds to plain fine-tuning; empty or None for nothing, so that all plain experts agree.
+        added: what the method adds to plain fine-tuning; empty or None for nothing, so that all plain experts agree.
     """
-    settings = training.recipe_for(task) | {"precision": precision}
-    return content_hash([VERSION, backbone, data, settings, seed, start, *([recipe] if recipe else [])])[:24]
+    settings = training.identity_for(task) | {"precision": precision}
+    return content_hash([VERSION, backbone, data, settings, seed, start, *([added] if added else [])])[:24]
 
 
 def save_expert(
@@ -125,10 +126,10 @@ def adopt_expert(storage: Place, key: str, same: str) -> bool:
     return True
 
 
-def load_expert(storage: Place, key: str, space: Space = "delta") -> dict[str, Tensor]:
+def load_expert(storage: Place, key: str, form: Form = "delta") -> dict[str, Tensor]:
     """Loads an expert's delta or factors.
 
     Raises:
         ArtifactError: it is missing, damaged or another one's, or has no factors.
     """
-    return artifacts.load_tensors(expert_folder(storage, key), FILES[space])
+    return artifacts.load_tensors(expert_folder(storage, key), FILES[form])

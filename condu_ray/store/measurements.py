@@ -4,31 +4,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from condu_ray.store.artifacts import ArtifactError, read_sealed, write_sealed
 from condu_ray.store.layout import measurement_path
 from condu_ray.store.location import Place
 
-FIELDS = ("correct", "images", "seconds", "relative_l2", "sign_agreement", "rescaler")
-"""What a measurement may hold; `correct` and `images` it always does."""
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How well some weights do on a task's test images, and what else was found of them meanwhile.
+
+    Attributes:
+        correct: images that were classified rightly.
+        images: images that were looked at, at least one.
+        seconds: wall time.
+        relative_l2: of a learned task of a method that merges: how far what is served is from the expert, as
+            `merging.reconstruction` has it.
+        sign_agreement: likewise, the share of equal signs.
+        rescaler: the task's rescaler, where the method has one.
+    """
+
+    correct: int
+    images: int
+    seconds: float
+    relative_l2: float | None = None
+    sign_agreement: float | None = None
+    rescaler: float | None = None
+
+    @property
+    def percent(self) -> float:
+        """Accuracy in percent."""
+        return 100 * self.correct / self.images
 
 
-def write_measurement(storage: Place, key: str, found: Mapping[str, Any]) -> None:
+FIELDS = tuple(field.name for field in fields(Accuracy))
+
+
+def write_measurement(storage: Place, key: str, found: Accuracy) -> None:
     """Writes what was measured, atomically.
 
     Args:
         storage: storage folder.
         key: the measurement's identity.
-        found: numbers among `FIELDS`.
+        found: what was measured.
 
     Raises:
         WriteError: the disk is full or fails; there is no such measurement then.
     """
-    write_sealed(measurement_path(storage, key), found)
+    values = {name: value for name, value in asdict(found).items() if value is not None}
+    write_sealed(measurement_path(storage, key), values)
 
 
-def read_measurement(storage: Place, key: str) -> dict[str, Any] | None:
+def read_measurement(storage: Place, key: str) -> Accuracy | None:
     """Returns a measurement, or None when there is none.
 
     Raises:
@@ -41,7 +70,7 @@ def read_measurement(storage: Place, key: str) -> dict[str, Any] | None:
         return None
     if wrong := _wrong(found):
         raise ArtifactError(f"{path}: {wrong}; remove it to have it measured again")
-    return found
+    return Accuracy(**{"seconds": 0.0} | found)
 
 
 def _wrong(found: Mapping[str, Any]) -> str | None:

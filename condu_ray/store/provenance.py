@@ -28,4 +28,5 @@ def provenance() -> dict[str, str]:
 
 def command() -> str:
     """Returns the command line of this process, as reports record it: without passwords."""
-    return without_passwords(" ".join(["python", *sys.argv]))
+    console = sys.argv[0].startswith("condu-ray ")  # with its command's name, as `commands` sets it
+    return without_passwords(" ".join(sys.argv if console else ["python", *sys.argv]))

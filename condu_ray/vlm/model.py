@@ -6,7 +6,6 @@ model or its transforms does: processes that merge, wait or steer start in half 
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from condu_ray.merging import fingerprint
+from condu_ray.names import nearest
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -150,10 +150,8 @@ def backbone_spec(model: str = "tiny-clip", pretrained: str | None = None) -> Ba
         return _folder_spec(EMBEDDED)
     config = open_clip.get_model_config(model)
     if config is None:
-        close = difflib.get_close_matches(model, ["tiny-clip", *open_clip.list_models()], n=3)
-        raise BackboneError(
-            f"--model {model}: no such open_clip model or folder; nearest: {', '.join(close) or 'none'}"
-        )
+        near = nearest(model, ["tiny-clip", *open_clip.list_models()], most=3)
+        raise BackboneError(f"--model {model}: no such open_clip model or folder{near}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     if pretrained is None:
         raise BackboneError(f"--model {model} needs --pretrained: a checkpoint file or one of {', '.join(tags)}")
@@ -166,9 +164,8 @@ def backbone_spec(model: str = "tiny-clip", pretrained: str | None = None) -> Ba
         if not pretrained.endswith(".safetensors"):
             raise BackboneError(f"--pretrained {pretrained}: open_clip reads it as a pickle; name it *.safetensors")
     else:
-        close = difflib.get_close_matches(pretrained, tags, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"tags: {', '.join(tags)}"
-        raise BackboneError(f"--pretrained {pretrained}: neither a file, a folder nor a tag of {model} ({hint})")
+        near = nearest(pretrained, tags, label="tags")
+        raise BackboneError(f"--pretrained {pretrained}: neither a file, a folder nor a tag of {model}{near}")
     return BackboneSpec(model, pretrained, merge_preprocess_dict(PreprocessCfg(), preprocess), {})
 
 

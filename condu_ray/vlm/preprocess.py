@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from condu_ray.benchmark.check import MAX_PIXELS
+from condu_ray.benchmark.images import MAX_PIXELS
 
 
 class Preprocessor:

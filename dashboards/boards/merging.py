@@ -1,9 +1,9 @@
 """For whoever looks at the method: merges, what they keep and lose, and what the sessions measure."""
 
 from panels import GREEN, RED, YELLOW, Board, Panel
-from queries import latest, quantile, total
+from queries import latest
 
-from boards.shared import ACCURACY, CACHE, EVALUATORS_BUSY, QUEUE, STORAGE, WAITING
+from boards.shared import ACCURACY, CACHE, EVALUATORS_BUSY, QUEUE, STORAGE, WAITING, counts, durations
 
 GRADES = ((None, RED), (0.4, YELLOW), (0.7, GREEN))
 
@@ -15,23 +15,17 @@ MERGING = Board(
         (
             "Sessions",
             [
-                Panel(
+                counts(
                     "Committed",
                     "Sessions that each method has committed in this run.",
-                    [(total("condu_sessions_committed_total", "method"), "{{method}}")],
-                    "bargauge",
-                    low=0,
+                    "condu_sessions_committed_total",
                 ),
                 QUEUE,
-                Panel(
+                durations(
                     "Time of a merge",
                     "Median and 95th percentile over all merges so far, with loading the expert and committing "
                     "the session. It grows with the model, and with the number of tasks.",
-                    [
-                        (quantile(0.5, "condu_merge_seconds", "method"), "{{method}} median"),
-                        (quantile(0.95, "condu_merge_seconds", "method"), "{{method}} 95 %"),
-                    ],
-                    unit="s",
+                    "condu_merge_seconds",
                 ),
             ],
         ),
@@ -77,15 +71,11 @@ MERGING = Board(
             [
                 EVALUATORS_BUSY,
                 WAITING,
-                Panel(
+                durations(
                     "Time of a measurement",
                     "Median and 95th percentile over all measurements so far: one state on one task's test "
                     "images. Routed ones (tasks not known) take as many passes as experts are asked.",
-                    [
-                        (quantile(0.5, "condu_measurement_seconds", "method"), "{{method}} median"),
-                        (quantile(0.95, "condu_measurement_seconds", "method"), "{{method}} 95 %"),
-                    ],
-                    unit="s",
+                    "condu_measurement_seconds",
                 ),
                 CACHE,
                 Panel(

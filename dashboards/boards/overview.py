@@ -22,6 +22,7 @@ from boards.shared import (
     SLOW,
     STORAGE,
     WAITING,
+    tile,
 )
 
 PROGRESS = series("condu_last_progress_timestamp_seconds")
@@ -34,28 +35,22 @@ OVERVIEW = Board(
         (
             "Health",
             [
-                Panel(
+                tile(
                     "Run",
                     "Healthy: the driver saw progress within 5 minutes and none of our alerts fires. Otherwise "
                     "look at what is yellow or red beside it, and at the alerts in Prometheus. Not running: no "
                     "driver exports.",
                     [(f"(time() - max({PROGRESS}) < bool {SLOW}) * on () (({ALERTS}) == bool 0)", "")],
-                    "stat",
                     steps=((None, RED), (1, GREEN)),
-                    width=4,
-                    height=4,
                     empty="not running",
                     mappings={"1": ("healthy", GREEN), "0": ("look", RED)},
                 ),
                 SINCE_PROGRESS,
-                Panel(
+                tile(
                     "Alerts",
                     "Alerts of dashboards/prometheus/alerts.yml that fire. What each means is in dashboards/README.md.",
                     [(ALERTS, "")],
-                    "stat",
                     steps=((None, GREEN), (1, RED)),
-                    width=4,
-                    height=4,
                 ),
                 FAULTS,
                 STORAGE,
@@ -66,7 +61,7 @@ OVERVIEW = Board(
             "How far",
             [
                 EXPERTS,
-                Panel(
+                tile(
                     "Sessions",
                     "Sessions that were merged and committed, of all sessions of all methods. What an earlier "
                     "call of the same command committed is not counted again.",
@@ -74,9 +69,6 @@ OVERVIEW = Board(
                         (f"{total('condu_sessions_committed_total')} or vector(0)", "committed"),
                         (latest("condu_sessions_wanted", how="sum"), "wanted"),
                     ],
-                    "stat",
-                    width=4,
-                    height=4,
                 ),
                 Panel(
                     "Sessions measured",

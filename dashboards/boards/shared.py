@@ -1,7 +1,9 @@
 """Panels that more than one dashboard has."""
 
+from functools import partial
+
 from panels import BLUE, GREEN, RED, YELLOW, Panel
-from queries import latest, now, rate, ray, total
+from queries import latest, now, quantile, rate, ray, total
 
 STALL, SLOW = 900, 300
 """Seconds without progress: the alert's, and what is worth a look."""
@@ -10,30 +12,40 @@ LITTLE, SCARCE = 0.1, 0.25
 
 ALERTS = 'sum(ALERTS{alertname=~"Condu.*", alertstate="firing"}) or vector(0)'
 
-SINCE_PROGRESS = Panel(
+tile = partial(Panel, kind="stat", width=4, height=4)
+"""A number in a square."""
+
+
+def durations(title: str, description: str, metric: str) -> Panel:
+    """Returns the median and the 95th percentile of a histogram of seconds, by method."""
+    shares = {"median": 0.5, "95 %": 0.95}
+    queries = [(quantile(share, metric, "method"), f"{{{{method}}}} {name}") for name, share in shares.items()]
+    return Panel(title, description, queries, unit="s")
+
+
+def counts(title: str, description: str, metric: str) -> Panel:
+    """Returns a bar a method: what a counter has come to."""
+    return Panel(title, description, [(total(metric, "method"), "{{method}}")], "bargauge", low=0)
+
+
+SINCE_PROGRESS = tile(
     "Since last progress",
     "Seconds since the driver last saw a step, a merge or a measurement. Seconds are normal, a minute is a "
     "start-up or a large merge; from 15 minutes on the alert ConduStalled fires. After the end "
     "of a run it just grows.",
     [(f"time() - {latest('condu_last_progress_timestamp_seconds')}", "")],
-    "stat",
-    "s",
-    ((None, GREEN), (SLOW, YELLOW), (STALL, RED)),
-    width=4,
-    height=4,
+    unit="s",
+    steps=((None, GREEN), (SLOW, YELLOW), (STALL, RED)),
 )
-EXPERTS = Panel(
+EXPERTS = tile(
     "Experts trained",
     "Experts that are in storage now, of those that were not when the run began.",
     [
         (latest("condu_experts_done", how="sum"), "trained"),
         (latest("condu_experts_wanted", how="sum"), "wanted"),
     ],
-    "stat",
-    width=4,
-    height=4,
 )
-FAULTS = Panel(
+FAULTS = tile(
     "Faults",
     "Lanes, state actors and evaluators that died or failed and were started again. Spot nodes make some; on steady "
     "nodes look into Ray's logs for memory, and see the alert ConduFaults.",
@@ -41,29 +53,20 @@ FAULTS = Panel(
         (f"{total('condu_faults_total')} or vector(0)", "faults"),
         (f"{total('condu_diverged_total')} or vector(0)", "NaN"),
     ],
-    "stat",
     steps=((None, GREEN), (1, YELLOW), (5, RED)),
-    width=4,
-    height=4,
 )
-STORAGE = Panel(
+STORAGE = tile(
     "Storage free",
     "Free share of the file system that holds experts, sessions and results. A run that finds it full fails, "
     "and goes on by the same command when there is room.",
     [(latest("condu_storage_free_ratio", how="min"), "")],
-    "stat",
-    "percentunit",
-    ((None, RED), (LITTLE, YELLOW), (SCARCE, GREEN)),
-    width=4,
-    height=4,
+    unit="percentunit",
+    steps=((None, RED), (LITTLE, YELLOW), (SCARCE, GREEN)),
 )
-LANES = Panel(
+LANES = tile(
     "Lanes open",
     "Lanes that are open now: experts that can be trained side by side. Each closes when nothing is left for it.",
     [(now("condu_lanes_active", how="sum"), "")],
-    "stat",
-    width=4,
-    height=4,
     empty="none",
 )
 EVALUATORS_BUSY = Panel(

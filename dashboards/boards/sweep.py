@@ -1,7 +1,7 @@
 """For whoever runs a sweep: how far, what is shared, how the methods stand."""
 
 from panels import Board, Panel
-from queries import latest, quantile, rate, total
+from queries import latest, quantile, rate
 
 from boards.shared import (
     CACHE,
@@ -16,6 +16,7 @@ from boards.shared import (
     SINCE_PROGRESS,
     STORAGE,
     WAITING,
+    counts,
 )
 
 SWEEP = Board(
@@ -64,12 +65,10 @@ SWEEP = Board(
             "What is shared",
             [
                 CACHE,
-                Panel(
+                counts(
                     "Merges",
                     "Sessions that all trials together have committed, by method.",
-                    [(total("condu_sessions_committed_total", "method"), "{{method}}")],
-                    "bargauge",
-                    low=0,
+                    "condu_sessions_committed_total",
                 ),
                 Panel(
                     "Merges per minute",

@@ -1,9 +1,9 @@
 """For whoever tunes the training: loss, throughput, data, lanes, GPUs, and what Ray Train itself says."""
 
 from panels import Board, Panel
-from queries import now, quantile, rate, ray, total
+from queries import now, rate, ray
 
-from boards.shared import DATA_WAIT, EXPERTS, FAULTS, IMAGES, LANES, LOSS, MEMORY, SINCE_PROGRESS
+from boards.shared import DATA_WAIT, EXPERTS, FAULTS, IMAGES, LANES, LOSS, MEMORY, SINCE_PROGRESS, counts, durations
 
 TRAINING = Board(
     "condu-training",
@@ -24,23 +24,17 @@ TRAINING = Board(
                     [(rate("condu_training_steps_total", "run", "lane"), "{{run}} lane {{lane}}")],
                     unit="suffix: steps/s",
                 ),
-                Panel(
+                counts(
                     "Experts by method",
                     "Experts trained so far. Methods that start from the pretrained weights share theirs: such "
                     "an expert is counted for the method that asked first.",
-                    [(total("condu_experts_trained_total", "method"), "{{method}}")],
-                    "bargauge",
-                    low=0,
+                    "condu_experts_trained_total",
                 ),
-                Panel(
+                durations(
                     "Time of an expert",
                     "Median and 95th percentile over all experts so far, from start to publication. In a chain "
                     "(sequential methods) it holds the waiting for the expert before.",
-                    [
-                        (quantile(0.5, "condu_expert_seconds", "method"), "{{method}} median"),
-                        (quantile(0.95, "condu_expert_seconds", "method"), "{{method}} 95 %"),
-                    ],
-                    unit="s",
+                    "condu_expert_seconds",
                 ),
             ],
         ),

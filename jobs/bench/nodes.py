@@ -25,17 +25,19 @@ def lane(board: Any, folder: Path, number: int, lengths: dict[str, float]) -> No
     """What a lane does, with a sleep for the training."""
     import ray
 
-    from condu_ray.orchestration.lanes.lane import LOOK_SECONDS
+    from condu_ray.orchestration.lanes.fit import LOOK_SECONDS
+    from condu_ray.store.artifacts import MANIFEST
     from condu_ray.store.claims import Claims
 
     with Claims(folder / ".claims") as claims:
         while (work := ray.get(board.take.remote(number, 1))) is not None:
-            for item in work:
-                if claims.acquire(item["key"]):
-                    time.sleep(lengths[item["key"]])
-                    (folder / item["key"]).touch()
-                    ray.get(board.trained.remote(item["key"]))
-                    claims.release(item["key"])
+            for expert in work:
+                if claims.acquire(expert.key):
+                    time.sleep(lengths[expert.key])
+                    expert.folder.mkdir(parents=True)
+                    (expert.folder / MANIFEST).touch()
+                    ray.get(board.trained.remote(expert.key))
+                    claims.release(expert.key)
             if not work:
                 time.sleep(LOOK_SECONDS)
 
@@ -44,22 +46,22 @@ def once(nodes: int, lengths: dict[str, float], merge: float) -> float:
     """Wall seconds of a run on so many lanes, from the first call of the board to the last merge."""
     import ray
 
-    from condu_ray.orchestration.lanes.board import Board, Work
+    from condu_ray.config import Experiment
+    from condu_ray.orchestration.lanes.board import Board
+    from condu_ray.plan.expert import PlannedExpert
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        work = [
-            Work(key, str(folder / key), None, None, position, item={"key": key})
-            for position, key in enumerate(lengths)
-        ]
+        config = Experiment(storage=folder)
+        work = [PlannedExpert(config, "condu", key, position, key) for position, key in enumerate(lengths)]
         board: Any = ray.remote(Board).options(num_cpus=0).remote(work, nodes)
-        ray.get(board.waiting.remote())  # it is there
+        ray.get(board.close.remote())  # nothing more will be posted
         begin = time.perf_counter()
         lanes = [threading.Thread(target=lane, args=(board, folder, number, lengths)) for number in range(nodes)]
         for thread in lanes:
             thread.start()
-        for key in lengths:  # the state actor: one after the other, in task order
-            while not (folder / key).exists():
+        for expert in work:  # the state actor: one after the other, in task order
+            while not expert.finished:
                 time.sleep(0.01)
             time.sleep(merge)
         seconds = time.perf_counter() - begin

@@ -46,7 +46,7 @@ def plain(data: str, steps: int) -> None:
 
     def expert(task, start=None):  # type: ignore[no-untyped-def]
         set_weights(trained, theta0, start)
-        chunks = training_chunks(0, str(task.train), seed=0, steps=steps, batch_size=settings.batch_size)
+        chunks = training_chunks(str(task.train), seed=0, steps=steps, batch_size=settings.batch_size)
         lesson = Lesson(
             task=task,
             position=0,

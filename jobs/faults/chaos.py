@@ -37,7 +37,9 @@ from jobs.faults.whole_runs import METHODS, Arena, Kill, Round
 POINTS = {"state actor": 3, "train worker": 3, "evaluator": 1, "driver": 2}
 """Kills at commit points in a round, by who is killed."""
 ROLES = (
-    "train worker", "state actor", "evaluator", "data worker", "driver", "train controller", "board", "machine",
+    "train worker", "state actor", "evaluator", "data worker", "driver", "train controller", "board",
+    "measuring service",
+    "machine",
     "raylet", "gcs_server",
 )  # fmt: skip
 """Who is killed at random moments, in turn."""

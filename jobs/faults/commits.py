@@ -24,6 +24,8 @@ import torch
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.state import ModelKeeper
+from condu_ray.plan.expert import PlannedExpert
+from condu_ray.plan.sessions import PlannedSession
 from condu_ray.store import artifacts
 from condu_ray.store.claims import Claims
 from condu_ray.store.drafts import remove_drafts
@@ -31,7 +33,7 @@ from condu_ray.store.experts import FILES, expert_folder, save_expert
 from condu_ray.store.layout import claims_folder, config_path, ledger_path, results_path, rows_path, run_folder
 from condu_ray.store.lease import lease
 from condu_ray.store.ledger import ROOT, Entry, from_line, read_entries, state_id, to_line
-from condu_ray.store.measurements import read_measurement, write_measurement
+from condu_ray.store.measurements import Accuracy, read_measurement, write_measurement
 from condu_ray.store.provenance import provenance
 from condu_ray.store.results import write_rows
 from jobs.faults.hook.kill_points import install
@@ -72,7 +74,7 @@ def work(storage: Path, method: str, told: Path) -> None:
     with lease(config.run_folder):
         remove_drafts(storage, older=0.0)
         artifacts.write_text(config_path(config.run_folder), config.model_dump_json(indent=1))
-        keeper, parent, rows = ModelKeeper(config.portable()), ROOT, []
+        keeper, parent, rows = ModelKeeper(config), ROOT, []
         for position, task in enumerate(TASKS):
             key = hashlib.sha256(task.encode()).hexdigest()[:24]
             with Claims(claims_folder(storage)) as claims:
@@ -81,11 +83,12 @@ def work(storage: Path, method: str, told: Path) -> None:
                     _learn(storage, key, task)
                     claims.release(key)
             state = state_id(parent, method, task, key, {})
-            entry = Entry(**keeper.merge(method, position, task, key, parent, state))
+            expert = PlannedExpert(config, method, task, position, key)
+            entry = keeper.merge(method, PlannedSession(position, task, expert, parent, state))
             with told.open("ab") as file:
                 file.write(to_line(entry))
             if read_measurement(storage, f"{state}-{task}") is None:
-                write_measurement(storage, f"{state}-{task}", {"correct": position, "images": 10, "seconds": 0.5})
+                write_measurement(storage, f"{state}-{task}", Accuracy(position, 10, 0.5))
             rows.append({"method": method, "session": position, "task": task, "state": entry.state})
             write_rows(rows_path(config.run_folder, method, position), rows[-1:])
             parent = state

@@ -22,7 +22,7 @@ from condu_ray.store.claims import Claims
 from condu_ray.store.experts import expert_folder, load_expert, save_expert
 from condu_ray.store.layout import marker_path, verdict_path
 from condu_ray.store.ledger import ROOT, Entry, Ledger, read_entries, state_id
-from condu_ray.store.measurements import measurement_path, read_measurement, write_measurement
+from condu_ray.store.measurements import Accuracy, measurement_path, read_measurement, write_measurement
 from condu_ray.store.results import read_file, write_rows
 from condu_ray.vlm.model import EMBEDDED, backbone_spec
 
@@ -80,7 +80,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     ledger = folder / "ledgers" / "ledger.jsonl"
     for entry in entries:
         Ledger(ledger).append(entry)
-    measured = {"correct": 7, "images": 9, "seconds": 0.25, "rescaler": None, "sign_agreement": 0.5}
+    measured = Accuracy(7, 9, 0.25, sign_agreement=0.5)
     write_measurement(folder, "key", measured)
     rows = folder / "results" / "rows.parquet"
     write_rows(

@@ -238,8 +238,9 @@ def final(storage: Path) -> dict[str, str]:
         for path in storage.glob(f"{pattern}.safetensors"):
             found[str(path.relative_to(storage))] = file_hash(path)
     for path in storage.glob("evaluations/[!.]*.json"):
-        measured = read_measurement(storage, path.stem) or {}
-        found[path.name] = json.dumps({name: measured[name] for name in sorted(measured) if name != "seconds"})
+        measured = read_measurement(storage, path.stem)
+        assert measured is not None
+        found[path.name] = json.dumps(asdict(measured) | {"seconds": 0}, sort_keys=True)
     for method in METHODS:
         ledger = ledger_path(run_folder(storage, "r"), method)
         found[method] = json.dumps([asdict(entry) | {"seconds": 0} for entry in read_entries(ledger)[0]])

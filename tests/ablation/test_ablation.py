@@ -10,6 +10,7 @@ import torch
 
 from condu_ray.ablation import inference as inference
 from condu_ray.ablation.cost import Footprint, aggregation_cost
+from condu_ray.ablation.finished import keep_methods, make_evaluator
 from condu_ray.ablation.merging import (
     ablate_merging,
     measure_bounds,
@@ -17,7 +18,6 @@ from condu_ray.ablation.merging import (
     parse_sessions,
     summarise,
 )
-from condu_ray.ablation.stored_run import MissingRunError, keep_methods, make_evaluator, stored_run
 from condu_ray.ablation.synthetic import ablate_synthetic, measure_synthetic, shared_gaussian
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Evaluation, Experiment, Inference, Merging
@@ -27,6 +27,7 @@ from condu_ray.merging.variants import variants
 from condu_ray.methods import ModelState, get
 from condu_ray.methods.session import save_session, session_folder
 from condu_ray.plan.sessions import plan_method
+from condu_ray.plan.stored_method import MissingRunError, StoredMethod
 from condu_ray.report.ablation_report import write_merging, write_synthetic
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, save_expert
@@ -66,20 +67,22 @@ class Stored:
         self.deltas = {task.name: noise(self.theta0, seed) for seed, task in enumerate(self.tasks)}
 
     def save(self):
-        for item in self.plan.items:
-            save_expert(self.config.storage, item.key, self.deltas[item.task], {"task": item.task})
+        for expert in self.plan.experts:
+            save_expert(self.config.storage, expert.key, self.deltas[expert.task], {"task": expert.task})
         state = ModelState(model=self.method.initial())
-        keys = {item.key: item.task for item in self.plan.items}
-        for step in self.plan.steps:
-            model = self.method.merge(state, step.task, step.item.key, lambda key: self.deltas[keys[key]])
-            state = state.after(step.state, step.task, step.item.key, model)
-            entry = Entry(step.position, step.task, step.item.key, step.parent, step.state, 0.0)
+        keys = {expert.key: expert.task for expert in self.plan.experts}
+        for session in self.plan.sessions:
+            model = self.method.merge(state, session.task, session.expert.key, lambda key: self.deltas[keys[key]])
+            state = state.after(session.state, session.task, session.expert.key, model)
+            entry = Entry(session.position, session.task, session.expert.key, session.parent, session.state, 0.0)
             save_session(self.config.run_folder, self.method, entry, state)
             Ledger(ledger_path(self.config.run_folder, self.method.name)).append(entry)
         return self
 
     def run(self, sessions=True):
-        return stored_run(self.config, self.tasks, self.plan, self.flags, sessions=sessions)
+        found = StoredMethod(self.config, self.tasks, self.plan)
+        found.require(self.flags, sessions=sessions)
+        return found
 
     def evaluator(self):
         return make_evaluator(self.config, self.spec, "fp32")
@@ -295,7 +298,7 @@ class TestVariants:
 
     def test_whole_ablation_has_the_runs_options_and_its_bytes(self, stored, tmp_path):
         config = stored.config.model_copy(update={"merging": Merging(arithmetic_scale=0.7, ties_density=0.5)})
-        run = stored_run(config, stored.tasks, stored.plan, [], sessions=False)
+        run = StoredMethod(config, stored.tasks, stored.plan)
         results = ablate_merging(run, stored.evaluator(), [3], say=lambda line: None)
         assert "0.7 times" in results["variants"]["task-arithmetic"]["formula"]
         assert "50 %" in results["variants"]["ties"]["formula"]
@@ -352,16 +355,16 @@ class TestRefusals:
             keep_methods(config, lambda method: method.routes, "condu and emr")
 
     def test_missing_experts_are_named_with_the_command(self, empty):
-        save_expert(empty.config.storage, empty.plan.items[0].key, empty.deltas["walls"], {})
+        save_expert(empty.config.storage, empty.plan.experts[0].key, empty.deltas["walls"], {})
         with pytest.raises(MissingRunError, match=r"lacks 2 .* expert of task doors") as error:
             empty.run(sessions=False)
         assert f"python jobs/run_mtil.py --data {empty.config.data}" in str(error.value)
-        assert str(expert_folder(empty.config.storage, empty.plan.items[1].key)) in str(error.value)
+        assert str(expert_folder(empty.config.storage, empty.plan.experts[1].key)) in str(error.value)
 
     def test_a_missing_session_is_named(self, empty):
         empty.save()
-        step = empty.plan.steps[1]
-        folder = session_folder(empty.config.run_folder, empty.method.name, 1, "doors", step.state)
+        session = empty.plan.sessions[1]
+        folder = session_folder(empty.config.run_folder, empty.method.name, 1, "doors", session.state)
         Path(folder, "meta.json").unlink()
         assert empty.run(sessions=False).deltas.keys() == set(TASKS)
         with pytest.raises(MissingRunError, match=r"lacks 1 .* session 2, which learns doors") as error:
@@ -372,13 +375,14 @@ class TestRefusals:
         config = stored.config.model_copy(update={"seed": 1})
         plan = plan_method(stored.method, config, stored.tasks, stored.fingerprint, "fp32")
         with pytest.raises(MissingRunError, match="lacks 6 "):
-            stored_run(config, stored.tasks, plan, [], sessions=True)
+            StoredMethod(config, stored.tasks, plan).require([], sessions=True)
 
 
 class TestJobs:
     """The jobs in this process, on experts and sessions made by hand."""
 
     def call(self, monkeypatch, name, *flags):
+        monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
         monkeypatch.setattr(sys, "argv", [name, *flags])
         runpy.run_path(str(JOBS / name), run_name="__main__")
 
@@ -414,7 +418,6 @@ class TestJobs:
             tensors["text"] = unit_rows(count, 9 + seed)
             folder = prototype_folder(stored.config.storage, prototype_key(stored.fingerprint, task))
             artifacts.publish(folder, {}, lambda path, tensors=tensors: artifacts.save_tensors(path / FILE, tensors))
-        monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
         flags = [*stored.flags, "--training.precision", "fp32", "--evaluation.max_images", "6"]
         self.call(monkeypatch, "ablate_inference.py", *flags)
         found = json.loads(Path(stored.config.run_folder, "ablation", "inference.json").read_text())

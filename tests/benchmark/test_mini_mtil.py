@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil, pretraining_pairs
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
+from condu_ray.benchmark.mini_mtil.icons import icons
 
 SMALL = {"train_per_class": 3, "test_per_class": 2}
 
@@ -127,8 +128,8 @@ def test_bad_arguments_are_named(tmp_path):
 
 
 def test_pretraining_icons_are_no_task_pictures(drawn):
-    pairs = list(pretraining_pairs(200, seed=0))
-    assert [caption for _, caption in pairs] == [caption for _, caption in pretraining_pairs(200, seed=0)]
+    pairs = list(icons(200, seed=0))
+    assert [caption for _, caption in pairs] == [caption for _, caption in icons(200, seed=0)]
     assert len({caption for _, caption in pairs}) > 150
     taken = {Image.open(io.BytesIO(png)).tobytes() for task in drawn for png in pictures(task, "test")}
     for image, caption in pairs:

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 
 from condu_ray.benchmark import Task, TaskError, load_task, load_tasks
-from condu_ray.benchmark.tasks import MTIL11_ORDER
 from condu_ray.store.location import Location
 
 
@@ -31,12 +30,8 @@ def test_good_task(make_task: Any) -> None:
 
 def test_several_templates(make_task: Any) -> None:
     # A class name is never read as a format.
-    folder = make_task(template=..., templates=["a {}.", "one {}!"], classes=["a{0}", "{}", "%s"])
-    task = load_task(folder)
-    assert task.prompts(1) == ["one a{0}!", "one {}!", "one %s!"]
-    assert task.prompts_by_template() == [task.prompts(0), task.prompts(1)]
-    with pytest.raises(IndexError):
-        task.prompts(2)
+    folder = make_task(template=..., templates=["one {}!", "a {}."], classes=["a{0}", "{}", "%s"])
+    assert load_task(folder).prompts() == ["one a{0}!", "one {}!", "one %s!"]
 
 
 def test_relative_path_and_other_integers(make_task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,14 +62,6 @@ def test_closed_folder_is_skipped_aloud(make_task: Any, tmp_path: Path, caplog: 
     make_task("b").chmod(0)
     assert [task.name for task in load_tasks(tmp_path)] == ["a"]
     assert f"{tmp_path / 'b'}: skipped, it may not be read by this user" in caplog.text
-
-
-def test_order_of_mtil(make_task: Any, tmp_path: Path) -> None:
-    for name in sorted(MTIL11_ORDER):
-        make_task(name)
-    assert tuple(task.name for task in load_tasks(tmp_path)) == MTIL11_ORDER
-    make_task("x")
-    assert [task.name for task in load_tasks(tmp_path)] == [*sorted(MTIL11_ORDER), "x"]
 
 
 def test_all_errors_at_once(make_task: Any, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from condu_ray.command_line import ConfigError
 from condu_ray.config import Sweep
 from condu_ray.methods import METHODS
 from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.cluster import room as rooms
 
 JOBS = [str(path.relative_to(KUBERNETES)) for path in applied(KUBERNETES) if path.name in {"run", "sweep"}]
 
@@ -33,7 +34,7 @@ def test_entry_points_are_scripts_whose_flags_are_right(rendered, overlay):
     assert Path(config.storage) == Path(MOUNT) / "storage"
     assert set(config.method) <= set(METHODS)
     if config.data is not None:
-        assert config.data.is_relative_to(MOUNT)
+        assert Path(config.data).is_relative_to(MOUNT)
     if isinstance(config, Sweep):
         assert config.orders == "12"
         assert config.method == ("condu", "ties", "average", "sequential", "pam")
@@ -59,15 +60,15 @@ def test_no_two_jobs_share_a_run(rendered):
 def test_the_workers_of_a_job_hold_its_lanes(rendered, overlay):
     spec = job(rendered, overlay)
     _, config = settings(spec["entrypoint"])
-    room = env.room_for(config, resources(spec["rayClusterSpec"]))
+    room = rooms.room_for(config, resources(spec["rayClusterSpec"]))
     on_gpus = "cpu-small" not in overlay
     assert (room.lanes, room.gpus_per_worker, room.evaluators) == ((3, 1.0, 1) if on_gpus else (4, 0.0, 2))
 
 
 def test_jobs_on_gpus_refuse_a_cluster_without(rendered):
     _, config = settings(job(rendered, "overlays/gpu/run")["entrypoint"])
-    with pytest.raises(env.ResourceError, match="no GPU"):
-        env.room(
+    with pytest.raises(rooms.ResourceError, match="no GPU"):
+        rooms.room(
             {"CPU": 28.0}, workers=1, threads=1, cpus_per_worker=0.5, decoders=1, lanes=0, evaluators=0,
             gpus_per_worker=config.cluster.gpus_per_worker,
         )  # fmt: skip

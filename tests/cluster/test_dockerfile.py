@@ -10,7 +10,6 @@ from dockerfile import (
     DockerfileError,
     Step,
     chain,
-    command_of,
     context_files,
     environment,
     ignore_patterns,
@@ -86,9 +85,9 @@ def test_ports_are_the_heads():
 def test_the_command_and_the_health_check_are_rays():
     from ray.scripts.scripts import start
 
-    assert command_of("cpu")[:2] == ["ray", "start"]
+    assert json.loads(steps("cpu", "CMD")[-1].rest)[:2] == ["ray", "start"]
     known = {name for option in start.params for name in option.opts}
-    assert {word.split("=")[0] for word in command_of("cuda")[2:]} <= known
+    assert {word.split("=")[0] for word in json.loads(steps("cuda", "CMD")[-1].rest)[2:]} <= known
     health = re.search(r"CMD (\[.*\])", steps("cpu", "HEALTHCHECK")[0].rest)
     code = json.loads(health[1])[2]
     compile(code, "health", "exec")

@@ -7,8 +7,6 @@ import pytest
 from boards import BOARDS
 from panels import WIDTH
 
-from condu_ray.orchestration.watch.meters import METRICS, TAGS
-
 FOLDER = generate.HERE / "grafana" / "dashboards"
 UNITS = ("short", "none", "s", "bytes", "percentunit")
 
@@ -31,21 +29,6 @@ def test_check_says_what_would_change(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "a").exists()
     assert generate.main([]) == 0
     assert generate.main(["--check"]) == 0
-
-
-def test_the_page_has_a_place_for_each_table():
-    with pytest.raises(ValueError, match="no place for the table of metrics"):
-        generate.page("# Dashboards\n")
-
-
-def test_the_tables_have_every_metric_tag_and_alert():
-    page = generate.README.read_text()
-    for metric in METRICS.values():
-        assert f"| `{metric.exported}` | {metric.kind}, {metric.unit} |" in page
-    for tag, meaning in TAGS.items():
-        assert f"| `{tag}` | {meaning} |" in page
-    for rule in generate.rules()[0]["rules"]:
-        assert f"| {rule['alert']} | {rule['labels']['severity']} |" in page
 
 
 @pytest.fixture(params=list(BOARDS))

@@ -6,7 +6,7 @@ import generate
 import yaml
 from boards import BOARDS
 
-PAGE = generate.README.read_text()
+PAGE = (generate.HERE / "README.md").read_text()
 ROOT = generate.HERE.parent
 COMMANDS = "\n".join(re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
 PROVISIONING = generate.HERE / "grafana" / "provisioning"

@@ -29,11 +29,11 @@ from condu_ray.store.layout import (
     verdict_path,
 )
 from condu_ray.store.ledger import ROOT, Entry, Ledger, read_entries, state_id
-from condu_ray.store.measurements import measurement_path, read_measurement, write_measurement
+from condu_ray.store.measurements import Accuracy, measurement_path, read_measurement, write_measurement
 from condu_ray.store.results import read_file, write_rows
 
 TASKS = ("walls", "doors")
-FOUND = {"correct": 7, "images": 9, "seconds": 0.25, "relative_l2": 0.125, "sign_agreement": 0.5, "rescaler": None}
+FOUND = Accuracy(7, 9, 0.25, relative_l2=0.125, sign_agreement=0.5)
 
 
 def delta(seed: int) -> dict[str, torch.Tensor]:
@@ -172,7 +172,7 @@ class Storage:
                 measurement,
                 measurement,
                 lambda: read_measurement(root, key),
-                lambda: write_measurement(root, key, FOUND | {"correct": number}),
+                lambda: write_measurement(root, key, replace(FOUND, correct=number)),
             ),
             "ledger": Kind(
                 ledger,

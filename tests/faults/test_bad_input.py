@@ -23,7 +23,7 @@ from condu_ray.benchmark.orders import OrderError, resolve_orders
 from condu_ray.command_line import ConfigError, parse
 from condu_ray.config import Sweep
 from condu_ray.methods.registry import MethodError
-from condu_ray.orchestration.cluster.env import ResourceError
+from condu_ray.orchestration.cluster.room import ResourceError
 from condu_ray.plan.trials import make_trials
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.store.seal import FORMAT

@@ -85,7 +85,7 @@ def refused_or_valid(arguments):
     except (ConfigError, SystemExit):
         return
     assert isinstance(found, Experiment)
-    assert Experiment.model_validate_json(json.dumps(found.portable())).seed == found.seed
+    assert Experiment.model_validate_json(found.absolute().model_dump_json()).seed == found.seed
 
 
 FLAGS = st.lists(

@@ -17,13 +17,13 @@ from PIL import Image
 from pydantic import ValidationError
 
 from condu_ray.benchmark import TaskError, load_tasks
-from condu_ray.benchmark.check import MAX_PIXELS, inspect_image
+from condu_ray.benchmark.images import MAX_PIXELS, inspect_image
 from condu_ray.command_line import ConfigError, parse
 from condu_ray.config import Experiment, Sweep
 from condu_ray.orchestration.watch.tracking import flatten, shown_uri
-from condu_ray.store import provenance
 from condu_ray.store.artifacts import ArtifactError, publish, read_meta
 from condu_ray.store.passwords import without_passwords
+from condu_ray.store.provenance import command
 from condu_ray.vlm.preprocess import Preprocessor
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +160,7 @@ SECRETS = (
 def test_a_password_is_in_no_record(uri, shown, monkeypatch):
     assert without_passwords(f"x --tracking.uri {uri} y") == f"x --tracking.uri {shown} y"
     monkeypatch.setattr(sys, "argv", ["run_mtil.py", "--tracking.uri", uri, "--seed", "3"])
-    assert provenance.command() == f"python run_mtil.py --tracking.uri {shown} --seed 3"
+    assert command() == f"python run_mtil.py --tracking.uri {shown} --seed 3"
     config = parse(["--tracking.uri", uri])
     assert config.tracking.uri == uri  # who connects gets all of it
     records: list[Any] = [

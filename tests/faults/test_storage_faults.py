@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -401,7 +402,7 @@ def test_storage_from_before_there_were_seals_is_read(storage):
     meta = json.loads(kind.manifest.read_text())
     kind.manifest.write_text(json.dumps({key: meta[key] for key in meta.keys() - {"format", "of", "seal"}}))
     path = storage.kinds()["measurement"].file
-    path.write_text(json.dumps(FOUND))
+    path.write_text(json.dumps(asdict(FOUND)))
     assert kind.read() == good
     assert storage.kinds()["measurement"].read() == FOUND
     assert damaged(storage.root) == []
@@ -416,9 +417,9 @@ def test_storage_from_before_there_were_seals_is_read(storage):
         {"correct": True, "images": 4},
         {"correct": 1.5, "images": 4},
         {"correct": -1, "images": 4},
-        FOUND | {"secnods": 1},
-        FOUND | {"seconds": "1"},
-        FOUND | {"rescaler": True},
+        asdict(FOUND) | {"secnods": 1},
+        asdict(FOUND) | {"seconds": "1"},
+        asdict(FOUND) | {"rescaler": True},
     ],
 )
 def test_a_measurement_that_cannot_have_been_made_is_refused(storage, content):

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from condu_ray.benchmark.orders import resolve_orders
 from condu_ray.command_line import parse
 from condu_ray.config import Sweep
-from condu_ray.orchestration.cluster.env import room_for
+from condu_ray.orchestration.cluster.room import room_for
 from condu_ray.plan.preflight import check
 from condu_ray.plan.trials import make_trials
 
@@ -179,7 +179,7 @@ def orders(content: str | bytes, name: str = "orders.txt") -> Callable[[World], 
 
 
 def cluster(resources: dict[str, float], *arguments: str) -> Callable[[World], Any]:
-    """As `env.room_for` asks it of a cluster."""
+    """As `room_for` asks it of a cluster."""
 
     def run(world: World) -> Any:
         return room_for(parse(list(arguments)), resources)

@@ -1,11 +1,13 @@
 """Workers that go astray are stopped together: two processes of gloo under DistributedDataParallel, and one alone.
 
-The processes are this file itself, run as a program: `test_agreement.py <rank> <folder> <backbone> <data>`.
+The processes are this file itself, run as a program, which forks: `test_agreement.py <folder> <backbone> <data>`.
 """
 
 import hashlib
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -114,7 +116,7 @@ def stream(lesson):
     path = str(lesson.task.train)
     return batches(
         reader,
-        training_chunks(0, path, seed=0, steps=STEPS, batch_size=size, **share),
+        training_chunks(path, seed=0, steps=STEPS, batch_size=size, **share),
         size // lesson.world,
     )
 
@@ -156,23 +158,14 @@ def ends(tmp_path_factory, small_backbone, task_data):
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder), str(small_backbone), str(task_data)],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    command = [sys.executable, __file__, *map(str, (folder, small_backbone, task_data))]
+    program = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        said = [worker.communicate(timeout=WHOLE)[1] for worker in workers]
+        _, said = program.communicate(timeout=WHOLE)
     except subprocess.TimeoutExpired:
+        os.killpg(program.pid, signal.SIGKILL)
         pytest.fail(f"the workers wait for each other after {WHOLE} s")
-    finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(said)
+    assert program.returncode == 0, said
     return list(zip(*(json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)), strict=True))
 
 
@@ -327,5 +320,10 @@ def test_a_gpu_and_the_cpu_have_the_same_checksums():
 
 
 if __name__ == "__main__":
-    number, *places = sys.argv[1:]
-    work(int(number), *map(Path, places))
+    places = [Path(argument) for argument in sys.argv[1:]]
+    ranks = [multiprocessing.get_context("fork").Process(target=work, args=(rank, *places)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    sys.exit(any(process.exitcode for process in ranks))

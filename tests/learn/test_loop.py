@@ -53,9 +53,7 @@ def make_lesson(small_backbone, task_data, *, precision="fp32", seed=0, **traini
 def stream(lesson):
     reader, size = ChunkReader(lesson.backbone.spec.preprocess, augment=False), lesson.settings.batch_size
     path = str(lesson.task.train)
-    return batches(
-        reader, training_chunks(0, path, seed=lesson.seed, steps=lesson.settings.steps, batch_size=size), size
-    )
+    return batches(reader, training_chunks(path, seed=lesson.seed, steps=lesson.settings.steps, batch_size=size), size)
 
 
 def trained(lesson, objective=Objective):

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from condu_ray.merging import DeltaError, add, check_delta, fingerprint, subtract
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from tests.merging.deltas import DTYPES
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -6,22 +6,9 @@ import pytest
 import torch
 
 from condu_ray.merging import DeltaError, UnifiedDelta, emr, reference_rules
-from tests.merging.deltas import DTYPES, OneAtATime, named
+from tests.merging.deltas import DTYPES, SHAPES, OneAtATime, grid_deltas, named, normal_deltas, unified
 
 module = importlib.import_module("condu_ray.merging.emr")  # the package's attribute of this name is the function
-
-SHAPES = {"matrix": (31, 17), "vector": (64,), "odd": (13,), "one": (1,), "scalar": (), "nothing": (0, 3)}
-
-
-def deltas(tasks, seed=0, dtype=torch.float32, grid=True):
-    generator = torch.Generator().manual_seed(seed)
-
-    def values(shape):
-        if grid:  # sums are exact and often 0
-            return torch.randint(-16, 17, shape, generator=generator).div(8)
-        return torch.randn(shape, generator=generator) * (torch.rand(shape, generator=generator) > 0.1)
-
-    return [{name: values(shape).to(dtype) for name, shape in SHAPES.items()} for _ in range(tasks)]
 
 
 def assert_agrees(state, twin):
@@ -36,7 +23,7 @@ def assert_agrees(state, twin):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("tasks", [1, 2, 8, 11])
 def test_agrees_with_the_twin_on_a_grid(tasks, dtype, rescaler):
-    found = deltas(tasks, seed=tasks, dtype=dtype)
+    found = grid_deltas(tasks, seed=tasks, dtype=dtype)
     state = emr(named(found), rescaler=rescaler)
     assert (state.tasks, state.rescaler) == (tuple(named(found)), rescaler)
     twin = reference_rules.emr(found, rescaler)
@@ -50,7 +37,7 @@ def test_agrees_with_the_twin_on_a_grid(tasks, dtype, rescaler):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_agrees_with_the_twin_on_normal_values(dtype):
-    found = deltas(11, dtype=dtype, grid=False)
+    found = normal_deltas(11, dtype=dtype)
     assert_agrees(emr(named(found)), reference_rules.emr(found))  # at this seed no sum cancels to its rounding
 
 
@@ -58,10 +45,8 @@ def test_agrees_with_the_twin_on_normal_values(dtype):
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_is_condu_of_one_or_two_tasks(tasks, dtype):
     """Before its second unify ConDU's first delta is still the original one: lambda is 1, u the delta."""
-    condu = UnifiedDelta.empty()
-    for task, delta in named(deltas(tasks, dtype=dtype, grid=False)).items():
-        condu = condu.unify(task, delta)
-    state = emr(named(deltas(tasks, dtype=dtype, grid=False)))
+    condu = unified(named(normal_deltas(tasks, dtype=dtype)))
+    state = emr(named(normal_deltas(tasks, dtype=dtype)))
     for name in SHAPES:
         assert torch.equal(state.unified[name], condu.unified[name])
         for task in state.tasks:
@@ -72,7 +57,7 @@ def test_is_condu_of_one_or_two_tasks(tasks, dtype):
 
 def test_keeps_more_than_condu():
     """Once is better than again and again: no rounding of signs and no inflated rescalers."""
-    found = named(deltas(9, grid=False))
+    found = named(normal_deltas(9))
     condu = UnifiedDelta.empty()
     for task, delta in found.items():
         condu = condu.unify(task, delta)
@@ -103,7 +88,7 @@ def test_the_rule_on_a_worked_example():
 
 
 def test_the_order_of_the_tasks_only_orders_the_triggers():
-    found = named(deltas(9))
+    found = named(grid_deltas(9))
     state, turned = emr(found), emr(dict(reversed(found.items())))
     assert turned.tasks == state.tasks[::-1]
     assert turned.rescalers == pytest.approx(state.rescalers, rel=1e-12)
@@ -127,7 +112,7 @@ def test_no_zero_of_the_unified_delta_is_negative():
 
 
 def test_chunks_do_not_count(monkeypatch):
-    found = named(deltas(10, grid=False))
+    found = named(normal_deltas(10))
     whole = emr(found)
     monkeypatch.setattr(module, "CHUNK_CPU", 24)
     cut = emr(found)
@@ -138,22 +123,22 @@ def test_chunks_do_not_count(monkeypatch):
 
 
 def test_one_delta_is_in_memory_at_a_time():
-    watched = OneAtATime(deltas)
+    watched = OneAtATime(grid_deltas)
     state = emr(watched.sources(4))
     assert len(watched.alive) == 4 * len(SHAPES)
-    assert state.equal(emr({str(seed): deltas(1, seed=seed)[0] for seed in range(4)}))
+    assert state.equal(emr({str(seed): grid_deltas(1, seed=seed)[0] for seed in range(4)}))
 
 
 def test_saves_loads_and_unifies_like_any_unified_delta(tmp_path):
-    state = emr(named(deltas(9)))
+    state = emr(named(grid_deltas(9)))
     state.save(tmp_path / "emr.safetensors")
     assert UnifiedDelta.load(tmp_path / "emr.safetensors").equal(state)
-    (more,) = deltas(1, seed=99)
+    (more,) = grid_deltas(1, seed=99)
     assert state.unify("later", more).tasks == (*state.tasks, "later")
 
 
 def test_what_is_refused():
-    (delta,) = deltas(1)
+    (delta,) = grid_deltas(1)
     with pytest.raises(DeltaError, match="no delta"):
         emr({})
     with pytest.raises(ValueError, match="name"):
@@ -168,7 +153,7 @@ def test_what_is_refused():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_gpu_has_the_same_bits(dtype):
-    found = named(deltas(11, dtype=dtype, grid=False))
+    found = named(normal_deltas(11, dtype=dtype))
     here = emr(found)
     there = emr({task: {n: t.cuda() for n, t in delta.items()} for task, delta in found.items()}).to("cpu")
     assert there.rescalers == pytest.approx(here.rescalers, rel=1e-12)

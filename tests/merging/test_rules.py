@@ -15,7 +15,7 @@ from condu_ray.merging import (
     running_sum,
     ties,
 )
-from tests.merging.deltas import DTYPES, grid_deltas, named, normal_deltas
+from tests.merging.deltas import DTYPES, assert_equal, grid_deltas, named, normal_deltas, times, unified
 
 
 def fold(rule):
@@ -42,26 +42,17 @@ RULES = {
     "magmax": fold(largest_magnitude),
     "ties": lambda deltas: ties(named(deltas)),
     "ties untrimmed": lambda deltas: ties(named(deltas), density=1.0),
+    "condu": lambda deltas: unified(named(deltas)).unified,
+    "condu decoupled": lambda deltas: unified(named(deltas)).decouple("task 0"),
     "emr": lambda deltas: emr(named(deltas)).unified,
     "emr decoupled": lambda deltas: emr(named(deltas)).decouple("task 0"),
 }
-KEEPS_ONE = ("mean", "sum", "magmax", "ties untrimmed", "emr", "emr decoupled")
-KEEPS_EQUALS = ("mean", "magmax", "ties untrimmed", "emr", "emr decoupled")
+UNIFIED = ("condu", "condu decoupled", "emr", "emr decoupled")
+KEEPS_ONE = ("mean", "sum", "magmax", "ties untrimmed", *UNIFIED)
+KEEPS_EQUALS = ("mean", "magmax", "ties untrimmed", *UNIFIED)
 ANY_ORDER = ("sum", "ties", "ties untrimmed", "emr")
 ODD = ("mean", "sum", "wise-ft", "magmax")
-OWN_DTYPE = ("magmax", "emr", "emr decoupled")
-
-
-def assert_equal(found, wanted):
-    assert found.keys() == wanted.keys()
-    for name, tensor in found.items():
-        assert tensor.shape == wanted[name].shape
-        assert tensor.is_contiguous()
-        assert torch.equal(tensor.double(), wanted[name].double()), name
-
-
-def times(delta, factor):
-    return {name: tensor * factor for name, tensor in delta.items()}
+OWN_DTYPE = ("magmax", *UNIFIED)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

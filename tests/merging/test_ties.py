@@ -9,28 +9,16 @@ from hypothesis import strategies as st
 
 from condu_ray.merging import DeltaError, reference_rules, ties
 from condu_ray.merging.ties import kth_magnitude
-from tests.merging.deltas import DTYPES, SHAPES, OneAtATime, named
+from tests.merging.deltas import DTYPES, SHAPES, OneAtATime, grid_deltas, named, normal_deltas
 
 module = importlib.import_module("condu_ray.merging.ties")  # the package's attribute of this name is the function
-
-
-def deltas(tasks, seed=0, dtype=torch.float32, grid=True):
-    """On a grid of eighths, where sums are exact and magnitudes often equal, or normal."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def values(shape):
-        if grid:
-            return torch.randint(-16, 17, shape, generator=generator).div(8)
-        return torch.randn(shape, generator=generator)
-
-    return [{name: values(shape).to(dtype) for name, shape in SHAPES.items()} for _ in range(tasks)]
 
 
 @pytest.mark.parametrize("density", [1e-6, 0.2, 0.5, 0.999, 1.0])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("tasks", [1, 2, 9])
 def test_agrees_with_the_twin_on_a_grid(tasks, dtype, density):
-    found = deltas(tasks, seed=tasks, dtype=dtype)
+    found = grid_deltas(tasks, seed=tasks, dtype=dtype)
     twin = reference_rules.ties(found, density, scale=0.5)
     for name, tensor in ties(named(found), density=density, scale=0.5).items():
         assert torch.equal(tensor, twin[name].to(tensor.dtype)), name
@@ -38,7 +26,7 @@ def test_agrees_with_the_twin_on_a_grid(tasks, dtype, density):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_agrees_with_the_twin_on_normal_values(dtype):
-    found = deltas(11, dtype=dtype, grid=False)
+    found = normal_deltas(11, dtype=dtype)
     twin = reference_rules.ties(found, 0.5)
     for name, tensor in ties(named(found), density=0.5).items():
         torch.testing.assert_close(tensor.double(), twin[name], rtol=1e-6, atol=1e-12)
@@ -102,7 +90,7 @@ def test_past_255_deltas():
 
 
 def test_chunks_do_not_count(monkeypatch):
-    found = named(deltas(5))
+    found = named(grid_deltas(5))
     whole = ties(found)
     monkeypatch.setattr(module, "CHUNK_CPU", 7)
     monkeypatch.setattr(module, "_CHUNK", 10)
@@ -111,9 +99,9 @@ def test_chunks_do_not_count(monkeypatch):
 
 
 def test_one_delta_is_in_memory_at_a_time():
-    watched = OneAtATime(deltas)
+    watched = OneAtATime(grid_deltas)
     merged = ties(watched.sources(4))
-    again = ties({str(seed): deltas(1, seed=seed)[0] for seed in range(4)})
+    again = ties({str(seed): grid_deltas(1, seed=seed)[0] for seed in range(4)})
     assert len(watched.alive) == 4 * len(SHAPES)
     assert all(torch.equal(merged[name], again[name]) for name in SHAPES)
 
@@ -132,7 +120,7 @@ def test_no_delta_and_no_value():
 
 @pytest.mark.parametrize("dtype", [*DTYPES, None], ids=str)
 def test_kth_magnitude_agrees_with_a_sort(dtype):
-    (found,) = deltas(1, seed=3, grid=False)
+    (found,) = normal_deltas(1, seed=3)
     scales = torch.linspace(-40, 40, 31)[:, None].exp2()  # many binades, infinity and all subnormals of float16 too
     noise = torch.randn(31, 17, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     found["matrix"] = (noise * scales).clamp(-6e4, 6e4)
@@ -158,6 +146,6 @@ def test_kth_magnitude_in_the_last_bit():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_gpu_has_the_same_bits(dtype):
-    found = deltas(9, dtype=dtype, grid=False)
+    found = normal_deltas(9, dtype=dtype)
     there = ties({task: {n: t.cuda() for n, t in delta.items()} for task, delta in named(found).items()})
     assert all(torch.equal(tensor.cpu(), ties(named(found))[name]) for name, tensor in there.items())

@@ -1,28 +1,12 @@
 """UnifiedDelta as a value: immutability, refusals, sizes, the file."""
 
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from condu_ray.merging import DeltaError, DuplicateTaskError, UnifiedDelta, UnknownTaskError
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def delta(seed, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {"block.weight": (9, 5), "block.bias": (9,), "scale": (), "nothing": (0,)}
-    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
-
-
-def three(dtype=torch.float32):
-    state = UnifiedDelta.empty()
-    for seed, task in enumerate(("aircraft", "caltech", "dtd")):
-        state = state.unify(task, delta(seed, dtype))
-    return state
+from tests.merging.deltas import small_delta, three_tasks
 
 
 def test_the_empty_value():
@@ -32,7 +16,7 @@ def test_the_empty_value():
 
 
 def test_unify_leaves_the_old_value_and_the_delta_as_they_were():
-    old, new = three(), delta(9)
+    old, new = three_tasks(), small_delta(9)
     before, copy = old.fingerprint, {name: t.clone() for name, t in new.items()}
     later = old.unify("food", new)
     assert old.fingerprint == before
@@ -47,12 +31,12 @@ def test_unify_leaves_the_old_value_and_the_delta_as_they_were():
 
 def test_attributes_cannot_be_set():
     with pytest.raises(AttributeError):
-        three().tasks = ()
+        three_tasks().tasks = ()
 
 
 def test_a_trigger_takes_one_bit_per_parameter_and_task():
     # 45 + 9 + 1 + 0 parameters: 6 + 2 + 1 + 0 bytes a task, and 8 for lambda.
-    state = three()
+    state = three_tasks()
     assert state.trigger_nbytes == 3 * (9 + 8)
     assert state.nbytes == 4 * 55 + state.trigger_nbytes + 3 * 8
     for tasks in (1, 8, 9):
@@ -63,56 +47,42 @@ def test_a_trigger_takes_one_bit_per_parameter_and_task():
 
 
 def test_pickle_keeps_it():
-    assert pickle.loads(pickle.dumps(three())).equal(three())
+    assert pickle.loads(pickle.dumps(three_tasks())).equal(three_tasks())
 
 
 def test_equal_sees_every_difference():
-    state = three()
-    assert state.equal(three())
+    state = three_tasks()
+    assert state.equal(three_tasks())
     assert not state.equal(UnifiedDelta.empty())
-    assert not state.equal(three(torch.float64))
+    assert not state.equal(three_tasks(torch.float64))
     renamed = UnifiedDelta.empty()
     for seed, task in enumerate(("aircraft", "caltech", "food")):
-        renamed = renamed.unify(task, delta(seed))
+        renamed = renamed.unify(task, small_delta(seed))
     assert not state.equal(renamed)
 
 
 def changed(name, value):
-    return {**delta(4), name: value}
+    return {**small_delta(4), name: value}
 
 
+# What every rule refuses is in test_rules.py.
 REFUSED = {
-    "nan": (changed("scale", torch.tensor(float("nan"))), "'scale' holds nan"),
-    "infinity": (changed("block.bias", torch.tensor([0.0] * 8 + [float("-inf")])), "'block.bias' holds -inf"),
     "both": (
         changed("block.bias", torch.tensor([1.0, -1.0, 0, 0, 0, float("inf"), float("-inf"), 0, 0])),
         "block.bias",
     ),
-    "empty": ({}, "empty"),
-    "missing": ({n: t for n, t in delta(4).items() if n != "scale"}, "'scale'"),
-    "extra": (changed("extra", torch.ones(1)), "'extra'"),
-    "shape": (changed("scale", torch.ones(1)), "'scale' has shape"),
     "dtype": (changed("scale", torch.tensor(1.0).half()), "'scale' has dtype torch.float16"),
-    "integer": (changed("scale", torch.tensor(1)), "'scale' is torch.int64"),
-    "no tensor": (changed("scale", 1.0), "'scale' is a float"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_bad_delta_is_refused_with_task_and_tensor(case):
+def test_a_bad_delta_is_refused_and_changes_nothing(case):
     bad, message = REFUSED[case]
-    state = three()
+    state = three_tasks()
     before = state.fingerprint
-    with pytest.raises(DeltaError, match=message) as error:
+    with pytest.raises(DeltaError, match=f"task 'food'.*{message}"):
         state.unify("food", bad)
-    assert "task 'food'" in str(error.value)
     assert state.fingerprint == before
-
-
-@pytest.mark.parametrize("case", ["nan", "infinity", "empty", "integer"])
-def test_a_bad_first_delta_is_refused_too(case):
-    with pytest.raises(DeltaError, match="task 'first'"):
-        UnifiedDelta.empty().unify("first", REFUSED[case][0])
 
 
 def test_overflow_of_half_precision_is_refused():
@@ -126,11 +96,11 @@ def test_overflow_of_half_precision_is_refused():
 
 
 def test_tasks_are_refused_by_name():
-    state = three()
+    state = three_tasks()
     with pytest.raises(DuplicateTaskError, match="'dtd' was unified before"):
-        state.unify("dtd", delta(3))
+        state.unify("dtd", small_delta(3))
     with pytest.raises(ValueError, match="name"):
-        state.unify("", delta(3))
+        state.unify("", small_delta(3))
     for call in (state.decouple, state.mask):
         with pytest.raises(
             UnknownTaskError, match=r"^task 'food' was never unified; known tasks: aircraft, caltech, dtd"
@@ -142,12 +112,6 @@ def test_tasks_are_refused_by_name():
 
 def test_rescalers_are_refused():
     with pytest.raises(ValueError, match="'tensor_mean' cannot follow 'l1'"):
-        three().unify("food", delta(3), rescaler="tensor_mean")
+        three_tasks().unify("food", small_delta(3), rescaler="tensor_mean")
     with pytest.raises(ValueError, match="'l2' is not one of"):
-        UnifiedDelta.empty().unify("food", delta(3), rescaler="l2")
-
-
-def test_merging_imports_no_heavy_package():
-    code = "import sys, condu_ray.merging; print([m for m in ('ray', 'mlflow', 'open_clip') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+        UnifiedDelta.empty().unify("food", small_delta(3), rescaler="l2")

@@ -8,21 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from condu_ray.merging import UnifiedDelta, UnifiedFileError
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def delta(seed, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {"block.weight": (9, 5), "block.bias": (9,), "scale": (), "nothing": (0,)}
-    return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
-
-
-def three(dtype=torch.float32):
-    state = UnifiedDelta.empty()
-    for seed, task in enumerate(("aircraft", "caltech", "dtd")):
-        state = state.unify(task, delta(seed, dtype))
-    return state
+from tests.merging.deltas import DTYPES, small_delta, three_tasks
 
 
 @pytest.mark.parametrize("rescaler", ["l1", "tensor_mean"])
@@ -30,7 +16,7 @@ def three(dtype=torch.float32):
 def test_a_file_brings_it_back_bit_for_bit(tmp_path, dtype, rescaler):
     state = UnifiedDelta.empty()
     for seed in range(9):
-        state = state.unify(f"task/{seed} é", delta(seed, dtype), rescaler=rescaler)
+        state = state.unify(f"task/{seed} é", small_delta(seed, dtype), rescaler=rescaler)
     state.save(tmp_path / "a")
     loaded = UnifiedDelta.load(tmp_path / "a")
     assert loaded.equal(state)
@@ -39,7 +25,7 @@ def test_a_file_brings_it_back_bit_for_bit(tmp_path, dtype, rescaler):
     assert {n: (t.dtype, t.shape) for n, t in loaded.unified.items()} == {
         n: (t.dtype, t.shape) for n, t in state.unified.items()
     }
-    assert loaded.unify("next", delta(50, dtype)).equal(state.unify("next", delta(50, dtype)))
+    assert loaded.unify("next", small_delta(50, dtype)).equal(state.unify("next", small_delta(50, dtype)))
     loaded.save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
@@ -53,7 +39,7 @@ def test_the_empty_value_can_be_saved(tmp_path):
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "state.safetensors"
-    three().save(path)
+    three_tasks().save(path)
     return path
 
 
@@ -96,7 +82,7 @@ BROKEN = {
 
 def test_a_rewritten_file_that_is_unchanged_loads(saved):
     rewrite(saved, lambda t, h: None)
-    assert UnifiedDelta.load(saved).equal(three())
+    assert UnifiedDelta.load(saved).equal(three_tasks())
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -132,6 +118,6 @@ def test_a_failed_save_keeps_the_old_file(saved, monkeypatch):
 
     monkeypatch.setattr("condu_ray.merging.unified_file.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        three().unify("food", delta(7)).save(saved)
-    assert UnifiedDelta.load(saved).equal(three())
+        three_tasks().unify("food", small_delta(7)).save(saved)
+    assert UnifiedDelta.load(saved).equal(three_tasks())
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]

@@ -7,9 +7,7 @@ import torch
 
 from condu_ray.merging import DeltaError, UnifiedDelta
 from condu_ray.merging.reference import Reference
-
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SHAPES = {"matrix": (31, 17), "vector": (64,), "odd": (13,), "one": (1,), "scalar": (), "nothing": (0, 3)}
+from tests.merging.deltas import DTYPES, SHAPES
 
 
 def random_delta(seed, dtype=torch.float32, shapes=SHAPES, zeros=0.1, device="cpu"):
@@ -117,16 +115,6 @@ def test_tensor_mean_weighs_a_bias_as_much_as_a_matrix():
     assert mean.rescaler == "tensor_mean"
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_one_task_alone_comes_back_exactly(dtype):
-    delta = random_delta(7, dtype)
-    state = UnifiedDelta.empty().unify("only", delta)
-    assert state.rescalers == {"only": 1.0}
-    for name, tensor in state.decouple("only").items():
-        assert torch.equal(tensor, delta[name])
-        assert torch.equal(state.mask("only")[name], delta[name] != 0)
-
-
 def test_a_zero_delta_is_legal_and_stays_zero():
     zero = {"w": torch.zeros(20)}
     state = UnifiedDelta.empty().unify("zero", zero).unify("other", {"w": torch.arange(20.0) - 10})
@@ -173,14 +161,6 @@ def test_chunk_size_does_not_change_the_result():
                 assert torch.equal(other.mask(task)[name], states[0].mask(task)[name])
         for name in shapes:
             torch.testing.assert_close(other.unified[name], states[0].unified[name], rtol=2e-7, atol=0)
-
-
-def test_the_order_of_names_and_the_memory_layout_do_not_count():
-    delta, more = random_delta(1), random_delta(2)
-    plain = UnifiedDelta.empty().unify("a", delta).unify("b", more)
-    turned = {name: more[name].t().contiguous().t() if more[name].ndim == 2 else more[name] for name in reversed(more)}
-    assert not turned["matrix"].is_contiguous()
-    assert UnifiedDelta.empty().unify("a", delta).unify("b", turned).equal(plain)
 
 
 def test_the_number_of_threads_is_given_back():

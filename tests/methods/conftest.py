@@ -39,7 +39,7 @@ class Toy:
 
     def states(self, method, load=None):
         """The state after each task, as the state actor makes them."""
-        load = load or (lambda key: self.expert(method, key, method.space))
+        load = load or (lambda key: self.expert(method, key, method.form))
         state, found = ModelState(model=method.initial()), []
         for task in self.TASKS:
             key = None if method.starts_from == "nothing" else f"key-{task}"
@@ -145,7 +145,7 @@ def school(small_backbone, task_data):
         """Trains a lesson by an objective; returns the trained parameters and the loss of every step."""
         reader, steps = ChunkReader(lesson.backbone.spec.preprocess, augment=False), lesson.settings.steps
         path = str(lesson.task.train)
-        stream = batches(reader, training_chunks(0, path, seed=lesson.seed, steps=steps, batch_size=BATCH), BATCH)
+        stream = batches(reader, training_chunks(path, seed=lesson.seed, steps=steps, batch_size=BATCH), BATCH)
         losses = []
         fine_tune(
             ClipClassifier(lesson.backbone.model), stream, objective, lambda progress: losses.append(progress.loss)

@@ -71,7 +71,7 @@ ROWS = {
 
 
 def keys(found):
-    return [item.key for item in found.items]
+    return [expert.key for expert in found.experts]
 
 
 def test_every_method_of_the_package_has_its_row():
@@ -114,10 +114,10 @@ class TestEveryMethod:
         handed = {}
 
         def load(key):
-            return handed.setdefault(key, toy.expert(method, key, method.space))
+            return handed.setdefault(key, toy.expert(method, key, method.form))
 
         found = toy.states(method, load=load)
-        assert all(toy.equal(handed[key], toy.expert(method, key, method.space)) for key in handed)
+        assert all(toy.equal(handed[key], toy.expert(method, key, method.form)) for key in handed)
         for state, again in zip(found, toy.states(method), strict=True):  # later merges moved nothing of earlier states
             assert all(
                 toy.equal(toy.served(method, state, task), toy.served(method, again, task)) for task in state.tasks
@@ -146,10 +146,10 @@ class TestEveryRow:
         if row.start == "nothing":
             return
         adapters = {"rank", "scale", "targets", "init", "std"} if row.adapter == "lora" else set()
-        assert (method.recipe(0).keys() == adapters) == (row.first in ("individual", "condu-lora"))
+        assert (method.expert_settings(0).keys() == adapters) == (row.first in ("individual", "condu-lora"))
         for position in (0, 1):
             objective = method.objective(lesson_of(school, name, method.config, position=position))
-            assert (type(objective) is Objective) == (method.recipe(position).keys() == adapters)
+            assert (type(objective) is Objective) == (method.expert_settings(position).keys() == adapters)
             assert position == 0 or type(objective).__name__ == row.objective
 
     def test_experts_depend_on_the_order_as_far_as_training_does(self, name, plan, tasks):
@@ -171,7 +171,7 @@ class TestEveryRow:
         for task, state in zip(toy.TASKS, toy.states(method), strict=True):
             if method.keeps_model:
                 method.merge(
-                    before, task, f"key-{task}", lambda key: read.append(key) or toy.expert(method, key, method.space)
+                    before, task, f"key-{task}", lambda key: read.append(key) or toy.expert(method, key, method.form)
                 )
             wanted = {"none": (), "new": (task,), "all": state.tasks}[ROWS[name].reads]
             assert read == [f"key-{task}" for task in wanted]
@@ -200,7 +200,7 @@ class TestEveryRow:
         save_session(tmp_path, method, Entry(2, "c", state.experts[-1], ROOT, state.id, 0.0), state)
         folder = session_folder(tmp_path, name, 2, "c", state.id)
         files = [path for path in folder.iterdir() if path.name != "meta.json"]
-        one = sum(tensor.nbytes for tensor in toy.expert(method, "key-a", method.space).values())
+        one = sum(tensor.nbytes for tensor in toy.expert(method, "key-a", method.form).values())
         if row.keeps == 0:
             assert files == []
             return

@@ -8,11 +8,11 @@ from condu_ray.methods import METHODS, get
 
 
 def keys(found):
-    return [item.key for item in found.items]
+    return [expert.key for expert in found.experts]
 
 
 def identities(found):
-    return [step.state for step in found.steps]
+    return [session.state for session in found.sessions]
 
 
 LORA, PAM = {"condu-lora", "pam", "pam-noalign"}, {"pam", "pam-full", "pam-noalign"}

@@ -1,71 +1,62 @@
-"""The page "Add a method" is true: its code adds a method that plans, trains, merges and serves."""
+"""The page "Add a method" is true: its code, in files of its own, plans, trains, merges and serves."""
 
+import importlib
 import re
 import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
 
 import condu_ray.methods
-from condu_ray.benchmark import load_task, load_tasks
+from condu_ray import fine_tune, load_backbone, load_tasks
 from condu_ray.config import Experiment, Training
-from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
-from condu_ray.learn.lesson import Lesson
-from condu_ray.learn.loop import fine_tune
-from condu_ray.learn.objective import ClipClassifier
 from condu_ray.methods import METHODS, ModelState, get
 from condu_ray.plan.sessions import plan_method
-from condu_ray.vlm.model import backbone_spec, load_backbone
 
 PAGE = Path(condu_ray.methods.__file__).with_name("README.md")
 
 
 @pytest.fixture
-def median():
-    """The page's class, registered while a test runs."""
-    code = re.search(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S).group(1)
-    module = types.ModuleType("median_of_the_page")
-    sys.modules[module.__name__] = module
-    exec(compile(code, str(PAGE), "exec"), module.__dict__)
-    yield get("median")
-    del METHODS["median"], sys.modules[module.__name__]
+def page(tmp_path, monkeypatch):
+    """The page's two files, importable while a test runs."""
+    rules, methods = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    (tmp_path / "my_rules.py").write_text(rules)
+    (tmp_path / "my_methods.py").write_text(methods)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in ("median", "near-median"):
+        METHODS.pop(name, None)
+    for name in ("my_rules", "my_methods"):
+        sys.modules.pop(name, None)
+    importlib.invalidate_caches()
 
 
-def test_the_page_is_short():
-    assert len(PAGE.read_text(encoding="utf-8").splitlines()) <= 60
+def test_they_are_planned_with_experts_of_their_own_or_shared_ones(page, task_data):
+    tasks, experts = load_tasks(task_data), {}
+    for name in ("my_rules:median", "my_methods:NearMedian", "average"):
+        plan = plan_method(get(name), Experiment(), tasks, "theta0", "fp32")
+        experts[plan.method.name] = {expert.key for expert in plan.experts}
+    assert experts["median"] == experts["average"]
+    assert experts["near-median"].isdisjoint(experts["average"])
 
 
-def test_it_is_planned_with_experts_of_its_own(median, task_data):
-    tasks = load_tasks(task_data)
-    own = plan_method(median, Experiment(), tasks, "theta0", "fp32").items
-    plain = plan_method(get("individual"), Experiment(), tasks, "theta0", "fp32").items
-    assert {item.key for item in own}.isdisjoint({item.key for item in plain})
+def test_it_trains_nearer_to_theta0_than_plain_fine_tuning(page, task_data, small_backbone):
+    backbone, away = load_backbone(pretrained=str(small_backbone)), {}
+    config = Experiment(training=Training(steps=8, lr=1e-2, batch_size=8, augment=False, precision="fp32"))
+    for method in ("my_methods:NearMedian", "individual"):
+        delta = fine_tune(backbone, load_tasks(task_data)[0], method=method, config=config)
+        away[method] = sum(float(tensor.square().sum()) for tensor in delta.values())
+    assert 0 < away["my_methods:NearMedian"] < away["individual"]
 
 
-def test_it_trains_nearer_to_theta0_than_plain_fine_tuning(median, task_data, small_backbone):
-    task, away = load_task(task_data / "walls"), {}
-    for method in (median, get("individual")):
-        backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
-        theta0, settings = backbone.snapshot(), Training(steps=8, lr=1e-2)
-        lesson = Lesson(
-            task=task, position=0, backbone=backbone, theta0=theta0, parameters=backbone.trainable,
-            settings=settings, config=Experiment(), precision="fp32", seed=0,
-        )  # fmt: skip
-        reader = ChunkReader(backbone.spec.preprocess, augment=False)
-        chunks = training_chunks(0, str(task.train), seed=0, steps=8, batch_size=8)
-        fine_tune(ClipClassifier(backbone.model), batches(reader, chunks, 8), method.objective(lesson))
-        after = backbone.snapshot()
-        away[method.name] = sum(float((after[name] - theta0[name]).square().sum()) for name in theta0)
-    assert 0 < away["median"] < away["individual"]
-
-
-def test_it_serves_the_median(median):
+@pytest.mark.parametrize("name", ["my_rules:median", "my_methods:NearMedian"])
+def test_they_serve_the_median(page, name):
     deltas = {
         key: {"w": torch.tensor(values)} for key, values in {"a": [1.0, 5.0], "b": [2.0, 0.0], "c": [9.0, 1.0]}.items()
     }
-    state = ModelState()
+    method, state = get(name), ModelState()
     for key in deltas:
-        state = state.after(key, key, key, median.merge(state, key, key, deltas.__getitem__))
-    assert median.delta(state, "a", deltas.__getitem__)["w"].tolist() == [2.0, 1.0]
+        state = state.after(key, key, key, method.merge(state, key, key, deltas.__getitem__))
+    assert method.delta(state, "a", deltas.__getitem__)["w"].tolist() == [2.0, 1.0]
+    assert sys.modules["my_rules"].median(deltas)["w"].tolist() == [2.0, 1.0]

@@ -12,7 +12,8 @@ from condu_ray.methods import METHODS, ModelState, get
 from condu_ray.methods.session import load_session, session_folder
 from condu_ray.orchestration import state as module
 from condu_ray.orchestration.state import ModelKeeper, StateError
-from condu_ray.store import artifacts
+from condu_ray.plan.expert import PlannedExpert
+from condu_ray.plan.sessions import PlannedSession
 from condu_ray.store.artifacts import ArtifactError, save_tensors
 from condu_ray.store.experts import FILES, expert_folder, save_expert
 from condu_ray.store.layout import ledger_path, sessions_folder
@@ -30,9 +31,13 @@ def calls(method="condu"):
     parent, found = ROOT, []
     for position, task in enumerate(TASKS):
         state = state_id(parent, method, task, f"key-{task}", SETTINGS)
-        found.append((method, position, task, f"key-{task}", parent, state))
+        found.append((method, session(position, task, f"key-{task}", parent, state)))
         parent = state
     return found
+
+
+def session(position, task, key, parent, state):
+    return PlannedSession(position, task, PlannedExpert(Experiment(), "condu", task, position, key), parent, state)
 
 
 def factors(task):
@@ -50,7 +55,7 @@ def keeper(config):
     for task in TASKS:
         write = {FILES["factors"]: lambda path, task=task: save_tensors(path, factors(task))}
         save_expert(config.storage, f"key-{task}", delta(task), {}, write)
-    return lambda: ModelKeeper(config.portable())
+    return lambda: ModelKeeper(config)
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ def ledger(config):
 @pytest.fixture
 def final(config):
     def model(method="condu"):
-        entry = Entry(3, "d", "key-d", "", calls(method)[-1][-1], 0.0)
+        entry = Entry(3, "d", "key-d", "", calls(method)[-1][1].state, 0.0)
         return load_session(config.run_folder, get(method), entry).model
 
     return model
@@ -102,9 +107,9 @@ def test_a_merge_that_skips_a_task_is_refused(keeper):
     one.merge(*calls()[0])
     with pytest.raises(StateError, match="never committed"):
         one.merge(*calls()[2])
-    method, _, task, expert, parent, state = calls()[1]
+    method, second = calls()[1]
     with pytest.raises(StateError, match="number 4, but 1 are merged"):
-        one.merge(method, 3, task, expert, parent, state)
+        one.merge(method, replace(second, position=3))
 
 
 @pytest.mark.parametrize("where", ["save_session", "append"])
@@ -142,9 +147,9 @@ def test_a_bad_expert_is_named_and_commits_nothing(keeper, ledger, final, tmp_pa
     bad = delta("b")
     bad["w"][3, 1] = float("inf")
     save_expert(tmp_path, "key-bad", bad, {})
-    method, position, task, _, parent, _ = calls()[1]
+    method, second = calls()[1]
     with pytest.raises(ValueError, match="w"):
-        one.merge(method, position, task, "key-bad", parent, "somewhere")
+        one.merge(method, session(1, second.task, "key-bad", second.parent, "somewhere"))
     assert len(ledger().splitlines()) == 1
     for call in calls():
         one.merge(*call)
@@ -157,7 +162,7 @@ def test_a_damaged_expert_or_session_is_named(keeper, config, tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match="key-b"):
         keeper().merge(*calls()[1])
-    path = Path(session_folder(config.run_folder, "condu", 0, "a", calls()[0][-1]), "unified.safetensors")
+    path = Path(session_folder(config.run_folder, "condu", 0, "a", calls()[0][1].state), "unified.safetensors")
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match="01-a"):
         keeper().merge(*calls()[1])
@@ -167,10 +172,10 @@ def test_another_order_shares_the_common_prefix_and_loses_nothing(keeper, config
     one = keeper()
     for call in calls():
         one.merge(*call)
-    parent = calls()[0][-1]
+    parent = calls()[0][1].state
     other = state_id(parent, "condu", "c", "key-c", SETTINGS)
-    one.merge("condu", 1, "c", "key-c", parent, other)
-    sessions = artifacts.names(sessions_folder(config.run_folder, "condu"))
+    one.merge("condu", session(1, "c", "key-c", parent, other))
+    sessions = sorted(path.name for path in Path(sessions_folder(config.run_folder, "condu")).iterdir())
     assert [name.rsplit("-", 1)[0] for name in sessions] == ["01-a", "02-b", "02-c", "03-c", "04-d"]
     assert final().fingerprint == expected().fingerprint
 
@@ -180,10 +185,10 @@ def test_every_method_merges_the_same_with_a_new_actor_each_time(keeper, final, 
     for call in calls(name):
         keeper().merge(*call)
     method = get(name)
-    source, state = factors if method.space == "factors" else delta, ModelState(model=method.initial())
-    for call in calls(name):
-        model = method.merge(state, call[2], call[3], lambda key: source(key.removeprefix("key-")))
-        state = state.after(call[-1], call[2], call[3], model)
+    source, state = factors if method.form == "factors" else delta, ModelState(model=method.initial())
+    for _, one in calls(name):
+        model = method.merge(state, one.task, one.expert.key, lambda key: source(key.removeprefix("key-")))
+        state = state.after(one.state, one.task, one.expert.key, model)
     for task in TASKS:
         one, other = (method.delta(found, task, delta) for found in (replace(state, model=final(name)), state))
         assert one.keys() == other.keys()
@@ -191,9 +196,9 @@ def test_every_method_merges_the_same_with_a_new_actor_each_time(keeper, final, 
 
 
 def test_a_method_that_keeps_nothing_reads_no_expert(config):
-    keeper = ModelKeeper(config.portable())  # there is no expert in storage at all
+    keeper = ModelKeeper(config)  # there is no expert in storage at all
     for call in calls("sequential"):
         keeper.merge(*call)
-    entry = Entry(3, "d", "key-d", "", calls("sequential")[-1][-1], 0.0)
+    entry = Entry(3, "d", "key-d", "", calls("sequential")[-1][1].state, 0.0)
     state = load_session(config.run_folder, get("sequential"), entry)
     assert (state.tasks, state.latest, state.model) == (TASKS, "key-d", None)

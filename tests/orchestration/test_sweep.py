@@ -15,10 +15,11 @@ METHODS = ("condu", "pam-full")  # one whose experts all orders share, one that 
 class SweepJob(Job):
     script = "sweep_orders.py"
 
-    def __init__(self, storage, task_data, small_backbone, name, *flags):
+    def __init__(self, storage, task_data, small_backbone, name, *flags, steps=4, **more):
         self.name = name
-        flags = ("--run", name, "--trials", "2", *flags, "--tracking.enabled", "false")
-        super().__init__(storage, task_data, small_backbone, *flags, method=",".join(METHODS), steps=4)
+        flags = ("--run", name, "--trials", "2", *flags)
+        flags += () if "--tracking.enabled" in flags else ("--tracking.enabled", "false")
+        super().__init__(storage, task_data, small_backbone, *flags, method=",".join(METHODS), steps=steps, **more)
 
     def finish(self, timeout=300):
         code = self.process.wait(timeout)
@@ -92,6 +93,26 @@ def test_a_killed_driver_goes_on_and_ends_with_the_same_table(both, tmp_path, ta
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     for key, stamp in experts.items():
         assert (job.storage / "experts" / key / "meta.json").stat().st_mtime_ns == stamp
+
+
+def test_a_sweep_that_fails_is_failed_in_mlflow_with_its_trials(tmp_path, task_data, small_backbone):
+    from mlflow import MlflowClient
+
+    flags = ("--orders", "2", "--tracking.enabled", "true", "--training.lr", "1e30")
+    job = SweepJob(tmp_path / "s", task_data, small_backbone, "wild", *flags)
+    try:
+        assert job.process.wait(240) == 1
+    finally:
+        if job.process.poll() is None:
+            job.stop()
+    text = " ".join(job.log.read_text().split())
+    assert "the loss became" in text
+    assert "Nothing that was committed is lost" in text
+    client = MlflowClient(f"sqlite:///{tmp_path}/s/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("condu_ray").experiment_id])
+    assert {run.info.status for run in runs} == {"FAILED"}
+    assert sum(run.data.tags.get("kind") == "sweep" for run in runs) == 1
+    assert len(runs) > 1
 
 
 def test_the_same_command_makes_the_report_from_storage_alone(both, task_data, small_backbone):

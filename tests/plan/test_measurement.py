@@ -5,7 +5,7 @@ import pytest
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Evaluation, Experiment, Inference, Training
 from condu_ray.methods import METHODS, ModelState, get
-from condu_ray.plan.measurement import label_spaces, routed, unit_key
+from condu_ray.plan.measurement import label_spaces, measurement_key, routed
 
 STATE = ModelState("state", ("walls", "doors"), ("key-1", "key-2"))
 
@@ -61,12 +61,12 @@ def test_a_measurement_is_known_again_by_all_that_it_depends_on(tasks, base, cha
         values = BASE | changes
         task, method = tasks[values.pop("task")], get(values.pop("method"), values["config"])
         space = tasks if values.pop("space") else ()
-        return unit_key(**values, method=method, task=task, space=space)
+        return measurement_key(**values, method=method, task=task, space=space)
 
     assert (key(base) == key(base | change)) == same
 
 
 def test_the_order_of_tasks_does_not_count_in_their_union(tasks):
     common = (Experiment(), "theta0", "fp32", get("sequential"), STATE, tasks[0], True)
-    assert unit_key(*common, tasks) == unit_key(*common, tasks[::-1])
-    assert unit_key(*common, tasks) != unit_key(*common, tasks[:2])
+    assert measurement_key(*common, tasks) == measurement_key(*common, tasks[::-1])
+    assert measurement_key(*common, tasks) != measurement_key(*common, tasks[:2])

@@ -14,7 +14,8 @@ from condu_ray.config import Experiment
 from condu_ray.methods import METHODS
 from condu_ray.methods.registry import MethodError
 from condu_ray.plan import preflight
-from condu_ray.plan.preflight import check, make_plans
+from condu_ray.plan.preflight import check
+from condu_ray.plan.run_plan import plan_run
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.vlm.lora import LoraError
 from condu_ray.vlm.model import BackboneError
@@ -76,8 +77,8 @@ def test_shots_are_drawn_and_move_the_experts(settings):
     whole, few = (check(Experiment(**settings, shots=shots)) for shots in (None, 2))
     assert [task.train_rows for task in few.tasks] == [2 * len(task.classes) for task in whole.tasks]
     assert [task.test_fingerprint for task in few.tasks] == [task.test_fingerprint for task in whole.tasks]
-    one, other = (make_plans(found, "fp32")[0].items for found in (whole, few))
-    assert {item.key for item in one}.isdisjoint({item.key for item in other})
+    one, other = (plan_run(found, "fp32").experts for found in (whole, few))
+    assert {expert.key for expert in one}.isdisjoint({expert.key for expert in other})
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def test_with_references_every_method_can_be_planned(settings, references, monke
     monkeypatch.chdir(references)
     given = {"reference": "good.parquet,mute.parquet", "captions": "two.txt"}
     checked = check(Experiment(**settings, method=tuple(METHODS), distillation=given, lora={"rank": 4}))
-    assert [plan.method.name for plan in make_plans(checked, "fp32")] == list(METHODS)
+    assert [plan.method.name for plan in plan_run(checked, "fp32").methods] == list(METHODS)
     found = checked.config.distillation  # absolute, for a worker works in another folder
     assert [Path(one) for one in found.reference] == [references / "good.parquet", references / "mute.parquet"]
     assert str(found.captions) == str(references / "two.txt")

@@ -18,40 +18,40 @@ def plan(name, tasks, backbone="theta0", precision="fp32", **changes):
 
 
 def keys(found):
-    return {item.task: item.key for item in found.items}
+    return {expert.task: expert.key for expert in found.experts}
 
 
 def test_experts_of_condu_and_individual_are_the_same_in_any_order(tasks):
     one, other = keys(plan("condu", tasks)), keys(plan("individual", tasks[::-1]))
     assert one == other
-    assert all(item.start is None and item.state is None for item in plan("condu", tasks).items)
+    assert all(expert.start is None and expert.state is None for expert in plan("condu", tasks).experts)
 
 
 def test_sequential_chains_and_shares_its_first_expert_and_every_prefix(tasks):
-    chain = plan("sequential", tasks).items
+    chain = plan("sequential", tasks).experts
     assert chain[0].key == keys(plan("individual", tasks))[tasks[0].name]
-    assert [item.start for item in chain] == [None, chain[0].key, chain[1].key]
-    swapped = plan("sequential", [tasks[0], tasks[2], tasks[1]]).items
+    assert [expert.start for expert in chain] == [None, chain[0].key, chain[1].key]
+    swapped = plan("sequential", [tasks[0], tasks[2], tasks[1]]).experts
     assert swapped[0].key == chain[0].key
-    assert {item.key for item in swapped[1:]}.isdisjoint({item.key for item in chain})
+    assert {expert.key for expert in swapped[1:]}.isdisjoint({expert.key for expert in chain})
     assert keys(plan("magmax", tasks)) == keys(plan("sequential", tasks))  # plain training, from the same weights
 
 
 @pytest.mark.parametrize("name", ["wise-ft", "pam"])
 def test_who_starts_from_its_state_names_the_state_before(tasks, name):
     found = plan(name, tasks)
-    assert [item.state for item in found.items] == [None, *(step.state for step in found.steps[:2])]
-    assert all(item.start is None for item in found.items)
+    assert [expert.state for expert in found.experts] == [None, *(session.state for session in found.sessions[:2])]
+    assert all(expert.start is None for expert in found.experts)
 
 
 @pytest.mark.parametrize("name", ["condu", "sequential", "pam"])
 def test_items_and_states_know_what_came_before(tasks, name):
     found = plan(name, tasks)
-    for position, (item, step) in enumerate(zip(found.items, found.steps, strict=True)):
-        assert (item.method, item.task, item.position) == (name, tasks[position].name, position)
-        assert item.earlier == tuple((other.task, other.key) for other in found.items[:position])
-        assert (step.item, step.position, step.task) == (item, position, item.task)
-    assert [step.parent for step in found.steps] == [ROOT, *(step.state for step in found.steps[:-1])]
+    for position, (expert, session) in enumerate(zip(found.experts, found.sessions, strict=True)):
+        assert (expert.method, expert.task, expert.position) == (name, tasks[position].name, position)
+        assert expert.earlier == tuple((other.task, other.key) for other in found.experts[:position])
+        assert (session.expert, session.position, session.task) == (expert, position, expert.task)
+    assert [session.parent for session in found.sessions] == [ROOT, *(session.state for session in found.sessions[:-1])]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_items_and_states_know_what_came_before(tasks, name):
 def test_a_setting_moves_exactly_what_depends_on_it(tasks, change, moves_experts, moves_states):
     base, other = plan("condu", tasks), plan("condu", tasks, **change)
     assert (keys(base) != keys(other)) == moves_experts
-    assert ([s.state for s in base.steps] != [s.state for s in other.steps]) == moves_states
+    assert ([s.state for s in base.sessions] != [s.state for s in other.sessions]) == moves_states
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_one_tasks_rate_moves_that_tasks_expert_alone(tasks, name, rates):
 
 def test_a_task_more_keeps_all_states_before(tasks):
     short, long = plan("condu", tasks[:2]), plan("condu", tasks)
-    assert short.steps == long.steps[:2]
+    assert short.sessions == long.sessions[:2]
 
 
 @pytest.mark.parametrize(("name", "adoptable"), [("condu", 3), ("individual", 3), ("sequential", 1), ("pam", 1)])
 def test_what_would_have_stopped_is_the_same_where_nothing_came_before_it(tasks, name, adoptable):
-    stop = plan(name, tasks).items
-    again = plan(name, tasks, training=Training(on_nan="retry-lower-lr")).items
-    assert [item.same for item in stop] == [None] * 3
-    assert [item.same for item in again] == [item.key for item in stop[:adoptable]] + [None] * (3 - adoptable)
-    assert {item.key for item in stop}.isdisjoint({item.key for item in again})
+    stop = plan(name, tasks).experts
+    again = plan(name, tasks, training=Training(on_nan="retry-lower-lr")).experts
+    assert [expert.same for expert in stop] == [None] * 3
+    assert [expert.same for expert in again] == [expert.key for expert in stop[:adoptable]] + [None] * (3 - adoptable)
+    assert {expert.key for expert in stop}.isdisjoint({expert.key for expert in again})

@@ -13,8 +13,9 @@ from condu_ray.config import Experiment
 from condu_ray.learn.prototype_store import load_prototypes
 from condu_ray.methods import get
 from condu_ray.methods.session import load_session
-from condu_ray.plan.preflight import check, make_plans
+from condu_ray.plan.preflight import check
 from condu_ray.plan.repair import damaged
+from condu_ray.plan.run_plan import plan_run
 from condu_ray.store import layout
 from condu_ray.store.artifacts import read_meta
 from condu_ray.store.experts import load_expert
@@ -48,7 +49,7 @@ def config(name):
 
 
 def plans(name):
-    return make_plans(check(config(name)), "fp32")
+    return plan_run(check(config(name)), "fp32").methods
 
 
 def names(folder):
@@ -66,7 +67,7 @@ def test_everything_verifies():
 
 
 def test_no_key_of_an_expert_has_moved():
-    planned = {item.key for name in RUNS for plan in plans(name) for item in plan.items}
+    planned = {expert.key for name in RUNS for plan in plans(name) for expert in plan.experts}
     assert planned == names(layout.experts_folder(DISK))
     for key in planned:
         assert read_meta(layout.expert_folder(DISK, key))["key"] == key
@@ -78,9 +79,9 @@ def test_no_state_has_another_identity(name):
     for plan in plans(name):
         run, method = layout.run_folder(DISK, name), plan.method.name
         entries, _ = read_entries(layout.ledger_path(run, method))
-        assert [entry.state for entry in entries] == [step.state for step in plan.steps]
+        assert [entry.state for entry in entries] == [session.state for session in plan.sessions]
         states = [load_session(run, get(method, config(name)), entry) for entry in entries]
-        assert [state.tasks[-1] for state in states] == [step.task for step in plan.steps]
+        assert [state.tasks[-1] for state in states] == [session.task for session in plan.sessions]
         assert names(layout.sessions_folder(run, method)) == {
             layout.session_folder(run, method, entry.position, entry.task, entry.state).name for entry in entries
         }

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condu_ray.report.plots import PALETTE, accuracy_over_sessions, heat_map, metrics_bars
-from condu_ray.report.run_report import summary_rows, write_report
+from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
+from condu_ray.report.run_report import write_report
+from condu_ray.report.style import PALETTE
 
 
 def make_results(count: int = 3, methods: tuple[str, ...] = ("condu-ft", "zero-shot")) -> dict[str, Any]:
@@ -93,6 +94,15 @@ def test_markdown(tmp_path: Path) -> None:
     assert "- **Last**: mean accuracy over all tasks after the last session." in text
 
 
+def test_second_table_for_the_union(tmp_path: Path) -> None:
+    results = make_results()
+    results["methods"]["condu-ft"]["union"] = {**results["methods"]["condu-ft"], "last": 60.06}
+    lines = write_report(results, tmp_path)[1].read_text(encoding="utf-8").splitlines()
+    _, _, *rows = lines[lines.index("| Method | Transfer | Average | Last | BWT | Forgetting |") :][:4]
+    assert rows == ["| condu-ft | 61.2 | 70.5 | 60.1 | -1.23 | 2.35 |", ""]
+    assert lines.count("Over the classes of all tasks:") == 1
+
+
 def test_one_task(tmp_path: Path) -> None:
     results = make_results(1)
     paths = write_report(results, tmp_path)
@@ -110,7 +120,7 @@ def test_values_that_json_does_not_know(tmp_path: Path) -> None:
     results["methods"]["condu-ft"]["accuracy"] = np.full((3, 3), 50, dtype=np.float32)
     results["methods"]["condu-ft"]["last"] = np.float64(80)
     results["config"] = {"folder": Path("data"), "order": ("b", "a"), 3: {"x"}, "limit": math.inf, "on": np.bool_(True)}
-    read = load_strict(write_report(results, tmp_path)[0])
+    read = load_strict(write_report(results, tmp_path, pictures=False)[0])
     assert read["methods"]["condu-ft"]["accuracy"] == [[50.0] * 3] * 3
     assert read["methods"]["condu-ft"]["last"] == 80
     assert read["config"] == {"folder": "data", "order": ["b", "a"], "3": ["x"], "limit": None, "on": True}
@@ -145,7 +155,7 @@ def test_bad_matrix(accuracy: Any, tmp_path: Path) -> None:
 
 
 def test_rewritten_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_report(make_results(), tmp_path)
+    write_report(make_results(), tmp_path, pictures=False)
     before = (tmp_path / "results.json").read_bytes()
 
     def fail(*_: object) -> None:
@@ -156,12 +166,6 @@ def test_rewritten_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         write_report(make_results(2), tmp_path)
     assert (tmp_path / "results.json").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
-
-
-def test_summary_rows() -> None:
-    rows = summary_rows(make_results())
-    assert [row["Method"] for row in rows] == ["condu-ft", "zero-shot"]
-    assert list(rows[0].values()) == ["condu-ft", "61.2", "70.5", "80.0", "-1.23", "2.35", "12.3"]
 
 
 def test_many_tasks_and_methods(tmp_path: Path) -> None:
@@ -182,7 +186,7 @@ def test_imports_stay_light() -> None:
 import sys
 import condu_ray.benchmark
 assert "matplotlib" not in sys.modules
-import condu_ray.report.run_report
+import condu_ray.report.ablation_report, condu_ray.report.run_report, condu_ray.report.sweep_report
 heavy = {"torch", "ray", "mlflow", "open_clip", "matplotlib.pyplot"} & set(sys.modules)
 assert not heavy, heavy
 """

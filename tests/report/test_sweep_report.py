@@ -16,10 +16,10 @@ from PIL import Image
 
 from condu_ray.benchmark.orders import draw_orders
 from condu_ray.report.published import published_rows
-from condu_ray.report.records import by_group, read_trials
+from condu_ray.report.records import by_group, check_records
 from condu_ray.report.sweep_plots import accuracy_by_position, forgetting_curve, methods_over_orders, order_heat_map
 from condu_ray.report.sweep_report import sweep_report
-from condu_ray.report.sweep_tables import latex
+from condu_ray.report.text import latex
 
 FILES = [
     "sweep.json", "summary.csv", "trials.csv", "summary.tex", "report.md", "methods_over_orders.png",
@@ -59,7 +59,14 @@ def sweep(methods: tuple[str, ...], orders: int, tasks: int, seeds: int = 1, uni
 
 
 @pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn."""
+    for draw in (accuracy_by_position, forgetting_curve, methods_over_orders, order_heat_map):
+        monkeypatch.setattr(f"condu_ray.report.sweep_report.{draw.__name__}", lambda values, path: path)
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Pictures are put together but not written; returns them."""
     drawn: list[Figure] = []
     monkeypatch.setattr("condu_ray.report.sweep_plots.save_figure", lambda figure, path: drawn.append(figure) or path)
@@ -259,7 +266,7 @@ def test_latex_escapes(text: str, expected: str) -> None:
 def test_settings_are_shown_where_they_vary(settings: list[dict], groups: list[str], tmp_path: Path) -> None:
     orders = ("ab", "ba")
     records = [record(order=order, settings=entry) for order, entry in zip(orders, settings, strict=True)]
-    assert list(by_group(read_trials(records))) == groups
+    assert list(by_group(check_records(records))) == groups
     sweep_report(records, tmp_path, name="x")
     columns = [key for key in rows_of(tmp_path / "summary.csv")[0] if key.startswith("settings.")]
     varied = {key for key in settings[0] if settings[0].get(key) != settings[1].get(key)}
@@ -327,19 +334,19 @@ def test_bad_records(records: list[dict], message: str, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_curves_are_what_they_say(no_pictures: list[Figure], tmp_path: Path) -> None:
+def test_curves_are_what_they_say(figures: list[Figure], tmp_path: Path) -> None:
     first = np.array([[50.0, 0, 0], [40, 60, 0], [20, 50, 70]])
     second = np.array([[50.0, 0, 0], [44, 60, 0], [30, 50, 70]])
     accuracy_by_position({"x": [first, second]}, tmp_path / "a.png")
     forgetting_curve({"x": [first, second]}, tmp_path / "b.png")
-    by_position, forgotten = (figure.axes[0].get_lines()[-1].get_xydata().tolist() for figure in no_pictures)
+    by_position, forgotten = (figure.axes[0].get_lines()[-1].get_xydata().tolist() for figure in figures)
     assert by_position == [[1, 25], [2, 50], [3, 70]]
     # One session later: -10 and -10, -6 and -10; two later: -30, -20.
     assert forgotten == [[0, 0], [1, -9], [2, -25]]
 
 
 @pytest.mark.parametrize(("methods", "orders", "tasks"), [(3, 3, 6), (14, 12, 17)])
-def test_texts_do_not_overlap(methods: int, orders: int, tasks: int, tmp_path: Path, no_pictures: list[Figure]) -> None:
+def test_texts_do_not_overlap(methods: int, orders: int, tasks: int, tmp_path: Path, figures: list[Figure]) -> None:
     names = [f"a-long-method rank={index}" for index in range(methods)]
     random = np.random.default_rng(0)
     matrices = {name: [random.uniform(0, 100, (tasks, tasks)) for _ in range(orders)] for name in names}
@@ -349,7 +356,7 @@ def test_texts_do_not_overlap(methods: int, orders: int, tasks: int, tmp_path: P
     order_heat_map(
         {name: {f"random-{i:02d}": v for i, v in enumerate(found)} for name, found in last.items()}, tmp_path
     )
-    for figure in no_pictures:
+    for figure in figures:
         figure.draw_without_rendering()
         texts = [text for legend in figure.legends for text in legend.get_texts()]
         for axes in figure.axes:

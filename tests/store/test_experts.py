@@ -9,7 +9,7 @@ from condu_ray.store.experts import adopt_expert, adoptable, expert_folder, expe
 
 BASE = {
     "backbone": "theta0", "data": "data", "task": "walls", "training": Training(), "precision": "fp32", "seed": 0,
-    "start": None, "recipe": {"rank": 4},
+    "start": None, "added": {"rank": 4},
 }  # fmt: skip
 
 
@@ -17,7 +17,7 @@ BASE = {
     "change",
     [
         {"backbone": "other"}, {"data": "other"}, {"training": Training(steps=7)}, {"precision": "bf16"}, {"seed": 1},
-        {"start": "key"}, {"recipe": {"rank": 5}}, {"recipe": {"rank": 4, "std": 1.0}}, {"recipe": None},
+        {"start": "key"}, {"added": {"rank": 5}}, {"added": {"rank": 4, "std": 1.0}}, {"added": None},
     ],
 )  # fmt: skip
 def test_a_key_sees_all_that_an_expert_depends_on(change):
@@ -25,8 +25,8 @@ def test_a_key_sees_all_that_an_expert_depends_on(change):
 
 
 def test_a_key_does_not_see_what_changes_nothing():
-    plain = BASE | {"recipe": None}
-    assert expert_key(**plain | {"recipe": {}}) == expert_key(**plain)
+    plain = BASE | {"added": None}
+    assert expert_key(**plain | {"added": {}}) == expert_key(**plain)
     assert expert_key(**plain | {"task": "doors"}) == expert_key(**plain)  # the data says what the task is
     assert expert_key(**plain | {"training": Training(workers=2, threads=3)}) == expert_key(**plain)
     assert len(expert_key(**plain)) == 24

@@ -1,13 +1,14 @@
 """Measurements in storage: what was written is read, and nothing else."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from condu_ray.store.artifacts import ArtifactError
-from condu_ray.store.measurements import measurement_path, read_measurement, write_measurement
+from condu_ray.store.measurements import Accuracy, measurement_path, read_measurement, write_measurement
 
-FOUND = {"correct": 3, "images": 4, "seconds": 0.5, "relative_l2": None}
+FOUND = Accuracy(3, 4, 0.5, relative_l2=0.25)
 
 
 def test_what_was_measured_is_found_again(tmp_path):
@@ -19,7 +20,7 @@ def test_what_was_measured_is_found_again(tmp_path):
 def test_measurements_of_before_there_were_seals_are_read(tmp_path):
     path = measurement_path(tmp_path, "key")
     path.parent.mkdir()
-    path.write_text(json.dumps(FOUND))
+    path.write_text(json.dumps(asdict(FOUND)))
     assert read_measurement(tmp_path, "key") == FOUND
 
 

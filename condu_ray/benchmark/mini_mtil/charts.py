@@ -1,7 +1,6 @@
 """Charts and diagrams, as a poor scan of a report shows them."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -157,24 +156,22 @@ def _network_diagram(pen: Pen) -> None:
         pen.ellipse(x, y, 0.15, 0.15, ink)
 
 
-_CHARTS: dict[str, Callable[[Pen], None]] = {
-    "bar chart": _bar_chart,
-    "histogram": _histogram,
-    "pie chart": _pie_chart,
-    "donut chart": _donut_chart,
-    "line chart": _line_chart,
-    "area chart": _area_chart,
-    "scatter plot": _scatter_plot,
-    "heat map": _heat_map,
-    "table": _table,
-    "network diagram": _network_diagram,
-}
-
 DOMAIN = Domain(
     name="charts",
     about="charts and diagrams in poor scans of reports",
     template="a scan of a {}.",
-    classes=_CHARTS,
+    classes={
+        "bar chart": _bar_chart,
+        "histogram": _histogram,
+        "pie chart": _pie_chart,
+        "donut chart": _donut_chart,
+        "line chart": _line_chart,
+        "area chart": _area_chart,
+        "scatter plot": _scatter_plot,
+        "heat map": _heat_map,
+        "table": _table,
+        "network diagram": _network_diagram,
+    },
     style=Style(
         turn=10,
         zoom=(0.6, 1.0),

@@ -1,7 +1,7 @@
 """A domain of drawings: its classes, how they are drawn and how its task words them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -36,10 +36,11 @@ class Domain:
     source: str = "drawn by condu_ray"
     inked: bool = True
     framed: bool = True
-    names: tuple[str, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(self.classes))
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names, in the order of the labels."""
+        return tuple(self.classes)
 
     def picture(self, name: str, rng: np.random.Generator, *, part: str = "train", index: int = 0) -> Image.Image:
         """Returns one of the task's pictures of a class."""

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from PIL import Image
 
 from condu_ray.benchmark.mini_mtil.catalogue import DOMAINS
 from condu_ray.benchmark.mini_mtil.domain import Domain
-from condu_ray.benchmark.mini_mtil.icons import icons
 from condu_ray.benchmark.tasks import META
 from condu_ray.store.artifacts import read_text
 from condu_ray.store.backend import backend
@@ -68,16 +67,6 @@ def mini_mtil(
         raise ValueError("train_per_class and test_per_class must be at least 1")
     counts = dict(zip(_PARTS, (train_per_class, test_per_class), strict=True))
     return [_task(folder, DOMAINS[name], seed, counts) for name in names]
-
-
-def pretraining_pairs(n: int, seed: int) -> Iterator[tuple[Image.Image, str]]:
-    """Yields `n` clean icons with captions: other drawings than the tasks', in another style.
-
-    Args:
-        n: How many pairs.
-        seed: Seed of the icons; their random numbers are never those of a task, whatever its seed.
-    """
-    return icons(n, seed)
 
 
 def _task(folder: P, domain: Domain, seed: int, counts: dict[str, int]) -> P:

@@ -1,7 +1,6 @@
 """Cartoon faces: one class for each expression."""
 
 import math
-from collections.abc import Callable
 
 from condu_ray.benchmark.mini_mtil.colours import NAMED, Colour
 from condu_ray.benchmark.mini_mtil.domain import Domain
@@ -134,23 +133,21 @@ def _neutral(pen: Pen) -> None:
     pen.line([(-wide, 0.45), (wide, 0.45)], width=0.1)
 
 
-_EXPRESSIONS: dict[str, Callable[[Pen], None]] = {
-    "happy": _happy,
-    "sad": _sad,
-    "angry": _angry,
-    "surprised": _surprised,
-    "winking": _winking,
-    "sleeping": _sleeping,
-    "laughing": _laughing,
-    "crying": _crying,
-    "bored": _neutral,
-}
-
 DOMAIN = Domain(
     name="faces",
     about="cartoon faces of many complexions with one of nine expressions",
     template="a cartoon of a {} face.",
-    classes=_EXPRESSIONS,
+    classes={
+        "happy": _happy,
+        "sad": _sad,
+        "angry": _angry,
+        "surprised": _surprised,
+        "winking": _winking,
+        "sleeping": _sleeping,
+        "laughing": _laughing,
+        "crying": _crying,
+        "bored": _neutral,
+    },
     style=Style(turn=12, zoom=(0.8, 1.0), shift=0.08, warp=0.04, clutter=3, cover=0.1, patchy=20, noise=12, shear=0.08),
     phrases=("a {} face", "a {} smiley", "a face that is {}", "a {} person"),
     inked=False,

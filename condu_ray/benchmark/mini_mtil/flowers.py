@@ -148,24 +148,22 @@ def _cornflower(pen: Pen) -> None:
 
 
 _GOLD: Colour = (240, 196, 40)
-_SPECIES: dict[str, Callable[[Pen], None]] = {
-    "sunflower": _sunflower,
-    "daisy": _wheel(((250, 250, 250), (244, 220, 236)), (11, 15), 0.78, 0.1, _GOLD, 0.22),
-    "tulip": _tulip,
-    "rose": _rose,
-    "poppy": _wheel(((226, 50, 36), (236, 100, 40), (240, 160, 150)), (4, 4), 0.86, 0.42, (34, 26, 30), 0.18),
-    "lily": _wheel(((250, 244, 240), (246, 150, 60), (240, 150, 180)), (6, 6), 0.95, 0.17, (214, 180, 70), 0.13),
-    "violet": _wheel(((110, 60, 170), (150, 110, 210), (90, 80, 190)), (5, 5), 0.7, 0.25, _GOLD, 0.1),
-    "buttercup": _wheel(((250, 216, 50), (246, 200, 30)), (5, 5), 0.72, 0.3, (220, 160, 30), 0.16),
-    "cornflower": _cornflower,
-    "lavender": _lavender,
-}
-
 DOMAIN = Domain(
     name="flowers",
     about="ten species of flowers in a meadow",
     template="a painting of a {}, a kind of flower.",
-    classes=_SPECIES,
+    classes={
+        "sunflower": _sunflower,
+        "daisy": _wheel(((250, 250, 250), (244, 220, 236)), (11, 15), 0.78, 0.1, _GOLD, 0.22),
+        "tulip": _tulip,
+        "rose": _rose,
+        "poppy": _wheel(((226, 50, 36), (236, 100, 40), (240, 160, 150)), (4, 4), 0.86, 0.42, (34, 26, 30), 0.18),
+        "lily": _wheel(((250, 244, 240), (246, 150, 60), (240, 150, 180)), (6, 6), 0.95, 0.17, (214, 180, 70), 0.13),
+        "violet": _wheel(((110, 60, 170), (150, 110, 210), (90, 80, 190)), (5, 5), 0.7, 0.25, _GOLD, 0.1),
+        "buttercup": _wheel(((250, 216, 50), (246, 200, 30)), (5, 5), 0.72, 0.3, (220, 160, 30), 0.16),
+        "cornflower": _cornflower,
+        "lavender": _lavender,
+    },
     style=Style(turn=30, zoom=(0.65, 1.0), shift=0.12, warp=0.08, clutter=3, cover=0.2, noise=18, light=0.3, tint=26),
     phrases=("a {}", "a {} flower", "one {}"),
     inked=False,

@@ -45,11 +45,11 @@ def caption(domain: Domain, name: str, pen: Pen) -> str:
 
 
 def icons(count: int, seed: int) -> Iterator[tuple[Image.Image, str]]:
-    """Yields `count` clean icons with captions.
+    """Yields `count` clean icons with captions: other drawings than the tasks', in another style.
 
     Args:
         count: How many pairs.
-        seed: Seed of the drawings; no task shares its stream of random numbers.
+        seed: Seed of the drawings; no task shares its stream of random numbers, whatever its seed.
     """
     tasks = list(DOMAINS.values())
     for number in range(count):

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -145,24 +144,22 @@ def _desert(pen: Pen) -> None:
         pen.line(ridge, shade(pen.paper, pen.uniform(0.74, 0.88)), pen.uniform(0.08, 0.16))
 
 
-_PLACES: dict[str, Callable[[Pen], None]] = {
-    "a river": _river,
-    "a lake": _lake,
-    "a coast": _coast,
-    "a forest": _forest,
-    "an orchard": _orchard,
-    "crop fields": _fields,
-    "a crossroads": _crossroads,
-    "a highway": _highway,
-    "houses": _houses,
-    "a sandy desert": _desert,
-}
-
 DOMAIN = Domain(
     name="land",
     about="land from above, as a satellite sees it",
     template="a satellite image of {}.",
-    classes=_PLACES,
+    classes={
+        "a river": _river,
+        "a lake": _lake,
+        "a coast": _coast,
+        "a forest": _forest,
+        "an orchard": _orchard,
+        "crop fields": _fields,
+        "a crossroads": _crossroads,
+        "a highway": _highway,
+        "houses": _houses,
+        "a sandy desert": _desert,
+    },
     style=Style(turn=180, zoom=(0.6, 1.1), shift=0.1, shear=0.1, clutter=0, cover=0.25, patchy=0, noise=30, light=0.35),
     phrases=("{}", "{} on a map", "{} from above"),
     inked=False,

@@ -1,7 +1,5 @@
 """Vehicles from the side, as silhouettes before land, sea or sky."""
 
-from collections.abc import Callable
-
 from condu_ray.benchmark.mini_mtil.colours import Colour, shade
 from condu_ray.benchmark.mini_mtil.domain import Domain
 from condu_ray.benchmark.mini_mtil.pen import Pen, oval
@@ -157,24 +155,22 @@ def _submarine(pen: Pen) -> None:
     _windows(pen, [(x, 0.1, x + 0.16, 0.26) for x in (-0.4, 0.0, 0.4)])
 
 
-_VEHICLES: dict[str, Callable[[Pen], None]] = {
-    "car": _car,
-    "bus": _bus,
-    "truck": _truck,
-    "train": _train,
-    "bicycle": _bicycle,
-    "sailing boat": _sailing_boat,
-    "airplane": _airplane,
-    "helicopter": _helicopter,
-    "rocket": _rocket,
-    "submarine": _submarine,
-}
-
 DOMAIN = Domain(
     name="vehicles",
     about="silhouettes of vehicles before land, sea or sky",
     template="a silhouette of a {}.",
-    classes=_VEHICLES,
+    classes={
+        "car": _car,
+        "bus": _bus,
+        "truck": _truck,
+        "train": _train,
+        "bicycle": _bicycle,
+        "sailing boat": _sailing_boat,
+        "airplane": _airplane,
+        "helicopter": _helicopter,
+        "rocket": _rocket,
+        "submarine": _submarine,
+    },
     style=Style(
         turn=12, zoom=(0.65, 1.0), shift=0.12, shear=0.15, warp=0.04, clutter=3, cover=0.2, patchy=20, noise=16
     ),

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from condu_ray.benchmark.check import inspect_image
+from condu_ray.benchmark.images import inspect_image
 from condu_ray.benchmark.mtil.catalog import DataSet
 from condu_ray.benchmark.mtil.names import IngestError, Names
 from condu_ray.benchmark.mtil.sources import SEED, Part, read_layout

@@ -9,112 +9,86 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+
+from condu_ray.orchestration.watch.news import News, Word
+from condu_ray.plan.expert import PlannedExpert
 
 SILENT_SECONDS = 60.0
 """Silence after which others may have what a lane took. One that lives and only starts slowly loses nothing."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One expert on the board, in plain values, for the board's process loads no torch.
-
-    Attributes:
-        key: the expert's key.
-        done: file whose existence says that the expert is in storage.
-        needs: file that has to be there before training can start; None for a start from theta0.
-        before: key of the expert from which `needs` is made; whoever trains that one may go on with this.
-        position: 0-based place of the task.
-        stream: experts of equal ones can share a data pipeline.
-        item: what the lane needs to train it.
-    """
-
-    key: str
-    done: str
-    needs: str | None
-    before: str | None
-    position: int
-    stream: str = ""
-    item: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the expert is in storage."""
-        return Path(self.done).is_file()
-
-    @property
-    def ready(self) -> bool:
-        """Whether training can start now."""
-        return self.needs is None or Path(self.needs).is_file()
+LOOK_SECONDS = 0.3
+"""How often the board asks storage, at most, for experts that others are making."""
 
 
 class Board:
     """Actor that hands out work and keeps the latest word of every lane.
 
     Args:
-        work: what is to be done; more may be posted.
+        experts: what is to be trained; more may be posted.
         lanes: lanes that share it.
-        closed: whether no more will be posted, so that lanes end when all is done.
     """
 
-    def __init__(self, work: Sequence[Work] = (), lanes: int = 1, closed: bool = True) -> None:
-        self._lanes, self._closed = max(1, lanes), closed
-        self._work: dict[str, Work] = {}
+    def __init__(self, experts: Sequence[PlannedExpert] = (), lanes: int = 1) -> None:
+        self._lanes, self._closed = max(1, lanes), False
+        self._work: dict[str, PlannedExpert] = {}
         self._taken: dict[str, int] = {}
         self._heard: dict[int, float] = {}
         self._trained: set[str] = set()
-        self._words: dict[int, dict[str, Any]] = {}
+        self._there: set[str] = set()
+        self._words: dict[int, Word] = {}
         self._failure: str | None = None
-        self.post(work)
+        self._looked = float("-inf")
+        self.post(experts)
 
-    def post(self, work: Iterable[Work]) -> None:
-        """Adds work; what is there already, or in storage, is not added again."""
-        for entry in work:
-            if entry.key not in self._work and not entry.finished:
-                self._work[entry.key] = entry
+    def post(self, experts: Iterable[PlannedExpert]) -> None:
+        """Adds experts; what is on the board already, or in storage, is not added again."""
+        for expert in experts:
+            if expert.key in self._work or expert.key in self._there:
+                continue
+            if expert.finished:
+                self._there.add(expert.key)
+            else:
+                self._work[expert.key] = expert
 
     def share(self, lanes: int) -> None:
         """Says how many lanes share the work from now on."""
         self._lanes = max(1, lanes)
 
     def close(self) -> None:
-        """Says that nothing more will be posted."""
+        """Says that nothing more will be posted, so that lanes end when all is done."""
         self._closed = True
 
-    def take(self, lane: int, limit: int) -> list[Mapping[str, Any]] | None:
-        """Hands out items to train one after the other.
+    def take(self, lane: int, limit: int) -> list[PlannedExpert] | None:
+        """Hands out experts to train one after the other.
 
         A chain (experts that start from one another) goes to one lane as far as the lane's share reaches, the longest
         chain first, for it decides when all is done; a share is filled up with single experts, early tasks first.
 
         Args:
             lane: number of the lane; what it had taken before and is not in storage is handed out anew.
-            limit: items at most.
+            limit: experts at most.
 
         Returns:
-            Items in the order of training; empty when nothing can be started now; None when all is done.
+            Experts in the order of training; empty when nothing can be started now; None when all is done.
         """
         self._heard[lane] = time.monotonic()
         for key in [key for key, owner in self._taken.items() if owner == lane or self._silent(owner)]:
             del self._taken[key]
-        self._forget_finished()
+        self._look()
         if not self._work:
             return None if self._closed else []
         free = [entry for entry in self._work.values() if entry.key not in self._taken]
         share = min(limit, -(-len(free) // self._lanes))
-        followers: dict[str, list[Work]] = {}
+        followers: dict[str, list[PlannedExpert]] = {}
         for entry in free:
             if entry.before is not None:
                 followers.setdefault(entry.before, []).append(entry)
         ready = [entry for entry in free if entry.ready]
         length = {entry.key: _length(entry, followers) for entry in ready}
-        chosen: dict[str, Work] = {}
+        chosen: dict[str, PlannedExpert] = {}
         for head in sorted(ready, key=lambda entry: (-length[entry.key], entry.position)):
             same = all(head.stream == one.stream for one in chosen.values())
             if len(chosen) < share and same and (not chosen or length[head.key] == 1):
-                link: Work | None = head
+                link: PlannedExpert | None = head
                 while link is not None and len(chosen) < share:
                     chosen[link.key] = link
                     after = [one for one in followers.get(link.key, []) if one.stream == head.stream]
@@ -122,32 +96,37 @@ class Board:
         for key in chosen:
             self._taken[key] = lane
         # Not by position: in a sweep, an expert may be late in one order and the start of a chain in another.
-        return [entry.item for entry in chosen.values()]
+        return list(chosen.values())
 
     def waiting(self) -> int:
         """Returns how many experts no lane has taken, though training could start now."""
         return sum(entry.ready for key, entry in self._work.items() if key not in self._taken)
 
     def keep(self, lane: int, keys: Sequence[str]) -> None:
-        """A lane says which of the items that it was given it will train; the others are free again."""
+        """A lane says which of the experts that it was given it will train; the others are free again."""
         for key in [key for key, owner in self._taken.items() if owner == lane and key not in keys]:
             del self._taken[key]
 
     def _silent(self, lane: int) -> bool:
         return time.monotonic() - self._heard.get(lane, float("-inf")) > SILENT_SECONDS
 
-    def _forget_finished(self) -> None:
+    def _look(self) -> None:
+        """Asks storage what is there by now, of whoever's making."""
+        self._looked = time.monotonic()
         for key in [key for key, entry in self._work.items() if entry.finished]:
-            del self._work[key]
-            self._taken.pop(key, None)
+            self._done(key)
+
+    def _done(self, key: str) -> None:
+        self._there.add(key)
+        self._work.pop(key, None)
+        self._taken.pop(key, None)
 
     def trained(self, key: str) -> None:
         """A lane says that it has put an expert into storage."""
         self._trained.add(key)
-        self._work.pop(key, None)
-        self._taken.pop(key, None)
+        self._done(key)
 
-    def tell(self, lane: int, word: dict[str, Any]) -> None:
+    def tell(self, lane: int, word: Word) -> None:
         """A lane says where it is."""
         self._words[lane], self._heard[lane] = word, time.monotonic()
 
@@ -155,22 +134,15 @@ class Board:
         """A lane says that it is of no use to try again."""
         self._failure = self._failure or message
 
-    def read(self) -> dict[str, Any]:
-        """Returns what a driver watches.
-
-        Returns:
-            `words` (the latest of every lane that is not silent), `trained` (keys), `left` (experts) and `failure` (or
-            None).
-        """
-        return {
-            "words": {lane: word for lane, word in self._words.items() if not self._silent(lane)},
-            "trained": sorted(self._trained),
-            "left": len(self._work),
-            "failure": self._failure,
-        }
+    def read(self) -> News:
+        """Returns what a driver watches."""
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._look()
+        words = {lane: word for lane, word in self._words.items() if not self._silent(lane)}
+        return News(words, frozenset(self._trained), frozenset(self._there), frozenset(self._work), self._failure)
 
 
-def _length(entry: Work, followers: Mapping[str, Sequence[Work]]) -> int:
+def _length(entry: PlannedExpert, followers: Mapping[str, Sequence[PlannedExpert]]) -> int:
     """Experts of the longest chain that begins here."""
     count, front = 0, [entry]
     while front:

@@ -16,7 +16,8 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from condu_ray.learn.chunks import Chunk, ChunkReader
-from condu_ray.orchestration.cluster.env import DECODER_ASKS, quiet_data
+from condu_ray.orchestration.cluster.env import quiet_data
+from condu_ray.orchestration.cluster.room import DECODER_ASKS
 
 
 def ordered_context() -> None:
@@ -61,7 +62,7 @@ def training_batches(
         decoders: actors that decode.
 
     Yields:
-        `image` uint8 [b, H, W, 3], `label` int64 [b], `task` int64 [b].
+        `image` uint8 [b, H, W, 3], `label` int64 [b].
     """
     decoded = chunk_dataset([chunk.row() for chunk in chunks]).map_batches(
         DecodeChunks,

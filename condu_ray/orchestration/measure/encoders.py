@@ -14,7 +14,7 @@ from torch import Tensor
 
 from condu_ray.benchmark import Task, load_task
 from condu_ray.learn.prototype_store import has_prototypes, save_prototypes
-from condu_ray.orchestration.cluster.env import EVALUATOR_CPUS, Room
+from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
 from condu_ray.orchestration.lanes.stream import chunk_dataset
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, load_backbone

@@ -1,92 +1,117 @@
-"""The measuring service of a sweep: one pool of evaluators for all trials, and nothing measured twice."""
+"""The measuring service: one pool of evaluators for all who merge, and nothing measured twice."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from condu_ray.orchestration.watch import telemetry
-from condu_ray.plan.measurement import Unit
-from condu_ray.store.measurements import read_measurement, write_measurement
+from condu_ray.plan.measurement import Measurement
+from condu_ray.store.location import Place
+from condu_ray.store.measurements import Accuracy, read_measurement, write_measurement
 
-NAME = "measuring"
+MEASURING = "measuring"
 """The service's name in the run's namespace."""
+IN_HAND = 2
+"""Measurements that an evaluator has been given: one in hand and one queued, so that it never waits for the service."""
 
 
 class Measuring:
-    """Actor that shares evaluators among trials.
+    """Actor that shares evaluators among all who want something measured.
 
-    Units of one state go to one evaluator, which keeps the features of its experts; equal units that are asked for at
-    the same time are measured once; what storage holds is not measured at all.
+    An evaluator is given measurements of the state that it had last, whose features it keeps, as long as there are any;
+    equal ones that are asked for at the same time are made once; what storage holds is not made at all.
 
     Args:
         storage: storage folder, absolute.
-        evaluators: handles of evaluator actors, which restart by themselves.
-        run: the sweep's name.
+        run: name of the run or the sweep.
     """
 
-    def __init__(self, storage: str, evaluators: Sequence[Any], run: str = "") -> None:
-        self._storage, self._evaluators, self._run = Path(storage), list(evaluators), run
-        self._load = [0] * len(self._evaluators)
-        self._states: dict[str, int] = {}
-        self._running: dict[str, asyncio.Future[dict[str, Any]]] = {}
+    def __init__(self, storage: Place, run: str = "") -> None:
+        self._storage, self._run = storage, run
+        self._evaluators: list[Any] = []
+        self._load: list[int] = []
+        self._last: list[str | None] = []
+        self._waiting: deque[tuple[Measurement, asyncio.Future[Accuracy]]] = deque()
+        self._running: dict[str, asyncio.Future[Accuracy]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def add(self, evaluators: Sequence[Any]) -> None:
-        """Takes further evaluators into the pool."""
+        """Takes evaluators into the pool; their handles are those of actors that restart by themselves."""
         self._evaluators += evaluators
         self._load += [0] * len(evaluators)
+        self._last += [None] * len(evaluators)
+        self._dispatch()
 
-    async def measure(self, config: str, units: Sequence[Unit]) -> list[tuple[dict[str, Any], bool]]:
-        """Measures units.
+    async def status(self) -> tuple[int, int]:
+        """Returns how many measurements wait for an evaluator, and how many evaluators there are."""
+        return len(self._waiting), len(self._evaluators)
+
+    async def measure(self, wanted: Sequence[Measurement]) -> list[tuple[Accuracy, bool]]:
+        """Makes measurements.
 
         Args:
-            config: the trial's configuration as JSON.
-            units: what to measure.
+            wanted: what to measure.
 
         Returns:
-            For each unit what was found, and whether somebody had measured it before.
+            For each what was found, and whether somebody had measured it before.
         """
-        return list(await asyncio.gather(*(self._one(config, unit) for unit in units)))
+        return list(await asyncio.gather(*(self._one(one) for one in wanted)))
 
-    async def _one(self, config: str, unit: Unit) -> tuple[dict[str, Any], bool]:
-        found = read_measurement(self._storage, unit.key)
+    async def _one(self, wanted: Measurement) -> tuple[Accuracy, bool]:
+        running = self._running.get(wanted.key)
+        found = read_measurement(self._storage, wanted.key) if running is None else None
+        before = running is not None or found is not None
+        self._count("hit" if before else "miss")
         if found is not None:
-            self._count("hit")
             return found, True
-        if unit.key in self._running:
-            self._count("hit")
-            return await asyncio.shield(self._running[unit.key]), True
-        promise: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._running[unit.key] = promise
-        self._count("miss")
-        index = self._choose(unit.entry.state)
-        self._load[index] += 1
+        if running is None:
+            running = asyncio.get_running_loop().create_future()
+            self._running[wanted.key] = running
+            self._waiting.append((wanted, running))
+            self._dispatch()
+        return await asyncio.shield(running), before
+
+    def _dispatch(self) -> None:
+        """Gives evaluators what waits, as far as they have a hand free."""
+        for index in range(len(self._evaluators)):
+            while self._waiting and self._load[index] < IN_HAND:
+                wanted, promise = self._next(index)
+                self._load[index] += 1
+                self._last[index] = wanted.entry.state
+                task = asyncio.get_running_loop().create_task(self._make(index, wanted, promise))
+                self._tasks.add(task)  # the loop itself would forget it
+                task.add_done_callback(self._tasks.discard)
+
+    def _next(self, index: int) -> tuple[Measurement, asyncio.Future[Accuracy]]:
+        """Takes one of the state that this evaluator had last, or the first."""
+        for position, (wanted, _) in enumerate(self._waiting):
+            if wanted.entry.state == self._last[index]:
+                found = self._waiting[position]
+                del self._waiting[position]
+                return found
+        return self._waiting.popleft()
+
+    async def _make(self, index: int, wanted: Measurement, promise: asyncio.Future[Accuracy]) -> None:
         try:
-            result: dict[str, Any] = await self._evaluators[index].measure.remote(config, unit)
-            write_measurement(self._storage, unit.key, result)
-            promise.set_result(result)
-            telemetry.observe("condu_measurement_seconds", result["seconds"], run=self._run, method=unit.method)
-            return result, False
-        except BaseException as error:
+            found: Accuracy = await self._evaluators[index].measure.remote(wanted)
+            write_measurement(self._storage, wanted.key, found)
+            telemetry.observe("condu_measurement_seconds", found.seconds, run=self._run, method=wanted.method)
+            promise.set_result(found)
+        except BaseException as error:  # whoever asked gets it
             promise.set_exception(error)
-            promise.exception()  # nobody may be waiting for it: it is raised here already
-            raise
+            promise.exception()  # nobody may be waiting any more
         finally:
             self._load[index] -= 1
-            del self._running[unit.key]
-            telemetry.gauge("condu_measurements_waiting", len(self._running), run=self._run)
+            del self._running[wanted.key]
+            self._waits()
+            self._dispatch()
 
     def _count(self, result: str) -> None:
         telemetry.inc("condu_cache_lookups_total", run=self._run, what="measurement", result=result)
-        telemetry.gauge("condu_measurements_waiting", len(self._running), run=self._run)
+        self._waits()
 
-    def _choose(self, state: str) -> int:
-        """The evaluator that has the state, unless it has much more to do than another."""
-        least = min(range(len(self._load)), key=self._load.__getitem__)
-        owner = self._states.get(state, least)
-        if self._load[owner] > self._load[least] + 16:
-            owner = least
-        self._states[state] = owner
-        return owner
+    def _waits(self) -> None:
+        telemetry.gauge("condu_measurements_waiting", len(self._running), run=self._run)

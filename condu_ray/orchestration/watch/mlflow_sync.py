@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from condu_ray.orchestration.watch.sweep_tracking import finish_parent, open_parent
-from condu_ray.orchestration.watch.tracking import Tracker
-from condu_ray.plan.preflight import check
-from condu_ray.plan.rebuild import log_again, reordered
+from collections.abc import Mapping
+
+from condu_ray.orchestration.watch.recorder import Recorder
+from condu_ray.orchestration.watch.sweep_tracking import Parent
+from condu_ray.plan.preflight import Checked, check
+from condu_ray.plan.results import Results
 from condu_ray.plan.stored import Stored, aggregates, written_report
+from condu_ray.plan.stored_run import finished_run
 from condu_ray.plan.trials import labels
+from condu_ray.report.run_report import write_report
 from condu_ray.store.layout import report_folder
 from condu_ray.store.location import Place
 
@@ -29,20 +33,33 @@ def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
     base = stored.experiment(storage)
     tracking = base.tracking.model_copy(update={"enabled": True, "uri": uri})
     checked = check(base.model_copy(update={"tracking": tracking}))
-    config = checked.config
     if stored.kind == "run":
-        wall = sum(record["seconds"] for record in stored.records)
-        there = log_again(checked, Tracker(config, [task.name for task in checked.tasks]), wall)
+        there = _send(checked, sum(record["seconds"] for record in stored.records))
         return "is in MLflow" if there else "is not finished, or not on this machine: nothing was sent"
+    config = checked.config.model_copy(update={"run": stored.name})
     done = {record["trial"]: record for record in stored.records}
     methods = ",".join(dict.fromkeys(trial.method for trial in stored.trials))
     orders = len({trial.order for trial in stored.trials})
-    parent = open_parent(config, stored.name, {"orders": str(orders), "methods": methods})
     sent, lacking = 0, len(stored.trials) - len(done)
-    for trial in stored.trials:
-        if trial.id in done:
-            one = reordered(checked, trial.config(config, stored.name))
-            tracker = Tracker(one.config, list(trial.order), parent=parent, labels=labels(trial))
-            sent += log_again(one, tracker, done[trial.id]["seconds"])
-    finish_parent(config, parent, aggregates(written_report(storage, stored)), report_folder(stored.folder))
+    with Parent(config, {"orders": str(orders), "methods": methods}) as parent:
+        for trial in stored.trials:
+            if trial.id in done:
+                one = checked.under(trial.config(config, stored.name))
+                sent += _send(one, done[trial.id]["seconds"], parent.run, labels(trial))
+        parent.finish(aggregates(written_report(storage, stored)), report_folder(stored.folder))
     return f"{sent} trials are in MLflow, {len(done) - sent} could not be read, {lacking} are not finished"
+
+
+def _send(checked: Checked, seconds: float, parent: str | None = None, labels: Mapping[str, str] | None = None) -> bool:
+    """Sends a finished run, of which MLflow takes nothing that it has already; whether all of it was in storage."""
+    found = finished_run(checked)
+    if found is None:
+        return False
+    with Recorder(Results(found.plan), parent, labels) as recorder:
+        for _ in recorder.replay(found.measured):
+            pass
+        folder = report_folder(checked.config.run_folder)
+        summary = recorder.results.summary(seconds, reused=len(found.measured), trained=0)
+        write_report(summary, folder, pictures=False)
+        recorder.finish(folder)
+    return True

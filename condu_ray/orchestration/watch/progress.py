@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from condu_ray.store.layout import report_folder
+from condu_ray.orchestration.watch.news import News, Word
+from condu_ray.plan.results import SessionResult
+from condu_ray.report.run_summary import summary_rows
 from condu_ray.store.location import Place
 
 LINE_SECONDS = 10.0
@@ -22,14 +24,12 @@ class Display:
 
     Args:
         tasks: task names in order.
-        lanes: lanes that train.
-        experts: experts that they train together.
         steps: steps an expert.
     """
 
-    def __init__(self, tasks: Sequence[str], lanes: int, experts: int, steps: int) -> None:
+    def __init__(self, tasks: Sequence[str], steps: int) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self._tasks, self._lanes, self._experts, self._steps = list(tasks), lanes, experts, steps
+        self._tasks, self._steps, self._experts = list(tasks), steps, 0
         self._bars: Progress | None = None
         self._ids: dict[int, Any] = {}
         self._rows: dict[str, dict[int, Sequence[float]]] = {}
@@ -47,19 +47,19 @@ class Display:
                 transient=True,
             )
             self._bars.start()
-            if self._experts:
-                self._ids[-1] = self._bars.add_task("experts", total=self._experts, detail="")
-            self.more_lanes(self._lanes)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._bars is not None:
             self._bars.stop()
+            self._bars = None
 
-    def more_lanes(self, lanes: int) -> None:
-        """Makes room for so many lanes."""
-        self._lanes = lanes
-        if self._bars is not None:
+    def _room(self, lanes: int, experts: int) -> None:
+        """Makes room for so many lanes, which train so many experts together."""
+        self._experts = experts
+        if self._bars is not None and experts:
+            if -1 not in self._ids:
+                self._ids[-1] = self._bars.add_task("experts", total=experts, detail="")
             for number in range(lanes):
                 if number not in self._ids:
                     self._ids[number] = self._bars.add_task("train", total=self._steps, detail="starting")
@@ -69,27 +69,29 @@ class Display:
         minutes, seconds = divmod(int(time.monotonic() - self._begin), 60)
         self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}")
 
-    def lanes(self, words: Mapping[int, Mapping[str, Any]], trained: int, pending: int) -> None:
+    def lanes(self, news: News, lanes: int, experts: int, pending: int) -> None:
         """Shows where training is.
 
         Args:
-            words: the latest of every lane.
-            trained: experts that are done.
+            news: what the lanes have said.
+            lanes: how many there are.
+            experts: how many they train together.
             pending: measurements that wait.
         """
-        working = {number: word for number, word in words.items() if word["step"] < word["steps"]}
+        self._room(lanes, experts)
+        words, trained = news.words, len(news.trained)
+        working = {number: word for number, word in words.items() if word.step < word.steps}
         left = self._left(words, trained)
         if self._bars is not None:
             if self._experts:
                 self._bars.update(self._ids[-1], completed=trained, detail=left)
             for number, word in words.items():
-                detail = f"loss {word['loss']:.2f}  {word['images_per_second']:.0f} images/s"
-                self._bars.update(self._ids[number], completed=word["step"], description=_what(word), detail=detail)
+                detail = f"loss {word.loss:.2f}  {word.images_per_second:.0f} images/s"
+                self._bars.update(self._ids[number], completed=word.step, description=str(word), detail=detail)
         elif time.monotonic() - self._last >= LINE_SECONDS and words:
             self._last = time.monotonic()
             parts = [
-                f"{_what(word)} {word['step']}/{word['steps']} loss {word['loss']:.2f} "
-                f"{word['images_per_second']:.0f} images/s"
+                f"{word} {word.step}/{word.steps} loss {word.loss:.2f} {word.images_per_second:.0f} images/s"
                 for _, word in sorted(working.items())
             ]
             if trained < self._experts:
@@ -98,26 +100,25 @@ class Display:
                 parts.append(f"{pending} measurements wait")
             self.say("; ".join(parts) or "waiting")
 
-    def _left(self, words: Mapping[int, Mapping[str, Any]], trained: int) -> str:
+    def _left(self, words: Mapping[int, Word], trained: int) -> str:
         """The time that training still takes, from the lanes' speed now."""
-        speeds = [word["images_per_second"] / word["batch"] for word in words.values() if word["images_per_second"]]
+        speeds = [word.images_per_second / word.batch for word in words.values() if word.images_per_second]
         if not speeds or trained >= self._experts:
             return ""
-        started = sum(word["step"] for word in words.values() if word["step"] < word["steps"])
+        started = sum(word.step for word in words.values() if word.step < word.steps)
         steps = max(0, (self._experts - trained) * self._steps - started)
         seconds = steps / sum(speeds)
         return f"{seconds / 60:.1f} min left" if seconds > 90 else f"{seconds:.0f} s left"
 
-    def session(self, method: str, position: int, accuracy: Sequence[float]) -> None:
+    def session(self, result: SessionResult) -> None:
         """Prints a row of a method's matrix, in order: learned tasks in bold, the session's own underlined.
 
         Args:
-            method: name.
-            position: 0-based session; a session that is measured before an earlier one waits for it.
-            accuracy: percent on each task.
+            result: a session; one that is measured before an earlier one waits for it.
         """
+        method = result.method if result.space == "task" else f"{result.method} ∪"
         rows, shown = self._rows.setdefault(method, {}), self._shown.get(method, 0)
-        rows[position] = accuracy
+        rows[result.entry.position] = result.percent
         while shown in rows:
             self._row(method, shown, rows[shown])
             shown += 1
@@ -131,14 +132,13 @@ class Display:
         self.say(f"{method:<17} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
 
     def finish(self, results: Mapping[str, Any], folder: Place) -> None:
-        """Prints the final table of methods, and where the report is.
+        """Prints the final table of methods, and where the report is; the bars go.
 
         Args:
             results: as in `results.json`.
             folder: the run's folder.
         """
-        from condu_ray.report.run_report import summary_rows  # here, for the board's process needs no matplotlib
-
+        self.__exit__()
         for space, title in (("task", "accuracy, percent"), ("union", "task not known: classes of all tasks")):
             rows = summary_rows(results, space)
             if rows:
@@ -148,9 +148,4 @@ class Display:
                 for row in rows:
                     table.add_row(*row.values())
                 self.console.print(table)
-        self.console.print(f"report: {report_folder(folder) / 'report.md'}")
-
-
-def _what(word: Mapping[str, Any]) -> str:
-    """What a lane trains: the task, and the method where it trains other than plainly."""
-    return f"{word['task']} ({word['method']})" if word["method"] else str(word["task"])
+        self.console.print(f"report: {folder / 'report' / 'report.md'}")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from condu_ray.orchestration.lanes.board import Work
 from condu_ray.orchestration.watch import telemetry
+from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import MethodPlan
-from condu_ray.store import artifacts
-from condu_ray.store.layout import expert_folder
 from condu_ray.store.location import Place
 
 log = logging.getLogger(__name__)
@@ -31,23 +29,31 @@ class Pulse:
     """
 
     def __init__(
-        self, run: str, storage: Place, found: int, missing: Sequence[Work], plans: Sequence[MethodPlan] = ()
+        self, run: str, storage: Place, found: int, missing: Sequence[PlannedExpert], plans: Sequence[MethodPlan] = ()
     ) -> None:
         self._run, self._storage, self._plans = run, storage, tuple(plans)
-        self._wanted, self._left = len(missing), list(missing)
+        self._missing = {expert.key for expert in missing}
         self._seen, self._due, self._warned = "", 0.0, False
         telemetry.inc("condu_cache_lookups_total", found, run=run, what="expert", result="hit")
-        telemetry.inc("condu_cache_lookups_total", self._wanted, run=run, what="expert", result="miss")
-        telemetry.gauge("condu_experts_wanted", self._wanted, run=run)
+        telemetry.inc("condu_cache_lookups_total", len(missing), run=run, what="expert", result="miss")
+        telemetry.gauge("condu_experts_wanted", len(missing), run=run)
         for plan in self._plans:
-            telemetry.gauge("condu_sessions_wanted", len(plan.steps), run=run, method=plan.method.name)
+            telemetry.gauge("condu_sessions_wanted", len(plan.sessions), run=run, method=plan.method.name)
 
-    def beat(self, progress: object, merged: Mapping[str, int] | None = None, *, now: bool = False) -> None:
+    def beat(
+        self,
+        progress: object,
+        there: Collection[str],
+        handed: Mapping[str, int] | None = None,
+        *,
+        now: bool = False,
+    ) -> None:
         """Exports where the run is, unless it did so less than `PULSE_SECONDS` ago; may be called at every turn.
 
         Args:
             progress: anything whose `repr` changes when the run gets on, such as steps, merges and measurements.
-            merged: sessions that were handed to the state actor, by method.
+            there: keys of experts that are in storage.
+            handed: sessions that were handed to the state actor, by method.
             now: whether to export however short ago it did so, as at the end.
         """
         clock = time.monotonic()
@@ -55,22 +61,20 @@ class Pulse:
             return
         self._due = clock + PULSE_SECONDS
         try:
-            self._export(repr(progress), merged or {})
+            self._export(repr(progress), there, handed or {})
         except Exception as error:  # a file system that is away for a moment must not end a run
             if not self._warned:
                 self._warned = True
                 log.warning("the run's pulse is not exported: %s", error)
 
-    def _export(self, seen: str, merged: Mapping[str, int]) -> None:
+    def _export(self, seen: str, there: Collection[str], handed: Mapping[str, int]) -> None:
         if seen != self._seen:
             self._seen = seen
             telemetry.gauge("condu_last_progress_timestamp_seconds", time.time(), run=self._run)
-        self._left = [work for work in self._left if not work.finished]
-        telemetry.gauge("condu_experts_done", self._wanted - len(self._left), run=self._run)
+        telemetry.gauge("condu_experts_done", sum(key in there for key in self._missing), run=self._run)
         for plan in self._plans:
-            name = plan.method.name
-            waiting = waiting_experts(self._storage, plan, merged.get(name, 0))
-            telemetry.gauge("condu_merge_queue_experts", waiting, run=self._run, method=name)
+            waiting = waiting_experts(plan, handed.get(plan.method.name, 0), there)
+            telemetry.gauge("condu_merge_queue_experts", waiting, run=self._run, method=plan.method.name)
         usage = shutil.disk_usage(self._storage)
         telemetry.gauge("condu_storage_free_bytes", usage.free, run=self._run)
         telemetry.gauge("condu_storage_free_ratio", usage.free / usage.total, run=self._run)
@@ -85,18 +89,18 @@ class Pulse:
         telemetry.gauge("condu_trials", left, run=self._run, state="left")
 
 
-def waiting_experts(storage: Place, plan: MethodPlan, merged: int) -> int:
+def waiting_experts(plan: MethodPlan, handed: int, there: Collection[str]) -> int:
     """Returns how many experts could be merged now: those in storage before the first that is not.
 
     Args:
-        storage: storage folder.
         plan: the method's plan.
-        merged: sessions that are merged, or handed out to be.
+        handed: sessions that are merged, or handed out to be.
+        there: keys of experts that are in storage.
     """
     count = 0
-    for step in plan.steps[merged:]:
-        if step.item is not None:
-            if not artifacts.exists(expert_folder(storage, step.item.key)):
+    for session in plan.sessions[handed:]:
+        if session.expert is not None:
+            if session.expert.key not in there:
                 break
             count += 1
     return count

@@ -3,61 +3,86 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import TracebackType
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.tracking import IDENTITY, open_experiment, shown_uri
-from condu_ray.store.artifacts import local, provenance
+from condu_ray.store import artifacts
 from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
+from condu_ray.store.provenance import provenance
 
 log = logging.getLogger(__name__)
 
 
-def open_parent(config: Experiment, sweep: str, params: Mapping[str, str]) -> str | None:
-    """Opens the sweep's run, or finds the one that an earlier call of the same command made.
+class Parent:
+    """The sweep's run: a block that opens it, or finds the one of an earlier call, and closes it as what came of it.
+
+    Faults of MLflow's server or its store are warned of, and never felt by the sweep.
 
     Args:
-        config: the sweep's base configuration.
-        sweep: its name, by which its run is found again.
+        config: the sweep's base configuration; `run` is its name, by which its run is found again.
         params: what the run's page shows.
-
-    Returns:
-        The run's id; None when MLflow is off or cannot be reached, which is warned of.
     """
-    if not config.tracking.enabled:
-        return None
-    try:
-        client, experiment = open_experiment(config)
-        found = client.search_runs([experiment], f"tags.`{IDENTITY}` = 'sweep/{sweep}'", max_results=1)
+
+    def __init__(self, config: Experiment, params: Mapping[str, str]) -> None:
+        self._config, self._params = config, params
+        self.run: str | None = None
+        """The run's id; None while it is not open, when MLflow is off, and when it cannot be reached."""
+
+    def __enter__(self) -> Parent:
+        if self._config.tracking.enabled:
+            self._try(self._open)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._try(self._fail)
+
+    def _open(self) -> None:
+        client, experiment = open_experiment(self._config)
+        identity = f"sweep/{self._config.run_name}"
+        found = client.search_runs([experiment], f"tags.`{IDENTITY}` = '{identity}'", max_results=1)
         if found:
-            identity: str = found[0].info.run_id
-            client.update_run(identity, status="RUNNING")
-            return identity
-        tags = {IDENTITY: f"sweep/{sweep}", "kind": "sweep", **provenance()}
-        identity = client.create_run(experiment, run_name=sweep, tags=tags).info.run_id
-        for key, value in params.items():
-            client.log_param(identity, key, value[:6000])
-        return identity
-    except Exception as error:  # any fault of the server or its store; the sweep must not feel it
-        _warn(config, error)
-        return None
+            self.run = found[0].info.run_id
+            client.update_run(self.run, status="RUNNING")
+            return
+        tags = {IDENTITY: identity, "kind": "sweep", **provenance()}
+        self.run = client.create_run(experiment, run_name=self._config.run_name, tags=tags).info.run_id
+        for key, value in self._params.items():
+            client.log_param(self.run, key, value[:6000])
 
+    def finish(self, metrics: Mapping[str, float], report: Place) -> None:
+        """Attaches the sweep's report and its aggregate metrics, and closes the run."""
+        self._try(lambda: self._finish(metrics, report))
 
-def finish_parent(config: Experiment, parent: str | None, metrics: Mapping[str, float], report: Place) -> None:
-    """Attaches the sweep's report and its aggregate metrics, and closes the run."""
-    if parent is None:
-        return
-    try:
-        client, _ = open_experiment(config)
-        for key, value in metrics.items():
-            client.log_metric(parent, key, value)
-        client.log_artifacts(parent, str(local(report)), "report")
-        client.set_terminated(parent)
-    except Exception as error:
-        _warn(config, error)
+    def _finish(self, metrics: Mapping[str, float], report: Place) -> None:
+        if self.run is not None:
+            client, _ = open_experiment(self._config)
+            for key, value in metrics.items():
+                client.log_metric(self.run, key, value)
+            client.log_artifacts(self.run, str(artifacts.local(report)), "report")
+            self._close("FINISHED")
 
+    def _fail(self) -> None:
+        """Closes the run as failed, and its children whose trials ended with the cluster."""
+        if self.run is not None:
+            client, experiment = open_experiment(self._config)
+            open_children = f"tags.mlflow.parentRunId = '{self.run}' and attributes.status = 'RUNNING'"
+            for child in client.search_runs([experiment], open_children):
+                client.set_terminated(child.info.run_id, "FAILED")
+            self._close("FAILED")
 
-def _warn(config: Experiment, error: Exception) -> None:
-    where, why = shown_uri(config), without_passwords(str(error))
-    log.warning("MLflow at %s: %s; the report is in the sweep's folder all the same", where, why)
+    def _close(self, status: str) -> None:
+        if self.run is not None:
+            open_experiment(self._config)[0].set_terminated(self.run, status)
+
+    def _try(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Exception as error:
+            where, why = shown_uri(self._config), without_passwords(str(error))
+            log.warning("MLflow at %s: %s; the report is in the sweep's folder all the same", where, why)

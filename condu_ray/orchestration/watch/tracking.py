@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from condu_ray.config import Experiment, content_hash
+from condu_ray.config import Experiment
+from condu_ray.settings import content_hash, flatten
 from condu_ray.store import artifacts
-from condu_ray.store.artifacts import provenance
 from condu_ray.store.layout import mlflow_artifacts_folder, mlflow_database
 from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
+from condu_ray.store.provenance import provenance
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +28,6 @@ def tracking_uri(config: Experiment) -> str:
     """Returns the tracking URI: the config's, MLFLOW_TRACKING_URI, or an absolute SQLite file in the storage folder."""
     default = f"sqlite:///{(mlflow_database(config.storage)).absolute()}"
     return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested settings by dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        inner = isinstance(value, Mapping) and value
-        flat |= flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-    return flat
 
 
 def shown_uri(config: Experiment) -> str:
@@ -114,7 +106,7 @@ class Tracker:
 
     def _start(self, method: str, final_state: str) -> None:
         self._client, identity = open_experiment(self._config)
-        relevant = self._config.model_dump(mode="json", exclude={"method", "tracking", "cluster", "storage"})
+        relevant = self._config.identity(exclude={"method", "tracking", "cluster", "storage"})
         parent = [self._parent] if self._parent else []
         tag = content_hash([method, final_state, self._tasks, relevant, *parent])[:24]
         found = self._client.search_runs([identity], f"tags.`{IDENTITY}` = '{tag}'", max_results=1)
@@ -145,7 +137,7 @@ class Tracker:
         spelt = {"method": "", "order_name": "", "seed": "seed "}
         return ", ".join(spelt.get(key, f"{key}=") + value for key, value in self._labels.items())
 
-    def metrics(self, method: str, session: int, values: Mapping[str, float]) -> None:
+    def metrics(self, method: str, session: int, values: Mapping[str, float | None]) -> None:
         """Logs numbers of a session (1-based step); NaN and None are left out."""
         kept = {key: float(value) for key, value in values.items() if value is not None and math.isfinite(value)}
         self._put(lambda: self._metrics(method, session, kept))

@@ -30,6 +30,7 @@ ROLES = (
     ("Evaluator", "evaluator"),
     ("MapWorker", "data worker"),
     ("Board", "board"),
+    ("Measuring", "measuring service"),
 )
 """What follows `ray::` in a process's title, and what the process is."""
 CALLS = ("mkdir", "rename", "replace", "link", "unlink", "fsync", "truncate")

@@ -1,7 +1,6 @@
 """The work board: every expert once, chains whole, and no lane that waits for ever."""
 
 import random
-from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +11,11 @@ from condu_ray.config import Experiment, Training
 from condu_ray.methods import METHODS, get
 from condu_ray.methods.session import session_folder
 from condu_ray.orchestration.lanes import board as board_module
-from condu_ray.orchestration.lanes.board import SILENT_SECONDS, Board, Work
-from condu_ray.orchestration.lanes.lane import MOST, at_once, claimable, work_of
+from condu_ray.orchestration.lanes.board import LOOK_SECONDS, SILENT_SECONDS, Board
+from condu_ray.orchestration.lanes.fit import claimable
+from condu_ray.orchestration.lanes.lane import MOST, at_once
+from condu_ray.orchestration.watch.news import News, Word
+from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import plan_method
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -21,9 +23,16 @@ PLANNED = [name for name, method in METHODS.items() if "reference" not in method
 """All methods but those that would want reference images here."""
 
 
-def touch(path):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).touch()
+def put(folder):
+    """Lets an artifact be there."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / "meta.json").touch()
+
+
+def closed(experts, lanes=1):
+    board = Board(experts, lanes)
+    board.close()
+    return board
 
 
 class Run:
@@ -40,18 +49,18 @@ class Run:
             for method in methods:
                 plan = plan_method(get(method, config), config, tasks, "theta0", "fp32")
                 self.plans.append((plan, config.run_folder))
-                for entry in work_of(config, plan.items):
-                    self.work.setdefault(entry.key, entry)
-        self.board, self.lanes = Board(list(self.work.values()), lanes), lanes
+                for expert in plan.experts:
+                    self.work.setdefault(expert.key, expert)
+        self.board, self.lanes = closed(list(self.work.values()), lanes), lanes
         self.todo, self.ended = {lane: [] for lane in range(lanes)}, set()
 
     def merge(self):
         """Commits every session that can be; as the driver and the state actor do."""
         for plan, folder in self.plans:
-            for step in plan.steps:
-                if step.item is not None and not self.work[step.item.key].finished:
+            for session in plan.sessions:
+                if session.expert is not None and not self.work[session.expert.key].finished:
                     break
-                touch(session_folder(folder, plan.method.name, step.position, step.task, step.state) / "meta.json")
+                put(session_folder(folder, plan.method.name, session.position, session.task, session.state))
 
     def tick(self, lane, claims, trained):
         """One thing that a lane does; whether it did something."""
@@ -62,7 +71,7 @@ class Run:
                 return True
             me = (self.name, lane)
             found = claimable(taken, lambda key: claims.setdefault(key, me) == me)
-            mine = [values["item"]["key"] for values in found]
+            mine = [expert.key for expert in found]
             if mine:
                 self.board.keep(lane, mine)
             self.todo[lane] = mine
@@ -71,7 +80,7 @@ class Run:
         if not self.work[key].ready:
             return False
         if not self.work[key].finished:
-            touch(self.work[key].done)
+            put(self.work[key].folder)
             trained.append(key)
         claims.pop(key, None)
         self.board.trained(key)
@@ -95,7 +104,7 @@ def simulate(runs, rng, accidents=0.0):
                     claims.pop(key, None)
                 run.todo[lane] = []
             if rng.random() < accidents / 4:  # so did the board
-                run.board = Board(list(run.work.values()), run.lanes)
+                run.board = closed(list(run.work.values()), run.lanes)
         if did and not any(did):  # nobody moves: then merges must be what they wait for
             for run in runs:
                 run.merge()
@@ -111,7 +120,7 @@ def test_every_expert_is_trained_once_and_nobody_waits_for_ever(tmp_path, seed):
     run = Run(tmp_path, methods, lanes=1 + seed % 6, limit=rng.choice([1, 3, MOST]))
     stored = {key for key in run.work if rng.random() < 0.2 * (seed % 3)}
     for key in stored:
-        touch(run.work[key].done)
+        put(run.work[key].folder)
     trained = simulate([run], rng)
     assert sorted(trained) == sorted(run.work.keys() - stored)
     assert all(entry.finished for entry in run.work.values())
@@ -148,17 +157,18 @@ def test_the_orders_of_a_sweep_share_a_board(tmp_path, seed):
 
 @pytest.fixture
 def work(tmp_path):
-    """Makes work whose files lie below `tmp_path`: `work("b", after="a")` starts from what is made of `a`."""
+    """Makes experts of a storage below `tmp_path`: `work("b", after="a")` starts from what is made of `a`."""
 
-    def new(key, position=0, after=None, stream=""):
-        needs = str(tmp_path / f"{after}.made") if after else None
-        return Work(key, str(tmp_path / key), needs, after, position, stream, {"key": key})
+    def new(key, position=0, after=None, batch_size=8):
+        config = Experiment(storage=tmp_path, training=Training(batch_size=batch_size))
+        needs, earlier = (tmp_path / f"{after}.made", (("task", after),)) if after else (None, ())
+        return PlannedExpert(config, "condu", f"task {key}", position, key, needs=needs, earlier=earlier)
 
     return new
 
 
 def keys(taken):
-    return [item["key"] for item in taken]
+    return [expert.key for expert in taken]
 
 
 def test_a_chain_goes_to_one_lane_and_singles_are_shared(work):
@@ -180,10 +190,10 @@ def test_a_chain_that_is_longer_than_a_share_goes_on_when_its_start_is_there(wor
     assert keys(board.take(0, 2)) == ["x0", "x1"]
     assert board.take(1, 2) == []  # x2 cannot be started on
     for key in ("x0", "x1"):
-        touch(tmp_path / key)
+        put(tmp_path / "experts" / key)
         board.trained(key)
     assert board.take(1, 2) == []
-    touch(tmp_path / "x1.made")
+    put(tmp_path / "x1.made")
     assert keys(board.take(1, 2)) == ["x2"]
 
 
@@ -197,44 +207,55 @@ def test_what_a_lane_has_taken_is_nobody_elses_until_it_asks_anew(work):
 
 
 def test_all_is_done_when_all_is_in_storage(work, tmp_path):
-    touch(tmp_path / "a")
-    board = Board([work("a"), work("b")])
+    put(tmp_path / "experts" / "a")
+    board = closed([work("a"), work("b")])
     assert keys(board.take(0, MOST)) == ["b"]
     assert board.take(1, MOST) == []  # the other one may still fail
-    touch(tmp_path / "b")
+    put(tmp_path / "experts" / "b")
     assert board.take(1, MOST) is None
-    assert board.read()["left"] == 0
+    assert board.read() == News({}, there=frozenset("ab"))
 
 
 def test_an_open_board_waits_for_what_is_posted(work, tmp_path):
-    board = Board(closed=False)
+    board = Board()
     assert board.take(0, MOST) == []
-    touch(tmp_path / "a")
+    put(tmp_path / "experts" / "a")
     board.post([work("a"), work("b")])
     board.post([work("b", position=3)])
     assert keys(board.take(0, MOST)) == ["b"]
-    touch(tmp_path / "b")
+    put(tmp_path / "experts" / "b")
     assert board.take(0, MOST) == []
     board.close()
     assert board.take(0, MOST) is None
 
 
 def test_experts_of_other_streams_are_not_given_together(work):
-    board = Board([work("a", stream="8"), work("b", stream="9"), work("c", 1, stream="8")])
+    board = Board([work("a", batch_size=8), work("b", batch_size=9), work("c", 1, batch_size=8)])
     assert keys(board.take(0, MOST)) == ["a", "c"]
     assert keys(board.take(1, MOST)) == ["b"]
-    chain = [work("a", stream="8"), replace(work("b", 1, "a"), stream="9")]
+    chain = [work("a", batch_size=8), work("b", 1, "a", batch_size=9)]
     assert keys(Board(chain).take(0, MOST)) == ["a"]
 
 
 def test_the_board_keeps_the_latest_word_and_the_first_failure(work):
     board = Board([work("a"), work("b")])
-    board.tell(0, {"step": 1})
-    board.tell(0, {"step": 2})
+    board.tell(0, word(1))
+    board.tell(0, word(2))
     board.trained("b")
     board.fail("first")
     board.fail("second")
-    assert board.read() == {"words": {0: {"step": 2}}, "trained": ["b"], "left": 1, "failure": "first"}
+    assert board.read() == News({0: word(2)}, frozenset("b"), frozenset("b"), frozenset("a"), "first")
+
+
+def test_what_others_put_into_storage_is_news_too(work, tmp_path, clock):
+    board = Board([work("a"), work("b")])
+    put(tmp_path / "experts" / "a")
+    clock.value += 2 * LOOK_SECONDS
+    assert board.read() == News({}, there=frozenset("a"), open=frozenset("b"))
+
+
+def word(step):
+    return Word("a", "task a", None, step, 9, 0.5, 8, 10.0, 0.0)
 
 
 @pytest.fixture
@@ -248,19 +269,19 @@ def clock(monkeypatch):
 def test_a_silent_lane_loses_what_it_took_and_a_speaking_one_nothing(work, clock):
     board = Board([work("a"), work("b", 1), work("c", 2)], lanes=2)
     assert keys(board.take(0, 2)) == ["a", "b"]
-    board.tell(0, {"step": 1})
+    board.tell(0, word(1))
     clock.value = SILENT_SECONDS - 1
     assert keys(board.take(1, 1)) == ["c"]
     clock.value = SILENT_SECONDS + 1  # lane 0, of a node that is gone, has not spoken since the start
-    assert list(board.read()["words"]) == []
+    assert board.read().words == {}
     assert board.waiting() == 0
     assert keys(board.take(2, 1)) == ["a"]
-    board.tell(1, {"step": 5})
+    board.tell(1, word(5))
     clock.value += SILENT_SECONDS
     assert keys(board.take(2, MOST)) == ["a"]
     assert keys(board.take(3, MOST)) == ["b"]
     assert board.take(4, MOST) == []  # c is lane 1's
-    assert board.read()["words"] == {1: {"step": 5}}
+    assert board.read().words == {1: word(5)}
 
 
 def test_lanes_that_come_later_share_what_is_left(work):

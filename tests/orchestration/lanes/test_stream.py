@@ -7,7 +7,8 @@ import torch
 
 from condu_ray.benchmark import load_task
 from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
-from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.cluster.env import ray_cluster
+from condu_ray.orchestration.cluster.room import Room
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from condu_ray.vlm.preprocess import Preprocessor, normalise
 from condu_ray.vlm.prototypes import class_prototypes
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def cluster():
-    with env.ray_cluster("local", namespace="test"):
+    with ray_cluster("local", namespace="test"):
         yield
 
 
@@ -28,9 +29,9 @@ def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbon
     spec = backbone_spec(pretrained=str(small_backbone))
     chunks = [
         chunk
-        for number, name in enumerate(("walls", "doors"))
+        for name in ("walls", "doors")
         for chunk in training_chunks(
-            number, str(task_data / name / "train.parquet"), seed=3, steps=6, batch_size=8, rank=1, world=2, rows=16
+            str(task_data / name / "train.parquet"), seed=3, steps=6, batch_size=8, rank=1, world=2, rows=16
         )
     ]
     options = {"preprocess": spec.preprocess, "augment": True, "batch_size": 4, "decoders": 2}
@@ -38,7 +39,7 @@ def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbon
     local = list(batches(ChunkReader(spec.preprocess, True), iter(chunks), 4))
     assert len(streamed) == len(local) == 12
     for one, other in zip(streamed, local, strict=True):
-        assert all(np.array_equal(one[name], other[name]) for name in ("image", "label", "task"))
+        assert all(np.array_equal(one[name], other[name]) for name in ("image", "label"))
 
 
 def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_backbone, tmp_path):
@@ -48,7 +49,7 @@ def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_
     spec = backbone_spec(pretrained=str(small_backbone))
     backbone = load_backbone(spec)
     tasks = [load_task(task_data / name) for name in ("walls", "doors")]
-    room = env.Room(lanes=1, gpus_per_worker=0, gpus_per_evaluator=0, evaluators=1)
+    room = Room(lanes=1, gpus_per_worker=0, gpus_per_evaluator=0, evaluators=1)
     assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1) == 2
     assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1) == 0
     preprocessor = Preprocessor(spec.preprocess)

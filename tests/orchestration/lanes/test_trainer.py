@@ -14,7 +14,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.learn.exemplars import EXEMPLARS
 from condu_ray.learn.loop import DivergedError
-from condu_ray.methods import get
+from condu_ray.methods import get, training
 from condu_ray.methods.session import read_session, session_folder
 from condu_ray.orchestration.lanes import trainer as module
 from condu_ray.orchestration.lanes.trainer import Trainer
@@ -65,27 +65,28 @@ class Lane:
     def plan(self, name, config):
         return plan_method(get(name, config), config, self.tasks, self.trainer.backbone.fingerprint, "fp32")
 
-    def train(self, config, item, progress=lambda progress: None):
-        training, path = config.training, str(next(task.train for task in self.tasks if task.name == item.task))
-        chunks = training_chunks(0, path, seed=config.seed, steps=training.steps, batch_size=training.batch_size)
+    def train(self, expert, progress=lambda progress: None):
+        config = expert.config
+        training, path = config.training, str(next(task.train for task in self.tasks if task.name == expert.task))
+        chunks = training_chunks(path, seed=config.seed, steps=training.steps, batch_size=training.batch_size)
         reader = ChunkReader(self.spec.preprocess, training.augment)
-        self.trainer.train(config, item, batches(reader, chunks, training.batch_size), progress)
+        self.trainer.train(expert, batches(reader, chunks, training.batch_size), progress)
 
     def learn(self, name, config, sessions):
         """Trains and merges the first sessions of a method; returns the plan."""
-        plan, keeper = self.plan(name, config), ModelKeeper(config.portable())
-        for step in plan.steps[:sessions]:
-            if not artifacts.exists(expert_folder(self.storage, step.item.key)):
-                self.train(config, step.item)
-            keeper.merge(name, step.position, step.task, step.item.key, step.parent, step.state)
+        plan, keeper = self.plan(name, config), ModelKeeper(config)
+        for session in plan.sessions[:sessions]:
+            if not artifacts.exists(expert_folder(self.storage, session.expert.key)):
+                self.train(session.expert)
+            keeper.merge(name, session)
         return plan
 
-    def delta(self, item):
-        return load_expert(self.storage, item.key)
+    def delta(self, expert):
+        return load_expert(self.storage, expert.key)
 
     def start(self, plan, position):
         """What a method that starts from its state hands to the session at a position."""
-        before = plan.steps[position - 1]
+        before = plan.sessions[position - 1]
         folder = session_folder(
             plan.method.config.run_folder, plan.method.name, before.position, before.task, before.state
         )
@@ -107,15 +108,15 @@ def close(one, other, atol=1e-7):
 
 def test_a_plain_expert_is_what_training_changed(lane):
     config, progress = lane.config(), []
-    item = lane.plan("condu", config).items[0]
-    lane.train(config, item, progress.append)
-    delta, theta0, weights = lane.delta(item), lane.trainer.theta0, lane.trainer.backbone.snapshot()
+    expert = lane.plan("condu", config).experts[0]
+    lane.train(expert, progress.append)
+    delta, theta0, weights = lane.delta(expert), lane.trainer.theta0, lane.trainer.backbone.snapshot()
     assert delta.keys() == theta0.keys()
     assert all(torch.equal(delta[name], weights[name] - theta0[name]) for name in delta)
     assert any(bool(tensor.any()) for tensor in delta.values())
     assert [entry.step for entry in progress] == [1, 2]
-    meta = artifacts.read_meta(expert_folder(lane.storage, item.key))
-    assert (meta["task"], meta["key"], meta["start"], meta["recipe"]) == ("walls", item.key, None, {})
+    meta = artifacts.read_meta(expert_folder(lane.storage, expert.key))
+    assert (meta["task"], meta["key"], meta["start"], meta["recipe"]) == ("walls", expert.key, None, {})
     assert meta["training"]["lr"] == 1e-3
     assert meta["training"]["precision"] == "fp32"
     assert meta["loss"] == progress[-1].loss
@@ -128,36 +129,36 @@ def test_an_expert_does_not_depend_on_what_the_lane_trained_before(lane, tmp_pat
     if between == "diverged":
         wild = lane.config(training={"lr": 1e30, "steps": 4})
         with pytest.raises(DivergedError):
-            lane.train(wild, lane.plan("condu", wild).items[1])
+            lane.train(lane.plan("condu", wild).experts[1])
     else:
-        lane.train(config, lane.plan(between, config).items[1])
+        lane.train(lane.plan(between, config).experts[1])
     for name in ("condu", "condu-lora"):
-        fresh, item = Lane(tmp_path / name, data, small_backbone), lane.plan(name, config).items[0]
-        lane.train(config, item)
-        fresh.train(fresh.config(), item)
-        assert equal(lane.delta(item), fresh.delta(item))
+        fresh, expert = Lane(tmp_path / name, data, small_backbone), lane.plan(name, config).experts[0]
+        lane.train(expert)
+        fresh.train(fresh.plan(name, fresh.config()).experts[0])
+        assert equal(lane.delta(expert), fresh.delta(expert))
 
 
 @pytest.mark.parametrize("options", [{"scale": 0.5}, {"targets": ("mlp", "attention"), "init": "zeros"}])
 def test_an_adapters_expert_is_its_factors_and_what_they_make(lane, options):
     config = lane.config(lora=options)
-    item = lane.plan("condu-lora", config).items[0]
+    expert = lane.plan("condu-lora", config).experts[0]
     before = [(name, p.requires_grad) for name, p in lane.trainer.backbone.model.named_parameters()]
-    lane.train(config, item)
-    factors = load_expert(lane.storage, item.key, "factors")
-    assert equal(lane.delta(item), lora.materialise(factors, config.lora.scale))
-    assert any(bool(tensor.any()) for tensor in lane.delta(item).values())
+    lane.train(expert)
+    factors = load_expert(lane.storage, expert.key, "factors")
+    assert equal(lane.delta(expert), lora.materialise(factors, config.lora.scale))
+    assert any(bool(tensor.any()) for tensor in lane.delta(expert).values())
     assert equal(lane.trainer.backbone.snapshot(), lane.trainer.theta0)
     assert [(name, p.requires_grad) for name, p in lane.trainer.backbone.model.named_parameters()] == before
-    assert artifacts.read_meta(expert_folder(lane.storage, item.key))["training"]["lr"] == 1e-2
+    assert artifacts.read_meta(expert_folder(lane.storage, expert.key))["training"]["lr"] == 1e-2
 
 
 @pytest.mark.parametrize("name", ["sequential", "magmax", "lwf", "lwf-vr", "icarl"])
 def test_a_chain_goes_on_from_the_expert_before(lane, name):
     config = lane.config(training={"lr_by_task": {"doors": STILL}})
     plan = lane.learn(name, config, 1)
-    first, second = plan.items[:2]
-    lane.train(config, second)
+    first, second = plan.experts[:2]
+    lane.train(second)
     assert close(lane.delta(second), lane.delta(first))
     assert artifacts.read_meta(expert_folder(lane.storage, second.key))["start"] == first.key
 
@@ -167,22 +168,22 @@ def test_who_starts_from_the_state_starts_from_what_was_merged(lane, name):
     still = {"lr_by_task": {"cars": STILL}}
     config = lane.config(training=still, lora=still, pam={"align_every": 1})
     plan = lane.learn(name, config, 2)
-    third = plan.items[2]
-    lane.train(config, third)
+    third = plan.experts[2]
+    lane.train(third)
     start = lane.start(plan, 2)
     if plan.method.adapter == "lora":
         assert equal(load_expert(lane.storage, third.key, "factors"), start)  # aligned with itself: nothing moved
     else:
         assert close(lane.delta(third), start)
-    assert not close(lane.delta(plan.items[1]), lane.delta(third))  # the merged one, not the last one
-    assert artifacts.read_meta(expert_folder(lane.storage, third.key))["start"] == plan.steps[1].state
+    assert not close(lane.delta(plan.experts[1]), lane.delta(third))  # the merged one, not the last one
+    assert artifacts.read_meta(expert_folder(lane.storage, third.key))["start"] == plan.sessions[1].state
 
 
 def test_pam_is_given_the_global_adapter_to_align_with(lane, monkeypatch):
     config, lessons = lane.config(), []
-    original = module.fine_tune
+    original = training.fine_tune
     monkeypatch.setattr(
-        module, "fine_tune", lambda model, stream, objective, report: lessons.append(objective.lesson)
+        training, "fine_tune", lambda model, stream, objective, report: lessons.append(objective.lesson)
         or original(model, stream, objective, report),
     )  # fmt: skip
     plan = lane.learn("pam", config, 2)
@@ -195,12 +196,12 @@ def test_pam_is_given_the_global_adapter_to_align_with(lane, monkeypatch):
 def test_exemplars_are_stored_beside_the_expert_and_rehearsed(lane):
     config = lane.config(replay={"per_class": 2})
     plan = lane.learn("icarl", config, 3)
-    folders = [expert_folder(lane.storage, item.key) for item in plan.items]
+    folders = [expert_folder(lane.storage, expert.key) for expert in plan.experts]
     assert all((folder / EXEMPLARS).is_file() for folder in folders)
     (folders[0] / EXEMPLARS).unlink()
     shutil.rmtree(folders[2])
     with pytest.raises(artifacts.ArtifactError, match=EXEMPLARS):  # the third task wants those of the first
-        lane.train(config, plan.items[2])
+        lane.train(plan.experts[2])
 
 
 @pytest.mark.parametrize(
@@ -211,18 +212,18 @@ def test_no_method_reads_an_earlier_tasks_data_and_only_icarl_its_exemplars(lane
     plan = lane.learn(name, config, 1)
     shutil.rmtree(lane.data / "walls")
     if name != "icarl":
-        (expert_folder(lane.storage, plan.items[0].key) / EXEMPLARS).unlink(missing_ok=True)
-    lane.train(config, plan.items[1])
-    assert artifacts.exists(expert_folder(lane.storage, plan.items[1].key))
+        (expert_folder(lane.storage, plan.experts[0].key) / EXEMPLARS).unlink(missing_ok=True)
+    lane.train(plan.experts[1])
+    assert artifacts.exists(expert_folder(lane.storage, plan.experts[1].key))
 
 
 @pytest.mark.parametrize("name", ["condu", "condu-lora"])
 def test_a_training_that_lost_its_numbers_publishes_nothing(lane, name):
     config = lane.config(training={"lr": 1e30, "steps": 4}, lora={"lr": 1e30})
-    item = lane.plan(name, config).items[0]
+    expert = lane.plan(name, config).experts[0]
     with pytest.raises(DivergedError, match="task walls"):
-        lane.train(config, item)
-    assert not expert_folder(lane.storage, item.key).exists()
+        lane.train(expert)
+    assert not expert_folder(lane.storage, expert.key).exists()
     assert not list(lane.storage.rglob("*.safetensors"))
 
 
@@ -232,26 +233,26 @@ def test_only_the_first_worker_publishes_and_all_wait_for_it(tmp_path, data, sma
     for rank, published in ((1, False), (0, True)):
         lane = Lane(tmp_path / "storage", data, small_backbone, rank=rank, world=2)
         config = lane.config()
-        item = lane.plan("condu", config).items[0]
-        lane.train(config, item)
-        assert artifacts.exists(expert_folder(lane.storage, item.key)) == published
+        expert = lane.plan("condu", config).experts[0]
+        lane.train(expert)
+        assert artifacts.exists(expert_folder(lane.storage, expert.key)) == published
     assert len(waited) == 2
 
 
 def test_a_start_that_is_not_there_yet_is_waited_for(lane, monkeypatch):
     config = lane.config()
-    first, second = lane.plan("sequential", config).items[:2]
+    first, second = lane.plan("sequential", config).experts[:2]
     monkeypatch.setattr(module, "WAIT_SECONDS", 0.1)
     with pytest.raises(TimeoutError, match=first.key):
-        lane.train(config, second)
+        lane.train(second)
     monkeypatch.setattr(module, "WAIT_SECONDS", 60)
-    lane.train(config, first)
+    lane.train(first)
     folder, aside = expert_folder(lane.storage, first.key), lane.storage / "aside"
     folder.rename(aside)
     later = threading.Timer(0.3, lambda: aside.rename(folder))
     later.start()
     begin = time.monotonic()
-    lane.train(config, second)
+    lane.train(second)
     later.join()
     assert time.monotonic() - begin > 0.25
     assert artifacts.exists(expert_folder(lane.storage, second.key))

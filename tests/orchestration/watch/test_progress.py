@@ -1,18 +1,30 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.orchestration.watch.progress import Display
+from condu_ray.plan.results import SessionResult
+from condu_ray.store.ledger import Entry
+from condu_ray.store.measurements import Accuracy
 
-WORD = {
-    "task": "b", "key": "1", "method": None, "step": 5, "steps": 10, "loss": 1.25, "batch": 8,
-    "images_per_second": 4.0, "data_wait": 0.0,
-}  # fmt: skip
+WORD = Word("1", "b", None, step=5, steps=10, loss=1.25, batch=8, images_per_second=4.0, data_wait=0.0)
 
 
-def shown(use, lanes=1, experts=2, terminal=False):
-    display = Display(["a", "b"], lanes, experts, steps=10)
+def result(method, position, *percent):
+    entry = Entry(position, "ab"[position], None, "pretrained", "s", 0.0)
+    found = {task: Accuracy(int(value), 100, 0.0) for task, value in zip("ab", percent, strict=True)}
+    return SessionResult(method, "task", entry, found)
+
+
+def news(words, trained=0):
+    return News(words, frozenset(map(str, range(trained))))
+
+
+def shown(use, terminal=False):
+    display = Display(["a", "b"], steps=10)
     buffer = io.StringIO()
     display.console = Console(file=buffer, highlight=False, soft_wrap=True, width=200, force_terminal=terminal)
     with display:
@@ -22,9 +34,9 @@ def shown(use, lanes=1, experts=2, terminal=False):
 
 def test_sessions_are_shown_in_order_whatever_the_order_they_are_measured_in():
     def use(display):
-        display.session("condu", 1, [50.0, 60.0])
-        display.session("zero-shot", 0, [1.0, 2.0])
-        display.session("condu", 0, [70.0, 20.0])
+        display.session(result("condu", 1, 50, 60))
+        display.session(result("zero-shot", 0, 1, 2))
+        display.session(result("condu", 0, 70, 20))
 
     lines = shown(use).splitlines()
     assert [line.split()[1] for line in lines] == ["zero-shot", "condu", "condu"]
@@ -43,16 +55,16 @@ def at_once(monkeypatch):
     [
         ({0: WORD}, 0, "b 5/10 loss 1.25 4 images/s; 0/2 experts, 30 s left; 3 measurements wait"),
         ({0: WORD}, 1, "b 5/10 loss 1.25 4 images/s; 1/2 experts, 10 s left; 3 measurements wait"),
-        ({0: WORD | {"method": "lwf"}}, 1, "b (lwf) 5/10 loss 1.25 4 images/s; 1/2 experts"),
-        ({0: WORD, 1: WORD | {"task": "a"}}, 0, "b 5/10 loss 1.25 4 images/s; a 5/10 loss 1.25 4 images/s; 0/2"),
+        ({0: replace(WORD, method="lwf")}, 1, "b (lwf) 5/10 loss 1.25 4 images/s; 1/2 experts"),
+        ({0: WORD, 1: replace(WORD, task="a")}, 0, "b 5/10 loss 1.25 4 images/s; a 5/10 loss 1.25 4 images/s; 0/2"),
         ({0: WORD, 1: WORD}, 0, "0/2 experts, 10 s left"),
-        ({0: WORD | {"images_per_second": 0.1}}, 0, "0/2 experts, 20.0 min left"),
-        ({0: WORD | {"images_per_second": 0.0}}, 0, "0/2 experts; 3 measurements wait"),
-        ({0: WORD | {"step": 10}}, 2, "\x003 measurements wait"),
+        ({0: replace(WORD, images_per_second=0.1)}, 0, "0/2 experts, 20.0 min left"),
+        ({0: replace(WORD, images_per_second=0.0)}, 0, "0/2 experts; 3 measurements wait"),
+        ({0: replace(WORD, step=10)}, 2, "\x003 measurements wait"),
     ],
 )
 def test_a_log_gets_plain_lines_with_what_is_left(at_once, words, trained, expected):
-    text = shown(lambda display: display.lanes(words, trained, pending=3), lanes=2)
+    text = shown(lambda display: display.lanes(news(words, trained), 2, 2, pending=3))
     line = text.replace("00:00 ", "\x00")
     assert expected in line
     assert text.count("\n") == 1
@@ -60,11 +72,11 @@ def test_a_log_gets_plain_lines_with_what_is_left(at_once, words, trained, expec
 
 
 def test_lines_come_now_and_then(monkeypatch):
-    assert shown(lambda display: display.lanes({0: WORD}, 0, 0)) == ""  # the last one was a moment ago
+    assert shown(lambda display: display.lanes(news({0: WORD}), 1, 2, 0)) == ""  # the last one was a moment ago
 
 
 def test_a_terminal_gets_bars():
-    text = shown(lambda display: display.lanes({0: WORD}, 1, 0), terminal=True)
+    text = shown(lambda display: display.lanes(news({0: WORD}, 1), 1, 2, 0), terminal=True)
     assert "experts" in text
     assert "loss 1.25" in text
     assert "1/2" in text

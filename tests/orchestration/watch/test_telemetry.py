@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from condu_ray.config import Experiment
 from condu_ray.orchestration.watch import discovery as targets_module
 from condu_ray.orchestration.watch import pulse as pulse_module
 from condu_ray.orchestration.watch import telemetry
@@ -191,7 +192,7 @@ def test_ray_is_not_imported_for_it():
     import subprocess
 
     script = (
-        "import sys\nfrom condu_ray.orchestration import telemetry\n"
+        "import sys\nfrom condu_ray.orchestration.watch import telemetry\n"
         "telemetry.gauge('condu_experts_wanted', 1, run='r')\nassert not telemetry.beat()\n"
         "sys.exit('ray' in sys.modules)\n"
     )
@@ -280,12 +281,12 @@ def test_every_metric_can_be_made_of_ray(monkeypatch):
 # The driver's pulse.
 
 
-def steps(*keys):
-    return tuple(SimpleNamespace(item=None if key is None else SimpleNamespace(key=key)) for key in keys)
+def sessions(*keys):
+    return tuple(SimpleNamespace(expert=None if key is None else SimpleNamespace(key=key)) for key in keys)
 
 
 def plan(*keys, name="condu"):
-    return SimpleNamespace(method=SimpleNamespace(name=name), steps=steps(*keys))
+    return SimpleNamespace(method=SimpleNamespace(name=name), sessions=sessions(*keys))
 
 
 @pytest.mark.parametrize(
@@ -299,19 +300,16 @@ def plan(*keys, name="condu"):
         ((None, None), "", 0, 0),
     ],
 )
-def test_what_waits_for_its_merge(tmp_path, monkeypatch, keys, there, merged, waiting):
-    monkeypatch.setattr(pulse_module.artifacts, "exists", lambda folder: folder.name in there)
-    assert waiting_experts(tmp_path, plan(*keys), merged) == waiting
+def test_what_waits_for_its_merge(keys, there, merged, waiting):
+    assert waiting_experts(plan(*keys), merged, there) == waiting
 
 
 def test_the_pulse_tells_what_the_driver_sees(sent, tmp_path, monkeypatch):
     monkeypatch.setattr(pulse_module, "PULSE_SECONDS", 0.0)
-    monkeypatch.setattr(pulse_module.artifacts, "exists", lambda folder: folder.name == "a")
-    missing = [SimpleNamespace(finished=False) for _ in range(3)]
+    missing = [SimpleNamespace(key=key) for key in "bcd"]
     pulse = Pulse("r", tmp_path, 2, missing, [plan("a", "b")])
-    pulse.beat({"step": 1}, {"condu": 0})
-    missing[1].finished = True
-    pulse.beat({"step": 1}, {"condu": 1})
+    pulse.beat({"step": 1}, {"a"}, {"condu": 0})
+    pulse.beat({"step": 1}, {"a", "c"}, {"condu": 1})
     values = {}
     for name, value, _ in sent:
         values.setdefault(name.removeprefix("condu_"), []).append(value)
@@ -339,18 +337,18 @@ def test_the_pulse_tells_of_trials_and_of_a_divergence(sent, tmp_path):
 
 def test_the_pulse_is_slow(sent, tmp_path):
     pulse = Pulse("r", tmp_path, 0, [])
-    pulse.beat(1)
+    pulse.beat(1, ())
     sent.clear()
-    pulse.beat(2)
+    pulse.beat(2, ())
     assert sent == []
-    pulse.beat(2, now=True)
+    pulse.beat(2, (), now=True)
     assert sent != []
 
 
 def test_storage_that_is_away_is_not_felt_and_said_once(sent, tmp_path, caplog):
     pulse = Pulse("r", tmp_path / "gone", 0, [])
-    pulse.beat(1)
-    pulse.beat(2, now=True)
+    pulse.beat(1, ())
+    pulse.beat(2, (), now=True)
     assert [record.getMessage()[:28] for record in caplog.records] == ["the run's pulse is not expor"]
     assert "condu_storage_free_bytes" not in {name for name, _, _ in sent}
 
@@ -399,17 +397,18 @@ def test_a_run_that_cannot_be_announced_runs(monkeypatch, caplog):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_worker_reports_now_and_then_and_leaves_no_step_out(sent, monkeypatch, rank):
-    from condu_ray.config import Experiment
     from condu_ray.learn.loop import Progress
     from condu_ray.orchestration.lanes import reporter as module
-    from condu_ray.plan.sessions import Item
+    from condu_ray.orchestration.lanes.lane import Lane
+    from condu_ray.plan.expert import PlannedExpert
 
     told, clock = [], [100.0]
-    board = SimpleNamespace(tell=SimpleNamespace(remote=lambda lane, word: told.append((lane, word["step"]))))
+    board = SimpleNamespace(tell=SimpleNamespace(remote=lambda lane, word: told.append((lane, word.step))))
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
-    item = Item("condu", "a", 0, "key")
-    report = module.reporter({"board": board, "lane": 3, "run": "r"}, rank, item, Experiment(run="r"))
+    config = Experiment(run="r")
+    lane, expert = Lane(3, config, None, {}, "fp32", board), PlannedExpert(config, "condu", "a", 0, "key")
+    report = module.reporter(lane, rank, expert)
     for step in range(1, 21):
         clock[0] += 0.1
         report(Progress(step, 20, 1.0 / step, 8, 80.0, 0.25))
@@ -435,34 +434,44 @@ def test_a_worker_reports_now_and_then_and_leaves_no_step_out(sent, monkeypatch,
 def test_a_commit_is_exported_once(sent, tmp_path):
     import torch
 
-    from condu_ray.config import Experiment
     from condu_ray.orchestration.state import ModelKeeper
+    from condu_ray.plan.expert import PlannedExpert
+    from condu_ray.plan.sessions import PlannedSession
     from condu_ray.store.experts import save_expert
     from condu_ray.store.ledger import ROOT
 
     config = Experiment(storage=tmp_path, run="r")
     save_expert(tmp_path, "key", {"w": torch.ones(4, 3)}, {})
-    keeper = ModelKeeper(config.portable())
+    keeper = ModelKeeper(config)
     for _ in range(2):
-        entry = keeper.merge("condu", 0, "a", "key", ROOT, "s")
+        session = PlannedSession(0, "a", PlannedExpert(config, "condu", "a", 0, "key"), ROOT, "s")
+        entry = keeper.merge("condu", session)
     tags = {"run": "r", "method": "condu"}
-    assert sent[:2] == [("condu_sessions_committed_total", 1.0, tags), ("condu_merge_seconds", entry["seconds"], tags)]
+    assert sent[:2] == [("condu_sessions_committed_total", 1.0, tags), ("condu_merge_seconds", entry.seconds, tags)]
     assert sent[2][0] == "condu_unified_model_bytes"
     assert sent[2][1] > 4 * 3 * 4
     assert len(sent) == 3
 
 
-def test_the_latest_session_is_what_accuracy_shows(sent, tmp_path):
-    from condu_ray.plan.results import Results
+def test_the_latest_session_is_what_accuracy_shows(sent):
+    from condu_ray.orchestration.watch.recorder import Recorder
+    from condu_ray.plan.results import SessionResult
+    from condu_ray.store.ledger import Entry
+    from condu_ray.store.measurements import Accuracy
 
-    tasks = [SimpleNamespace(name="a"), SimpleNamespace(name="b")]
-    results = Results(SimpleNamespace(run_name="r"), tasks, [], None)
+    sessions, config = {}, Experiment(run="r", tracking={"enabled": False})
+    results = SimpleNamespace(
+        plan=SimpleNamespace(config=config, tasks=()),
+        session=lambda method, space, position: sessions.get(position),
+        metrics=lambda method, space, count: None,
+    )
+    recorder = Recorder(results)
 
     def complete(position, correct):
         sent.clear()
-        row = {task.name: {"correct": correct, "images": 4, "relative_l2": correct / 8} for task in tasks}
-        results._found["condu", "task", position] = row
-        results._export("condu", "task", position)
+        found = {task: Accuracy(correct, 4, 0.1, relative_l2=correct / 8) for task in "ab"}
+        sessions[position] = SessionResult("condu", "task", Entry(position, "a", None, "", "", 0.0), found)
+        recorder.session(sessions[position])
         return [(name, value) for name, value, _ in sent if name != "condu_sessions_measured_total"]
 
     assert complete(1, 3) == [

@@ -1,4 +1,7 @@
-"""The pictures of the inference ablation and of synthetic sequences, made as those of `plots`."""
+"""The pictures of the aggregated prediction's ablation.
+
+Each is drawn from results as `ablation_report.write_inference` takes them, at a path, which it returns.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from condu_ray.report.plots import DASHES, MARKERS, PALETTE, as_number, save_figure, style_axes, value_limits
+from condu_ray.report.style import MARKERS, PALETTE, save_figure, style_axes, value_limits
+from condu_ray.report.text import as_number
 from condu_ray.store.location import Place
 
-FIRST_TASKS = 3
-"""Tasks whose fate is drawn one by one."""
 _MARKS = ("o", "s", "D")
 """Shapes around options that have a name."""
 _KINDS = {"both": "image and text", "image": "image alone", "text": "text alone"}
 
 
 def options_by_k(results: Mapping[str, Any], path: Place) -> Place:
-    """Draws Transfer (top) and Last over the union (bottom) by number of candidates, a column a kind of prototypes.
-
-    Args:
-        results: of `ablation_report.write_inference`.
-        path: where the PNG goes.
-
-    Returns:
-        The path.
-    """
+    """Draws Transfer (top) and Last over the union (bottom) by number of candidates, a column a kind of prototypes."""
     options = results["options"]
     steps = sorted({found["top_k"] for found in options}, key=lambda k: math.inf if k is None else k)
     kinds = [kind for kind in _KINDS if any(found["prototypes"] == kind for found in options)]
@@ -77,15 +71,7 @@ def _height(options: Sequence[Any], mark: Mapping[str, Any], value: Any) -> floa
 
 
 def cost(results: Mapping[str, Any], path: Place) -> Place:
-    """Draws images a second, milliseconds of one image, and bytes by number of experts.
-
-    Args:
-        results: of `ablation_report.write_inference`.
-        path: where the PNG goes.
-
-    Returns:
-        The path.
-    """
+    """Draws images a second, milliseconds of one image, and bytes by number of experts."""
     found, memory = results["cost"], results["memory"]
     counts = [each["experts"] for each in found]
     figure = Figure(figsize=(10.2, 3.3), layout="constrained")
@@ -113,41 +99,4 @@ def cost(results: Mapping[str, Any], path: Place) -> Place:
         panel.legend(frameon=False, fontsize=8)
         style_axes(panel)
     figure.supxlabel("experts K that every image is encoded by", fontsize=9)
-    return save_figure(figure, path)
-
-
-def synthetic(results: Mapping[str, Any], path: Place) -> Place:
-    """Draws the relative L2 error of the first tasks, and of each task when it was just learned, by session.
-
-    Args:
-        results: of `ablation_report.write_synthetic`.
-        path: where the PNG goes.
-
-    Returns:
-        The path; a panel a correlation.
-    """
-    rows = results["rows"]
-    correlations = list(dict.fromkeys(row["correlation"] for row in rows))
-    names = list(dict.fromkeys(row["variant"] for row in rows))
-    labels = {"condu": "unified at every session", "emr": "unified once"}
-    figure = Figure(figsize=(3.3 * len(correlations) + 2.6, 3.3), layout="constrained")
-    panels = figure.subplots(1, len(correlations), squeeze=False, sharey=True)[0]
-    for panel, rho in zip(panels, correlations, strict=True):
-        for name, colour in zip(names, PALETTE, strict=False):
-            found = [row for row in rows if (row["correlation"], row["variant"]) == (rho, name)]
-            lines = {f"task {k + 1}": [row for row in found if row["position"] == k] for k in range(FIRST_TASKS)}
-            lines["the newest task"] = [row for row in found if row["position"] == row["session"] - 1]
-            for (which, line), style in zip(lines.items(), DASHES, strict=True):
-                errors = [as_number(row["relative_l2"]) for row in line]
-                label = f"{labels.get(name, name)}:\n{which}"
-                panel.plot([row["session"] for row in line], errors, color=colour, ls=style, lw=1.5, label=label)
-        panel.set_title(f"correlation {rho:g}", fontsize=10, loc="left")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.set_ylim(bottom=0)
-        style_axes(panel)
-    figure.suptitle(f"Synthetic Gaussian deltas, {results['numel']:,} positions", fontsize=11, x=0.01, ha="left")
-    figure.supxlabel("after session", fontsize=9)
-    panels[0].set_ylabel("relative L2 error", fontsize=9)
-    handles, texts = panels[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside right center", frameon=False, fontsize=8)
     return save_figure(figure, path)

@@ -1,4 +1,8 @@
-"""The pictures of the unify rule's ablation: what is kept, the error by session, the variants, the bytes."""
+"""The pictures of the unify rule's ablation: what is kept, the error by session, the variants, the bytes.
+
+Each is drawn from results as `ablation_report.write_merging` takes them (`synthetic`: `write_synthetic`), at a path,
+which it returns.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from condu_ray.report.ablation_plots import FIRST_TASKS
-from condu_ray.report.plots import MARKERS, MUTED, PALETTE, as_number, save_figure, style_axes
+from condu_ray.report.style import DASHES, MARKERS, MUTED, PALETTE, save_figure, style_axes, style_sessions
+from condu_ray.report.text import as_number
 from condu_ray.store.location import Place
 
+FIRST_TASKS = 3
+"""Tasks whose fate is drawn one by one."""
 _CAP = 2.0
 """Relative L2 errors above this are drawn at the edge: as wrong as the opposite of the delta."""
 _LOWEST, _HIGHEST = -100.0, 140.0
@@ -28,14 +34,8 @@ _BY_TASK = ListedColormap(colormaps["plasma"](np.linspace(0.0, 0.85, 256)), "by 
 def accuracy_kept(results: Mapping[str, Any], path: Place) -> Place:
     """Draws the share kept of what fine-tuning gained, by session: rules, then ConDU's parts.
 
-    A column for each of the first tasks that fine-tuning gained something on, the last for all learned tasks together.
-
-    Args:
-        results: of `ablation_report.write_merging`.
-        path: where the PNG goes.
-
-    Returns:
-        The path.
+    A column for each of the first tasks that fine-tuning gained something on, the last for all learned tasks
+    together.
     """
     tasks = list(results["tasks"])
     gained = sorted({row["position"] for row in results["rows"] if row.get("kept") is not None})
@@ -58,9 +58,7 @@ def accuracy_kept(results: Mapping[str, Any], path: Place) -> Place:
                 lowest = min([lowest, *shares])
             for level in (0, 100):
                 panel.axhline(level, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
-            panel.set_xlim(0.5, len(tasks) + 0.5)
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-            style_axes(panel)
+            style_sessions(panel, len(tasks))
             if row == 0:
                 panel.set_title(column, fontsize=10, loc="left", parse_math=False)
         panels[row][-1].legend(
@@ -73,15 +71,7 @@ def accuracy_kept(results: Mapping[str, Any], path: Place) -> Place:
 
 
 def error_by_session(results: Mapping[str, Any], path: Place) -> Place:
-    """Draws the relative L2 error of every task by session, a panel a variant, a line a task.
-
-    Args:
-        results: of `ablation_report.write_merging`.
-        path: where the PNG goes.
-
-    Returns:
-        The path.
-    """
+    """Draws the relative L2 error of every task by session, a panel a variant, a line a task."""
     names, tasks = list(results["variants"]), list(results["tasks"])
     columns = min(5, len(names))
     lines = math.ceil(len(names) / columns)
@@ -100,9 +90,7 @@ def error_by_session(results: Mapping[str, Any], path: Place) -> Place:
             highest = max([highest, *errors])
         panel.axhline(1, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
         panel.set_title(name, fontsize=10, loc="left")
-        panel.set_xlim(0.5, len(tasks) + 0.5)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        style_axes(panel)
+        style_sessions(panel, len(tasks))
     panels[0].set_ylim(0, highest * 1.05)
     bar = figure.colorbar(ScalarMappable(scale, colours), ax=list(panels), shrink=0.8, aspect=30, pad=0.02)
     bar.set_label("task, in the order of learning", fontsize=9)
@@ -114,15 +102,7 @@ def error_by_session(results: Mapping[str, Any], path: Place) -> Place:
 
 
 def variant_bars(results: Mapping[str, Any], path: Place) -> Place:
-    """Draws error, equal signs and accuracy of every variant after the last session, means over the learned tasks.
-
-    Args:
-        results: of `ablation_report.write_merging`.
-        path: where the PNG goes.
-
-    Returns:
-        The path.
-    """
+    """Draws error, equal signs and accuracy of every variant after the last session, means over the learned tasks."""
     final = max(found["session"] for found in results["summary"])
     last = [found for found in results["summary"] if found["session"] == final]
     names = [found["variant"] for found in last]
@@ -160,15 +140,7 @@ def variant_bars(results: Mapping[str, Any], path: Place) -> Place:
 
 
 def storage_growth(results: Mapping[str, Any], path: Place) -> Place:
-    """Draws bytes of the unified delta with triggers and of all experts by number of tasks, both axes logarithmic.
-
-    Args:
-        results: of `ablation_report.write_merging`.
-        path: where the PNG goes.
-
-    Returns:
-        The path.
-    """
+    """Draws bytes of the unified delta with triggers and of all experts by number of tasks, both axes logarithmic."""
     table = results["storage"]
     counts = [found["tasks"] for found in table]
     figure = Figure(figsize=(5.4, 3.5), layout="constrained")
@@ -194,6 +166,35 @@ def storage_growth(results: Mapping[str, Any], path: Place) -> Place:
     axes.set_ylabel("MB", fontsize=9)
     axes.legend(frameon=False, fontsize=9)
     style_axes(axes)
+    return save_figure(figure, path)
+
+
+def synthetic(results: Mapping[str, Any], path: Place) -> Place:
+    """Draws the relative L2 error of the first tasks, and of each task when it was just learned, by session."""
+    rows = results["rows"]
+    correlations = list(dict.fromkeys(row["correlation"] for row in rows))
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    labels = {"condu": "unified at every session", "emr": "unified once"}
+    figure = Figure(figsize=(3.3 * len(correlations) + 2.6, 3.3), layout="constrained")
+    panels = figure.subplots(1, len(correlations), squeeze=False, sharey=True)[0]
+    for panel, rho in zip(panels, correlations, strict=True):
+        for name, colour in zip(names, PALETTE, strict=False):
+            found = [row for row in rows if (row["correlation"], row["variant"]) == (rho, name)]
+            lines = {f"task {k + 1}": [row for row in found if row["position"] == k] for k in range(FIRST_TASKS)}
+            lines["the newest task"] = [row for row in found if row["position"] == row["session"] - 1]
+            for (which, line), style in zip(lines.items(), DASHES, strict=True):
+                errors = [as_number(row["relative_l2"]) for row in line]
+                label = f"{labels.get(name, name)}:\n{which}"
+                panel.plot([row["session"] for row in line], errors, color=colour, ls=style, lw=1.5, label=label)
+        panel.set_title(f"correlation {rho:g}", fontsize=10, loc="left")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.set_ylim(bottom=0)
+        style_axes(panel)
+    figure.suptitle(f"Synthetic Gaussian deltas, {results['numel']:,} positions", fontsize=11, x=0.01, ha="left")
+    figure.supxlabel("after session", fontsize=9)
+    panels[0].set_ylabel("relative L2 error", fontsize=9)
+    handles, texts = panels[0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside right center", frameon=False, fontsize=8)
     return save_figure(figure, path)
 
 

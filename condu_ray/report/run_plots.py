@@ -1,11 +1,7 @@
-"""The pictures of a report, as PNG files with the same bytes for the same numbers.
-
-Only matplotlib's object interface is used: no pyplot, no global state, no display.
-"""
+"""The pictures of a run's report: matrices, accuracy over the sessions, metrics."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,21 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from condu_ray.store.artifacts import write_bytes
+from condu_ray.metrics import HEADLINE, METRICS
+from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes, value_limits
+from condu_ray.report.text import as_matrix, as_number
 from condu_ray.store.location import Place
 
-#: Colours of Okabe and Ito, told apart with any colour vision; their yellow is left out, it is faint on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333", "#8C6D46")
-#: One a colour of the palette, so that lines differ without colour, too.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-#: One a turn through the palette.
-DASHES = ("-", "--", ":", "-.")
 _SIDE_BY_SIDE = 8  # methods that one group of bars can hold
 _HATCHES = ("", "///", "...", "xxx")
 _SEEN = LinearSegmentedColormap.from_list("seen", ["#f7fbff", "#9ecae1", "#4292c6", "#08519c"])
 _UNSEEN = LinearSegmentedColormap.from_list("unseen", ["#ffffff", "#c9c9c9"])
-#: Text and lines that stand back.
-MUTED = "#5a5a5a"
 
 
 def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], title: str, path: Place) -> Place:
@@ -121,10 +111,9 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Place) -> Place:
         panel.axvline(position + 1, color=MUTED, linewidth=1.0, linestyle=(0, (4, 2)))
         lines = []
         for index, (name, values) in enumerate(matrices.items()):
-            style = {"color": PALETTE[index % 8], "linestyle": DASHES[index // 8 % 4], "marker": MARKERS[index % 8]}
             # The first method lies on top where lines meet.
-            order = 3 - index / 100
-            lines += panel.plot(sessions, values[:, position], label=name, lw=1.5, ms=4, zorder=order, **style)
+            style = {**line_style(index), "zorder": 3 - index / 100}
+            lines += panel.plot(sessions, values[:, position], label=name, lw=1.5, ms=4, **style)
         panel.set_title(tasks[position], fontsize=10, loc="left")
         panel.set_xlim(sessions[0] - 0.4, sessions[-1] + 0.4)
         panel.set_ylim(*value_limits(np.array([values[:, position] for values in matrices.values()])))
@@ -149,17 +138,16 @@ def metrics_bars(results: Mapping[str, Any], path: Place) -> Place:
         The path.
     """
     methods = results["methods"]
-    metrics = ("transfer", "average", "last")
     if len(methods) > _SIDE_BY_SIDE:
-        return _metrics_rows(methods, metrics, path)
+        return _metrics_rows(methods, path)
     legend_columns = min(len(methods), 4)
     lines = math.ceil(len(methods) / max(1, legend_columns))
     figure = Figure(figsize=(max(6.0, 1.8 + 0.42 * 3 * (len(methods) + 1)), 3.7 + 0.22 * lines), layout="constrained")
     axes = figure.add_subplot()
     width = 0.84 / max(1, len(methods))
     for index, (name, entry) in enumerate(methods.items()):
-        places = np.arange(len(metrics)) + (index - (len(methods) - 1) / 2) * width
-        heights = np.array([as_number(entry.get(metric)) for metric in metrics])
+        places = np.arange(len(HEADLINE)) + (index - (len(methods) - 1) / 2) * width
+        heights = np.array([as_number(entry.get(metric)) for metric in HEADLINE])
         axes.bar(
             places,
             np.nan_to_num(heights),
@@ -182,10 +170,10 @@ def metrics_bars(results: Mapping[str, Any], path: Place) -> Place:
                 fontsize=8,
                 color="black" if text != "n/a" else MUTED,
             )
-    axes.set_xticks(range(len(metrics)), [metric.capitalize() for metric in metrics], fontsize=11)
+    axes.set_xticks(range(len(HEADLINE)), [METRICS[metric].heading for metric in HEADLINE], fontsize=11)
     axes.set_ylim(0, 105)
     axes.set_yticks(range(0, 101, 20))
-    axes.set_ylabel("percent", fontsize=10)
+    axes.set_ylabel(METRICS["last"].unit, fontsize=10)
     style_axes(axes)
     axes.tick_params(axis="x", length=0, labelsize=11)
     if methods:
@@ -193,13 +181,13 @@ def metrics_bars(results: Mapping[str, Any], path: Place) -> Place:
     return save_figure(figure, path)
 
 
-def _metrics_rows(methods: Mapping[str, Any], metrics: Sequence[str], path: Place) -> Place:
+def _metrics_rows(methods: Mapping[str, Any], path: Place) -> Place:
     """As `metrics_bars`, a panel a metric and a row a method: names stand at their bars, however many there are."""
     names = list(methods)
     figure = Figure(figsize=(9.5, 1.1 + 0.24 * len(names)), layout="constrained")
-    panels = figure.subplots(1, len(metrics), sharey=True)
+    panels = figure.subplots(1, len(HEADLINE), sharey=True)
     places = np.arange(len(names))
-    for panel, metric in zip(panels, metrics, strict=True):
+    for panel, metric in zip(panels, HEADLINE, strict=True):
         widths = np.array([as_number(methods[name].get(metric)) for name in names])
         best = np.nanmax(widths) if not np.isnan(widths).all() else math.nan
         colours = [PALETTE[0] if width == best else PALETTE[4] for width in widths]
@@ -207,68 +195,12 @@ def _metrics_rows(methods: Mapping[str, Any], metrics: Sequence[str], path: Plac
         for place, width in zip(places, widths, strict=True):
             text = "n/a" if math.isnan(width) else f"{width:.1f}"
             panel.text((0 if math.isnan(width) else width) + 1.5, place, text, va="center", fontsize=8)
-        panel.set_title(metric.capitalize(), fontsize=11, loc="left")
+        panel.set_title(METRICS[metric].heading, fontsize=11, loc="left")
         panel.set_xlim(0, 112)
         panel.set_xticks(range(0, 101, 25))
-        style_axes(panel)
-        panel.grid(axis="y", visible=False)
-        panel.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+        style_axes(panel, "x")
         panel.tick_params(axis="y", length=0, labelsize=9)
     panels[0].set_yticks(places, names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
-    figure.supxlabel("percent (dark: the highest)", fontsize=10)
+    figure.supxlabel(f"{METRICS['last'].unit} (dark: the highest)", fontsize=10)
     return save_figure(figure, path)
-
-
-def as_number(value: Any) -> float:
-    """Returns a metric as a float; None, as JSON has it, is nan."""
-    return math.nan if value is None else float(value)
-
-
-def as_matrix(accuracy: Sequence[Sequence[float | None]], count: int) -> np.ndarray:
-    """Returns an accuracy matrix as float64 of shape (count, count), None as nan.
-
-    Raises:
-        ValueError: If it has another shape.
-    """
-    rows = [[as_number(value) for value in row] for row in accuracy]
-    if len(rows) != count or any(len(row) != count for row in rows):
-        raise ValueError(f"an accuracy matrix of {count} tasks has {count} rows of {count} values, not this: {rows}")
-    return np.array(rows, dtype=np.float64).reshape(count, count)
-
-
-def write_atomically(path: Place, content: bytes) -> Place:
-    """Writes a file so that no reader sees half of it; returns its path."""
-    write_bytes(path, content)
-    return path
-
-
-def value_limits(values: np.ndarray) -> tuple[float, float]:
-    """Returns an axis' limits (percent) that show the spread, but at least 20 points of it, so that noise stays small.
-
-    Args:
-        values: Percent, any shape; nan counts for nothing, and nan alone gives the whole axis.
-    """
-    if np.isnan(values).all():
-        return 0.0, 100.0
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    middle, half = (low + high) / 2, max(10.0, (high - low) * 0.55)
-    middle = min(max(middle, half), max(100 - half, half))
-    return max(-3.0, middle - half - 2), min(103.0, middle + half + 2)
-
-
-def style_axes(axes: Any) -> None:
-    """Takes away what is not data: upper and right frame lines; grid and ticks become pale."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b0b0b0")
-    axes.tick_params(labelsize=8, color="#b0b0b0")
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def save_figure(figure: Figure, path: Place) -> Place:
-    """Writes a picture as PNG at 150 dots an inch, cut to what is drawn; returns the path."""
-    buffer = io.BytesIO()
-    # No date and no version: the same numbers give the same file.
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
-    return write_atomically(path, buffer.getvalue())

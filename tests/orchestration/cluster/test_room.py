@@ -1,6 +1,6 @@
 import pytest
 
-from condu_ray.orchestration.cluster.env import ResourceError, room
+from condu_ray.orchestration.cluster.room import ResourceError, room
 
 BASE = {
     "workers": 1, "threads": 1, "cpus_per_worker": 0.5, "gpus_per_worker": None, "decoders": 1, "lanes": 0,

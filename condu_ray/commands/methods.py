@@ -1,0 +1,19 @@
+"""List every method with its paper."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from condu_ray.command_line import program
+
+
+def show() -> None:
+    """Prints a line a method: its name, what its training starts from, its paper, and what it needs."""
+    from condu_ray.methods.registry import listed
+
+    print(*listed(), sep="\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Takes no flags."""
+    ArgumentParser(prog=program(), description=__doc__).parse_args(argv)
+    show()

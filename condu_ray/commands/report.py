@@ -1,0 +1,96 @@
+"""Make reports again from storage alone, of one run or sweep or of several together; without names, list them."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from condu_ray.command_line import ConfigError, program
+from condu_ray.commands.job import job
+from condu_ray.config import Experiment
+from condu_ray.store.backend import backend
+from condu_ray.store.location import Location, Place
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def listing(storage: Place) -> Table:
+    """Returns what storage holds, a row a run or sweep."""
+    from rich.table import Table
+
+    from condu_ray.plan.stored import find, names
+
+    table = Table("Name", "Kind", "Methods", "Orders", "Finished", title=f"Runs and sweeps in {storage}")
+    for name in names(storage):
+        found = find(storage, name)
+        methods = dict.fromkeys(record["method"] for record in found.records)
+        orders = {tuple(record["order"]) for record in found.records}
+        wanted = len(found.trials) or len(found.config["method"])
+        state = f"{len(found.records)} of {wanted}"
+        table.add_row(name, found.kind, ", ".join(methods), str(len(orders)), state)
+    return table
+
+
+def run_report(config: Experiment) -> None:
+    """Writes a run's own report again.
+
+    Raises:
+        ConfigError: a session or a measurement is missing.
+    """
+    from condu_ray.orchestration.run import from_storage
+    from condu_ray.orchestration.watch.progress import Display
+    from condu_ray.plan.preflight import check
+
+    quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})
+    checked = check(quiet)
+    with Display([task.name for task in checked.tasks], quiet.training.steps) as display:
+        found = from_storage(checked, display)
+        if found is not None:
+            display.finish(found, checked.config.run_folder)
+    if found is None:
+        raise ConfigError(
+            f"{config.run_name}: not finished, or trained on GPUs that are not here; run its command again"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the report, or lists what there is; the exit code is 2 for what storage does not hold."""
+    parser = ArgumentParser(prog=program(), description=__doc__, allow_abbrev=False)
+    parser.add_argument("names", nargs="*", help="runs and sweeps; none: list what storage holds")
+    parser.add_argument("--storage", default="storage", help="storage folder (default: storage)")
+    parser.add_argument("--out", help="folder of the report; default: in the run or sweep, or in reports/")
+    parser.add_argument("--published", action="store_true", help="put the papers' figures beside the measured ones")
+    parser.add_argument("--sync-mlflow", action="store_true", help="send to MLflow what it could not be sent before")
+    parser.add_argument("--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI, or storage's own file")
+    arguments = parser.parse_args(argv)
+    with job():
+        from rich.console import Console
+
+        from condu_ray.orchestration.watch.mlflow_sync import sync
+        from condu_ray.plan.stored import find, write_sweep_report
+        from condu_ray.store.layout import joined_report_folder, report_folder
+        from condu_ray.store.provenance import command
+
+        console = Console(highlight=False, soft_wrap=True)
+        storage = Location(arguments.storage)
+        if not backend(storage).exists(storage):
+            raise ConfigError(f"--storage {storage}: no such folder")
+        if not arguments.names:
+            console.print(listing(storage))
+            return
+        found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
+        folder = (Location(arguments.out) if arguments.out else None) or (
+            report_folder(found[0].folder)
+            if len(found) == 1
+            else joined_report_folder(storage, [one.name for one in found])
+        )
+        if len(found) == 1 and found[0].kind == "run" and not arguments.out and not arguments.published:
+            run_report(found[0].experiment(storage))
+        else:
+            write_sweep_report(storage, found, folder, published=arguments.published, extra={"command": command()})
+            console.print(f"report: {folder / 'report.md'}")
+        if arguments.sync_mlflow:
+            for one in found:
+                console.print(f"{one.name}: {sync(storage, one, arguments.tracking_uri)}")

@@ -1,0 +1,16 @@
+"""Compare methods over many orders of the tasks, each expert trained once."""
+
+from collections.abc import Sequence
+
+from condu_ray.command_line import main_config
+from condu_ray.commands.job import job
+from condu_ray.config import Sweep
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parses the settings, then sweeps; bad input ends with its message and exit code 2, a failed sweep with 1."""
+    sweep = main_config(Sweep, __doc__, argv)
+    with job():
+        from condu_ray.orchestration.sweep import run_sweep
+
+        run_sweep(sweep)

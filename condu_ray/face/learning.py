@@ -1,0 +1,192 @@
+"""Learn a task, measure it: what `condu_ray.fine_tune` and its neighbours are; one process, no Ray, no storage.
+
+Each of them takes a backbone at its pretrained weights theta0 and leaves it there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from condu_ray import benchmark
+from condu_ray.benchmark import Task
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
+from condu_ray.config import Experiment
+from condu_ray.face.settings import changed
+from condu_ray.learn.evaluate import Accuracy, Evaluator
+from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.learn.loop import Progress, resolved_precision
+from condu_ray.learn.retry import local_stream
+from condu_ray.merging.delta import Delta
+from condu_ray.methods import get
+from condu_ray.methods.registry import MethodError
+from condu_ray.methods.training import Worker, train_expert
+from condu_ray.vlm import model as vlm
+from condu_ray.vlm.model import Backbone, set_weights
+
+
+def load_backbone(model: str = "tiny-clip", pretrained: str | None = None) -> Backbone:
+    """Loads a CLIP-like model in fp32 on the CPU.
+
+    Args:
+        model: `tiny-clip` (2.2 M parameters, in the package), an open_clip architecture such as `ViT-B-16`, or a folder
+            in open_clip's form.
+        pretrained: an open_clip tag such as `openai`, a safetensors file, or a folder in open_clip's form.
+
+    Raises:
+        BackboneError: nothing of that name, or its weights cannot be read.
+    """
+    return vlm.load_backbone(vlm.backbone_spec(model, pretrained))
+
+
+def load_tasks(
+    folder: str | Path | None = None, names: Sequence[str] | None = None, *, cache: str | Path | None = None
+) -> list[Task]:
+    """Loads tasks in the order in which they are to be learned.
+
+    Args:
+        folder: folder of task folders (`train.parquet`, `test.parquet`, `meta.json`); None: mini-MTIL, which is drawn.
+        names: which, in which order; None: all of the folder, or mini-MTIL's default six.
+        cache: where mini-MTIL is drawn, once; None: `condu_ray` in XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        TaskError: a task is not there or not what it should be. Images are not looked at
+            (`condu_ray.benchmark.require_valid` does).
+    """
+    if folder is not None:
+        return benchmark.load_tasks(folder, names)
+    names = names or MINI_MTIL_DEFAULT
+    home = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "condu_ray")
+    drawn = home / f"mini_mtil-{MINI_MTIL_VERSION}"
+    mini_mtil(drawn, tasks=[name for name in MINI_MTIL_TASKS if name in names])
+    return benchmark.load_tasks(drawn, names)
+
+
+def fine_tune(
+    backbone: Backbone,
+    task: Task,
+    *,
+    steps: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    lora: int | None = None,
+    method: str | None = None,
+    start: Delta | None = None,
+    config: Experiment | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Delta:
+    """Fine-tunes an expert for one task, as a training worker does: the same settings give the same expert.
+
+    Args:
+        backbone: the model, at theta0.
+        task: what is learned.
+        steps: optimizer steps.
+        lr: peak learning rate of AdamW, of LoRA factors too.
+        seed: of data order and augmentation.
+        lora: rank of LoRA factors, which are trained in place of the whole model.
+        method: whose objective trains (`lwf`, `zscl`, ...), by its `--method` name; None: plain fine-tuning.
+        start: an expert's delta that training goes on from, which sequential methods do; None: theta0.
+        config: all other settings, and those that are None here; default: the recipe `mini_mtil`.
+        report: called after every step.
+
+    Returns:
+        The weight delta to theta0, {parameter name: float32 tensor on the CPU}.
+
+    Raises:
+        MethodError: there is no such method, or it cannot be trained so.
+        DivergedError: the loss lost its numbers; a lower `lr` may do.
+        LoraError: the rank does not fit the backbone.
+        ValidationError: a setting is out of range.
+    """
+    rates = {} if lr is None else {"lr": lr, "lr_by_task": {task.name: lr}}  # wins over the task's own
+    settings = changed(
+        Experiment,
+        config,
+        {"seed": seed, "training": {"steps": steps, **rates}, "lora": {"rank": lora, **rates}},
+    )
+    chosen = get(method or ("condu-lora" if lora else "individual"), settings)
+    who = f"method {chosen.name}"
+    if lora and chosen.adapter != "lora":
+        raise MethodError(f"{who} trains the whole model: leave out lora, or name a method that trains LoRA factors")
+    if start is not None and chosen.adapter == "lora":
+        raise MethodError(f"{who} trains LoRA factors, which begin at theta0 here: leave out start")
+    if chosen.starts_from == "nothing":
+        raise MethodError(f"{who} trains nothing")
+    if start is not None and "exemplars" in chosen.needs:
+        raise MethodError(f"{who} rehearses exemplars of earlier tasks, which only a run keeps: run it")
+    training, preprocess = chosen.config.training, backbone.spec.preprocess
+    precision, device = resolved_precision(training.precision, torch.cuda.is_available()), _device()
+    stream = local_stream(chosen.config, task, preprocess)
+    with _at_theta0(backbone, start) as theta0:
+        trained = train_expert(
+            chosen,
+            task,
+            stream,
+            backbone=backbone,
+            theta0=theta0,
+            precision=precision,
+            position=0 if start is None else 1,
+            start=start,
+            worker=Worker(prepare=lambda classifier: classifier.to(device)),
+            report=report,
+        )
+    assert trained is not None, "the first worker returns its expert"
+    return trained.delta
+
+
+def evaluate(
+    backbone: Backbone,
+    task: Task,
+    delta: Delta | None = None,
+    *,
+    among: Sequence[Task] = (),
+    max_images: int = 0,
+    batch_size: int = 250,
+    precision: str = "auto",
+) -> Accuracy:
+    """Measures accuracy on a task's test images, on the GPU if there is one.
+
+    Args:
+        backbone: the model, at theta0.
+        task: whose test images.
+        delta: what is added to theta0; None: nothing (zero-shot).
+        among: tasks whose classes predictions choose from, `task` among them; empty: the task's own.
+        max_images: first test images to use; 0: all.
+        batch_size: images a forward pass.
+        precision: `fp32`, `bf16`, or `auto` as in a run.
+
+    Raises:
+        ValueError: the delta is another model's, or `among` lacks the task.
+    """
+    if among and task.name not in [other.name for other in among]:
+        raise ValueError(f"among: has no task {task.name}, whose images are measured; add it")
+    with _at_theta0(backbone, delta):
+        evaluator = Evaluator(
+            backbone,
+            batch_size=batch_size,
+            max_images=max_images,
+            precision=resolved_precision(precision, torch.cuda.is_available()),
+            device=_device(),
+        )
+        return evaluator.known(task, PRETRAINED if delta is None else Weights("delta", lambda: delta), among)
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _at_theta0(backbone: Backbone, delta: Delta | None) -> Iterator[dict[str, Tensor]]:
+    """Yields theta0, which the weights are again at the end; refuses another model's delta, which would do nothing."""
+    if strange := [name for name in delta or () if name not in backbone.trainable]:
+        raise ValueError(f"delta: {strange[0]!r} is no parameter of backbone {backbone.spec.model}")
+    theta0 = backbone.snapshot()
+    try:
+        yield theta0
+    finally:
+        set_weights(backbone, theta0, None)

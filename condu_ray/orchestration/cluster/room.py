@@ -1,0 +1,118 @@
+"""What a cluster has room for: lanes, evaluators, and what each of them asks Ray for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from condu_ray.config import Experiment
+
+DECODER_CPUS = 0.2
+"""Logical CPUs of a data worker: fractional, so that two cores hold two trainers with their data workers."""
+DECODER_ASKS = 0.01
+"""What a data worker asks Ray for; the rest its trainer has asked for already. A data worker that cannot be placed
+beside its trainer deadlocks both: once a node is gone, the lane that it had starts again wherever there is room for a
+trainer, and must not find room that data workers of the others were to have."""
+EVALUATOR_CPUS = 0.25
+"""Logical CPUs of an evaluator or encoder actor, for the same reason."""
+TRIAL_CPUS = 0.01
+"""Logical CPUs of a sweep's trial, which merges now and then; Tune takes no zero."""
+
+
+class ResourceError(RuntimeError):
+    """The cluster cannot hold what the configuration asks for; the message has the numbers."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the cluster has room for.
+
+    Attributes:
+        lanes: experts trained side by side.
+        gpus_per_worker: GPUs a training worker.
+        gpus_per_evaluator: GPUs an evaluator or encoder.
+        evaluators: evaluator actors.
+    """
+
+    lanes: int
+    gpus_per_worker: float
+    gpus_per_evaluator: float
+    evaluators: int
+
+
+def room(
+    resources: dict[str, float],
+    *,
+    workers: int,
+    threads: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float | None,
+    decoders: int,
+    lanes: int,
+    evaluators: int,
+) -> Room:
+    """Works out how many lanes and evaluators fit, and refuses what would wait for ever.
+
+    Args:
+        resources: `ray.cluster_resources()`.
+        workers: training workers a lane.
+        threads: CPU threads a worker.
+        cpus_per_worker: logical CPUs a worker.
+        gpus_per_worker: GPUs a worker; None: 1 where there are any, shared where there is only one.
+        decoders: data workers a training worker.
+        lanes: lanes asked for; 0: as many as fit.
+        evaluators: evaluators asked for; 0: one for two lanes on CPU, one in eight GPUs otherwise, at least one.
+
+    Raises:
+        ResourceError: not even one lane fits, or not as many as were asked for.
+    """
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    gpu_each, gpu_evaluator = 0.0, 0.0
+    if gpus and gpus_per_worker != 0:
+        # A single GPU is shared by trainer and evaluator; with more, evaluators have one of their own.
+        gpu_each = gpus_per_worker or (0.6 if gpus < 2 else 1.0)
+        gpu_evaluator = 1.0 if gpus >= 2 else max(0.0, 1.0 - gpu_each)
+    elif gpus_per_worker:
+        raise ResourceError(f"cluster.gpus_per_worker is {gpus_per_worker:g}, but the cluster has no GPU")
+    lane_cpus = workers * (cpus_per_worker + decoders * DECODER_CPUS)
+    wanted_evaluators = evaluators or (max(1, int(gpus // 8)) if gpu_each else 0)
+    fit = int((cpus - max(1, wanted_evaluators) * EVALUATOR_CPUS) / lane_cpus + 1e-9)
+    if gpu_each:
+        fit = min(fit, int((gpus - wanted_evaluators * gpu_evaluator) / (workers * gpu_each) + 1e-9))
+    if fit < 1:
+        raise ResourceError(
+            f"the cluster has {cpus:g} CPUs and {gpus:g} GPUs; one lane of {workers} workers needs {lane_cpus:g} CPUs "
+            f"and {workers * gpu_each:g} GPUs besides {max(1, wanted_evaluators) * EVALUATOR_CPUS:g} CPUs and "
+            f"{wanted_evaluators * gpu_evaluator:g} GPUs for evaluation: lower training.workers, "
+            "cluster.cpus_per_worker or cluster.decoders, or add nodes"
+        )
+    if lanes > fit:
+        raise ResourceError(f"training.lanes is {lanes}, but the cluster has room for {fit}")
+    busy = max(1, int(cpus // (workers * threads)))  # more lanes than cores would only share them
+    chosen = lanes or (fit if gpu_each else min(fit, busy))
+    spare = int((cpus - chosen * lane_cpus) / EVALUATOR_CPUS + 1e-9)
+    return Room(chosen, gpu_each, gpu_evaluator, wanted_evaluators or max(1, min(chosen // 2, spare)))
+
+
+def room_for(config: Experiment, resources: dict[str, float] | None = None) -> Room:
+    """Works out `room` for a configuration.
+
+    Args:
+        config: the configuration.
+        resources: a cluster's; None: those of the cluster that is up.
+
+    Raises:
+        ResourceError: as `room`.
+    """
+    import ray
+
+    training, cluster = config.training, config.cluster
+    return room(
+        ray.cluster_resources() if resources is None else resources,
+        workers=training.workers,
+        threads=training.threads,
+        cpus_per_worker=cluster.cpus_per_worker,
+        gpus_per_worker=cluster.gpus_per_worker,
+        decoders=cluster.decoders,
+        lanes=training.lanes,
+        evaluators=config.evaluation.evaluators,
+    )

@@ -1,0 +1,112 @@
+"""What works for a run or a sweep: lanes that train, encoders, evaluators; started together, and watched together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from condu_ray.config import Experiment
+from condu_ray.learn.loop import resolved_precision
+from condu_ray.methods import get
+from condu_ray.orchestration.cluster.background import background
+from condu_ray.orchestration.cluster.room import room_for
+from condu_ray.orchestration.lanes.crew import Crew, RunError
+from condu_ray.orchestration.lanes.lane import Lane
+from condu_ray.orchestration.measure.encoders import make_prototypes
+from condu_ray.orchestration.measure.pool import Pool
+from condu_ray.orchestration.watch.news import News
+from condu_ray.orchestration.watch.pulse import Pulse
+from condu_ray.plan.expert import adopt, different
+from condu_ray.plan.preflight import Checked
+from condu_ray.plan.run_plan import plan_run
+from condu_ray.store.layout import train_folder
+from condu_ray.store.location import Place
+
+Say = Callable[[str], None]
+"""Takes a line for people."""
+
+
+class Engine:
+    """The workers of a run, or of all trials of a sweep, on a cluster that is up. A run is a sweep of one trial.
+
+    Args:
+        config: settings of the run, or those that all trials share; `run` names it.
+        checked: tasks and backbone.
+        folder: of the run or the sweep.
+        trials: configurations of the trials; a run's own.
+    """
+
+    def __init__(self, config: Experiment, checked: Checked, folder: Place, trials: Sequence[Experiment]) -> None:
+        self.config, self.checked = config, checked
+        self.room = room_for(config)
+        self.precision = resolved_precision(config.training.precision, self.room.gpus_per_worker > 0)
+        self.plans = [plan_run(checked.under(trial), self.precision) for trial in trials]
+        self.experts = different(expert for plan in self.plans for expert in plan.experts)
+        self._folder = folder
+
+    def start(self, say: Say) -> None:
+        """Starts the lanes and the service that measures, and has theta0's prototypes made beside them.
+
+        Args:
+            say: takes a line for people.
+        """
+        adopt(self.experts)
+        self.crew = Crew(self.config, self._lane, self.experts, self.room, train_folder(self._folder))
+        self.pool = Pool(self.config, self.checked, self.precision, self.room)
+        found = len(self.experts) - len(self.crew.missing)
+        plans = self.plans[0].methods if len(self.plans) == 1 else ()
+        self.pulse = Pulse(self.config.run_name, self.config.storage, found, self.crew.missing, plans)
+        self._prototypes: Future[None] = background(self._make_prototypes, say)
+        self.crew.start()
+
+    def _lane(self, number: int, board: Any) -> Lane:
+        folders = {task.name: task.folder for task in self.checked.tasks}
+        return Lane(number, self.config.absolute(), self.checked.spec, folders, self.precision, board)
+
+    def _make_prototypes(self, say: Say) -> None:
+        """Makes the prototypes, beside the training that has begun, when some method wants them."""
+        if not any(get(name, self.config).routes for name in self.config.method):
+            return
+        begin, config, checked = time.perf_counter(), self.config, self.checked
+        made = make_prototypes(
+            config.storage, checked.spec, checked.backbone, checked.tasks, self.room, config.training.threads
+        )
+        if made:
+            say(f"prototypes of {made} tasks in {time.perf_counter() - begin:.0f} s")
+
+    def look(self, say: Say) -> News:
+        """Looks after all who work; to be called every now and then.
+
+        Args:
+            say: takes a line for people.
+
+        Returns:
+            What the board has heard.
+
+        Raises:
+            RunError: an expert or the prototypes cannot be made.
+        """
+        news = self.crew.look(say)
+        if news.failure:
+            self.pulse.diverged()
+            raise RunError(f"{news.failure}. Nothing that was committed is lost.")
+        # Evaluators want the prototypes, and the room that the encoders have until these are made.
+        if self._prototypes.done():
+            self._prototypes.result()
+            self.pool.look(self.crew.free)
+        return news
+
+    def described(self) -> str:
+        """Returns what is to be done, in a line for people."""
+        missing, methods = len(self.crew.missing), len(self.config.method)
+        shared = sum(len(plan.experts) for one in self.plans for plan in one.methods) - missing
+        return (
+            f"{len(self.checked.tasks)} tasks, {methods} methods: {missing} experts to fine-tune in {self.crew.lanes} "
+            f"lanes ({shared} shared or in storage), {self.precision}"
+        )
+
+    def close(self) -> None:
+        """Lets the lanes end."""
+        self.crew.close()

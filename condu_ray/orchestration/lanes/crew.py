@@ -1,0 +1,132 @@
+"""The lanes of a run or a sweep, with the board that they share: started, watched, and more of them as nodes come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any
+
+import ray
+
+from condu_ray.config import Experiment
+from condu_ray.orchestration.cluster.background import background
+from condu_ray.orchestration.cluster.env import beside_driver
+from condu_ray.orchestration.cluster.room import ResourceError, Room, room_for
+from condu_ray.orchestration.lanes.board import Board
+from condu_ray.orchestration.lanes.fit import fit_lane
+from condu_ray.orchestration.lanes.lane import Lane
+from condu_ray.orchestration.watch.news import News
+from condu_ray.plan.expert import PlannedExpert
+from condu_ray.store.location import Place
+
+GROW_SECONDS = 10.0
+"""How often the driver looks whether the cluster has grown."""
+END_SECONDS = 60.0
+"""How long lanes whose experts are all there may take to close."""
+BOARD = "board"
+"""The board's name in the run's namespace."""
+
+
+class RunError(RuntimeError):
+    """A run or a sweep that cannot go on; the message says why, and what was committed stays."""
+
+
+class Crew:
+    """Lanes on a cluster that is up.
+
+    Args:
+        config: settings of the run, or those that all trials of the sweep share; `run` names it.
+        lane: makes a lane from its number and the board's handle.
+        experts: all that will be needed; who merges posts what it waits for.
+        room: what the cluster had room for at the start.
+        folder: where Ray Train keeps its own state.
+    """
+
+    def __init__(
+        self,
+        config: Experiment,
+        lane: Callable[[int, Any], Lane],
+        experts: Sequence[PlannedExpert],
+        room: Room,
+        folder: Place,
+    ) -> None:
+        self._config, self._lane, self._room, self._folder = config, lane, room, folder
+        self._keys = {expert.key for expert in experts}
+        self.missing = [expert for expert in experts if not expert.finished]
+        self.lanes = min(room.lanes, len(self.missing))
+        # A lane must not wait for a state that nobody is making yet, so what starts from one is posted by who makes it.
+        first = [expert for expert in experts if expert.state is None]
+        keeper = ray.remote(Board).options(
+            name=BOARD, num_cpus=0, max_restarts=-1, max_task_retries=-1, **beside_driver()
+        )
+        self.board: Any = keeper.remote(first, self.lanes)
+        self._futures: list[Future[None]] = []
+        self._looked = time.monotonic()
+
+    def start(self) -> None:
+        """Starts the lanes, each in a thread of the driver."""
+        import ray.train.torch  # noqa: F401  (here, for threads that import it at once may find half of it)
+
+        self._futures = [background(self._fit, number) for number in range(self.lanes)]
+
+    def _fit(self, number: int) -> None:
+        fit_lane(self._lane(number, self.board), self._room, self._folder)
+
+    @property
+    def working(self) -> int:
+        """Lanes that have not ended."""
+        return sum(not future.done() for future in self._futures)
+
+    @property
+    def free(self) -> int:
+        """Lanes that there is room for and that nobody needs (any more): others may have what they would have."""
+        return max(0, self._room.lanes - self.working)
+
+    def look(self, say: Callable[[str], None]) -> News:
+        """Returns what the board has heard; starts further lanes where nodes have come, ends them when all is done.
+
+        Args:
+            say: takes a line for people.
+
+        Raises:
+            RunError: a lane is lost for good, and no lane has said why (`News.failure`).
+        """
+        news: News = ray.get(self.board.read.remote())
+        if news.failure:
+            return news
+        for number, future in enumerate(self._futures):
+            if future.done() and future.exception() is not None:
+                raise RunError(
+                    f"lane {number} failed after {self._config.training.max_failures} restarts: "
+                    f"{future.exception()}. What was committed stays; the same command goes on from there."
+                ) from future.exception()
+        if self._keys <= news.there:
+            if self.working:  # again and again: a board that died comes back open
+                self.board.close.remote()
+        else:
+            self._grow(say)
+        return news
+
+    def _grow(self, say: Callable[[str], None]) -> None:
+        """Starts further lanes where nodes have come since the start and experts wait."""
+        now = time.monotonic()
+        if self._config.training.lanes or not self._futures or now - self._looked < GROW_SECONDS:
+            return
+        self._looked = now
+        try:
+            room = room_for(self._config).lanes
+        except ResourceError:  # nodes have gone: lanes wait for others by themselves
+            return
+        for _ in range(min(room - self.working, ray.get(self.board.waiting.remote()))):
+            self._futures.append(background(partial(self._fit, len(self._futures))))
+        if len(self._futures) > self.lanes:
+            say(f"{len(self._futures) - self.lanes} more lanes: the cluster has grown")
+            self.lanes = len(self._futures)
+            self.board.share.remote(self.lanes)
+
+    def close(self) -> None:
+        """Lets the lanes end: a fit that still closes its workers must not find its cluster gone."""
+        self.board.close.remote()
+        wait(self._futures, timeout=END_SECONDS)

@@ -1,0 +1,127 @@
+"""Evaluators: long-lived actors, each with a backbone whose weights it swaps, that measure one thing a call."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import ray
+import torch
+
+from condu_ray.benchmark import load_task
+from condu_ray.config import Experiment
+from condu_ray.learn.evaluate import Evaluator
+from condu_ray.learn.features import Weights
+from condu_ray.learn.prototype_store import load_prototypes
+from condu_ray.merging import reconstruction
+from condu_ray.methods import Method, ModelState, get
+from condu_ray.methods.session import load_session
+from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
+from condu_ray.orchestration.watch import telemetry
+from condu_ray.plan.measurement import Measurement, routed
+from condu_ray.plan.preflight import Checked
+from condu_ray.store.experts import load_expert
+from condu_ray.store.ledger import Entry
+from condu_ray.store.location import Place
+from condu_ray.store.measurements import Accuracy
+from condu_ray.vlm.model import BackboneSpec, load_backbone
+
+STATES = 2
+"""Sessions' states that an evaluator keeps loaded."""
+
+
+class EvaluatorActor:
+    """Holds the backbone for the whole run.
+
+    Args:
+        backbone: the backbone.
+        config: settings of the run, or those that all trials of the sweep share; an absolute storage folder.
+        precision: `fp32` or `bf16`.
+        folders: folder of each task.
+        cuda: whether to compute on the GPU that Ray gave.
+    """
+
+    def __init__(
+        self, backbone: BackboneSpec, config: Experiment, precision: str, folders: Mapping[str, Place], cuda: bool
+    ) -> None:
+        torch.set_num_threads(config.training.threads)
+        self._evaluator = Evaluator(
+            load_backbone(backbone),
+            batch_size=config.evaluation.batch_size,
+            max_images=config.evaluation.max_images,
+            precision=precision,
+            device="cuda" if cuda else "cpu",
+            storage=config.storage,
+        )
+        self._tasks = {name: load_task(folder) for name, folder in folders.items()}
+        self._states: OrderedDict[str, ModelState] = OrderedDict()
+        self._run = config.run_name
+        telemetry.restarted("evaluator", self._run)
+        telemetry.gauge("condu_evaluators_active", 1, run=self._run)
+
+    def _state(self, method: Method, entry: Entry) -> ModelState:
+        key = f"{method.config.run_name}/{method.name}/{entry.state}"
+        if key not in self._states:
+            self._states[key] = load_session(method.config.run_folder, method, entry)
+            while len(self._states) > STATES:
+                self._states.popitem(last=False)
+        return self._states[key]
+
+    def _weights(self, method: Method, state: ModelState, task: str) -> Weights:
+        load = partial(load_expert, method.config.storage)
+        return Weights(method.weights(state, task), lambda: method.delta(state, task, load))
+
+    def measure(self, wanted: Measurement) -> Accuracy:
+        """Measures one state on one task.
+
+        Args:
+            wanted: what to measure.
+
+        Returns:
+            The accuracy; for a learned task of a method that merges, also how well its expert is reconstructed.
+        """
+        with telemetry.busy("condu_evaluator_busy_seconds_total", run=self._run):
+            return self._measure(wanted)
+
+    def _measure(self, wanted: Measurement) -> Accuracy:
+        method, task = get(wanted.method, wanted.config), self._tasks[wanted.task]
+        state = self._state(method, wanted.entry)
+        space = tuple(self._tasks.values()) if wanted.space == "union" else ()
+        if not routed(method, wanted.seen, wanted.space):
+            found = self._evaluator.known(task, self._weights(method, state, wanted.task), space)
+            fidelity = wanted.space == "task" and wanted.seen and method.keeps_model
+            return self._with_fidelity(found, method, state, wanted.task) if fidelity else found
+        options, theta0 = method.config.inference, self._evaluator.features.backbone.fingerprint
+        experts = {name: self._weights(method, state, name) for name in state.tasks}
+        prototypes = {
+            name: load_prototypes(method.config.storage, theta0, self._tasks[name], options.prototypes)
+            for name in state.tasks
+        }
+        return self._evaluator.aggregated(task, experts, prototypes, options, space)
+
+    def _with_fidelity(self, found: Accuracy, method: Method, state: ModelState, task: str) -> Accuracy:
+        """How near what serves a learned task is to the expert that was merged."""
+        load = partial(load_expert, method.config.storage)
+        delta = method.delta(state, task, load)
+        assert delta is not None
+        error = reconstruction(load(state.expert_of(task)), delta)
+        rescaler = getattr(state.model, "rescalers", {}).get(task)
+        return replace(found, relative_l2=error.relative_l2, sign_agreement=error.sign_agreement, rescaler=rescaler)
+
+
+def start_evaluator(config: Experiment, checked: Checked, precision: str, room: Room) -> Any:
+    """Starts an evaluator, which Ray restarts as often as it dies.
+
+    Args:
+        config: settings of the run, or those that all trials of the sweep share.
+        checked: the backbone and all tasks.
+        precision: resolved precision.
+        room: an evaluator's share of a GPU.
+    """
+    options = {"num_cpus": EVALUATOR_CPUS, "num_gpus": room.gpus_per_evaluator}
+    actor = ray.remote(EvaluatorActor).options(**options, max_restarts=-1, max_task_retries=-1)
+    folders = {task.name: task.folder for task in checked.tasks}
+    return actor.remote(checked.spec, config.absolute(), precision, folders, room.gpus_per_evaluator > 0)

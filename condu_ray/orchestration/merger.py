@@ -1,0 +1,99 @@
+"""The merging loop of a run, and of each trial of a sweep: sessions in task order, each measured once committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+
+from condu_ray.orchestration.watch.news import News
+from condu_ray.plan.measurement import Measurement
+from condu_ray.plan.results import Results, SessionResult
+from condu_ray.plan.sessions import MethodPlan, PlannedSession
+from condu_ray.store.ledger import Entry
+
+Merge = Callable[[str, PlannedSession], Any]
+"""Merges a method's next expert; returns a reference to the ledger's entry."""
+
+
+class Merger:
+    """Hands every method's next expert to who merges, and what was committed to who measures.
+
+    Args:
+        results: of the run, which fill; their plan says what is merged, by which methods.
+        merge: who merges.
+        board: the board's handle, for the experts that are wanted.
+        measuring: the measuring service's handle.
+    """
+
+    def __init__(self, results: Results, merge: Merge, board: Any, measuring: Any) -> None:
+        self.results, plan = results, results.plan
+        self._merge, self._board, self._measuring = merge, board, measuring
+        self._experts = {expert.key: expert for expert in plan.experts}
+        self._merging: dict[Any, MethodPlan] = {}
+        self._measured: dict[Any, Sequence[Measurement]] = {}
+        self.handed = {one.method.name: 0 for one in plan.methods}
+        self.made = self.reused = 0
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """Something that changes whenever the loop gets on."""
+        return tuple(self.handed.values()), len(self._merging), len(self._measured), self.made + self.reused
+
+    @property
+    def pending(self) -> int:
+        """Measurements that were asked for and are not there yet."""
+        return sum(len(wanted) for wanted in self._measured.values())
+
+    def advance(self, news: News) -> list[SessionResult]:
+        """Does what can be done now, and waits for nothing.
+
+        Args:
+            news: the board's latest.
+
+        Returns:
+            Sessions whose last measurement came in.
+        """
+        if not self._experts.keys() <= news.there | news.open:  # at the start, and when a board that died is back
+            self._board.post.remote(list(self._experts.values()))
+        self._take_merged()
+        self._hand_over(news)
+        return self._take_measured()
+
+    def _hand_over(self, news: News) -> None:
+        busy = {plan.method.name for plan in self._merging.values()}
+        for plan in self.results.plan.methods:
+            name = plan.method.name
+            if name in busy or self.handed[name] == len(plan.sessions):
+                continue
+            session = plan.sessions[self.handed[name]]
+            if session.expert is None or session.expert.key in news.there:
+                self._merging[self._merge(name, session)] = plan
+                self.handed[name] += 1
+
+    def _take_merged(self) -> None:
+        for reference in _ready(self._merging):
+            plan = self._merging.pop(reference)
+            entry: Entry = ray.get(reference)
+            wanted = self.results.measurements(plan, entry)
+            self._measured[self._measuring.measure.remote(wanted)] = wanted
+
+    def _take_measured(self) -> list[SessionResult]:
+        finished = []
+        for reference in _ready(self._measured):
+            wanted = self._measured.pop(reference)
+            for one, (accuracy, before) in zip(wanted, ray.get(reference), strict=True):
+                self.reused, self.made = self.reused + before, self.made + (not before)
+                session = self.results.add(one, accuracy)
+                if session is not None:
+                    finished.append(session)
+        return finished
+
+
+def _ready(references: dict[Any, Any]) -> list[Any]:
+    """References whose value, or error, is there."""
+    if not references:
+        return []
+    found: list[Any] = ray.wait(list(references), num_returns=len(references), timeout=0)[0]
+    return found

@@ -1,0 +1,92 @@
+"""The base of all settings: frozen pydantic models whose content can be hashed, and what keys take of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
+
+from condu_ray.store.location import Location
+
+SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Names of runs and tasks become folder names: no separator, no leading dot."""
+
+Where = Annotated[Location, PlainValidator(Location), PlainSerializer(str, when_used="json")]
+"""A setting that names a folder or file: a text, a `Path` or a `Location`."""
+
+
+def content_hash(value: Any) -> str:
+    """Returns the sha256 (hex) of a JSON-serialisable value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def split_names(value: Any) -> Any:
+    """Takes `a,b,c`, as it comes from YAML, for a list; empty parts do not count."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if isinstance(parts, list | tuple):
+        return tuple(part.strip() if isinstance(part, str) else part for part in parts if part != "")
+    return value
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = isinstance(value, Mapping) and value
+        flat |= flatten(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
+
+
+class Settings(BaseModel):
+    """Base of all parts of the configuration: frozen, no unknown field, docstrings as help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError("is a truth value; give a number")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _no_control_characters(cls, value: Any) -> Any:
+        texts = value if isinstance(value, tuple) else (value,)
+        for text in texts:
+            if isinstance(text, str | Location) and any(
+                unicodedata.category(sign) in ("Cc", "Cs") for sign in str(text)
+            ):
+                raise ValueError("holds a control character; write it without")
+        return value
+
+    def identity(self, **which: Any) -> dict[str, Any]:
+        """Returns what keys hash of these settings, as JSON values.
+
+        A setting that was added later (`late`) counts only where it differs from its default, so that keys that were
+        made before there was such a setting stay what they were.
+
+        Args:
+            **which: `include` and `exclude`, as pydantic's `model_dump` takes them.
+        """
+        return _without_defaults(self, self.model_dump(mode="json", **which))
+
+
+def late(default: Any, **constraints: Any) -> Any:
+    """Declares a setting that an earlier release had not; every new one is to be declared by this."""
+    return Field(default, json_schema_extra={"late": True}, **constraints)
+
+
+def _without_defaults(settings: Settings, kept: dict[str, Any]) -> dict[str, Any]:
+    for name, field in type(settings).model_fields.items():
+        value, added = getattr(settings, name), isinstance(field.json_schema_extra, dict)
+        if name in kept and added and value == field.default:
+            del kept[name]
+        elif name in kept and isinstance(value, Settings):
+            kept[name] = _without_defaults(value, kept[name])
+    return kept

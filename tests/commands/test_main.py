@@ -1,0 +1,134 @@
+"""The console command and the files in jobs/: one help, one refusal, nothing heavy loaded for either."""
+
+import runpy
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from condu_ray import __version__
+from condu_ray.command_line import run_command
+from condu_ray.commands.__main__ import COMMANDS, main
+from condu_ray.store.provenance import command
+
+ROOT = Path(__file__).parents[2]
+JOBS = {
+    "run": "run_mtil.py", "sweep": "sweep_orders.py", "report": "report.py", "prepare": "prepare_datasets.py",
+    "ablate-merging": "ablate_merging.py", "ablate-inference": "ablate_inference.py",
+}  # fmt: skip
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a program; returns its exit code and what it printed."""
+
+    def run(entry, *argv):
+        monkeypatch.setattr(sys, "argv", list(argv))
+        code = 0
+        try:
+            entry()
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def console(call):
+    return lambda *arguments: call(main, "/some/bin/condu-ray", *arguments)
+
+
+def test_help_lists_every_command(console):
+    code, shown, _ = console("--help")
+    assert code == 0
+    for name in COMMANDS:
+        assert f"\n    {name} " in shown or f"\n    {name}\n" in shown
+    assert "Compare methods over many orders" in shown
+    assert console() == (code, shown, "")
+
+
+def test_the_version(console):
+    assert console("--version") == (0, f"condu_ray {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["swep"], "unknown command 'swep' (did you mean sweep?)"),
+        (["ablate_merging"], "did you mean ablate-merging?"),
+        (["zzz"], "known: run, sweep"),
+        (["--nothing"], "unrecognized arguments: --nothing"),
+    ],
+)
+def test_what_is_no_command(console, arguments, words):
+    code, _, error = console(*arguments)
+    assert code == 2
+    assert words in error
+
+
+def test_every_command_is_a_module_and_every_module_a_command():
+    found = {path.stem for path in ROOT.glob("condu_ray/commands/*.py") if "\ndef main(" in path.read_text()}
+    assert {name.replace("_", "-") for name in found - {"__main__"}} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_has_its_commands_help(call, console, name):
+    job = str(ROOT / "jobs" / JOBS[name])
+    code, shown, _ = console(name, "--help")
+    assert code == 0
+    assert shown.startswith(f"usage: condu-ray {name} ")
+    code, of_job, _ = call(lambda: runpy.run_path(job, run_name="__main__"), job, "--help")
+    assert code == 0
+    assert of_job.replace(JOBS[name], f"condu-ray {name}").split() == shown.split()  # lines are broken elsewhere
+
+
+LOOK = """
+import runpy, sys
+for run, path, *sys.argv in {calls}:
+    try:
+        run(path, run_name="__main__")
+    except SystemExit as end:
+        print(end.code)
+print([name for name in ("ray", "torch", "mlflow", "pyarrow") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"), [(0, ["--help"]), *[(2, [name, "--nothing", "1"]) for name in COMMANDS]], ids=str
+)
+def test_help_and_wrong_flags_load_nothing_heavy(code, arguments):
+    calls = [f"(runpy.run_module, 'condu_ray.commands', 'condu-ray', *{arguments})"]
+    if job := JOBS.get(arguments[0]):
+        calls.append(f"(runpy.run_path, {str(ROOT / 'jobs' / job)!r}, {job!r}, *{arguments[1:]})")
+    script = LOOK.format(calls=f"[{', '.join(calls)}]")
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"
+    assert ended.stdout.splitlines()[-1 - len(calls) : -1] == [str(code)] * len(calls)
+    assert ended.stderr.count("error: ") == (len(calls) if code else 0)
+
+
+def test_methods_are_listed_by_either_name(console):
+    code, shown, _ = console("methods")
+    assert code == 0
+    assert [line.split()[0] for line in shown.splitlines()].count("condu") == 1
+    assert "arxiv.org/abs/2203.05482" in shown
+    assert console("run", "--method", "list") == (0, shown, "")
+
+
+def test_reports_and_messages_name_the_command_as_it_was_typed(call, console):
+    console("run", "--nothing", "1")
+    assert command() == "condu-ray run --nothing 1"
+    assert run_command() == ["condu-ray", "run"]
+    call(lambda: None, "jobs/ablate_merging.py", "--nothing", "1")
+    assert command() == "python jobs/ablate_merging.py --nothing 1"
+    assert run_command() == ["python", "jobs/run_mtil.py"]
+
+
+def test_the_installed_command_is_this_one():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert EntryPoint("condu-ray", scripts["condu-ray"], "console_scripts").load() is main

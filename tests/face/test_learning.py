@@ -1,0 +1,149 @@
+"""Learning and measuring without Ray: against what a lane's trainer publishes, and refusals."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import condu_ray
+from condu_ray import Experiment, evaluate, fine_tune, load_backbone, load_tasks
+from condu_ray.learn.retry import local_stream
+from condu_ray.methods import get
+from condu_ray.methods.registry import MethodError
+from condu_ray.orchestration.lanes.trainer import Trainer
+from condu_ray.plan.sessions import plan_method
+from condu_ray.store.experts import load_expert
+
+
+@pytest.fixture
+def backbone(small_backbone):
+    return load_backbone(pretrained=str(small_backbone))
+
+
+@pytest.fixture
+def tasks(task_data):
+    return load_tasks(task_data)
+
+
+def settings(storage, **changes):
+    training = {"steps": 3, "batch_size": 8, "lr": 1e-3, "precision": "fp32"}
+    return Experiment.model_validate(
+        {"training": training, "lora": {"rank": 4, "lr": 1e-2}, "storage": storage} | changes
+    )
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "arguments"),
+    [
+        ("condu", 0, {}),
+        ("condu-lora", 0, {"lora": 4}),
+        ("lwf", 0, {"method": "lwf"}),
+        ("sequential", 1, {"method": "sequential"}),
+        ("condu", 2, {"seed": 3, "lr": 1e-2, "steps": 2}),
+    ],
+)
+def test_it_is_the_expert_that_a_lane_publishes(tmp_path, backbone, tasks, monkeypatch, name, position, arguments):
+    monkeypatch.setattr("ray.train.torch.prepare_model", lambda model: model)
+    base, start, theta0 = settings(tmp_path), None, backbone.snapshot()
+    given = dict(arguments)
+    changes = {key: given.pop(key) for key in ("steps", "lr") if key in given}
+    config = settings(tmp_path, seed=arguments.get("seed", 0), training=base.training.model_dump() | changes)
+    trainer = Trainer(
+        backbone.spec, {task.name: task for task in tasks}, precision="fp32", rank=0, world=1, device="cpu"
+    )
+    experts = plan_method(get(name, config), config, tasks, backbone.fingerprint, "fp32").experts[: position + 1]
+    for expert in experts if experts[-1].start else experts[-1:]:
+        task = next(task for task in tasks if task.name == expert.task)
+        trainer.train(expert, local_stream(config, task, backbone.spec.preprocess), lambda progress: None)
+        start = load_expert(tmp_path, expert.start) if expert.start else None
+    found = fine_tune(backbone, tasks[position], start=start, config=base, **arguments)
+    assert equal(found, load_expert(tmp_path, experts[-1].key))
+    assert equal(backbone.snapshot(), theta0)
+
+
+def test_a_rate_that_is_given_wins_over_the_tasks_own(tmp_path, backbone, tasks):
+    own = settings(tmp_path, training={"steps": 2, "precision": "fp32", "lr_by_task": {"walls": 1e-30}})
+    assert equal(
+        fine_tune(backbone, tasks[0], lr=1e-3, config=own),
+        fine_tune(backbone, tasks[0], steps=2, lr=1e-3, config=settings(tmp_path, training={"precision": "fp32"})),
+    )
+
+
+def test_accuracy_is_counted_over_the_classes_asked_for(backbone, tasks):
+    theta0 = backbone.snapshot()
+    delta = {name: 0.3 * torch.randn_like(tensor) for name, tensor in theta0.items()}
+    own, zero = evaluate(backbone, tasks[0], delta), evaluate(backbone, tasks[0])
+    among = evaluate(backbone, tasks[0], delta, among=tasks)
+    assert own.images == among.images == zero.images == tasks[0].test_rows
+    assert own.percent == 100 * own.correct / own.images
+    assert among.correct <= own.correct
+    assert evaluate(backbone, tasks[0], delta, max_images=3).images == 3
+    assert equal(backbone.snapshot(), theta0)
+    assert evaluate(backbone, tasks[0]).correct == zero.correct
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "lwv"}, "did you mean lwf"),
+        ({"method": "sequential", "lora": 4}, "leave out lora"),
+        ({"method": "pam", "start": {}}, "leave out start"),
+        ({"method": "zero-shot"}, "trains nothing"),
+        ({"method": "icarl", "start": {}}, "exemplars"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(backbone, tasks, arguments, message):
+    with pytest.raises(MethodError, match=message):
+        fine_tune(backbone, tasks[0], **arguments)
+
+
+def test_a_delta_of_another_model_is_refused(backbone, tasks):
+    with pytest.raises(ValueError, match="'other' is no parameter"):
+        evaluate(backbone, tasks[0], {"other": torch.zeros(1)})
+    with pytest.raises(ValueError, match="'other' is no parameter"):
+        fine_tune(backbone, tasks[0], start={"other": torch.zeros(1)})
+    with pytest.raises(ValueError, match="has no task walls"):
+        evaluate(backbone, tasks[0], among=tasks[1:])
+
+
+def test_mini_mtil_is_drawn_into_the_cache_once(tmp_path):
+    (task,) = load_tasks(names=["faces"], cache=tmp_path)
+    drawn = task.train.stat()
+    assert load_tasks(names=["faces"], cache=tmp_path)[0].train.stat() == drawn
+    assert Path(task.folder).is_relative_to(tmp_path)
+    assert task.classes
+
+
+class TestNames:
+    """What `condu_ray` itself offers."""
+
+    def test_all_are_there_and_nothing_heavy_is_loaded_before(self):
+        code = (
+            "import sys, condu_ray\n"
+            "names = [name for name in dir(condu_ray) if name in condu_ray.__all__]\n"
+            "assert names == sorted(condu_ray.__all__), names\n"
+            "assert not {'torch', 'ray', 'mlflow', 'pandas', 'pydantic'} & sys.modules.keys()\n"
+            "from condu_ray import *\n"
+            "assert all(name in globals() for name in names)\n"
+            "assert not {'ray', 'mlflow', 'pandas'} & sys.modules.keys()\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    def test_type_checkers_see_the_same(self):
+        tree = ast.parse(Path(condu_ray.__file__).read_text())
+        (seen,) = [node for node in tree.body if isinstance(node, ast.If)]
+        imported = {(node.module, alias.name) for node in seen.body for alias in node.names}
+        assert {name for _, name in imported} == set(condu_ray.__all__)
+        for module, name in imported:
+            assert getattr(condu_ray, name) is getattr(sys.modules[module], name)
+
+    def test_another_name_is_no_attribute(self):
+        with pytest.raises(AttributeError, match="has no attribute 'load_backbon'"):
+            condu_ray.load_backbon  # noqa: B018

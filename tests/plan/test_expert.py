@@ -1,0 +1,52 @@
+"""Planned experts: what is there, what can start, and what is taken from under another key."""
+
+import pytest
+import torch
+
+from condu_ray.config import Experiment
+from condu_ray.plan.expert import PlannedExpert, adopt, different
+from condu_ray.store.artifacts import read_meta
+from condu_ray.store.experts import load_expert, save_expert
+
+DELTA = {"w": torch.ones(2, 3)}
+
+
+@pytest.fixture
+def planned(tmp_path):
+    config = Experiment(storage=tmp_path)
+    return lambda key, **more: PlannedExpert(config, "condu", f"task of {key}", 0, key, **more)
+
+
+def test_it_is_finished_when_its_artifact_is_there(planned, tmp_path):
+    expert = planned("a")
+    assert not expert.finished
+    save_expert(tmp_path, "a", DELTA, {})
+    assert expert.finished
+
+
+def test_it_is_ready_when_what_it_starts_from_is_there(planned, tmp_path):
+    assert planned("a").ready
+    after = planned("b", start="a", needs=planned("a").folder, earlier=(("x", "other"), ("task of a", "a")))
+    assert (after.ready, after.before) == (False, "a")
+    save_expert(tmp_path, "a", DELTA, {})
+    assert after.ready
+    # What starts from theta0 waits for nobody, however many were learned before it.
+    assert planned("c", earlier=(("task of a", "a"),)).before is None
+
+
+def test_the_one_that_was_planned_first_stands_for_all_of_its_key(planned):
+    first, second = planned("a"), planned("b")
+    assert different([first, second, planned("a", earlier=(("t", "k"),))]) == [first, second]
+
+
+def test_asking_what_could_be_adopted_changes_nothing_and_adopting_it_does(planned, tmp_path):
+    expert, without = planned("a", same="old"), planned("b", same="missing")
+    assert not expert.adoptable
+    save_expert(tmp_path, "old", DELTA, {"task": "t"})
+    assert [one.adoptable for one in (expert, without, planned("c"))] == [True, False, False]
+    assert not expert.finished
+    adopt([expert, without, planned("c")])
+    assert [one.finished for one in (expert, without, planned("c"))] == [True, False, False]
+    assert not expert.adoptable  # it is there by itself now
+    assert load_expert(tmp_path, "a")["w"].equal(DELTA["w"])
+    assert read_meta(expert.folder)["adopted"] == "old"

@@ -1,0 +1,46 @@
+"""What keys take of settings: a setting that is added later leaves them alone while it has its default."""
+
+import pytest
+
+from condu_ray.config import Experiment, Training
+from condu_ray.settings import Settings, content_hash, late
+
+
+class Before(Settings):
+    rate: float = 0.5
+    names: tuple[str, ...] = ("a",)
+
+
+class Part(Before):
+    later: int = late(3, ge=1)
+
+
+class Whole(Settings):
+    part: Part = Part()
+    mode: str | None = late(None)
+
+
+def test_a_setting_that_was_added_later_does_not_count_at_its_default():
+    assert Part().identity() == Before().identity() == {"rate": 0.5, "names": ["a"]}
+    assert Part(later=4).identity() == {"rate": 0.5, "names": ["a"], "later": 4}
+    assert Whole().identity() == {"part": Before().identity()}
+    assert Whole(part=Part(later=4), mode="x").identity() == {"part": Part(later=4).identity(), "mode": "x"}
+
+
+def test_it_is_chosen_and_left_out_as_others_are():
+    assert Part(later=4).identity(exclude={"rate"}) == {"names": ["a"], "later": 4}
+    assert Part(later=4).identity(include={"rate"}) == {"rate": 0.5}
+    assert Whole(mode="x").identity(include={"mode"}) == {"mode": "x"}
+
+
+def test_constraints_of_late_settings_hold():
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        Part(later=0)
+
+
+def test_settings_of_before_the_rule_count_whatever_they_are():
+    assert content_hash(Experiment().identity()) == content_hash(Experiment().model_dump(mode="json"))
+    assert Training(steps=7, lr_by_task={"a": 0.5}).identity_for("a") == {
+        "steps": 7, "batch_size": 32, "lr": 0.5, "warmup": 0.1, "weight_decay": 0.0, "beta2": 0.999,
+        "label_smoothing": 0.2, "augment": True, "precision": "auto",
+    }  # fmt: skip
