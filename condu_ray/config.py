@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator, model_validator
 
-from condu_ray.settings import SAFE_NAME, Settings, Where, content_hash, split_names
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, split_names
 from condu_ray.store.layout import run_folder
 from condu_ray.store.location import Location
 
@@ -207,7 +207,7 @@ class Experiment(Settings):
 
     recipe: str = "mini_mtil"
     """Named set of defaults that everything else overrides (condu_ray/recipes.py); `own_data` where --data is given."""
-    method: tuple[str, ...] = ("condu",)
+    method: Annotated[tuple[str, ...], _Split] = ("condu",)
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""

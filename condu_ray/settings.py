@@ -6,9 +6,11 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
+
+from condu_ray.store.location import Location
 
 from condu_ray.store.location import Location
 

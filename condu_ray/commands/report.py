@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from condu_ray.command_line import ConfigError, program
 from condu_ray.commands.job import job
 from condu_ray.config import Experiment
-from condu_ray.store.backend import backend
 from condu_ray.store.location import Location, Place
 
 if TYPE_CHECKING:
@@ -70,23 +69,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         from condu_ray.orchestration.watch.mlflow_sync import sync
         from condu_ray.plan.stored import find, write_sweep_report
+        from condu_ray.store.backend import backend
         from condu_ray.store.layout import joined_report_folder, report_folder
         from condu_ray.store.provenance import command
 
         console = Console(highlight=False, soft_wrap=True)
-        storage = Location(arguments.storage)
+        storage, out = Location(arguments.storage), Location(arguments.out) if arguments.out else None
         if not backend(storage).exists(storage):
             raise ConfigError(f"--storage {storage}: no such folder")
         if not arguments.names:
             console.print(listing(storage))
             return
         found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
-        folder = (Location(arguments.out) if arguments.out else None) or (
+        folder = out or (
             report_folder(found[0].folder)
             if len(found) == 1
             else joined_report_folder(storage, [one.name for one in found])
         )
-        if len(found) == 1 and found[0].kind == "run" and not arguments.out and not arguments.published:
+        if len(found) == 1 and found[0].kind == "run" and out is None and not arguments.published:
             run_report(found[0].experiment(storage))
         else:
             write_sweep_report(storage, found, folder, published=arguments.published, extra={"command": command()})

@@ -86,7 +86,7 @@ def open_sweep(storage: str | Place, name: str) -> Stored:
     return found
 
 
-def _found(storage: Location, name: str) -> Stored:
+def _found(storage: Place, name: str) -> Stored:
     if not backend(storage).exists(storage):
         raise ConfigError(f"{storage}: no such folder; give the storage of the run")
     return find(storage, name)

@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,7 +59,7 @@ def json_plain(value: Any) -> Any:
         return {str(key): json_plain(entry) for key, entry in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(map(str, value))
-    if isinstance(value, Iterable) and not isinstance(value, bytes | Path):
+    if isinstance(value, Iterable) and not isinstance(value, bytes | Place):
         return [json_plain(entry) for entry in value]
     return str(value)
 

@@ -14,6 +14,7 @@ from condu_ray.orchestration import state as module
 from condu_ray.orchestration.state import ModelKeeper, StateError
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import PlannedSession
+from condu_ray.store import artifacts
 from condu_ray.store.artifacts import ArtifactError, save_tensors
 from condu_ray.store.experts import FILES, expert_folder, save_expert
 from condu_ray.store.layout import ledger_path, sessions_folder
@@ -175,7 +176,7 @@ def test_another_order_shares_the_common_prefix_and_loses_nothing(keeper, config
     parent = calls()[0][1].state
     other = state_id(parent, "condu", "c", "key-c", SETTINGS)
     one.merge("condu", session(1, "c", "key-c", parent, other))
-    sessions = sorted(path.name for path in Path(sessions_folder(config.run_folder, "condu")).iterdir())
+    sessions = artifacts.names(sessions_folder(config.run_folder, "condu"))
     assert [name.rsplit("-", 1)[0] for name in sessions] == ["01-a", "02-b", "02-c", "03-c", "04-d"]
     assert final().fingerprint == expected().fingerprint
 

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.tracking import IDENTITY, open_experiment, shown_uri
-from condu_ray.store import artifacts
+from condu_ray.store.artifacts import local
 from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
 from condu_ray.store.provenance import provenance
@@ -64,7 +64,7 @@ class Parent:
             client, _ = open_experiment(self._config)
             for key, value in metrics.items():
                 client.log_metric(self.run, key, value)
-            client.log_artifacts(self.run, str(artifacts.local(report)), "report")
+            client.log_artifacts(self.run, str(local(report)), "report")
             self._close("FINISHED")
 
     def _fail(self) -> None:
