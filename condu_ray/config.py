@@ -12,6 +12,8 @@ from condu_ray.store.location import Location
 
 Rate = Annotated[float, Field(gt=0)]
 _Split = BeforeValidator(split_names)
+Where = Annotated[Location, PlainValidator(Location), PlainSerializer(str, when_used="json")]
+"""A setting that names a folder or file: a text, a `Path` or a `Location`."""
 
 
 class Training(Settings):
@@ -211,7 +213,7 @@ class Experiment(Settings):
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
-    tasks: tuple[str, ...] | None = None
+    tasks: Annotated[tuple[str, ...] | None, _Split] = None
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
@@ -240,11 +242,6 @@ class Experiment(Settings):
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
-
-    @field_validator("method", "tasks", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return split_names(value)
 
     @field_validator("method", "tasks")
     @classmethod

@@ -8,17 +8,12 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
-
-from condu_ray.store.location import Location
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from condu_ray.store.location import Location
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of runs and tasks become folder names: no separator, no leading dot."""
-
-Where = Annotated[Location, PlainValidator(Location), PlainSerializer(str, when_used="json")]
-"""A setting that names a folder or file: a text, a `Path` or a `Location`."""
 
 
 def content_hash(value: Any) -> str:

@@ -109,7 +109,7 @@ class ModelKeeper:
 def _nbytes(folder: Place) -> int:
     """Bytes of a folder's files; 0 where it cannot be read, for only the export asks."""
     try:
-        return sum(path.stat().st_size for path in artifacts.local(folder).iterdir())
+        return sum(path.stat().st_size for path in local(folder).iterdir())
     except OSError:
         return 0
 
