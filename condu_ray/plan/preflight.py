@@ -32,6 +32,8 @@ class Checked:
     spec: BackboneSpec
     backbone: str
     """theta0's fingerprint."""
+    words: tuple[str, ...] = ()
+    """What a run says first: its backbone, and what was decided for it or warned of."""
     sources: tuple[Task, ...] = ()
     """The tasks that few-shot ones were drawn from; empty where all training images are used."""
 
@@ -56,7 +58,7 @@ def check(config: Experiment) -> Checked:
     artifacts.check_writable(config.storage)
     if artifacts.is_file(config.run_folder):
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
-    spec = backbone_spec(config.model, config.pretrained)
+    spec = backbone_spec(config.model, config.pretrained, config.preprocess)
     data, names = config.data, config.tasks
     if data is None:
         names = names or MINI_MTIL_DEFAULT
@@ -79,7 +81,8 @@ def check(config: Experiment) -> Checked:
     for options in (method.lora for method in methods if method.adapter == "lora"):
         # an adapter that does not fit this backbone says so now, not after hours
         lora.attach(backbone, rank=options.rank, targets=options.targets, seed=0).detach()
-    return Checked(config, tuple(tasks), spec, backbone.fingerprint, sources)
+    words = (backbone.described, *backbone.notes)
+    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
 
 
 def _drawn(config: Experiment) -> Location:
