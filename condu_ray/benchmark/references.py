@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from condu_ray.benchmark.check import CHECK_VERSION
 from condu_ray.benchmark.images import inspect_image
 from condu_ray.benchmark.tasks import META, TRAIN, TaskError, hash_file, load_task
-from condu_ray.config import Distillation
+from condu_ray.options import Distillation
 from condu_ray.store.artifacts import ArtifactError, local, read_sealed, read_text, write_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import verdict_path
@@ -29,7 +29,9 @@ class References:
     fingerprint: str
 
     def sample(self, count: int, seed: int) -> tuple[str, ...]:
-        """Returns at most `count` different captions, drawn by a seed."""
+        """Returns at most `count` different captions, drawn by a seed; all as they are for a count of 0."""
+        if not count:
+            return self.captions
         unique = sorted(set(self.captions))
         random.Random(seed).shuffle(unique)
         return tuple(unique[:count])

@@ -113,7 +113,12 @@ def fine_tune(
     settings = changed(
         Experiment,
         config,
-        {"seed": seed, "training": {"steps": steps, **rates}, "lora": {"rank": lora, **rates}},
+        {
+            "seed": seed,
+            "training": {"steps": steps, **rates},
+            "lora": {"rank": lora, **rates},
+            "pam": {"rank": lora, "lr": lr},
+        },
     )
     chosen = get(method or ("condu-lora" if lora else "individual"), settings)
     who = f"method {chosen.name}"

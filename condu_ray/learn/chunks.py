@@ -96,10 +96,11 @@ class ChunkReader:
     Args:
         preprocess: open_clip's PreprocessCfg as a dict.
         augment: whether training augmentation is applied.
+        frozen: whether an image's augmentation is the same each time that it is seen.
     """
 
-    def __init__(self, preprocess: dict[str, Any], augment: bool) -> None:
-        self._preprocessor = Preprocessor(preprocess, augment)
+    def __init__(self, preprocess: dict[str, Any], augment: bool, frozen: bool = False) -> None:
+        self._preprocessor, self._frozen = Preprocessor(preprocess, augment), frozen
         self._files: dict[str, pq.ParquetFile] = {}
         self._orders: dict[tuple[str, int, int], np.ndarray] = {}
         self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
@@ -147,7 +148,7 @@ class ChunkReader:
         for position, row in self._rows(chunk):
             group = int(np.searchsorted(edges, row, side="right")) - 1
             table, offset = self._group(chunk.path, group), row - int(edges[group])
-            seed = int(np.random.SeedSequence([chunk.seed, position]).generate_state(1)[0])
+            seed = int(np.random.SeedSequence([chunk.seed, row if self._frozen else position]).generate_state(1)[0])
             images.append(self._preprocessor.pixels(table["image"][offset].as_py(), seed))
             labels.append(table["label"][offset].as_py() if "label" in table.column_names else 0)
         return {"image": np.stack(images), "label": np.asarray(labels, dtype=np.int64)}
