@@ -14,14 +14,17 @@ import json
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from condu_ray.benchmark.columns import column_problems, unreadable
+from condu_ray.benchmark.images import DECODING
+from condu_ray.benchmark.rows import open_parquet
 from condu_ray.names import nearest
 
 logger = logging.getLogger(__name__)
@@ -66,7 +69,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the content of both splits, the classes and the templates."""
+        """SHA-256 (hex) over the content of both splits, how it is decoded, the classes and the templates."""
         return self._digest(train=hash_file(self.train), test=hash_file(self.test))
 
     @property
@@ -80,7 +83,7 @@ class Task:
         return self._digest(test=hash_file(self.test))
 
     def _digest(self, **files: str) -> str:
-        content = {"classes": self.classes, "templates": self.templates, **files}
+        content = {"decoding": DECODING, "classes": self.classes, "templates": self.templates, **files}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -127,7 +130,9 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[T
     source = "the names asked for"
     if names is None:
         for path in sorted(folder.iterdir()):
-            if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
+            if os.path.islink(path) and not os.path.exists(path):
+                logger.warning("%s: skipped, it is a link to %s, where nothing is", path, os.readlink(path))
+            elif os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
                 logger.warning("%s: skipped, it may not be read by this user", path)
             elif os.path.isfile(path / TRAIN) and not os.path.isfile(path / META):
                 logger.warning("%s: skipped, it has a %s but no %s", path, TRAIN, META)
@@ -169,7 +174,7 @@ def _load_named(folder: Path, name: str, found: list[str], source: str) -> Task:
 
 def _read_json(path: Path, kind: type, hint: str) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except PermissionError as error:
         raise TaskError(f"{path}: may not be read by this user; change its permissions") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -177,6 +182,34 @@ def _read_json(path: Path, kind: type, hint: str) -> Any:
     if not isinstance(content, kind):
         raise TaskError(f"{path}: holds a {type(content).__name__}; write it with {hint}")
     return content
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object of JSON, of which one key twice would silently keep the last."""
+    keys = [key for key, _ in pairs]
+    if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"key {repeated[0]!r} is there {keys.count(repeated[0])} times; keep one of them")
+    return dict(pairs)
+
+
+def unseen(text: str) -> str | None:
+    """Returns the name of the first sign in a text that nobody sees, or that looks like a space and is none.
+
+    Such signs come along when names are copied from pages or tables, and a tokenizer makes tokens of them: zero-width
+    spaces, byte order marks, marks of writing direction, soft hyphens, no-break spaces, control characters. Joiners
+    are letters to scripts that need them, and strange only between Latin ones.
+    """
+    for sign in text:
+        if sign in "\u200c\u200d" and not text.replace("\u200c", "").replace("\u200d", "").isascii():
+            continue
+        kind = unicodedata.category(sign)
+        if (
+            kind in ("Cf", "Cs", "Zl", "Zp")
+            or (kind == "Zs" and sign != " ")
+            or (kind == "Cc" and sign not in "\t\n\r")
+        ):
+            return f"U+{ord(sign):04X} {unicodedata.name(sign, 'a control character')}"
+    return None
 
 
 def _read_meta(path: Path, errors: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -199,6 +232,8 @@ def _read_meta(path: Path, errors: list[str]) -> tuple[tuple[str, ...], tuple[st
         elif (earlier := first.setdefault(" ".join(name.split()).casefold(), index)) != index:
             both = f"'classes'[{index}] {name!r} repeats 'classes'[{earlier}] {classes[earlier]!r}"
             errors.append(f"{path}: {both} (case and spaces do not count); rename or join them")
+        elif sign := unseen(name):
+            errors.append(f"{path}: 'classes'[{index}] {name!r} holds {sign}, which nobody sees; write it without")
     templates = [meta["template"]] if "template" in meta else meta.get("templates")
     if ("template" in meta) == ("templates" in meta) or not isinstance(templates, list) or not templates:
         example = '"template": "a photo of a {}."'
@@ -208,30 +243,23 @@ def _read_meta(path: Path, errors: list[str]) -> tuple[tuple[str, ...], tuple[st
         # Any other brace would break a caller that uses str.format.
         if not isinstance(template, str) or not re.fullmatch(r"[^{}]*\{\}[^{}]*", template):
             errors.append(f"{path}: template {template!r}: write a text with exactly one '{{}}' for the class name")
+        elif sign := unseen(template):
+            errors.append(f"{path}: template {template!r} holds {sign}, which nobody sees; write it without")
     return tuple(map(str, classes)), tuple(map(str, templates))
 
 
 def _read_structure(path: Path, errors: list[str]) -> int:
     """Returns the row count of a split; what is wrong with its columns goes to `errors`."""
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             schema, rows = file.schema_arrow, int(file.metadata.num_rows)
     except PermissionError:
         errors.append(f"{path}: may not be read by this user; change its permissions")
         return 0
     except (OSError, pa.ArrowException) as error:
-        errors.append(f"{path}: missing, cut short or not Parquet ({error}); write or copy it anew")
+        errors.append(f"{path}: {unreadable(path, error)}")
         return 0
-    for column, kind, allowed in (
-        ("image", "bytes of encoded images", (pa.types.is_binary, pa.types.is_large_binary)),
-        ("label", "integers", (pa.types.is_integer,)),
-    ):
-        types = [schema.field(index).type for index in schema.get_all_field_indices(column)]
-        if len(types) != 1:
-            count = "is missing" if not types else f"is there {len(types)} times"
-            errors.append(f"{path}: column {column!r} {count} (columns: {schema.names}); write it once, with {kind}")
-        elif not any(fits(types[0]) for fits in allowed):
-            errors.append(f"{path}: column {column!r} holds {types[0]}; write {kind}")
+    errors += [f"{path}: {problem}" for problem in column_problems(schema)]
     if rows == 0:
         errors.append(f"{path}: no rows; a split needs at least one image of each class")
     return rows
