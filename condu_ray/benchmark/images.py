@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import warnings
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ DECODING = 2
 MAX_PIXELS = 64_000_000
 #: Longest side by shortest side, at most: scaled by its short side to 512, such a picture has 52 megapixels.
 MAX_RATIO = 200
+
+# Pillow's remarks on EXIF, which no one can act on; for all threads, as filters are.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _GROUND = (255, 255, 255)  # what shows through where a picture is transparent
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condu_ray.command_line import ConfigError, program
 from condu_ray.commands.job import job
 from condu_ray.config import Experiment
+from condu_ray.store.location import Location, Place
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def listing(storage: Path) -> Table:
+def listing(storage: Place) -> Table:
     """Returns what storage holds, a row a run or sweep."""
     from rich.table import Table
 
@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report, or lists what there is; the exit code is 2 for what storage does not hold."""
     parser = ArgumentParser(prog=program(), description=__doc__, allow_abbrev=False)
     parser.add_argument("names", nargs="*", help="runs and sweeps; none: list what storage holds")
-    parser.add_argument("--storage", type=Path, default=Path("storage"), help="storage folder (default: storage)")
-    parser.add_argument("--out", type=Path, help="folder of the report; default: in the run or sweep, or in reports/")
+    parser.add_argument("--storage", default="storage", help="storage folder (default: storage)")
+    parser.add_argument("--out", help="folder of the report; default: in the run or sweep, or in reports/")
     parser.add_argument("--published", action="store_true", help="put the papers' figures beside the measured ones")
     parser.add_argument("--sync-mlflow", action="store_true", help="send to MLflow what it could not be sent before")
     parser.add_argument("--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI, or storage's own file")
@@ -69,23 +69,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         from condu_ray.orchestration.watch.mlflow_sync import sync
         from condu_ray.plan.stored import find, write_sweep_report
+        from condu_ray.store.backend import backend
         from condu_ray.store.layout import joined_report_folder, report_folder
         from condu_ray.store.provenance import command
 
         console = Console(highlight=False, soft_wrap=True)
-        storage = arguments.storage
-        if not storage.is_dir():
+        storage, out = Location(arguments.storage), Location(arguments.out) if arguments.out else None
+        if not backend(storage).exists(storage):
             raise ConfigError(f"--storage {storage}: no such folder")
         if not arguments.names:
             console.print(listing(storage))
             return
         found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
-        folder = arguments.out or (
+        folder = out or (
             report_folder(found[0].folder)
             if len(found) == 1
             else joined_report_folder(storage, [one.name for one in found])
         )
-        if len(found) == 1 and found[0].kind == "run" and not arguments.out and not arguments.published:
+        if len(found) == 1 and found[0].kind == "run" and out is None and not arguments.published:
             run_report(found[0].experiment(storage))
         else:
             write_sweep_report(storage, found, folder, published=arguments.published, extra={"command": command()})

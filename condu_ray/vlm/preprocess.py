@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,9 +35,7 @@ class Preprocessor:
             ImageError: it is too large, too long, or of a form that has no right picture of 8 bits.
             OSError: it does not decode.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Pillow's remarks on EXIF and on sizes, which `decode` bounds
-            image = decode(encoded)
+        image = decode(encoded)
         if self._augment:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a traceback for CUDA at each call
         for step in self._steps:
