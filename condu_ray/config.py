@@ -80,7 +80,7 @@ class Evaluation(Settings):
     evaluators: int = Field(0, ge=0)
     """Long-lived evaluator actors; 0: one for eight GPUs or, without any, for two lanes; at least one."""
     max_images: int = Field(0, ge=0)
-    """Test images a task (the first ones); 0: all of them."""
+    """Test images a task, drawn in proportion to its classes, the same ones in every run; 0: all of them."""
     first_session: Literal["triggers", "pretrained"] = late("triggers")
     """What predicts the learned task after the first session where tasks have triggers (`condu`, `emr`): its expert, or
     the pretrained model, as the public evaluation script has it by a slip."""

@@ -118,7 +118,7 @@ def references(tmp_path, task_data):
         ({"reference": "{here}/nothing.parquet"}, TaskError, ["nothing.parquet", "missing"]),
         ({"reference": "{here}/text.parquet"}, TaskError, ["text.parquet", "not Parquet"]),
         ({"reference": "{here}/empty"}, TaskError, ["empty", "no task folder", "meta.json"]),
-        ({"reference": "{here}/blind.parquet"}, TaskError, ["blind.parquet", "no column 'image'", "caption"]),
+        ({"reference": "{here}/blind.parquet"}, TaskError, ["blind.parquet", "column 'image' is missing", "caption"]),
         ({"reference": "{here}/paths.parquet"}, TaskError, ["paths.parquet", "'image' holds string", "bytes"]),
         (
             {"reference": "{here}/mute.parquet"},
