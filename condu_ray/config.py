@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from condu_ray.settings import SAFE_NAME, Settings, content_hash, split_names
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, split_names
 from condu_ray.store.layout import run_folder
 
 Rate = Annotated[float, Field(gt=0)]
@@ -221,6 +221,8 @@ class Experiment(Settings):
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
     pretrained: str | None = None
     """open_clip tag (`openai`), safetensors file, or a folder with open_clip_config.json and its weights."""
+    long_prompts: Literal["refuse", "cut"] = late("refuse")
+    """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
     storage: Path = Path("storage")
     """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs."""
     repair: bool = Field(False, exclude=True)

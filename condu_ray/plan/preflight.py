@@ -15,10 +15,10 @@ from condu_ray.command_line import nearest
 from condu_ray.config import Experiment
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
+from condu_ray.plan.first_pass import described, first_pass
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
-from condu_ray.vlm import lora
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
 
@@ -32,6 +32,8 @@ class Checked:
     spec: BackboneSpec
     backbone: str
     """theta0's fingerprint."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing of it, a line each; a run shows them first."""
 
     def under(self, config: Experiment) -> Checked:
         """Returns what was checked, for a trial's configuration: the same tasks in its order."""
@@ -40,7 +42,7 @@ class Checked:
 
 
 def check(config: Experiment) -> Checked:
-    """Loads and checks methods, storage, tasks, backbone and references; no Ray, no compute.
+    """Loads and checks methods, storage, tasks, backbone and references, and tries them; no Ray.
 
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
@@ -69,10 +71,8 @@ def check(config: Experiment) -> Checked:
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
-    if any(method.adapter == "lora" for method in methods):
-        options = config.lora  # an adapter that does not fit this backbone says so now, not after hours
-        lora.attach(backbone, rank=options.rank, targets=options.targets, seed=0).detach()
-    return Checked(config, tuple(tasks), spec, backbone.fingerprint)
+    texts = first_pass(backbone, tasks, config, methods)
+    return Checked(config, tuple(tasks), spec, backbone.fingerprint, (described(tasks, texts),))
 
 
 def _drawn(config: Experiment) -> Path:
