@@ -221,6 +221,9 @@ class Experiment(Settings):
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
     pretrained: str | None = None
     """open_clip tag (`openai`), safetensors file, or a folder with open_clip_config.json and its weights."""
+    preprocess: str | None = late(None)
+    """For a safetensors file, which says nothing of it: the open_clip tag whose mean, std and resizing its weights were
+    trained with, `TAG` of the architecture or `ARCHITECTURE:TAG`; default: what all tags of the architecture say."""
     long_prompts: Literal["refuse", "cut"] = late("refuse")
     """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
     storage: Path = Path("storage")

@@ -33,6 +33,7 @@ from condu_ray.vlm import lora
 from condu_ray.vlm.model import Backbone, BackboneError
 from condu_ray.vlm.preprocess import Preprocessor, normalise
 from condu_ray.vlm.texts import Texts, check_texts
+from condu_ray.vlm.towers import train_mode
 from condu_ray.vlm.zeroshot import logits
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def first_pass(backbone: Backbone, tasks: Sequence[Task], config: Experiment, me
         for task in tasks:
             key = content_hash([*known, task.fingerprint, config.long_prompts])
             if (verdict := _kept(config, key)) is None:
-                texts = check_texts(backbone.tokenizer, task, backbone.spec.model, cut=config.long_prompts == "cut")
+                texts = check_texts(backbone.tokenizer, task, backbone.spec.name, cut=config.long_prompts == "cut")
                 _encode(backbone, task, precision)
                 verdict = asdict(texts)
                 _keep(config, key, verdict)
@@ -122,7 +123,7 @@ def _encode(backbone: Backbone, task: Task, precision: str) -> tuple[Tensor, Ten
             scores = logits(model, image_BD, text_CD)
     if not scores.isfinite().all():
         raise BackboneError(
-            f"backbone {spec.model}, task {task.name}: features are NaN or infinite in {precision}; look at its "
+            f"backbone {spec.name}, task {task.name}: features are NaN or infinite in {precision}; look at its "
             f"weights, mean and std ({said['mean']}, {said['std']}), or give --training.precision fp32"
         )
     return images, tokens
@@ -162,7 +163,8 @@ def _step(
     hooks = [one.register_post_accumulate_grad_hook(partial(take, name)) for name, one in parameters.items()]
     try:
         with _named(backbone, None, f"a training step in {precision} fails", "give another backbone or precision"):
-            classifier = ClipClassifier(backbone.model).train()
+            classifier = ClipClassifier(backbone.model)
+            train_mode(classifier)
             with torch.enable_grad(), compute_context(CPU, precision):
                 scores = logits(backbone.model, *classifier(*batch))
                 labels = torch.zeros(len(scores), dtype=torch.long)
@@ -171,7 +173,7 @@ def _step(
     finally:
         for hook in hooks:
             hook.remove()
-    about = f"backbone {backbone.spec.model}:"
+    about = f"backbone {backbone.spec.name}:"
     lost = next((name for name, good in finite.items() if not good), None)
     if lost is not None or not loss.isfinite():
         raise BackboneError(
@@ -193,7 +195,7 @@ def _named(backbone: Backbone, task: Task | None, what: str, cure: str) -> Itera
     try:
         yield
     except Exception as error:
-        who = f"backbone {backbone.spec.model}" + (f", task {task.name}" if task else "")
+        who = f"backbone {backbone.spec.name}" + (f", task {task.name}" if task else "")
         why = textwrap.shorten(f"{type(error).__name__} {error}".strip(), 200, placeholder=" ...")
         raise BackboneError(f"{who}: {what} ({why}); {cure}") from error
 

@@ -32,8 +32,8 @@ class Checked:
     spec: BackboneSpec
     backbone: str
     """theta0's fingerprint."""
-    notes: tuple[str, ...] = ()
-    """What is worth knowing of it, a line each; a run shows them first."""
+    words: tuple[str, ...] = ()
+    """What a run says first: its backbone, and what was decided for it or warned of, and how it reads the prompts."""
 
     def under(self, config: Experiment) -> Checked:
         """Returns what was checked, for a trial's configuration: the same tasks in its order."""
@@ -52,7 +52,7 @@ def check(config: Experiment) -> Checked:
     artifacts.check_writable(config.storage)
     if config.run_folder.exists() and not config.run_folder.is_dir():
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
-    spec = backbone_spec(config.model, config.pretrained)
+    spec = backbone_spec(config.model, config.pretrained, config.preprocess)
     data, names = config.data, config.tasks
     if data is None:
         names = names or MINI_MTIL_DEFAULT
@@ -72,7 +72,8 @@ def check(config: Experiment) -> Checked:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
     texts = first_pass(backbone, tasks, config, methods)
-    return Checked(config, tuple(tasks), spec, backbone.fingerprint, (described(tasks, texts),))
+    words = (backbone.described, *backbone.notes, described(tasks, texts))
+    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words)
 
 
 def _drawn(config: Experiment) -> Path:

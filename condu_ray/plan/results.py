@@ -146,6 +146,7 @@ class Results:
             "recipe": config.recipe,
             "seed": config.seed,
             "config": config.model_dump(mode="json", exclude={"tracking": {"uri"}}),  # it may hold a password
+            "backbone": list(self.plan.checked.words),
             "versions": provenance(),
             "command": command(),
             "wall_seconds": seconds,
