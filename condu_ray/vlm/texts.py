@@ -63,7 +63,7 @@ def check_texts(tokenizer: Any, task: Task, backbone: str, *, cut: bool) -> Text
     by_chance = getattr(tokenizer, "reduction_fn", None) is not None
     where = f"{task.folder / META}"
     if lost and (by_chance or not cut):
-        cure = "its tokenizer would leave out tokens by chance" if by_chance else "or give --long_prompts cut"
+        cure = "for its tokenizer leaves out tokens by chance" if by_chance else "or give --long_prompts cut"
         raise TaskError(
             f"{where}: {lost} of {len(task.classes) * len(task.templates)} prompts have more tokens than the {context} "
             f"that backbone {backbone} reads, such as {example}; shorten the template or the class names, {cure}"
