@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 VERSION = 1
 """Part of a kept verdict: raise it when a check is added or changes, and everything is tried again."""
 CPU = torch.device("cpu")
+POSSIBLE = "interpolation bicubic or bilinear, resize_mode shortest, longest or squash, mode RGB"
+SHORTEST = 0.9
+"""Length of a normalised feature, at least: bf16 gives 1 to within a percent, what overflows gives 0."""
 
 
 def first_pass(backbone: Backbone, tasks: Sequence[Task], config: Experiment, methods: Sequence[Method]) -> list[Texts]:
@@ -97,19 +100,24 @@ def _encode(backbone: Backbone, task: Task, precision: str) -> tuple[Tensor, Ten
         The image as it is evaluated and as it is trained on [2, 3, H, W], and the prompts' tokens [2, L].
     """
     model, spec, (height, width) = backbone.model, backbone.spec, backbone.spec.image_size
-    said = {name: spec.preprocess.get(name) for name in ("size", "mean", "std", "interpolation", "resize_mode")}
-    named = partial(_named, backbone, task)
+    named, said = partial(_named, backbone, task), spec.preprocess
     with pq.ParquetFile(task.train) as file:
         encoded = next(file.iter_batches(1, columns=["image"]))["image"][0].as_py()
-    with named("its transforms cannot prepare an image", f"correct its preprocess_cfg ({said})"):
-        pixels = np.stack([Preprocessor(spec.preprocess, augment).pixels(encoded) for augment in (False, True)])
+    cure = f"correct its preprocess_cfg ({said}): {POSSIBLE}"
+    with named("its transforms cannot prepare an image", cure):
+        pixels = np.stack([Preprocessor(said, augment).pixels(encoded) for augment in (False, True)])
         if pixels.shape[1:] != (height, width, 3):
-            raise ValueError(f"the image has shape {pixels.shape[1:]}")
-    cure = f"its preprocess_cfg has to say three numbers each as mean and std, no std 0: {said['mean']}, {said['std']}"
-    with named("an image cannot be normalised", cure):
-        images = normalise(torch.from_numpy(pixels), spec.preprocess)
-        if not images.isfinite().all():
-            raise ValueError("pixels become NaN or infinite")
+            raise ValueError(f"the image becomes {pixels.shape[1:]}")
+    mean, std = said["mean"], said["std"]
+    cure = "its preprocess_cfg has to say three numbers as mean, 0 to 1, and three as std, above 0 and up to 1"
+    with named(f"images cannot be normalised with mean {mean} and std {std}", cure):
+        images = normalise(torch.from_numpy(pixels), said)
+        if (
+            not images.isfinite().all()
+            or not all(0 <= one <= 1 for one in mean)
+            or not all(0 < one <= 1 for one in std)
+        ):
+            raise ValueError("out of range")
     prompts = task.prompts()
     with torch.no_grad(), compute_context(CPU, precision):
         cure = "set its preprocess_cfg's size to the images that the model takes"
@@ -121,10 +129,11 @@ def _encode(backbone: Backbone, task: Task, precision: str) -> tuple[Tensor, Ten
             text_CD = model.encode_text(tokens, normalize=True).float()
         with named("features of images and texts do not fit one another", "both towers need one embed_dim"):
             scores = logits(model, image_BD, text_CD)
-    if not scores.isfinite().all():
+    lengths = torch.cat([image_BD, text_CD]).norm(dim=-1)
+    if not scores.isfinite().all() or not (lengths > SHORTEST).all():
         raise BackboneError(
-            f"backbone {spec.name}, task {task.name}: features are NaN or infinite in {precision}; look at its "
-            f"weights, mean and std ({said['mean']}, {said['std']}), or give --training.precision fp32"
+            f"backbone {spec.name}, task {task.name}: features are NaN, infinite or all 0 in {precision}; copy its "
+            "weights anew, look at its logit_scale, or give --training.precision fp32"
         )
     return images, tokens
 
