@@ -118,8 +118,8 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
     except Exception as error:
         height, width = spec.image_size
         raise BackboneError(
-            f"backbone {spec.name}: cannot encode an image of {height} x {width} pixels, as its preprocessing says, or "
-            f"a text: {_short(error)}"
+            f"backbone {spec.name}: cannot compare an image of {height} x {width} pixels, as its preprocessing says, "
+            f"with a text: {_short(error)}"
         ) from error
     frozen = frozenset({name for name, _ in model.named_parameters()} - used) | frozenset(FROZEN)
     for name, parameter in model.named_parameters():

@@ -38,10 +38,13 @@ def used_parameters(model: CLIP, image_size: tuple[int, int], tokens_CL: Tensor)
         tokens_CL: tokens of any text.
 
     Raises:
-        Exception: of any class that the model raises where it does not take such images or tokens.
+        Exception: of any class that the model raises where it does not take such images or tokens; ValueError where
+            their features are of unequal length.
     """
     with torch.enable_grad():
         features = model.encode_image(torch.zeros(1, 3, *image_size)), model.encode_text(tokens_CL)
+    if features[0].shape != features[1].shape:
+        raise ValueError(f"image features are {list(features[0].shape)}, text features {list(features[1].shape)}")
     leaves = _leaves(features)
     return {name for name, parameter in model.named_parameters() if id(parameter) in leaves}
 

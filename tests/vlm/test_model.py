@@ -109,3 +109,25 @@ def test_augmentation_is_fixed_by_its_seed():
     one, again, other = (preprocessor.pixels(buffer.getvalue(), seed) for seed in (1, 1, 2))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda config: config["preprocess_cfg"].update(size=32), ["32 x 32 pixels"]),
+        (lambda config: config["preprocess_cfg"].update(size=[16, 24]), ["16 x 24 pixels"]),
+        (
+            lambda config: config["model_cfg"].update(vision_cfg={"timm_model_name": "test_vit", "image_size": 32}),
+            ["cannot be loaded"],
+        ),
+    ],
+)
+def test_a_model_that_does_not_take_its_images_is_refused_at_loading(small_backbone, tmp_path, change, words):
+    config = json.loads((small_backbone / "open_clip_config.json").read_text())
+    change(config)
+    copy(small_backbone, tmp_path, config=json.dumps(config).encode())
+    with pytest.raises(BackboneError) as caught:
+        load_backbone(backbone_spec(pretrained=str(tmp_path)))
+    for word in (str(tmp_path), *words):
+        assert word in str(caught.value)
+    assert len(str(caught.value)) < 800
