@@ -207,7 +207,7 @@ def _values(annotation: Any) -> str:
         return "`task=number,...`"
     if inner := [kind for kind in get_args(annotation) if kind is not type(None)]:
         return _values(inner[0])
-    return {"str": "name", "Path": "path", "bool": "`true`, `false`", "int": "integer", "float": "number"}[
+    return {"str": "name", "Location": "path", "bool": "`true`, `false`", "int": "integer", "float": "number"}[
         annotation.__name__
     ]
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator, model_validator
 
 from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, split_names
 from condu_ray.store.layout import run_folder
+from condu_ray.store.location import Location
 
 Rate = Annotated[float, Field(gt=0)]
 _Split = BeforeValidator(split_names)
+Where = Annotated[Location, PlainValidator(Location), PlainSerializer(str, when_used="json")]
+"""A setting that names a folder or file: a text, a `Path` or a `Location`."""
 
 
 class Training(Settings):
@@ -123,9 +125,9 @@ class Pam(Settings):
 class Distillation(Settings):
     """Methods that learn from a teacher beside the labels (`lwf`, `lwf-vr`, `icarl`, `zscl`)."""
 
-    reference: Annotated[tuple[Path, ...], _Split] = ()
+    reference: Annotated[tuple[Where, ...], _Split] = ()
     """Reference images of `zscl`: task folders or Parquet files with a column `image`; mini-MTIL draws its own."""
-    captions: Path | None = None
+    captions: Where | None = None
     """Reference texts, one a line; default: the references' `caption` columns or class prompts."""
     max_captions: int = Field(1000, ge=2)
     """Reference texts that are used, drawn by the seed."""
@@ -207,11 +209,11 @@ class Experiment(Settings):
 
     recipe: str = "mini_mtil"
     """Named set of defaults that everything else overrides (condu_ray/recipes.py); `own_data` where --data is given."""
-    method: tuple[str, ...] = ("condu",)
+    method: Annotated[tuple[str, ...], _Split] = ("condu",)
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
-    data: Path | None = None
+    data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
-    tasks: tuple[str, ...] | None = None
+    tasks: Annotated[tuple[str, ...] | None, _Split] = None
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
@@ -226,7 +228,7 @@ class Experiment(Settings):
     trained with, `TAG` of the architecture or `ARCHITECTURE:TAG`; default: what all tags of the architecture say."""
     long_prompts: Literal["refuse", "cut"] = late("refuse")
     """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
-    storage: Path = Path("storage")
+    storage: Where = Location("storage")
     """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs."""
     repair: bool = Field(False, exclude=True)
     """Whether to verify all that is in storage first and put what is damaged aside, so that this run makes it again; no
@@ -246,11 +248,6 @@ class Experiment(Settings):
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
 
-    @field_validator("method", "tasks", mode="before")
-    @classmethod
-    def _split(cls, value: Any) -> Any:
-        return split_names(value)
-
     @field_validator("method", "tasks")
     @classmethod
     def _no_repeat(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -267,7 +264,7 @@ class Experiment(Settings):
         return self.run or f"{self.recipe}-seed{self.seed}"
 
     @property
-    def run_folder(self) -> Path:
+    def run_folder(self) -> Location:
         """`<storage>/runs/<run>`."""
         return run_folder(self.storage, self.run_name)
 

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 
 from condu_ray.benchmark.images import inspect_image
 from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task, TaskError
-from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, write_sealed
+from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, read_text, write_sealed
 from condu_ray.store.layout import verdict_path
+from condu_ray.store.location import Place
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def check_task(task: Task, *, workers: int = 1) -> list[Problem]:
     return problems
 
 
-def require_valid(tasks: Sequence[Task], cache_folder: Path | None = None, *, workers: int = 1) -> None:
+def require_valid(tasks: Sequence[Task], cache_folder: Place | None = None, *, workers: int = 1) -> None:
     """Checks the content of tasks, logs the warnings, and refuses tasks with errors.
 
     Args:
@@ -184,7 +185,7 @@ def _check_split(task: Task, path: Path, run: _Run, problems: list[Problem]) -> 
 def _official_repeats(task: Task) -> int:
     """Returns how many images the official splits themselves share, as the converters of `mtil` count them."""
     try:
-        known = json.loads((task.folder / META).read_text(encoding="utf-8")).get("images_in_both_splits", 0)
+        known = json.loads(read_text(task.folder / META)).get("images_in_both_splits", 0)
     except (OSError, ValueError):
         return 0
     return known if isinstance(known, int) else 0
@@ -223,7 +224,7 @@ def _check_repeats(task: Task, digests: list[np.ndarray], problems: list[Problem
             problems.append(Problem("warning", kind, tally.row, message))
 
 
-def _read_verdict(task: Task, folder: Path | None) -> list[Problem] | None:
+def _read_verdict(task: Task, folder: Place | None) -> list[Problem] | None:
     if folder is None:
         return None
     try:
@@ -235,7 +236,7 @@ def _read_verdict(task: Task, folder: Path | None) -> list[Problem] | None:
     return None
 
 
-def _write_verdict(task: Task, folder: Path, problems: list[Problem]) -> None:
+def _write_verdict(task: Task, folder: Place, problems: list[Problem]) -> None:
     verdict = {"version": CHECK_VERSION, "task": task.name, "problems": [asdict(problem) for problem in problems]}
     try:
         write_sealed(verdict_path(folder, task.fingerprint), verdict)

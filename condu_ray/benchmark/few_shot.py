@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task, TaskError, load_task
-from condu_ray.store.artifacts import ArtifactError, link, publish, verified
+from condu_ray.store.artifacts import ArtifactError, link, publish, read_text, verified
 from condu_ray.store.layout import few_shot_folder
+from condu_ray.store.location import Location, Place
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _GROUP_BYTES = 32 * 2**20  # encoded images in one row group of what is written
 _SHOWN = 5  # classes that one warning names
 
 
-def few_shot(tasks: Sequence[Task], folder: Path, *, shots: int, seed: int) -> list[Task]:
+def few_shot(tasks: Sequence[Task], folder: Place, *, shots: int, seed: int) -> list[Task]:
     """Writes tasks with `shots` training images a class, or finds them written already.
 
     `<folder>/<data>-<shots>shot-seed<seed>-<hash>/<task>` holds, for each task, `train.parquet` (the images drawn, in
@@ -67,7 +67,7 @@ def few_shot(tasks: Sequence[Task], folder: Path, *, shots: int, seed: int) -> l
     content = [FEW_SHOT_VERSION, sorted((task.name, task.fingerprint) for task in tasks)]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     data = re.sub(r"[^A-Za-z0-9._-]", "_", tasks[0].folder.parent.name).lstrip("._-") or "tasks"
-    folder = few_shot_folder(Path(os.path.abspath(folder)), data, shots, seed, digest)
+    folder = few_shot_folder(Location(folder).absolute(), data, shots, seed, digest)
     return [_few_shot_task(task, folder / task.name, shots, seed) for task in tasks]
 
 
@@ -88,7 +88,7 @@ def draw(labels: np.ndarray, classes: int, *, shots: int, seed: int) -> np.ndarr
     return np.sort(np.concatenate(drawn))
 
 
-def _few_shot_task(task: Task, folder: Path, shots: int, seed: int) -> Task:
+def _few_shot_task(task: Task, folder: Location, shots: int, seed: int) -> Task:
     source = {"shots": shots, "seed": seed, "source_fingerprint": task.fingerprint}
 
     def write(draft: Path) -> None:
@@ -96,7 +96,7 @@ def _few_shot_task(task: Task, folder: Path, shots: int, seed: int) -> Task:
         link(task.test, draft / TEST)
 
     try:
-        meta = json.loads((task.folder / META).read_text(encoding="utf-8"))
+        meta = json.loads(read_text(task.folder / META))
         found = publish(folder, {**meta, **source}, write)
     except OSError as error:
         raise TaskError(

@@ -14,8 +14,10 @@ from condu_ray.benchmark.check import CHECK_VERSION
 from condu_ray.benchmark.images import inspect_image
 from condu_ray.benchmark.tasks import META, TRAIN, TaskError, hash_file, load_task
 from condu_ray.config import Distillation
-from condu_ray.store.artifacts import ArtifactError, read_sealed, write_sealed
+from condu_ray.store.artifacts import ArtifactError, local, read_sealed, read_text, write_sealed
+from condu_ray.store.backend import backend
 from condu_ray.store.layout import verdict_path
+from condu_ray.store.location import Place
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ def load_references(options: Distillation) -> References:
     files: list[Path] = []
     captions: list[str] = []
     for path in options.reference:
-        if (path / META).is_file():
+        if backend(path).exists(path / META):
             task = load_task(path)
             files.append(task.train)
             captions += task.prompts()
         else:
-            captions += _read_file(path, captions=options.captions is None)
-            files.append(path.absolute())
+            captions += _read_file(local(path), captions=options.captions is None)
+            files.append(local(path).absolute())
     if not files:
         raise TaskError("no reference images: give --distillation.reference a task folder or a Parquet file of images")
     if options.captions is not None:
@@ -68,7 +70,7 @@ def load_references(options: Distillation) -> References:
     return References(tuple(files), tuple(captions), digest.hexdigest())
 
 
-def require_decodable(references: References, cache_folder: Path | None = None) -> None:
+def require_decodable(references: References, cache_folder: Place | None = None) -> None:
     """Decodes every reference image once, for a bad one would stop training in its middle.
 
     Args:
@@ -145,9 +147,9 @@ def _read_file(path: Path, captions: bool) -> list[str]:
         raise TaskError(f"{where}: column 'caption' cannot be read ({error}); copy or write it anew") from error
 
 
-def _read_captions(path: Path) -> list[str]:
+def _read_captions(path: Place) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"--distillation.captions {path}: cannot be read as text ({error})") from error
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -12,9 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from condu_ray.names import nearest
+from condu_ray.store.artifacts import local, read_text
+from condu_ray.store.backend import backend
+from condu_ray.store.location import Location, Place
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ TRAIN, TEST, META, ORDER = "train.parquet", "test.parquet", "meta.json", "order.
 # A name becomes part of paths, run names and metric keys; this also rules out "..", "/" and hidden folders.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_NAME = 100  # it has to fit into the names of sessions and trials, of which file systems take 255 characters
-_file_hashes: dict[tuple[str, int, int], str] = {}
+_file_hashes: dict[tuple[str, Hashable], str] = {}
 
 
 class TaskError(ValueError):
@@ -43,7 +45,7 @@ class Task:
     """One task of the benchmark, as `load_task` returns it."""
 
     name: str  #: the folder's name
-    folder: Path  #: absolute
+    folder: Location  #: absolute
     classes: tuple[str, ...]  #: class names; the label is the index
     templates: tuple[str, ...]  #: prompts with one `{}` each; training uses the first, evaluation averages over all
     train_rows: int  #: images in `train.parquet`
@@ -51,13 +53,13 @@ class Task:
 
     @property
     def train(self) -> Path:
-        """Path of the training split."""
-        return self.folder / TRAIN
+        """Path at which this machine can read the training split."""
+        return local(self.folder / TRAIN)
 
     @property
     def test(self) -> Path:
-        """Path of the test split."""
-        return self.folder / TEST
+        """Path at which this machine can read the test split."""
+        return local(self.folder / TEST)
 
     def prompts(self) -> list[str]:
         """Returns one prompt a class, in label order, from the first template."""
@@ -84,7 +86,7 @@ class Task:
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def load_task(folder: str | Path) -> Task:
+def load_task(folder: str | Place) -> Task:
     """Loads a task after cheap checks of its structure.
 
     Args:
@@ -109,7 +111,7 @@ def load_task(folder: str | Path) -> Task:
     return Task(folder.name, folder, classes, templates, *rows)
 
 
-def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[Task]:
+def load_tasks(folder: str | Place, names: Sequence[str] | None = None) -> list[Task]:
     """Loads the tasks below a folder, in the order in which they are to be learned.
 
     Args:
@@ -123,20 +125,19 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[T
     folder = _existing(folder, "the folder that holds the tasks' folders")
     if isinstance(names, str):
         raise TaskError(f"names is the text {names!r}; give a list of names, such as [{names!r}]")
-    found = sorted(path.parent.name for path in folder.glob(f"*/{META}") if not path.parent.name.startswith("."))
+    found = _tasks_in(folder, warn=names is None)
     source = "the names asked for"
     if names is None:
-        for path in sorted(folder.iterdir()):
-            if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
-                logger.warning("%s: skipped, it may not be read by this user", path)
-            elif os.path.isfile(path / TRAIN) and not os.path.isfile(path / META):
-                logger.warning("%s: skipped, it has a %s but no %s", path, TRAIN, META)
         names, source = found, str(folder)
-        if (folder / ORDER).is_file():
+        if backend(folder).exists(folder / ORDER):
             source = str(folder / ORDER)
             names = _read_json(folder / ORDER, list, "the tasks' names, in order")
     if not names:
-        hint = "it is itself a task: give its parent folder" if (folder / META).is_file() else f"a task has a {META}"
+        hint = (
+            "it is itself a task: give its parent folder"
+            if backend(folder).exists(folder / META)
+            else f"a task has a {META}"
+        )
         raise TaskError(f"{folder}: no task to load from {source}; {hint}")
     tasks, errors = [], []
     for position, name in enumerate(names):
@@ -151,25 +152,55 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[T
     return tasks
 
 
-def _existing(folder: str | Path, hint: str) -> Path:
-    path = Path(os.path.abspath(folder))  # absolute: another process may work in another folder
-    if not os.path.isdir(path):  # Path.is_dir raises where a parent cannot be entered
-        raise TaskError(f"{path}: no such folder; give {hint}")
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise TaskError(f"{path}: may not be read by this user; change its permissions")
-    return path
+def _existing(folder: str | Place, hint: str) -> Location:
+    place = Location(folder).absolute()  # another process may work in another folder
+    try:
+        backend(place).names(place)
+    except PermissionError as error:
+        raise TaskError(f"{place}: may not be read by this user; change its permissions") from error
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{place}: no such folder; give {hint}") from error
+    return place
 
 
-def _load_named(folder: Path, name: str, found: list[str], source: str) -> Task:
+def _tasks_in(folder: Location, warn: bool) -> list[str]:
+    """Returns the names of the folders that have a `meta.json`; warns of what looks like a task and is none."""
+    found, store = [], backend(folder)
+    for name in store.names(folder):
+        place = folder / name
+        try:
+            meta, train = (store.stamp(place / file) is not None for file in (META, TRAIN))
+        except PermissionError:
+            meta = train = False
+            if warn:
+                logger.warning("%s: skipped, it may not be read by this user", place)
+        except OSError:  # such as a link that leads to itself
+            meta = train = False
+        if meta:
+            found.append(name)
+        elif train and warn:
+            logger.warning("%s: skipped, it has a %s but no %s", place, TRAIN, META)
+    return found
+
+
+def _is_folder(place: Location) -> bool:
+    try:
+        backend(place).names(place)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _load_named(folder: Location, name: str, found: list[str], source: str) -> Task:
     # The test of the name comes before any look at the disk: "../x" must not even be looked up.
-    if name in found or (isinstance(name, str) and _SAFE_NAME.fullmatch(name) and os.path.isdir(folder / name)):
+    if name in found or (isinstance(name, str) and _SAFE_NAME.fullmatch(name) and _is_folder(folder / name)):
         return load_task(folder / name)
     raise TaskError(f"{source}: no task {name!r} in {folder}{nearest(name, found, most=3, label='there are')}")
 
 
-def _read_json(path: Path, kind: type, hint: str) -> Any:
+def _read_json(path: Place, kind: type, hint: str) -> Any:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except PermissionError as error:
         raise TaskError(f"{path}: may not be read by this user; change its permissions") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -179,7 +210,7 @@ def _read_json(path: Path, kind: type, hint: str) -> Any:
     return content
 
 
-def _read_meta(path: Path, errors: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _read_meta(path: Place, errors: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Returns classes and templates; what is wrong with them goes to `errors`."""
     try:
         meta = _read_json(path, dict, "an object of 'classes' and 'template'")
@@ -211,10 +242,10 @@ def _read_meta(path: Path, errors: list[str]) -> tuple[tuple[str, ...], tuple[st
     return tuple(map(str, classes)), tuple(map(str, templates))
 
 
-def _read_structure(path: Path, errors: list[str]) -> int:
+def _read_structure(path: Place, errors: list[str]) -> int:
     """Returns the row count of a split; what is wrong with its columns goes to `errors`."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(local(path)) as file:
             schema, rows = file.schema_arrow, int(file.metadata.num_rows)
     except PermissionError:
         errors.append(f"{path}: may not be read by this user; change its permissions")
@@ -238,9 +269,8 @@ def _read_structure(path: Path, errors: list[str]) -> int:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's content, remembered in this process until its size or time of change differs."""
-    status = path.stat()
-    key = (str(path), status.st_size, status.st_mtime_ns)
+    """SHA-256 (hex) of a file's content, remembered in this process until it is written again."""
+    key = str(path), backend(path).stamp(path)
     if key not in _file_hashes:
         with path.open("rb") as file:
             _file_hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -27,6 +27,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods import get
 from condu_ray.methods.registry import MethodError
 from condu_ray.methods.training import Worker, train_expert
+from condu_ray.store.location import Place
 from condu_ray.vlm import model as vlm
 from condu_ray.vlm.model import Backbone, set_weights
 
@@ -50,7 +51,7 @@ def load_backbone(model: str = "tiny-clip", pretrained: str | None = None, prepr
 
 
 def load_tasks(
-    folder: str | Path | None = None, names: Sequence[str] | None = None, *, cache: str | Path | None = None
+    folder: str | Place | None = None, names: Sequence[str] | None = None, *, cache: str | Place | None = None
 ) -> list[Task]:
     """Loads tasks in the order in which they are to be learned.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from condu_ray.benchmark import Task
 from condu_ray.config import Inference
 from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm import router
 from condu_ray.vlm.model import Backbone
@@ -48,7 +48,7 @@ class Evaluator:
         max_images: int = 0,
         precision: str = "fp32",
         device: str = "cpu",
-        storage: Path | None = None,
+        storage: Place | None = None,
     ) -> None:
         self.features = Features(
             backbone, batch_size=batch_size, max_images=max_images, precision=precision, device=device, storage=storage

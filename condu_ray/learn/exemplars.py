@@ -16,6 +16,7 @@ from condu_ray.benchmark import Task
 from condu_ray.learn.lesson import Exemplars
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder
+from condu_ray.store.location import Place
 
 EXEMPLARS = "exemplars.parquet"
 
@@ -56,7 +57,7 @@ def save_exemplars(path: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
     pq.write_table(pa.table({"image": pa.array(encoded, pa.binary()), "label": pa.array(labels, pa.int32())}), path)
 
 
-def load_exemplars(storage: Path, key: str, task: Task) -> Exemplars:
+def load_exemplars(storage: Place, key: str, task: Task) -> Exemplars:
     """Loads what an expert's artifact kept of its task.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,6 +17,7 @@ from condu_ray.learn.feature_store import FeatureStore
 from condu_ray.learn.loop import compute_context
 from condu_ray.merging.delta import Delta
 from condu_ray.store.ledger import ROOT
+from condu_ray.store.location import Place
 from condu_ray.vlm.model import Backbone, set_weights
 from condu_ray.vlm.preprocess import normalise
 from condu_ray.vlm.zeroshot import image_features, text_features
@@ -57,7 +57,7 @@ class Features:
         max_images: int,
         precision: str,
         device: str,
-        storage: Path | None = None,
+        storage: Place | None = None,
     ) -> None:
         self.backbone, self.precision, self.device = backbone, precision, torch.device(device)
         self.theta0 = backbone.snapshot()

@@ -11,6 +11,7 @@ from condu_ray.benchmark import Task
 from condu_ray.config import content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.layout import prototype_folder
+from condu_ray.store.location import Place
 from condu_ray.vlm.prototypes import class_prototypes
 
 FILE = "features.safetensors"
@@ -21,12 +22,12 @@ def prototype_key(backbone: str, task: Task) -> str:
     return content_hash(["1", backbone, task.train_fingerprint])[:24]
 
 
-def has_prototypes(storage: Path, backbone: str, task: Task) -> bool:
+def has_prototypes(storage: Place, backbone: str, task: Task) -> bool:
     """Whether a task's prototypes are there."""
     return artifacts.exists(prototype_folder(storage, prototype_key(backbone, task)))
 
 
-def save_prototypes(storage: Path, backbone: str, task: Task, sums: Tensor, counts: Tensor, text: Tensor) -> None:
+def save_prototypes(storage: Place, backbone: str, task: Task, sums: Tensor, counts: Tensor, text: Tensor) -> None:
     """Publishes what a task's prototypes are made of; what is there already wins.
 
     Args:
@@ -46,7 +47,7 @@ def _save(tensors: dict[str, Tensor], folder: Path) -> None:
     artifacts.save_tensors(folder / FILE, tensors)
 
 
-def load_prototypes(storage: Path, backbone: str, task: Task, kind: str) -> Tensor:
+def load_prototypes(storage: Place, backbone: str, task: Task, kind: str) -> Tensor:
     """Returns a task's class prototypes: [C, D] float32, L2-normalised.
 
     Args:

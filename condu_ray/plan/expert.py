@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from condu_ray.config import Experiment
 from condu_ray.store import artifacts
 from condu_ray.store.experts import adopt_expert
 from condu_ray.store.layout import expert_folder
+from condu_ray.store.location import Place
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,12 @@ class PlannedExpert:
     key: str
     start: str | None = None
     state: str | None = None
-    needs: Path | None = None
+    needs: Place | None = None
     earlier: tuple[tuple[str, str], ...] = ()
     same: str | None = None
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """Where the expert is, once it is there."""
         return expert_folder(self.config.storage, self.key)
 

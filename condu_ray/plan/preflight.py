@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from condu_ray.benchmark import Task, load_tasks, require_valid
 from condu_ray.benchmark.few_shot import few_shot
@@ -19,6 +18,7 @@ from condu_ray.plan.first_pass import described, first_pass
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
+from condu_ray.store.location import Location
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
 
@@ -50,7 +50,7 @@ def check(config: Experiment) -> Checked:
     methods = take(config)
     _check_options(config, methods)
     artifacts.check_writable(config.storage)
-    if config.run_folder.exists() and not config.run_folder.is_dir():
+    if artifacts.is_file(config.run_folder):
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
     spec = backbone_spec(config.model, config.pretrained, config.preprocess)
     data, names = config.data, config.tasks
@@ -76,7 +76,7 @@ def check(config: Experiment) -> Checked:
     return Checked(config, tuple(tasks), spec, backbone.fingerprint, words)
 
 
-def _drawn(config: Experiment) -> Path:
+def _drawn(config: Experiment) -> Location:
     """Where mini-MTIL's tasks are drawn."""
     return mini_mtil_folder(config.storage, MINI_MTIL_VERSION)
 
@@ -90,9 +90,9 @@ def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
         )
 
 
-def _check_rates(config: Experiment, data: Path, tasks: Sequence[Task]) -> None:
+def _check_rates(config: Experiment, data: Location, tasks: Sequence[Task]) -> None:
     """Refuses a learning rate for a task that does not exist; the recipe's own, and those of other tasks, may stay."""
-    known = {task.name for task in tasks} | {path.name for path in data.iterdir()} | set(MINI_MTIL_TASKS)
+    known = {task.name for task in tasks} | set(artifacts.names(data)) | set(MINI_MTIL_TASKS)
     recipe = RECIPES[config.recipe]() if config.recipe in RECIPES else Experiment()
     for field in ("training", "lora"):
         of_recipe: dict[str, float] = getattr(recipe, field).lr_by_task
@@ -115,12 +115,13 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
             )
         data = _drawn(config)
         mini_mtil(data, tasks=unused)
-        paths: tuple[Path, ...] = tuple(data / name for name in unused)
+        paths = tuple(data / name for name in unused)
         distillation = config.distillation.model_copy(update={"reference": paths})
         config = config.model_copy(update={"distillation": distillation})
-    folders = {task.folder.resolve() for task in tasks}
+    folders = {artifacts.local(task.folder).resolve() for task in tasks}
     for path in config.distillation.reference:
-        if path.resolve() in folders or path.resolve().parent in folders:
+        resolved = artifacts.local(path).resolve()
+        if resolved in folders or resolved.parent in folders:
             raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
     require_decodable(load_references(config.distillation), checked_folder(config.storage))
     # Absolute, for Ray Train has its workers work in a folder of their own.

@@ -77,8 +77,12 @@ def test_what_is_written(task: Task, make_task: Any, tmp_path: Path, caplog: pyt
     assert folder.name.startswith(f"{tmp_path.name}-3shot-seed5-")
     assert len(folder.name.rsplit("-", 1)[1]) == 8
     for source, made in zip([task, other], few, strict=True):
-        assert made.folder == folder / source.name
-        assert sorted(path.name for path in made.folder.iterdir()) == ["meta.json", "test.parquet", "train.parquet"]
+        assert Path(made.folder) == folder / source.name
+        assert sorted(path.name for path in Path(made.folder).iterdir()) == [
+            "meta.json",
+            "test.parquet",
+            "train.parquet",
+        ]
         assert made.test_fingerprint == source.test_fingerprint
         assert made.train_fingerprint != source.train_fingerprint or made.train_rows == source.train_rows
         assert (made.classes, made.templates) == (source.classes, source.templates)
@@ -86,8 +90,8 @@ def test_what_is_written(task: Task, make_task: Any, tmp_path: Path, caplog: pyt
         kept = draw(np.asarray([label for _, label in rows]), 3, shots=3, seed=5)
         assert read(made.train) == [rows[row] for row in kept]
         assert check_task(made) == []
-        before = json.loads((source.folder / "meta.json").read_text())
-        after = json.loads((made.folder / "meta.json").read_text())
+        before = json.loads(Path(source.folder, "meta.json").read_text())
+        after = json.loads(Path(made.folder, "meta.json").read_text())
         assert after.items() >= before.items()
         assert {key: after[key] for key in after.keys() - before.keys() - {"files", "versions"}} == {
             "shots": 3,
@@ -242,7 +246,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_damage_to_what_was_written_is_found(case: str, task: Task, tmp_path: Path) -> None:
     change, words = DAMAGE[case]
     (few,) = few_shot([task], tmp_path / "made", shots=2, seed=0)
-    change(few.folder)
+    change(Path(few.folder))
     with pytest.raises(ArtifactError) as caught:
         few_shot([task], tmp_path / "made", shots=2, seed=0)
     for word in (words, f"remove {few.folder}"):

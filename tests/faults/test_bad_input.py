@@ -403,8 +403,8 @@ def test_links_to_data_elsewhere_are_read_and_never_written_through(
     (world.data / "cars").symlink_to(elsewhere)
     before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
     (few,) = world.check(*ONE, "--shots", "1").tasks
-    assert few.folder.is_relative_to(world.storage)
-    assert not any(path.is_symlink() for path in few.folder.iterdir())
+    assert Path(few.folder).is_relative_to(world.storage)
+    assert not any(path.is_symlink() for path in Path(few.folder).iterdir())
     assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before
 
 

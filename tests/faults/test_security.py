@@ -143,8 +143,8 @@ def test_no_name_leads_out_of_its_folder(name, tmp_path, task_data):
 
 def test_every_run_and_session_lies_in_storage(tmp_path):
     config = Experiment(storage=tmp_path, run="a.b-c_d")
-    assert config.run_folder.resolve().is_relative_to(tmp_path.resolve())
-    assert config.run_folder.parent == tmp_path / "runs"
+    assert Path(config.run_folder).resolve().is_relative_to(tmp_path.resolve())
+    assert Path(config.run_folder).parent == tmp_path / "runs"
 
 
 SECRETS = (

@@ -1,6 +1,5 @@
 """Prompts that a backbone cuts or cannot tell apart are found by every kind of tokenizer that open_clip has."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
 
 from condu_ray.benchmark import Task, TaskError
+from condu_ray.store.location import Location
 from condu_ray.vlm.texts import Texts, check_texts, read
 
 CLEANED = ("lower", "canonicalize", "whitespace")
@@ -16,7 +16,7 @@ CONTEXT = 8
 
 
 def task(*classes, templates=("a photo of a {}.",)):
-    return Task("birds", Path("/data/birds"), tuple(classes), tuple(templates), 1, 1)
+    return Task("birds", Location("/data/birds"), tuple(classes), tuple(templates), 1, 1)
 
 
 def check(tokenizer, *given, cut=False, **more):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from condu_ray.benchmark import Task, load_task
 from condu_ray.learn.prototype_store import has_prototypes, save_prototypes
 from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
 from condu_ray.orchestration.lanes.stream import chunk_dataset
+from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 from condu_ray.vlm.preprocess import Preprocessor, normalise
 from condu_ray.vlm.zeroshot import image_features, text_features
@@ -42,7 +42,7 @@ class Encode:
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Encodes the one chunk that a batch of size 1 holds."""
         folder, number, start, stop = (rows[name][0] for name in ("folder", "task", "start", "stop"))
-        task = load_task(Path(str(folder)))
+        task = load_task(str(folder))
         if start == stop:
             text = text_features(self._backbone.model, self._backbone.tokenizer, task.classes, task.templates)
             labels, counts, sums = np.arange(len(text)), np.zeros(len(text), np.int64), text.cpu().double().numpy()
@@ -78,7 +78,7 @@ def _row_ranges(number: int, task: Task) -> list[dict[str, Any]]:
 
 
 def make_prototypes(
-    storage: Path, spec: BackboneSpec, backbone: str, tasks: Sequence[Task], room: Room, threads: int
+    storage: Place, spec: BackboneSpec, backbone: str, tasks: Sequence[Task], room: Room, threads: int
 ) -> int:
     """Encodes the training images and prompts of every task that has no stored features yet.
 

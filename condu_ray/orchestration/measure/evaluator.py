@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,6 +25,7 @@ from condu_ray.plan.measurement import Measurement, routed
 from condu_ray.plan.preflight import Checked
 from condu_ray.store.experts import load_expert
 from condu_ray.store.ledger import Entry
+from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
@@ -45,7 +45,7 @@ class EvaluatorActor:
     """
 
     def __init__(
-        self, backbone: BackboneSpec, config: Experiment, precision: str, folders: Mapping[str, Path], cuda: bool
+        self, backbone: BackboneSpec, config: Experiment, precision: str, folders: Mapping[str, Place], cuda: bool
     ) -> None:
         torch.set_num_threads(config.training.threads)
         self._evaluator = Evaluator(
