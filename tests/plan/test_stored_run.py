@@ -17,7 +17,7 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.repair import damaged
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
-from condu_ray.plan.stored_run import StoredRun
+from condu_ray.plan.stored_run import finished_run
 from condu_ray.store import layout
 from condu_ray.store.artifacts import ArtifactError, read_meta
 from condu_ray.store.experts import load_expert
@@ -95,10 +95,9 @@ def test_states_are_read_and_are_no_ones_that_are_planned_now(name):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_of_the_same_settings_finds_none_of_its_measurements(name):
-    run = StoredRun(plan_run(check(config(name)), "fp32"))
-    assert not run.complete
-    assert not run.measured
-    results = Results(run.plan)
+    checked = check(config(name))
+    assert finished_run(checked) is None
+    results = Results(plan_run(checked, "fp32"))
     for plan in results.plan.methods:
         for entry in read_entries(layout.ledger_path(layout.run_folder(DISK, name), plan.method.name))[0]:
             for measurement in results.measurements(plan, entry):
@@ -115,7 +114,7 @@ def test_prototypes_are_made_anew():
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_runs_report_is_made_again_of_the_numbers_that_it_wrote(name, monkeypatch, capsys):
-    folder = layout.report_folder(layout.run_folder(DISK, name))
+    folder = Path(layout.report_folder(layout.run_folder(DISK, name)))
     page = folder / "report.md"
     kept, before = json.loads((folder / "results.json").read_text()), page.read_text() if page.is_file() else None
     page.unlink(missing_ok=True)  # a trial of a sweep has none of its own
@@ -128,7 +127,7 @@ def test_a_runs_report_is_made_again_of_the_numbers_that_it_wrote(name, monkeypa
 
 
 def test_a_report_of_a_run_that_wrote_no_numbers_is_refused(monkeypatch, capsys):
-    numbers = layout.results_path(layout.run_folder(DISK, "run"))
+    numbers = Path(layout.results_path(layout.run_folder(DISK, "run")))
     kept = numbers.read_bytes()
     numbers.unlink()
     try:
