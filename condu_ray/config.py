@@ -80,7 +80,7 @@ class Evaluation(Settings):
     evaluators: int = Field(0, ge=0)
     """Long-lived evaluator actors; 0: one for eight GPUs or, without any, for two lanes; at least one."""
     max_images: int = Field(0, ge=0)
-    """Test images a task (the first ones); 0: all of them."""
+    """Test images a task, drawn in proportion to its classes, the same ones in every run; 0: all of them."""
     first_session: Literal["triggers", "pretrained"] = late("triggers")
     """What predicts the learned task after the first session where tasks have triggers (`condu`, `emr`): its expert, or
     the pretrained model, as the public evaluation script has it by a slip."""
@@ -137,6 +137,8 @@ class Experiment(Settings):
     preprocess: str | None = late(None)
     """For a safetensors file, which says nothing of it: the open_clip tag whose mean, std and resizing its weights were
     trained with, `TAG` of the architecture or `ARCHITECTURE:TAG`; default: what all tags of the architecture say."""
+    long_prompts: Literal["refuse", "cut"] = late("refuse")
+    """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
     storage: Where = Location("storage")
     """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs."""
     repair: bool = Field(False, exclude=True)

@@ -167,7 +167,7 @@ def evaluate(
         task: whose test images.
         delta: what is added to theta0; None: nothing (zero-shot).
         among: tasks whose classes predictions choose from, `task` among them; empty: the task's own.
-        max_images: first test images to use; 0: all.
+        max_images: test images to use, in proportion to the classes; 0: all.
         batch_size: images a forward pass.
         precision: `fp32`, `bf16`, or `auto` as in a run.
 

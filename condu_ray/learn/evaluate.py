@@ -34,7 +34,7 @@ class Evaluator:
     Args:
         backbone: loaded model; its weights are changed in place by every call.
         batch_size: images a forward pass.
-        max_images: first test images of a task to use; 0 for all.
+        max_images: test images of a task to use, in proportion to its classes; 0 for all.
         precision: `fp32` or `bf16` (autocast). theta0's features for routing are always fp32.
         device: where to compute.
         storage: storage folder that keeps theta0's features for other runs; None keeps them nowhere.

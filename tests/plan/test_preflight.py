@@ -30,7 +30,7 @@ def settings(tmp_path, task_data, small_backbone):
 def test_good_input_passes_and_its_verdict_is_kept(settings):
     found = check(Experiment(**settings))
     assert [task.name for task in found.tasks] == ["walls", "doors", "cars"]
-    assert len(list((settings["storage"] / "checked").iterdir())) == 3
+    assert len(list((settings["storage"] / "checked").iterdir())) == 3 + 3 + 1  # data, the backbone on them, training
     assert check(Experiment(**settings)).backbone == found.backbone
 
 
@@ -118,7 +118,7 @@ def references(tmp_path, task_data):
         ({"reference": "{here}/nothing.parquet"}, TaskError, ["nothing.parquet", "missing"]),
         ({"reference": "{here}/text.parquet"}, TaskError, ["text.parquet", "not Parquet"]),
         ({"reference": "{here}/empty"}, TaskError, ["empty", "no task folder", "meta.json"]),
-        ({"reference": "{here}/blind.parquet"}, TaskError, ["blind.parquet", "no column 'image'", "caption"]),
+        ({"reference": "{here}/blind.parquet"}, TaskError, ["blind.parquet", "column 'image' is missing", "caption"]),
         ({"reference": "{here}/paths.parquet"}, TaskError, ["paths.parquet", "'image' holds string", "bytes"]),
         (
             {"reference": "{here}/mute.parquet"},

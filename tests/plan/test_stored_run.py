@@ -110,7 +110,7 @@ def test_prototypes_are_made_anew_and_the_old_ones_stay():
     stored = names(layout.prototypes_folder(DISK))
     assert len(stored) == 2
     for task in ("walls", "doors"):
-        assert not has_prototypes(DISK, backbone, load_task(Path("data") / task))
+        assert not has_prototypes(DISK, backbone, load_task(Path("data") / task))  # their text parts were other sums
     for name in stored:
         assert load_tensors(layout.prototypes_folder(DISK) / name, FILE)["sums"].shape == (2, 4)
 
