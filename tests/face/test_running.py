@@ -99,10 +99,8 @@ class TestFinished:
     def test_metrics_are_those_of_the_matrices(self, finished):
         found = finished.metrics().set_index(["method", "label_space"])
         assert list(found.index) == [("condu", "task"), ("condu", "union"), ("individual", "task")]
-        expected = vars(continual_metrics(finished.matrix("condu").to_numpy()))
-        row = found.loc["condu", "task"].to_dict()
-        assert row == {name: value for name, value in ({"sessions": 3} | expected).items() if name in row}
-        assert {"sessions", "transfer", "average", "last", "backward_transfer", "forgetting"} <= row.keys()
+        expected = continual_metrics(finished.matrix("condu").to_numpy())
+        assert found.loc["condu", "task"].to_dict() == {"sessions": 3} | vars(expected)
 
     def test_states_and_experts_are_what_was_stored(self, finished, written):
         for task in TASKS:
