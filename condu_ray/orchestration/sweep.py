@@ -77,7 +77,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         if sweep.tracking.uri is not None:  # by the environment: a setting would be in the files that Tune writes
             os.environ["MLFLOW_TRACKING_URI"] = sweep.tracking.uri
             base = base.model_copy(update={"tracking": sweep.tracking.model_copy(update={"uri": None})})
-        config = base.experiment().model_copy(update={"run": name})
+        config = base.experiment().model_copy(update={"run": name}).absolute()  # Tune works in folders of its own
         left = [trial for trial in trials if trial.id not in read_records(folder, trials)]
         console.print(
             f"sweep {name}: {len(trials)} trials, {len(trials) - len(left)} finished before, {len(left)} to run"
