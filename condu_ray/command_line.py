@@ -24,6 +24,8 @@ from condu_ray.store.passwords import without_passwords
 
 CONSOLE = "condu-ray"
 """The console command."""
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 refused (nothing was spent), 130 or 143 stopped by Ctrl-C or SIGTERM"
+"""What a command's end means; its help ends with it."""
 YAML_BYTES = 1_000_000
 """Largest file of settings that is read."""
 _short = Repr()
@@ -180,6 +182,7 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
     parser = _Parser(
         prog=program(),
         description=f"{purpose} Settings come from --recipe, then --config, then flags.",
+        epilog=EXIT_CODES,
         allow_abbrev=False,
     )
     parser.kind = kind
@@ -220,11 +223,12 @@ def _cause(error: SettingsError) -> str:
 
 
 def main_config(kind: type[C], purpose: str, argv: Sequence[str] | None = None) -> C:
-    """Parses `argv` (default: of this process); prints what is wrong with the settings and exits with 2."""
-    try:
-        return parse(sys.argv[1:] if argv is None else argv, kind, purpose)
-    except ConfigError as error:
-        refuse(error)
+    """Parses `argv` (default: of this process).
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    return parse(sys.argv[1:] if argv is None else argv, kind, purpose)
 
 
 def program() -> str:

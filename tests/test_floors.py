@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "condu_ray"
 FLOORS = (
-    "merging", "metrics", "names",
+    "merging", "metrics", "names", "console",
     "settings", "store.location", "store.layout", "config", "recipes", "store", "command_line", "benchmark", "report",
     "vlm", "learn", "methods", "plan", "ablation",
     "orchestration.watch", "orchestration.cluster", "orchestration.lanes", "orchestration.measure", "orchestration",

@@ -5,13 +5,16 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from condu_ray.command_line import ConfigError, program, refuse
+from condu_ray.command_line import EXIT_CODES, ConfigError, program
+from condu_ray.commands.job import job
+from condu_ray.console import output
 from condu_ray.names import nearest
 
 
+@job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepares what is asked for; the exit code is 0 if all of it is ready, 1 if not, 2 for a wrong argument."""
-    parser = ArgumentParser(prog=program(), description=__doc__, allow_abbrev=False)
+    parser = ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
     parser.add_argument("--root", type=Path, required=True, help="folder of the original files (torchvision's root)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the tasks; give it to a run as --data")
     parser.add_argument("--only", help="names of data sets, comma-separated; default: all")
@@ -21,19 +24,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--allow-counts", action="store_true", help="accept other numbers of images than the originals'"
     )
     arguments = parser.parse_args(argv)
-    from rich.console import Console
-
     from condu_ray.benchmark.mtil import CATALOG, prepare, show
 
     names = list(CATALOG)
     if arguments.only is not None:
         names = list(dict.fromkeys(name.strip() for name in arguments.only.split(",") if name.strip()))
     if not names:
-        refuse(ConfigError(f"--only: names no data set (known: {', '.join(CATALOG)})"))
+        raise ConfigError(f"--only: names no data set (known: {', '.join(CATALOG)})")
     for name in names:
         if name not in CATALOG:
-            refuse(ConfigError(f"--only: unknown data set {name!r}{nearest(name, CATALOG)}"))
-    console = Console()
+            raise ConfigError(f"--only: unknown data set {name!r}{nearest(name, CATALOG)}")
+    console = output()
     outcomes = prepare(
         [CATALOG[name] for name in names],
         arguments.root,
