@@ -18,8 +18,10 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from condu_ray.config import Experiment, Sweep
+from condu_ray.constants import published_settings
 from condu_ray.names import nearest
 from condu_ray.recipes import RECIPES
+from condu_ray.store.location import given
 from condu_ray.store.passwords import without_passwords
 
 CONSOLE = "condu-ray"
@@ -72,7 +74,7 @@ class _Flags(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    config: Path | None = Field(None)
+    config: str | None = Field(None)
     """YAML file with any of these fields; flags override it."""
 
 
@@ -133,14 +135,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
     """Reads a YAML file of settings.
 
     Raises:
         ConfigError: the file is missing, too large, not YAML, or not a mapping, or has aliases or a key twice.
     """
     try:
-        with path.open("rb") as file:
+        with open(given(path), "rb") as file:
             content = file.read(YAML_BYTES + 1)
         if len(content) > YAML_BYTES:
             raise ConfigError(f"--config {path}: has more than {YAML_BYTES:,} bytes; give a file of settings")
@@ -201,14 +203,22 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
         why = f"{without_passwords(str(error))}{_cause(error)}"
         raise ConfigError(f"command line: {why}; lists are written a,b and rates a=1e-4,b=2e-4") from error
     path = flags.pop("config", None)
-    from_file = read_yaml(Path(path)) if path is not None else {}
+    from_file = read_yaml(path) if path is not None else {}
     default = "own_data" if flags.get("data") or from_file.get("data") else "mini_mtil"
     recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
-    settings = RECIPES[recipe]().model_dump()
-    for given_by, given in ((f"--config {path}", from_file), ("command line", flags)):
-        settings = merged(settings, given)
+    given = {f"--config {path}": from_file, "command line": flags}
+    found = _layered(RECIPES[recipe]().model_dump(), given, kind)
+    if found.as_published:  # over the recipe, and under all that is given
+        found = _layered(merged(RECIPES[recipe]().model_dump(), published_settings()), given, kind)
+    return found
+
+
+def _layered(settings: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]], kind: type[C]) -> C:
+    """Lays one layer of settings after the other on top; the last one's name is what an error says."""
+    for given_by, over in layers.items():
+        settings = merged(settings, over)
         try:
             found = kind.model_validate(settings)
         except ValidationError as error:

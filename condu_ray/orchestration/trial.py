@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +26,7 @@ from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.trials import Trial, labels
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder, record_path
+from condu_ray.store.location import Place
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Shared:
     """
 
     checked: Checked
-    folder: Path
+    folder: Place
     trials: dict[str, Trial]
     precision: str
     namespace: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from condu_ray.metrics import COMPARED, COSTS, METRICS
@@ -18,16 +17,17 @@ from condu_ray.report.sweep_page import SPACES, Groups, orders_by_name, sweep_pa
 from condu_ray.report.sweep_plots import accuracy_by_position, forgetting_curve, methods_over_orders, order_heat_map
 from condu_ray.report.sweep_tables import group_spread, order_means, summary_csv, summary_tex, trials_csv
 from condu_ray.report.text import json_text, write
+from condu_ray.store.location import Place
 
 
 def sweep_report(
     records: Iterable[Mapping[str, Any]],
-    folder: str | Path,
+    folder: Place,
     *,
     name: str,
     published: Sequence[Mapping[str, Any]] = (),
     extra: Mapping[str, Any] | None = None,
-) -> list[Path]:
+) -> list[Place]:
     """Writes the report of a sweep; each file is replaced as a whole, and the numbers are written first.
 
     Args:
@@ -49,8 +49,6 @@ def sweep_report(
     groups = by_group(trials)
     spaces = [space for space in SPACES if any(trial.matrix(space) is not None for trial in trials)]
     comparisons = {space: {metric: _compare(groups, metric, space) for metric in COMPARED} for space in spaces}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tex = [summary_tex(groups, name, () if space == "union" else published, space) for space in spaces]
     texts = {
         "sweep.json": json_text(_numbers(name, groups, comparisons, published, extra)) + "\n",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from condu_ray.orchestration.watch.mlflow_address import check_tracking
 from condu_ray.orchestration.watch.recorder import Recorder
@@ -15,9 +14,10 @@ from condu_ray.plan.stored_run import finished_run
 from condu_ray.plan.trials import labels
 from condu_ray.report.run_report import write_report
 from condu_ray.store.layout import report_folder
+from condu_ray.store.location import Place
 
 
-def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
+def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
     """Sends a run or a sweep with its trials.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -14,6 +13,7 @@ from condu_ray.orchestration.watch.lines import LINE_SECONDS, Lines
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.results import SessionResult
 from condu_ray.report.run_summary import summary_rows
+from condu_ray.store.location import Place
 
 
 class Display:
@@ -125,7 +125,7 @@ class Display:
             cells.append(f"[{style}]{value:5.1f}[/]")
         self.say(f"{method:<17} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
 
-    def finish(self, results: Mapping[str, Any], folder: Path) -> None:
+    def finish(self, results: Mapping[str, Any], folder: Place) -> None:
         """Prints the final table of methods, and where the report is; the bars go.
 
         Args:

@@ -15,7 +15,9 @@ from typing import Any
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.mlflow_address import TrackingError, own_uri, shown_uri, tracking_uri, unreachable
 from condu_ray.settings import content_hash, flatten
+from condu_ray.store import artifacts
 from condu_ray.store.layout import mlflow_artifacts_folder, mlflow_database
+from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
 from condu_ray.store.provenance import provenance
 
@@ -41,7 +43,8 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
     client = MlflowClient(tracking_uri=uri)
     name = config.tracking.experiment
     experiment = client.get_experiment_by_name(name)
-    place = Path(mlflow_artifacts_folder(config.storage)).absolute().as_uri() if uri.startswith("sqlite") else None
+    local = uri.startswith("sqlite")
+    place = artifacts.local(mlflow_artifacts_folder(config.storage)).absolute().as_uri() if local else None
     if experiment is not None:
         if experiment.lifecycle_stage != "active":
             raise TrackingError(
@@ -50,7 +53,8 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
                 "--tracking.experiment"
             )
         if uri == own_uri(config) and place is not None and experiment.artifact_location != place:
-            _move(Path(mlflow_database(config.storage)), experiment.experiment_id, experiment.artifact_location, place)
+            database = artifacts.local(mlflow_database(config.storage))
+            _move(database, experiment.experiment_id, experiment.artifact_location, place)
         return client, experiment.experiment_id
     try:
         tags = {"mlflow.experimentKind": "custom_model_development"}  # or the pages open as those of a chat model
@@ -178,13 +182,13 @@ class Tracker:
             points = [Metric(key, value, 0, session) for key, value in values.items()]
             self._client.log_batch(self._runs[method], metrics=points)
 
-    def finish(self, method: str, report: Path) -> None:
+    def finish(self, method: str, report: Place) -> None:
         """Attaches the report and closes a method's run."""
         self._put(lambda: self._finish(method, report))
 
-    def _finish(self, method: str, report: Path) -> None:
+    def _finish(self, method: str, report: Place) -> None:
         if method not in self._finished:
-            self._client.log_artifacts(self._runs[method], str(report), "report")
+            self._client.log_artifacts(self._runs[method], str(artifacts.local(report)), "report")
             self._client.set_terminated(self._runs[method])
             self._finished.add(method)
 

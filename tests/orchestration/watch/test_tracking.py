@@ -43,6 +43,7 @@ def logged(tmp_path, *, labels=None, end="close"):
     from mlflow import MlflowClient
 
     config = Experiment(storage=tmp_path, run="r")
+    open_experiment(config)  # a new store takes seconds, and what fails waits but briefly
     tracker = Tracker(config, ["a", "b"], labels=labels)
     tracker.start("condu", "state")
     tracker.metrics("condu", 1, {"last": 1.0})
