@@ -137,6 +137,8 @@ class Experiment(Settings):
     preprocess: str | None = late(None)
     """For a safetensors file, which says nothing of it: the open_clip tag whose mean, std and resizing its weights were
     trained with, `TAG` of the architecture or `ARCHITECTURE:TAG`; default: what all tags of the architecture say."""
+    long_prompts: Literal["refuse", "cut"] = late("refuse")
+    """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
     storage: Where = Location("storage")
     """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs."""
     repair: bool = Field(False, exclude=True)

@@ -11,14 +11,14 @@ from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASK
 from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import nearest
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, content_hash
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
+from condu_ray.plan.first_pass import described, first_pass
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
 from condu_ray.store.location import Location
-from condu_ray.vlm import lora
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
 
@@ -33,7 +33,7 @@ class Checked:
     backbone: str
     """theta0's fingerprint."""
     words: tuple[str, ...] = ()
-    """What a run says first: its backbone, and what was decided for it or warned of."""
+    """What a run says first: its backbone, and what was decided for it or warned of, and how it reads the prompts."""
     sources: tuple[Task, ...] = ()
     """The tasks that few-shot ones were drawn from; empty where all training images are used."""
 
@@ -48,7 +48,7 @@ class Checked:
 
 
 def check(config: Experiment) -> Checked:
-    """Loads and checks methods, storage, tasks, backbone and references; no Ray, no compute.
+    """Loads and checks methods, storage, tasks, backbone and references, and tries them; no Ray.
 
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
@@ -78,11 +78,21 @@ def check(config: Experiment) -> Checked:
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
-    for options in (method.lora for method in methods if method.adapter == "lora"):
-        # an adapter that does not fit this backbone says so now, not after hours
-        lora.attach(backbone, rank=options.rank, targets=options.targets, seed=0).detach()
-    words = (backbone.described, *backbone.notes)
+    texts = first_pass(backbone, tasks, config, methods)
+    words = (backbone.described, *backbone.notes, described(tasks, texts))
     return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
+
+
+def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:
+    """Tries what the trials of a sweep have that its own settings have not, such as another rank of adapters.
+
+    Raises:
+        MethodError, TaskError, BackboneError, LoraError: as `check`.
+    """
+    backbone = load_backbone(checked.spec)
+    apart = {"tasks", "seed", "run"}  # nothing that is tried depends on them
+    for config in {content_hash(one.identity(exclude=apart)): one for one in configs}.values():
+        first_pass(backbone, checked.tasks, config, take(config))
 
 
 def _drawn(config: Experiment) -> Location:

@@ -30,7 +30,7 @@ def settings(tmp_path, task_data, small_backbone):
 def test_good_input_passes_and_its_verdict_is_kept(settings):
     found = check(Experiment(**settings))
     assert [task.name for task in found.tasks] == ["walls", "doors", "cars"]
-    assert len(list((settings["storage"] / "checked").iterdir())) == 3
+    assert len(list((settings["storage"] / "checked").iterdir())) == 3 + 3 + 1  # data, the backbone on them, training
     assert check(Experiment(**settings)).backbone == found.backbone
 
 
