@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from condu_ray.constants import as_published
-from condu_ray.options import Distillation, Inference, Lora, Merging, Pam, Rate, Replay, Split, Where
+from condu_ray.options import Distillation, Inference, Lora, Merging, Named, Pam, Rate, Replay, Split, Where
 from condu_ray.settings import SAFE_NAME, Settings, content_hash, late
 from condu_ray.store.layout import run_folder
 from condu_ray.store.location import Location
@@ -130,9 +130,9 @@ class Experiment(Settings):
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
     label_space: Literal["task", "union"] = "task"
     """Classes that predictions choose from: the task's own (task known), or, measured beside it, those of all tasks."""
-    model: str = "tiny-clip"
+    model: Named = "tiny-clip"
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
-    pretrained: str | None = None
+    pretrained: Named | None = None
     """open_clip tag (`openai`), safetensors file, or a folder with open_clip_config.json and its weights."""
     preprocess: str | None = late(None)
     """For a safetensors file, which says nothing of it: the open_clip tag whose mean, std and resizing its weights were
@@ -196,7 +196,7 @@ class Experiment(Settings):
 class Sweep(Experiment):
     """A sweep: the experiment over several orders, methods, seeds and settings."""
 
-    orders: str = "3"
+    orders: Named = "3"
     """Orders of the tasks: how many (the given one first, the others drawn by the seed), names (`given`, `reversed`,
     `alphabetical`, `mtil_order1`, `mtil_order2`), or a file of orders."""
     seeds: int = Field(1, ge=1, le=10_000)

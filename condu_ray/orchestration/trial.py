@@ -6,8 +6,9 @@ cost.
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -39,6 +40,8 @@ class Shared:
         precision: resolved training precision.
         namespace: of the board and the measuring service.
         parent: MLflow run of the sweep, or None.
+        tracking: variables of the driver's environment that say where MLflow is: a worker does not have it, and Ray
+            puts trials wherever there is room. They may hold a password, and go by memory alone.
     """
 
     checked: Checked
@@ -47,6 +50,7 @@ class Shared:
     precision: str
     namespace: str
     parent: str | None
+    tracking: dict[str, str] = field(repr=False)
 
 
 def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
@@ -106,6 +110,7 @@ def tune_function(config: dict[str, Any], shared: Shared) -> None:
     """
     from ray import tune
 
+    os.environ.update(shared.tracking)
     record = run_trial(shared, shared.trials[config["trial"]])
     metrics = {name: value for name, value in record["metrics"].items() if value is not None}
     tune.report(metrics | {"trial_name": record["trial"]})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 
 from condu_ray.orchestration.watch import telemetry
-from condu_ray.orchestration.watch.tracking import Tracker
+from condu_ray.orchestration.watch.tracking import Tracker, ended
 from condu_ray.plan.measurement import Measurement
 from condu_ray.plan.results import Results, SessionResult
 from condu_ray.store.location import Place
@@ -14,7 +14,7 @@ from condu_ray.store.measurements import Accuracy
 
 
 class Recorder:
-    """A run's record; a block that opens its MLflow runs, and closes those as failed that it leaves by an exception.
+    """A run's record; a block that opens its MLflow runs, and closes as failed or killed what an exception leaves.
 
     Args:
         results: the run's results, as they fill.
@@ -37,7 +37,7 @@ class Recorder:
         if error is None:
             self.tracker.close()
         else:
-            self.tracker.fail()
+            self.tracker.fail(ended(error))
 
     def replay(self, rows: Iterable[tuple[Measurement, Accuracy]]) -> Iterator[SessionResult]:
         """Adds what was measured before to the results, and records and yields each session that it completes."""
