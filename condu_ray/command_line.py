@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from condu_ray.config import Experiment, Sweep
+from condu_ray.config import Experiment, Sweep, without_old_names
 from condu_ray.names import nearest
 from condu_ray.recipes import RECIPES
 from condu_ray.store.passwords import without_passwords
@@ -205,11 +205,27 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
     settings = RECIPES[recipe]().model_dump()
     for given_by, given in ((f"--config {path}", from_file), ("command line", flags)):
-        settings = merged(settings, given)
         try:
+            settings = merged(settings, _renamed(given, given_by))
             found = kind.model_validate(settings)
         except ValidationError as error:
             raise _explain(error, given_by, kind) from error
+    return found
+
+
+def _renamed(given: Mapping[str, Any], given_by: str) -> dict[str, Any]:
+    """Returns settings under today's names; says on stderr which were old.
+
+    Raises:
+        ConfigError: an old name contradicts the new one.
+    """
+    try:
+        found = without_old_names(given)
+    except ValueError as error:
+        raise ConfigError(f"{given_by}: {error}") from error
+    if "label_space" in given and "label_space" not in found:
+        old, new = given["label_space"], ",".join(found["protocol"])
+        print(f"{given_by}: label_space {old} is an old name, read as protocol {new}", file=sys.stderr)
     return found
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from condu_ray.settings import SAFE_NAME, Settings, content_hash, split_names
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, split_names
 from condu_ray.store.layout import run_folder
 
 Rate = Annotated[float, Field(gt=0)]
 _Split = BeforeValidator(split_names)
+Protocol = Literal["task", "own", "union", "xtail"]
+"""Protocols by which predictions are measured: what they know of an image, and which classes they choose from."""
+_OLD_PROTOCOL: Mapping[str, tuple[Protocol, ...]] = {"task": ("task",), "union": ("task", "union")}
+"""What `label_space`, the old name, stands for."""
 
 
 class Training(Settings):
@@ -202,6 +207,25 @@ class Cluster(Settings):
     """Experts that a lane takes at once, sharing a data pipeline; 0: short ones up to eight, long ones one by one."""
 
 
+def without_old_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings that somebody gave, `label_space` replaced by the `protocol` that it stands for.
+
+    Raises:
+        ValueError: both are given, and contradict one another.
+    """
+    values = dict(given)
+    old = values.pop("label_space", None)
+    if old not in _OLD_PROTOCOL:
+        return dict(given)  # none, or one that its field refuses
+    meant, named = _OLD_PROTOCOL[old], values.get("protocol")
+    if named is not None and set(split_names(named)) != set(meant):
+        raise ValueError(
+            f"label_space {old} is the old name of protocol {','.join(meant)}, and protocol is "
+            f"{','.join(split_names(named))}: give protocol alone"
+        )
+    return values | {"protocol": split_names(named) if named is not None else meant}
+
+
 class Experiment(Settings):
     """One run of the main job: a backbone learns a sequence of tasks by one or several methods."""
 
@@ -215,8 +239,12 @@ class Experiment(Settings):
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
-    label_space: Literal["task", "union"] = "task"
-    """Classes that predictions choose from: the task's own (task known), or, measured beside it, those of all tasks."""
+    protocol: Annotated[tuple[Protocol, ...], _Split] = late(("task",), min_length=1)
+    """Measured, several at once: `task` (a learned task is known; its own classes), `own` (every image is routed;
+    the tested task's own classes), `union` (routed; the classes of all tasks, one name is one class), `xtail` (routed;
+    the classes of all tasks, one name in two tasks is two classes, one template for all)."""
+    label_space: Literal["task", "union"] | None = Field(None, exclude=True)
+    """Old name of `protocol`: `task` means `task`, `union` means `task,union`."""
     model: str = "tiny-clip"
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
     pretrained: str | None = None
@@ -241,12 +269,17 @@ class Experiment(Settings):
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_old_name(cls, values: Any) -> Any:
+        return without_old_names(values) if isinstance(values, Mapping) else values
+
     @field_validator("method", "tasks", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return split_names(value)
 
-    @field_validator("method", "tasks")
+    @field_validator("method", "tasks", "protocol")
     @classmethod
     def _no_repeat(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None and not value:

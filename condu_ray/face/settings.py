@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from condu_ray.command_line import merged
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, without_old_names
 from condu_ray.recipes import RECIPES
 
 C = TypeVar("C", bound=Experiment)
@@ -33,7 +33,7 @@ def changed(kind: type[C], config: C | None, changes: Mapping[str, Any]) -> C:
         if recipe not in RECIPES:
             raise ValueError(f"recipe {recipe!r}: there is none; there are {', '.join(RECIPES)}")
         values = RECIPES[recipe]().model_dump()
-    return kind.model_validate(merged(values, _given(changes)))
+    return kind.model_validate(merged(values, without_old_names(_given(changes))))
 
 
 def _given(changes: Mapping[str, Any]) -> dict[str, Any]:

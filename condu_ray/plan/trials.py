@@ -20,7 +20,10 @@ from condu_ray.methods.registry import take
 from condu_ray.store.artifacts import read_sealed
 from condu_ray.store.layout import record_path
 
-FIXED = ("storage", "run", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "label_space", "shots")
+FIXED = (
+    "storage", "run", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "protocol", "label_space",
+    "shots",
+)  # fmt: skip
 """Top-level fields that are the same for all trials, or have an axis of their own."""
 SECTIONS = ("evaluation", "tracking", "cluster")
 """Parts that say how a sweep runs and not what it compares."""

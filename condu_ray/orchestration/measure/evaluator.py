@@ -13,6 +13,7 @@ import ray
 import torch
 
 from condu_ray.benchmark import load_task
+from condu_ray.benchmark.label_space import label_space
 from condu_ray.config import Experiment
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import Weights
@@ -89,10 +90,10 @@ class EvaluatorActor:
     def _measure(self, wanted: Measurement) -> Accuracy:
         method, task = get(wanted.method, wanted.config), self._tasks[wanted.task]
         state = self._state(method, wanted.entry)
-        space = tuple(self._tasks.values()) if wanted.space == "union" else ()
-        if not routed(method, wanted.seen, wanted.space):
-            found = self._evaluator.known(task, self._weights(method, state, wanted.task), space)
-            fidelity = wanted.space == "task" and wanted.seen and method.keeps_model
+        space, apart = label_space(wanted.protocol, list(self._tasks.values())), wanted.protocol == "xtail"
+        if not routed(method, wanted.seen, wanted.protocol):
+            found = self._evaluator.known(task, self._weights(method, state, wanted.task), space, apart)
+            fidelity = not space and wanted.seen and method.keeps_model
             return self._with_fidelity(found, method, state, wanted.task) if fidelity else found
         options, theta0 = method.config.inference, self._evaluator.features.backbone.fingerprint
         experts = {name: self._weights(method, state, name) for name in state.tasks}
@@ -100,7 +101,7 @@ class EvaluatorActor:
             name: load_prototypes(method.config.storage, theta0, self._tasks[name], options.prototypes)
             for name in state.tasks
         }
-        return self._evaluator.aggregated(task, experts, prototypes, options, space)
+        return self._evaluator.aggregated(task, experts, prototypes, options, space, apart)
 
     def _with_fidelity(self, found: Accuracy, method: Method, state: ModelState, task: str) -> Accuracy:
         """How near what serves a learned task is to the expert that was merged."""
