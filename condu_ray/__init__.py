@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from condu_ray.config import Experiment
+    from condu_ray.config import Experiment, Sweep
     from condu_ray.face.learning import evaluate, fine_tune, load_backbone, load_tasks
-    from condu_ray.learn.evaluate import Accuracy
+    from condu_ray.face.running import open_run, open_sweep, run, sweep
     from condu_ray.merging import (
         UnifiedDelta,
         add,
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from condu_ray.methods.registry import register
     from condu_ray.methods.rule import merge_rule
     from condu_ray.metrics import ContinualMetrics, continual_metrics
+    from condu_ray.store.measurements import Accuracy
 
 __version__ = "0.1.0"
 __all__ = [
     "Accuracy",
     "ContinualMetrics",
     "Experiment",
+    "Sweep",
     "UnifiedDelta",
     "add",
     "continual_metrics",
@@ -44,25 +46,34 @@ __all__ = [
     "load_backbone",
     "load_tasks",
     "merge_rule",
+    "open_run",
+    "open_sweep",
     "reconstruction",
     "register",
+    "run",
     "running_mean",
     "running_sum",
     "scale",
     "subtract",
+    "sweep",
     "ties",
 ]
 _ELSEWHERE = {
-    "Accuracy": "learn.evaluate",
+    "Accuracy": "store.measurements",
     "ContinualMetrics": "metrics",
     "Experiment": "config",
+    "Sweep": "config",
     "continual_metrics": "metrics",
     "evaluate": "face.learning",
     "fine_tune": "face.learning",
     "load_backbone": "face.learning",
     "load_tasks": "face.learning",
     "merge_rule": "methods.rule",
+    "open_run": "face.running",
+    "open_sweep": "face.running",
     "register": "methods.registry",
+    "run": "face.running",
+    "sweep": "face.running",
 }
 """Where a name comes from; all others are of `merging`."""
 

@@ -17,9 +17,10 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from condu_ray.config import Experiment, Sweep, without_old_names
+from condu_ray.config import Experiment, Sweep
 from condu_ray.names import nearest
 from condu_ray.recipes import RECIPES
+from condu_ray.settings import without_old_names
 from condu_ray.store.passwords import without_passwords
 
 CONSOLE = "condu-ray"

@@ -8,15 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, split_names
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, split_names, without_old_names
 from condu_ray.store.layout import run_folder
 
 Rate = Annotated[float, Field(gt=0)]
 _Split = BeforeValidator(split_names)
 Protocol = Literal["task", "own", "union", "xtail"]
 """Protocols by which predictions are measured: what they know of an image, and which classes they choose from."""
-_OLD_PROTOCOL: Mapping[str, tuple[Protocol, ...]] = {"task": ("task",), "union": ("task", "union")}
-"""What `label_space`, the old name, stands for."""
 
 
 class Training(Settings):
@@ -205,25 +203,6 @@ class Cluster(Settings):
     """Ray Data actors a training worker that read, decode and augment images (0.2 logical CPUs each)."""
     experts_at_once: int = Field(0, ge=0)
     """Experts that a lane takes at once, sharing a data pipeline; 0: short ones up to eight, long ones one by one."""
-
-
-def without_old_names(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings that somebody gave, `label_space` replaced by the `protocol` that it stands for.
-
-    Raises:
-        ValueError: both are given, and contradict one another.
-    """
-    values = dict(given)
-    old = values.pop("label_space", None)
-    if old not in _OLD_PROTOCOL:
-        return dict(given)  # none, or one that its field refuses
-    meant, named = _OLD_PROTOCOL[old], values.get("protocol")
-    if named is not None and set(split_names(named)) != set(meant):
-        raise ValueError(
-            f"label_space {old} is the old name of protocol {','.join(meant)}, and protocol is "
-            f"{','.join(split_names(named))}: give protocol alone"
-        )
-    return values | {"protocol": split_names(named) if named is not None else meant}
 
 
 class Experiment(Settings):

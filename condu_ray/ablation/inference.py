@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from condu_ray.ablation.cost import Footprint, aggregation_cost
-from condu_ray.ablation.stored_run import StoredRun
 from condu_ray.benchmark import Task
 from condu_ray.config import Inference
 from condu_ray.learn.evaluate import Evaluator, class_ids
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.metrics import continual_metrics
+from condu_ray.plan.stored_method import StoredMethod
 from condu_ray.vlm import router
 
 Kind = Literal["both", "image", "text"]
@@ -78,7 +78,7 @@ def of_config(inference: Inference) -> Option:
 
 
 def ablate_inference(
-    run: StoredRun,
+    run: StoredMethod,
     evaluator: Evaluator,
     prototypes: Mapping[str, Mapping[str, Tensor]],
     say: Callable[[str], None] = print,
@@ -114,7 +114,7 @@ def ablate_inference(
 
 
 def measure_options(
-    run: StoredRun,
+    run: StoredMethod,
     evaluator: Evaluator,
     prototypes: Mapping[str, Mapping[str, Tensor]],
     options: Sequence[Option],

@@ -9,16 +9,16 @@ from itertools import islice
 from typing import Any
 
 from condu_ray.ablation.cost import Footprint
-from condu_ray.ablation.stored_run import StoredRun
 from condu_ray.benchmark import Task
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.merging import DeltaSource, UnifiedDelta, reconstruction
 from condu_ray.merging.variants import Variant, loaded, newest, variants
+from condu_ray.plan.stored_method import StoredMethod
 
 
 def ablate_merging(
-    run: StoredRun, evaluator: Evaluator, sessions: Collection[int], say: Callable[[str], None] = print
+    run: StoredMethod, evaluator: Evaluator, sessions: Collection[int], say: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Merges a stored run's experts by all variants, with the run's own options for the rules that have some.
 
@@ -81,7 +81,7 @@ def parse_sessions(text: str, count: int) -> list[int]:
     return sorted(found)
 
 
-def measure_bounds(run: StoredRun, evaluator: Evaluator) -> dict[str, dict[str, float]]:
+def measure_bounds(run: StoredMethod, evaluator: Evaluator) -> dict[str, dict[str, float]]:
     """Returns `zero_shot` and `individual` accuracy (percent) of every task: theta0's, and its own expert's."""
     found = {}
     for task in run.tasks:

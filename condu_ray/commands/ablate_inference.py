@@ -13,8 +13,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = sys.argv[1:] if argv is None else argv
     config = main_config(Experiment, __doc__, flags)
     with job():
+        from condu_ray.ablation.finished import finished_runs
         from condu_ray.ablation.inference import ablate_inference, prototype_kinds
-        from condu_ray.commands.finished import finished_runs
         from condu_ray.learn.prototype_store import load_prototypes
         from condu_ray.report.ablation_report import write_inference
         from condu_ray.store.layout import ablation_folder

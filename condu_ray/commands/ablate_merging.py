@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             results = ablate_synthetic(own.synthetic, own.numel, own.rho, config.seed)
             print(*write_synthetic(results, synthetic_ablation_folder(config.storage)), sep="\n")
             return
+        from condu_ray.ablation.finished import finished_runs
         from condu_ray.ablation.merging import ablate_merging, parse_sessions
-        from condu_ray.commands.finished import finished_runs
 
         which = "experts that each start from theta0, such as condu's or condu-lora's"
         for run, evaluator in finished_runs(

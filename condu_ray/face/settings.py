@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from condu_ray.command_line import merged
-from condu_ray.config import Experiment, without_old_names
+from condu_ray.config import Experiment
 from condu_ray.recipes import RECIPES
+from condu_ray.settings import without_old_names
 
 C = TypeVar("C", bound=Experiment)
 

@@ -10,10 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from condu_ray.config import Experiment
-from condu_ray.learn.loop import resolved_precision
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.engine import Engine
 from condu_ray.orchestration.merger import Merger
@@ -23,7 +20,7 @@ from condu_ray.orchestration.watch.recorder import Recorder
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.repair import mend
 from condu_ray.plan.results import Results
-from condu_ray.plan.run_plan import plan_run
+from condu_ray.plan.stored_run import finished_run
 from condu_ray.report.run_report import write_report
 from condu_ray.store import artifacts
 from condu_ray.store.drafts import remove_drafts
@@ -104,15 +101,13 @@ def from_storage(checked: Checked, display: Display) -> dict[str, Any] | None:
     cluster whose GPUs this machine has not is looked up on the cluster instead, by the ordinary way.
     """
     begin = time.perf_counter()
-    precision = resolved_precision(checked.config.training.precision, torch.cuda.is_available())
-    results = Results(plan_run(checked, precision))
-    rows = results.stored()
-    if rows is None:
+    found = finished_run(checked)
+    if found is None:
         return None
-    with Recorder(results) as recorder:
-        for session in recorder.replay(rows):
+    with Recorder(Results(found.plan)) as recorder:
+        for session in recorder.replay(found.measured):
             display.session(session)
-        return report(recorder, begin, reused=len(rows), trained=0)
+        return report(recorder, begin, reused=len(found.measured), trained=0)
 
 
 def report(recorder: Recorder, begin: float, *, reused: int, trained: int, pictures: bool = True) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from condu_ray.plan.measurement import Measurement, measurement_key, protocols, 
 from condu_ray.plan.run_plan import RunPlan
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
-from condu_ray.store.layout import expert_folder, ledger_path, rows_path
-from condu_ray.store.ledger import Entry, Ledger
-from condu_ray.store.measurements import Accuracy, read_measurement
+from condu_ray.store.layout import expert_folder, rows_path
+from condu_ray.store.ledger import Entry
+from condu_ray.store.measurements import Accuracy
 from condu_ray.store.provenance import command, provenance
 from condu_ray.store.results import write_rows
 
@@ -107,26 +107,6 @@ class Results:
             row |= {"expert": entry.expert} | asdict(accuracy)
             del row["seconds"]
             rows.append(row)
-        return rows
-
-    def stored(self) -> list[tuple[Measurement, Accuracy]] | None:
-        """Finds every session and measurement of the run in storage.
-
-        Returns:
-            What was measured, in the order of the sessions; None when anything is missing.
-        """
-        rows = []
-        for plan in self.plan.methods:
-            ledger = Ledger(ledger_path(self.plan.config.run_folder, plan.method.name))
-            for session in plan.sessions:
-                entry = ledger.get(session.state)
-                if entry is None:
-                    return None
-                for measurement in self.measurements(plan, entry):
-                    accuracy = read_measurement(self.plan.config.storage, measurement.key)
-                    if accuracy is None:
-                        return None
-                    rows.append((measurement, accuracy))
         return rows
 
     def metrics(self, method: str, protocol: Protocol, sessions: int) -> dict[str, float | None] | None:

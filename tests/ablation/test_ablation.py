@@ -10,6 +10,7 @@ import torch
 
 from condu_ray.ablation import inference as inference
 from condu_ray.ablation.cost import Footprint, aggregation_cost
+from condu_ray.ablation.finished import keep_methods, make_evaluator
 from condu_ray.ablation.merging import (
     ablate_merging,
     measure_bounds,
@@ -17,7 +18,6 @@ from condu_ray.ablation.merging import (
     parse_sessions,
     summarise,
 )
-from condu_ray.ablation.stored_run import MissingRunError, keep_methods, make_evaluator, stored_run
 from condu_ray.ablation.synthetic import ablate_synthetic, measure_synthetic, shared_gaussian
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Evaluation, Experiment, Inference, Merging
@@ -27,6 +27,7 @@ from condu_ray.merging.variants import variants
 from condu_ray.methods import ModelState, get
 from condu_ray.methods.session import save_session, session_folder
 from condu_ray.plan.sessions import plan_method
+from condu_ray.plan.stored_method import MissingRunError, StoredMethod
 from condu_ray.report.ablation_report import write_merging, write_synthetic
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, save_expert
@@ -79,7 +80,9 @@ class Stored:
         return self
 
     def run(self, sessions=True):
-        return stored_run(self.config, self.tasks, self.plan, self.flags, sessions=sessions)
+        found = StoredMethod(self.config, self.tasks, self.plan)
+        found.require(self.flags, sessions=sessions)
+        return found
 
     def evaluator(self):
         return make_evaluator(self.config, self.spec, "fp32")
@@ -295,7 +298,7 @@ class TestVariants:
 
     def test_whole_ablation_has_the_runs_options_and_its_bytes(self, stored, tmp_path):
         config = stored.config.model_copy(update={"merging": Merging(arithmetic_scale=0.7, ties_density=0.5)})
-        run = stored_run(config, stored.tasks, stored.plan, [], sessions=False)
+        run = StoredMethod(config, stored.tasks, stored.plan)
         results = ablate_merging(run, stored.evaluator(), [3], say=lambda line: None)
         assert "0.7 times" in results["variants"]["task-arithmetic"]["formula"]
         assert "50 %" in results["variants"]["ties"]["formula"]
@@ -372,7 +375,7 @@ class TestRefusals:
         config = stored.config.model_copy(update={"seed": 1})
         plan = plan_method(stored.method, config, stored.tasks, stored.fingerprint, "fp32")
         with pytest.raises(MissingRunError, match="lacks 6 "):
-            stored_run(config, stored.tasks, plan, [], sessions=True)
+            StoredMethod(config, stored.tasks, plan).require([], sessions=True)
 
 
 class TestJobs:

@@ -14,6 +14,7 @@ from condu_ray.config import Experiment, Sweep, Training
 from condu_ray.merging import DeltaError
 from condu_ray.methods import METHODS, ModelState, get, registry
 from condu_ray.methods.registry import MethodError, listed, take
+from condu_ray.methods.session import load_session
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.sessions import plan_method
 from condu_ray.plan.trials import make_trials
@@ -229,8 +230,7 @@ def test_a_run_of_it_without_ray(module, tmp_path, task_data, small_backbone):
         keeper.merge(method.name, session)
     folder = config.run_folder / "first" / "sessions"
     assert [read_meta(path)["method"] for path in folder.iterdir()] == ["first"] * 3
-    keys = tuple(expert.key for expert in plan.experts)
-    state = ModelState(plan.sessions[-1].state, tuple(deltas), keys, deltas["walls"])
+    state = load_session(config.run_folder, method, keeper.merge("first", plan.sessions[-1]))
     served = method.delta(state, "cars", None)
     assert evaluate(backbone, tasks[2], served).correct == evaluate(backbone, tasks[2], deltas["walls"]).correct
     assert expert_folder(config.storage, plan.experts[0].key).is_dir()

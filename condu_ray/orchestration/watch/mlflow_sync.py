@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
-from condu_ray.learn.loop import resolved_precision
 from condu_ray.orchestration.watch.recorder import Recorder
 from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.results import Results
-from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored import Stored, aggregates, written_report
+from condu_ray.plan.stored_run import finished_run
 from condu_ray.plan.trials import labels
 from condu_ray.report.run_report import write_report
 from condu_ray.store.layout import report_folder
@@ -55,15 +52,14 @@ def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
 
 def _send(checked: Checked, seconds: float, parent: str | None = None, labels: Mapping[str, str] | None = None) -> bool:
     """Sends a finished run, of which MLflow takes nothing that it has already; whether all of it was in storage."""
-    precision = resolved_precision(checked.config.training.precision, torch.cuda.is_available())
-    results = Results(plan_run(checked, precision))
-    rows = results.stored()
-    if rows is None:
+    found = finished_run(checked)
+    if found is None:
         return False
-    with Recorder(results, parent, labels) as recorder:
-        for _ in recorder.replay(rows):
+    with Recorder(Results(found.plan), parent, labels) as recorder:
+        for _ in recorder.replay(found.measured):
             pass
         folder = report_folder(checked.config.run_folder)
-        write_report(results.summary(seconds, reused=len(rows), trained=0), folder, pictures=False)
+        summary = recorder.results.summary(seconds, reused=len(found.measured), trained=0)
+        write_report(summary, folder, pictures=False)
         recorder.finish(folder)
     return True

@@ -1,0 +1,91 @@
+"""Run, sweep, and open what storage holds, from a notebook; Ray is loaded by `run` and `sweep` alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from condu_ray.command_line import ConfigError
+from condu_ray.config import Experiment, Sweep
+from condu_ray.face.settings import changed
+from condu_ray.plan.stored import Stored, find
+from condu_ray.plan.stored_run import StoredRun
+
+
+def run(config: Experiment | None = None, **changes: Any) -> StoredRun:
+    """Runs what `python jobs/run_mtil.py` runs, and opens it; what is in storage already is not computed again.
+
+    Args:
+        config: all settings; None: those of the recipe.
+        **changes: settings that differ, of parts as mappings: `run(method="condu,ties", training={"steps": 20})`.
+
+    Raises:
+        ValueError, RuntimeError: bad input, before anything was spent; or training failed for good.
+    """
+    settings = changed(Experiment, config, changes)
+    from condu_ray.orchestration.cluster import env
+
+    env.apply()  # before Ray is loaded
+    from condu_ray.orchestration import run as engine
+
+    engine.run(settings)
+    return open_run(settings.storage, settings.run_name)
+
+
+def sweep(config: Sweep | None = None, **changes: Any) -> Stored:
+    """Runs what `python jobs/sweep_orders.py` runs, and opens it: `sweep(orders="3", method="condu,ties").table()`.
+
+    Args:
+        config: all settings; None: those of the recipe.
+        **changes: settings that differ, as for `run`.
+
+    Raises:
+        ValueError, RuntimeError: bad input, before anything was spent; or training or a trial failed for good.
+    """
+    settings = changed(Sweep, config, changes)
+    from condu_ray.orchestration.cluster import env
+
+    env.apply()
+    from condu_ray.orchestration.sweep import run_sweep
+
+    report = run_sweep(settings.model_copy(update={"cache_report": False}))
+    return open_sweep(settings.storage, report[0].parent.parent.name)
+
+
+def open_run(storage: str | Path, name: str) -> StoredRun:
+    """Opens a run, or a trial of a sweep by `<sweep>.<trial>`, finished or at work; its tasks have to be there too.
+
+    Args:
+        storage: the storage folder.
+        name: of the run.
+
+    Raises:
+        ConfigError: storage holds none of that name.
+        ValueError: its tasks or its backbone are not where its settings say.
+    """
+    found = _found(Path(storage), name)
+    if found.kind != "run":
+        raise ConfigError(f"{name}: is a sweep; open_sweep opens it")
+    return found.runs(Path(storage))[name]
+
+
+def open_sweep(storage: str | Path, name: str) -> Stored:
+    """Opens a sweep: `.table()` has a row for each finished trial, `.runs(storage)` opens all of them.
+
+    Args:
+        storage: the storage folder.
+        name: of the sweep.
+
+    Raises:
+        ConfigError: storage holds none of that name.
+    """
+    found = _found(Path(storage), name)
+    if found.kind != "sweep":
+        raise ConfigError(f"{name}: is a run; open_run opens it")
+    return found
+
+
+def _found(storage: Path, name: str) -> Stored:
+    if not storage.is_dir():
+        raise ConfigError(f"{storage}: no such folder; give the storage of the run")
+    return find(storage, name)
