@@ -39,7 +39,8 @@ def test_constraints_of_late_settings_hold():
 
 
 def test_settings_of_before_the_rule_count_whatever_they_are():
-    assert content_hash(Experiment().identity()) == content_hash(Experiment().model_dump(mode="json"))
+    added = {name for name, field in Experiment.model_fields.items() if field.json_schema_extra}
+    assert content_hash(Experiment().identity()) == content_hash(Experiment().model_dump(mode="json", exclude=added))
     assert Training(steps=7, lr_by_task={"a": 0.5}).identity_for("a") == {
         "steps": 7, "batch_size": 32, "lr": 0.5, "warmup": 0.1, "weight_decay": 0.0, "beta2": 0.999,
         "label_smoothing": 0.2, "augment": True, "precision": "auto",

@@ -20,8 +20,11 @@ def label_space(protocol: Protocol, tasks: Sequence[Task]) -> tuple[Task, ...]:
         tasks: all tasks of the run.
 
     Returns:
-        All tasks, under `xtail` with one template; empty where the tested task's own classes are the label space.
+        All tasks; under `xtail` with one template and by name, for of two classes of one name, which have one prompt
+        there, the first is predicted; empty where the tested task's own classes are the label space.
     """
     if protocol in ("task", "own"):
         return ()
-    return tuple(replace(task, templates=(XTAIL_TEMPLATE,)) if protocol == "xtail" else task for task in tasks)
+    if protocol == "union":
+        return tuple(tasks)
+    return tuple(replace(task, templates=(XTAIL_TEMPLATE,)) for task in sorted(tasks, key=lambda task: task.name))

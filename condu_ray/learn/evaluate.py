@@ -67,7 +67,7 @@ class Evaluator:
             apart: whether classes of one name in several tasks are several classes.
         """
         begin = time.perf_counter()
-        text_CD = self._texts(weights, task, space)
+        text_CD = self._texts(weights, task, space, apart)
         predicted_N = (self.features.image(weights, task) @ text_CD.T).argmax(dim=1)
         return self._count(task, space, apart, predicted_N, begin)
 
@@ -105,7 +105,7 @@ class Evaluator:
             weights, precision = (PRETRAINED, "fp32") if pretrained else (experts[names[expert]], None)
             wanted_N = (index_NK == expert).any(dim=1)
             weight_N = torch.where(index_NK == expert, weight_NK, 0.0).sum(dim=1)
-            text_CD = self._texts(weights, task, space, precision)
+            text_CD = self._texts(weights, task, space, apart, precision)
             image_BD = self.features.image(weights, task, wanted_N, precision)[wanted_N]
             if total_NC is None:
                 total_NC = torch.zeros(len(base_ND), len(text_CD))
@@ -113,9 +113,16 @@ class Evaluator:
         assert total_NC is not None, "every image has at least one candidate"
         return self._count(task, space, apart, total_NC.argmax(dim=1), begin)
 
-    def _texts(self, weights: Weights, task: Task, space: Sequence[Task], precision: str | None = None) -> Tensor:
+    def _texts(
+        self, weights: Weights, task: Task, space: Sequence[Task], apart: bool, precision: str | None = None
+    ) -> Tensor:
         """Class features over the label space: [C, D]."""
-        return torch.cat([self.features.text(weights, other, precision) for other in space or (task,)])
+        text_CD = torch.cat([self.features.text(weights, other, precision) for other in space or (task,)])
+        if not apart:
+            return text_CD
+        # One prompt has one feature, to the last bit, whichever batch it was encoded in: a tie goes to the first.
+        first: dict[int, int] = {}
+        return text_CD[[first.setdefault(name, place) for place, name in enumerate(class_ids(space).tolist())]]
 
     def _count(self, task: Task, space: Sequence[Task], apart: bool, predicted_N: Tensor, begin: float) -> Accuracy:
         label_N = self.features.labels(task)

@@ -111,20 +111,19 @@ def _numbers(
     """All that the report says, as `sweep.json` has it."""
     summary = []
     for group, trials in groups.items():
-        found = {
+        found: dict[str, Any] = {
             one: {metric: dataclasses.asdict(group_spread(trials, metric, one)) for metric in METRICS}
             for one in comparisons
         }
         costs = {key: total_cost(trials, key) for key in COSTS}
         about = {"group": group, "method": trials[0].method, "settings": trials[0].settings, "trials": len(trials)}
         summary.append({**about, **found, "costs": costs})
-    tests: dict[str, Any] = {
-        protocol: {
-            metric: [{**dataclasses.asdict(test), "verdict": test.verdict()} for test in found]
-            for metric, found in by_metric.items()
+    tests: dict[str, Any] = {}
+    for protocol, by_metric in comparisons.items():
+        tests[protocol] = {
+            metric: [{**dataclasses.asdict(test), "verdict": test.verdict()} for test in tested]
+            for metric, tested in by_metric.items()
         }
-        for protocol, by_metric in comparisons.items()
-    }
     stored = [_trial(trial) for trials in groups.values() for trial in trials]
     orders = orders_by_name(groups)
     return {
