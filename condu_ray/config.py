@@ -211,7 +211,7 @@ class Experiment(Settings):
     recipe: str = "mini_mtil"
     """Named set of defaults that everything else overrides (condu_ray/recipes.py); `own_data` where --data is given."""
     method: tuple[str, ...] = ("condu",)
-    """Methods to run on the same tasks, comma-separated; `--method list` shows them with their papers."""
+    """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Path | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
     tasks: tuple[str, ...] | None = None

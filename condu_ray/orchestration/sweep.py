@@ -86,7 +86,8 @@ def run_sweep(sweep: Sweep) -> list[Path]:
                 with cluster():
                     console.print(work().cache_report())
             return []
-        with Parent(config, {"orders": sweep.orders, "methods": ",".join(config.method)}) as parent:
+        methods = dict.fromkeys(trial.method for trial in trials)
+        with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}) as parent:
             if left:
                 with cluster():
                     work().run(parent)
