@@ -224,6 +224,11 @@ class Experiment(Settings):
     the classes of all tasks, one name in two tasks is two classes, one template for all)."""
     label_space: Literal["task", "union"] | None = Field(None, exclude=True)
     """Old name of `protocol`: `task` means `task`, `union` means `task,union`."""
+    paper: Literal["mtil"] | None = late(None)
+    """Benchmark whose published figures the run claims: before it trains, the published zero-shot accuracies have to be
+    measured, to a point."""
+    on_mismatch: Literal["stop", "warn"] = late("stop")
+    """What to do when they are not: end the run, or say so and go on."""
     model: str = "tiny-clip"
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
     pretrained: str | None = None

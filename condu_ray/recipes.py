@@ -45,6 +45,7 @@ def _mtil(name: str, order: tuple[str, ...], steps: int, lora: tuple[float, ...]
     return Experiment(
         recipe=name,
         tasks=order,
+        paper="mtil",
         model="ViT-B-16",
         pretrained="openai",
         training=Training(

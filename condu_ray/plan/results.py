@@ -11,6 +11,7 @@ from condu_ray.benchmark.label_space import label_space
 from condu_ray.config import Protocol
 from condu_ray.methods import ModelState
 from condu_ray.metrics import continual_metrics
+from condu_ray.plan.claim import claim
 from condu_ray.plan.measurement import Measurement, measurement_key, protocols, routed
 from condu_ray.plan.run_plan import RunPlan
 from condu_ray.plan.sessions import MethodPlan
@@ -143,10 +144,13 @@ class Results:
                     ]
                     for position in range(size)
                 ]
+        claimed = claim(self.plan.checked, self.plan.precision)
+        compared = claimed.measured() if claimed else None
         return {
             "tasks": [task.name for task in self.plan.tasks],
             "methods": methods,
             "protocols": config.protocol,
+            **({"zero_shot": compared} if compared else {}),
             "run": config.run_name,
             "recipe": config.recipe,
             "seed": config.seed,

@@ -101,6 +101,18 @@ def _whole(benchmark: str, about: Mapping[str, Any], row: Mapping[str, Any]) -> 
     return {"benchmark": benchmark, **about, **dict.fromkeys(_HEADS), **row, **found}
 
 
+def zero_shot(paper: str | None) -> dict[str, Any] | None:
+    """Returns the published zero-shot accuracies behind a paper's figures, by which its set-up is known.
+
+    Args:
+        paper: `Experiment.paper`.
+
+    Returns:
+        A row of `published_rows`, and `model`, the architecture; None for no paper.
+    """
+    return None if paper is None else {**published_rows("zero_shot")[0], "model": "ViT-B-16"}
+
+
 def fitting(
     protocols: Iterable[Protocol], shots: Iterable[int | None], orders: Iterable[Sequence[str]]
 ) -> tuple[list[dict[str, Any]], list[LeftOut]]:

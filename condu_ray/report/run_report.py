@@ -8,6 +8,7 @@ Results are one dict:
   of other protocols under their names (`own`, `union`, `xtail`), as far as measured; with `seconds`, and optionally
   `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then);
 - `protocols`: those that were asked for;
+- optionally `zero_shot`: as `condu_ray.report.zero_shot` describes it;
 - `run`, `recipe`, `seed`, `config`, `versions`, `command`.
 
 A value that does not exist (Transfer of one task) is nan or None, and null in the file; so what was read back from
@@ -35,6 +36,7 @@ from condu_ray.report.text import (
     provenance,
     write,
 )
+from condu_ray.report.zero_shot import verdict, zero_shot_rows
 
 
 def write_report(results: Mapping[str, Any], folder: str | Path, pictures: bool = True) -> list[Path]:
@@ -116,6 +118,14 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
             parts.append(f"Not measured, for they need the task's identity: {', '.join(map(escaped, lacking))}.")
         picture = named("metrics.png", protocol)
         parts.append(f"![Transfer, Average and Last of each method, protocol {protocol}]({picture})")
+    if compared := results.get("zero_shot"):
+        rows = [[escaped(cell) for cell in row.values()] for row in zero_shot_rows(compared)]
+        heads = list(zero_shot_rows(compared)[0])
+        parts += [
+            "## Zero-shot, published and measured",
+            f"{escaped(verdict(compared))}.",
+            markdown_table(heads, rows, left=1),
+        ]
     parts += [
         "## Accuracy over the sessions",
         *(

@@ -26,7 +26,7 @@ from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.measurement import Measurement, routed
 from condu_ray.plan.preflight import Checked
 from condu_ray.store.experts import load_expert
-from condu_ray.store.ledger import Entry
+from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
@@ -64,6 +64,8 @@ class EvaluatorActor:
         telemetry.gauge("condu_evaluators_active", 1, run=self._run)
 
     def _state(self, method: Method, entry: Entry) -> ModelState:
+        if entry.state == ROOT:
+            return ModelState()
         key = f"{method.config.run_name}/{method.name}/{entry.state}"
         if key not in self._states:
             self._states[key] = load_session(method.config.run_folder, method, entry)

@@ -15,6 +15,7 @@ from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.results import SessionResult
 from condu_ray.report.protocols import measured
 from condu_ray.report.run_summary import summary_rows
+from condu_ray.report.zero_shot import verdict, zero_shot_lines
 
 LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal (a job's log)."""
@@ -148,4 +149,6 @@ class Display:
             for row in rows:
                 table.add_row(*row.values())
             self.console.print(table)
+        if compared := results.get("zero_shot"):
+            self.console.print(f"{zero_shot_lines(compared)}\n{verdict(compared)}", markup=False)
         self.console.print(f"report: {folder / 'report' / 'report.md'}")
