@@ -6,10 +6,11 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from condu_ray.store.location import Location
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of runs and tasks become folder names: no separator, no leading dot."""
@@ -79,7 +80,9 @@ class Settings(BaseModel):
     def _no_control_characters(cls, value: Any) -> Any:
         texts = value if isinstance(value, tuple) else (value,)
         for text in texts:
-            if isinstance(text, str | Path) and any(unicodedata.category(sign) in ("Cc", "Cs") for sign in str(text)):
+            if isinstance(text, str | Location) and any(
+                unicodedata.category(sign) in ("Cc", "Cs") for sign in str(text)
+            ):
                 raise ValueError("holds a control character; write it without")
         return value
 

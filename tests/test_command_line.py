@@ -1,10 +1,9 @@
-from pathlib import Path
-
 import pytest
 
 from condu_ray.command_line import ConfigError, field_names, parse
 from condu_ray.config import Experiment
 from condu_ray.recipes import RECIPES
+from condu_ray.store.location import Location
 
 
 def test_defaults_are_the_recipes():
@@ -29,7 +28,7 @@ def test_lists_and_rates_by_task_are_written_with_commas():
     lists = ("--lora.targets", "mlp,attention", "--distillation.reference", "a/b,c.parquet")
     found = parse([*lists, "--lora.lr_by_task", "a=5e-5,b=1e-3", "--training.lr_by_task", "a=1e-6"])
     assert found.lora.targets == ("mlp", "attention")
-    assert found.distillation.reference == (Path("a/b"), Path("c.parquet"))
+    assert found.distillation.reference == (Location("a/b"), Location("c.parquet"))
     assert found.lora.lr_by_task == {"a": 5e-5, "b": 1e-3}
     assert found.training.lr_by_task == {"a": 1e-6}
 

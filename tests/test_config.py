@@ -1,10 +1,10 @@
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
-from condu_ray.config import Distillation, Experiment, Training
+from condu_ray.config import Experiment, Training
+from condu_ray.options import Distillation
 from condu_ray.recipes import RECIPES
+from condu_ray.store.location import Location
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -41,8 +41,8 @@ def test_what_travels_to_another_process_has_an_absolute_storage(tmp_path, monke
     )
     found = config.absolute()
     assert Experiment.model_validate_json(found.model_dump_json()) == found
-    assert found.storage == tmp_path / "here"
-    assert found.model_copy(update={"storage": Path("here")}) == config
+    assert str(found.storage) == str(tmp_path / "here")
+    assert found.model_copy(update={"storage": Location("here")}) == config
 
 
 @pytest.mark.parametrize(

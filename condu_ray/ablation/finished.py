@@ -14,6 +14,7 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_method import MissingRunError, StoredMethod
 from condu_ray.plan.stored_run import StoredRun
+from condu_ray.store.backend import backend
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 
@@ -62,7 +63,7 @@ def keep_methods(config: Experiment, suitable: Callable[[Method], bool], which: 
         MissingRunError: the storage folder does not exist.
         ValueError: there is no such method, by name or at all.
     """
-    if not config.storage.is_dir():
+    if not backend(config.storage).exists(config.storage):
         raise MissingRunError(f"--storage {config.storage}: no such folder; give the storage of a finished run")
     kept = tuple(name for name in config.method if suitable(get(name, config)))
     if not kept:

@@ -12,17 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from condu_ray.benchmark.columns import column_problems, unreadable
+from condu_ray.benchmark.images import DECODING
+from condu_ray.benchmark.meta import TaskError as TaskError
+from condu_ray.benchmark.meta import read_json, read_meta
+from condu_ray.benchmark.rows import open_parquet
 from condu_ray.names import nearest
+from condu_ray.store.artifacts import local
+from condu_ray.store.backend import backend
+from condu_ray.store.location import Location, Place
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +36,7 @@ TRAIN, TEST, META, ORDER = "train.parquet", "test.parquet", "meta.json", "order.
 # A name becomes part of paths, run names and metric keys; this also rules out "..", "/" and hidden folders.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_NAME = 100  # it has to fit into the names of sessions and trials, of which file systems take 255 characters
-_file_hashes: dict[tuple[str, int, int], str] = {}
-
-
-class TaskError(ValueError):
-    """A task's folder is not what it should be; the message names the file, what is wrong and what to do."""
+_file_hashes: dict[tuple[str, Hashable], str] = {}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Task:
     """One task of the benchmark, as `load_task` returns it."""
 
     name: str  #: the folder's name
-    folder: Path  #: absolute
+    folder: Location  #: absolute
     classes: tuple[str, ...]  #: class names; the label is the index
     templates: tuple[str, ...]  #: prompts with one `{}` each; training uses the first, evaluation averages over all
     train_rows: int  #: images in `train.parquet`
@@ -51,13 +52,13 @@ class Task:
 
     @property
     def train(self) -> Path:
-        """Path of the training split."""
-        return self.folder / TRAIN
+        """Path at which this machine can read the training split."""
+        return local(self.folder / TRAIN)
 
     @property
     def test(self) -> Path:
-        """Path of the test split."""
-        return self.folder / TEST
+        """Path at which this machine can read the test split."""
+        return local(self.folder / TEST)
 
     def prompts(self) -> list[str]:
         """Returns one prompt a class, in label order, from the first template."""
@@ -66,7 +67,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the content of both splits, the classes and the templates."""
+        """SHA-256 (hex) over the content of both splits, how it is decoded, the classes and the templates."""
         return self._digest(train=hash_file(self.train), test=hash_file(self.test))
 
     @property
@@ -80,11 +81,11 @@ class Task:
         return self._digest(test=hash_file(self.test))
 
     def _digest(self, **files: str) -> str:
-        content = {"classes": self.classes, "templates": self.templates, **files}
+        content = {"decoding": DECODING, "classes": self.classes, "templates": self.templates, **files}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def load_task(folder: str | Path) -> Task:
+def load_task(folder: str | Place) -> Task:
     """Loads a task after cheap checks of its structure.
 
     Args:
@@ -102,14 +103,14 @@ def load_task(folder: str | Path) -> Task:
         errors.append(
             f"{folder}: the name has {len(folder.name)} characters; rename the folder with {_MAX_NAME} or less"
         )
-    classes, templates = _read_meta(folder / META, errors)
+    classes, templates = read_meta(folder / META, errors)
     rows = [_read_structure(folder / split, errors) for split in (TRAIN, TEST)]
     if errors:
         raise TaskError("\n".join(errors))
     return Task(folder.name, folder, classes, templates, *rows)
 
 
-def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[Task]:
+def load_tasks(folder: str | Place, names: Sequence[str] | None = None) -> list[Task]:
     """Loads the tasks below a folder, in the order in which they are to be learned.
 
     Args:
@@ -123,20 +124,19 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[T
     folder = _existing(folder, "the folder that holds the tasks' folders")
     if isinstance(names, str):
         raise TaskError(f"names is the text {names!r}; give a list of names, such as [{names!r}]")
-    found = sorted(path.parent.name for path in folder.glob(f"*/{META}") if not path.parent.name.startswith("."))
+    found = _tasks_in(folder, warn=names is None)
     source = "the names asked for"
     if names is None:
-        for path in sorted(folder.iterdir()):
-            if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
-                logger.warning("%s: skipped, it may not be read by this user", path)
-            elif os.path.isfile(path / TRAIN) and not os.path.isfile(path / META):
-                logger.warning("%s: skipped, it has a %s but no %s", path, TRAIN, META)
         names, source = found, str(folder)
-        if (folder / ORDER).is_file():
+        if backend(folder).exists(folder / ORDER):
             source = str(folder / ORDER)
-            names = _read_json(folder / ORDER, list, "the tasks' names, in order")
+            names = read_json(folder / ORDER, list, "the tasks' names, in order")
     if not names:
-        hint = "it is itself a task: give its parent folder" if (folder / META).is_file() else f"a task has a {META}"
+        hint = (
+            "it is itself a task: give its parent folder"
+            if backend(folder).exists(folder / META)
+            else f"a task has a {META}"
+        )
         raise TaskError(f"{folder}: no task to load from {source}; {hint}")
     tasks, errors = [], []
     for position, name in enumerate(names):
@@ -151,96 +151,74 @@ def load_tasks(folder: str | Path, names: Sequence[str] | None = None) -> list[T
     return tasks
 
 
-def _existing(folder: str | Path, hint: str) -> Path:
-    path = Path(os.path.abspath(folder))  # absolute: another process may work in another folder
-    if not os.path.isdir(path):  # Path.is_dir raises where a parent cannot be entered
-        raise TaskError(f"{path}: no such folder; give {hint}")
-    if not os.access(path, os.R_OK | os.X_OK):
-        raise TaskError(f"{path}: may not be read by this user; change its permissions")
-    return path
+def _existing(folder: str | Place, hint: str) -> Location:
+    place = Location(folder).absolute()  # another process may work in another folder
+    try:
+        backend(place).names(place)
+    except PermissionError as error:
+        raise TaskError(f"{place}: may not be read by this user; change its permissions") from error
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{place}: no such folder; give {hint}") from error
+    return place
 
 
-def _load_named(folder: Path, name: str, found: list[str], source: str) -> Task:
+def _tasks_in(folder: Location, warn: bool) -> list[str]:
+    """Returns the names of the folders that have a `meta.json`; warns of what looks like a task and is none."""
+    found, store = [], backend(folder)
+    for name in store.names(folder):
+        place = folder / name
+        try:
+            meta, train = (store.stamp(place / file) is not None for file in (META, TRAIN))
+        except PermissionError:
+            meta = train = False
+            if warn:
+                logger.warning("%s: skipped, it may not be read by this user", place)
+        except OSError:  # such as a link that leads to itself
+            meta = train = False
+        if meta:
+            found.append(name)
+        elif train and warn:
+            logger.warning("%s: skipped, it has a %s but no %s", place, TRAIN, META)
+        elif warn and (path := local(place)).is_symlink() and not path.exists():
+            logger.warning("%s: skipped, it is a link to %s, where nothing is", place, path.readlink())
+    return found
+
+
+def _is_folder(place: Location) -> bool:
+    try:
+        backend(place).names(place)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _load_named(folder: Location, name: str, found: list[str], source: str) -> Task:
     # The test of the name comes before any look at the disk: "../x" must not even be looked up.
-    if name in found or (isinstance(name, str) and _SAFE_NAME.fullmatch(name) and os.path.isdir(folder / name)):
+    if name in found or (isinstance(name, str) and _SAFE_NAME.fullmatch(name) and _is_folder(folder / name)):
         return load_task(folder / name)
     raise TaskError(f"{source}: no task {name!r} in {folder}{nearest(name, found, most=3, label='there are')}")
 
 
-def _read_json(path: Path, kind: type, hint: str) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except PermissionError as error:
-        raise TaskError(f"{path}: may not be read by this user; change its permissions") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise TaskError(f"{path}: missing or not JSON ({error}); write it with {hint}") from error
-    if not isinstance(content, kind):
-        raise TaskError(f"{path}: holds a {type(content).__name__}; write it with {hint}")
-    return content
-
-
-def _read_meta(path: Path, errors: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns classes and templates; what is wrong with them goes to `errors`."""
-    try:
-        meta = _read_json(path, dict, "an object of 'classes' and 'template'")
-    except TaskError as error:
-        errors.append(str(error))
-        return (), ()
-    classes = meta.get("classes")
-    if not isinstance(classes, list) or not classes:
-        wrong = "is not a list of names, or is empty" if "classes" in meta else "is missing"
-        errors.append(f"{path}: key 'classes' {wrong}; list the class names, the label is the index")
-        classes = []
-    first: dict[str, int] = {}
-    for index, name in enumerate(classes):
-        if not isinstance(name, str) or not name.strip():
-            errors.append(f"{path}: 'classes'[{index}] is {name!r}; give it a name that is not empty")
-        # CLIP's tokenizer ignores case and runs of spaces: such names would be one prompt.
-        elif (earlier := first.setdefault(" ".join(name.split()).casefold(), index)) != index:
-            both = f"'classes'[{index}] {name!r} repeats 'classes'[{earlier}] {classes[earlier]!r}"
-            errors.append(f"{path}: {both} (case and spaces do not count); rename or join them")
-    templates = [meta["template"]] if "template" in meta else meta.get("templates")
-    if ("template" in meta) == ("templates" in meta) or not isinstance(templates, list) or not templates:
-        example = '"template": "a photo of a {}."'
-        errors.append(f"{path}: write either key 'template' or key 'templates' (a list), such as {example}")
-        templates = []
-    for template in templates:
-        # Any other brace would break a caller that uses str.format.
-        if not isinstance(template, str) or not re.fullmatch(r"[^{}]*\{\}[^{}]*", template):
-            errors.append(f"{path}: template {template!r}: write a text with exactly one '{{}}' for the class name")
-    return tuple(map(str, classes)), tuple(map(str, templates))
-
-
-def _read_structure(path: Path, errors: list[str]) -> int:
+def _read_structure(path: Place, errors: list[str]) -> int:
     """Returns the row count of a split; what is wrong with its columns goes to `errors`."""
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(local(path)) as file:
             schema, rows = file.schema_arrow, int(file.metadata.num_rows)
     except PermissionError:
         errors.append(f"{path}: may not be read by this user; change its permissions")
         return 0
     except (OSError, pa.ArrowException) as error:
-        errors.append(f"{path}: missing, cut short or not Parquet ({error}); write or copy it anew")
+        errors.append(f"{path}: {unreadable(local(path), error)}")
         return 0
-    for column, kind, allowed in (
-        ("image", "bytes of encoded images", (pa.types.is_binary, pa.types.is_large_binary)),
-        ("label", "integers", (pa.types.is_integer,)),
-    ):
-        types = [schema.field(index).type for index in schema.get_all_field_indices(column)]
-        if len(types) != 1:
-            count = "is missing" if not types else f"is there {len(types)} times"
-            errors.append(f"{path}: column {column!r} {count} (columns: {schema.names}); write it once, with {kind}")
-        elif not any(fits(types[0]) for fits in allowed):
-            errors.append(f"{path}: column {column!r} holds {types[0]}; write {kind}")
+    errors += [f"{path}: {problem}" for problem in column_problems(schema)]
     if rows == 0:
         errors.append(f"{path}: no rows; a split needs at least one image of each class")
     return rows
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's content, remembered in this process until its size or time of change differs."""
-    status = path.stat()
-    key = (str(path), status.st_size, status.st_mtime_ns)
+    """SHA-256 (hex) of a file's content, remembered in this process until it is written again."""
+    key = str(path), backend(path).stamp(path)
     if key not in _file_hashes:
         with path.open("rb") as file:
             _file_hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from condu_ray.command_line import ConfigError, program, refuse
 from condu_ray.names import nearest
+from condu_ray.store.location import Location, LocationError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepares what is asked for; the exit code is 0 if all of it is ready, 1 if not, 2 for a wrong argument."""
     parser = ArgumentParser(prog=program(), description=__doc__, allow_abbrev=False)
     parser.add_argument("--root", type=Path, required=True, help="folder of the original files (torchvision's root)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the tasks; give it to a run as --data")
+    parser.add_argument("--out", required=True, help="folder of the tasks; give it to a run as --data")
     parser.add_argument("--only", help="names of data sets, comma-separated; default: all")
     parser.add_argument("--download", action="store_true", help="fetch what is missing (37 GB for SUN397 alone)")
     parser.add_argument("--check", action="store_true", help="only say what is there; convert nothing")
@@ -33,11 +34,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names:
         if name not in CATALOG:
             refuse(ConfigError(f"--only: unknown data set {name!r}{nearest(name, CATALOG)}"))
+    try:
+        out = Location(arguments.out)
+    except LocationError as error:
+        refuse(ConfigError(f"--out: {error}"))
     console = Console()
     outcomes = prepare(
         [CATALOG[name] for name in names],
         arguments.root,
-        arguments.out,
+        out,
         download=arguments.download,
         check=arguments.check,
         allow_counts=arguments.allow_counts,

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from condu_ray.command_line import ConfigError, program
 from condu_ray.commands.job import job
 from condu_ray.config import Experiment
+from condu_ray.store.location import Location, Place
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def listing(storage: Path) -> Table:
+def listing(storage: Place) -> Table:
     """Returns what storage holds, a row a run or sweep."""
     from rich.table import Table
 
@@ -33,14 +34,17 @@ def listing(storage: Path) -> Table:
 
 
 def run_report(config: Experiment) -> None:
-    """Writes a run's own report again.
+    """Writes a run's own report again, of what its settings find in storage, or of the numbers that it wrote itself.
 
     Raises:
-        ConfigError: a session or a measurement is missing.
+        ConfigError: a session or a measurement is missing, and the run wrote no numbers.
     """
     from condu_ray.orchestration.run import from_storage
     from condu_ray.orchestration.watch.progress import Display
     from condu_ray.plan.preflight import check
+    from condu_ray.report.run_report import write_report
+    from condu_ray.store import artifacts
+    from condu_ray.store.layout import results_path
 
     quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})
     checked = check(quiet)
@@ -49,17 +53,22 @@ def run_report(config: Experiment) -> None:
         if found is not None:
             display.finish(found, checked.config.run_folder)
     if found is None:
-        raise ConfigError(
-            f"{config.run_name}: not finished, or trained on GPUs that are not here; run its command again"
-        )
+        numbers = results_path(config.run_folder)
+        if not artifacts.is_file(numbers):
+            raise ConfigError(
+                f"{config.run_name}: not finished, or trained by an earlier version or on GPUs that are not here; run "
+                "its command again"
+            )
+        write_report(json.loads(artifacts.read_text(numbers)), numbers.parent)
+        print(f"report: {numbers.parent / 'report.md'}, of the numbers that the run wrote; storage has them no more")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report, or lists what there is; the exit code is 2 for what storage does not hold."""
     parser = ArgumentParser(prog=program(), description=__doc__, allow_abbrev=False)
     parser.add_argument("names", nargs="*", help="runs and sweeps; none: list what storage holds")
-    parser.add_argument("--storage", type=Path, default=Path("storage"), help="storage folder (default: storage)")
-    parser.add_argument("--out", type=Path, help="folder of the report; default: in the run or sweep, or in reports/")
+    parser.add_argument("--storage", default="storage", help="storage folder (default: storage)")
+    parser.add_argument("--out", help="folder of the report; default: in the run or sweep, or in reports/")
     parser.add_argument("--published", action="store_true", help="put the papers' figures beside the measured ones")
     parser.add_argument("--sync-mlflow", action="store_true", help="send to MLflow what it could not be sent before")
     parser.add_argument("--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI, or storage's own file")
@@ -69,23 +78,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         from condu_ray.orchestration.watch.mlflow_sync import sync
         from condu_ray.plan.stored import find, write_sweep_report
+        from condu_ray.store.backend import backend
         from condu_ray.store.layout import joined_report_folder, report_folder
         from condu_ray.store.provenance import command
 
         console = Console(highlight=False, soft_wrap=True)
-        storage = arguments.storage
-        if not storage.is_dir():
+        storage, out = Location(arguments.storage), Location(arguments.out) if arguments.out else None
+        if not backend(storage).exists(storage):
             raise ConfigError(f"--storage {storage}: no such folder")
         if not arguments.names:
             console.print(listing(storage))
             return
         found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
-        folder = arguments.out or (
+        folder = out or (
             report_folder(found[0].folder)
             if len(found) == 1
             else joined_report_folder(storage, [one.name for one in found])
         )
-        if len(found) == 1 and found[0].kind == "run" and not arguments.out and not arguments.published:
+        if len(found) == 1 and found[0].kind == "run" and out is None and not arguments.published:
             run_report(found[0].experiment(storage))
         else:
             write_sweep_report(storage, found, folder, published=arguments.published, extra={"command": command()})

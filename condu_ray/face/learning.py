@@ -6,6 +6,7 @@ Each of them takes a backbone at its pretrained weights theta0 and leaves it the
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,26 +27,31 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods import get
 from condu_ray.methods.registry import MethodError
 from condu_ray.methods.training import Worker, train_expert
+from condu_ray.store.location import Place
 from condu_ray.vlm import model as vlm
 from condu_ray.vlm.model import Backbone, set_weights
 
 
-def load_backbone(model: str = "tiny-clip", pretrained: str | None = None) -> Backbone:
-    """Loads a CLIP-like model in fp32 on the CPU.
+def load_backbone(model: str = "tiny-clip", pretrained: str | None = None, preprocess: str | None = None) -> Backbone:
+    """Loads a CLIP-like model in fp32 on the CPU; what a run would say of it first is a warning here.
 
     Args:
         model: `tiny-clip` (2.2 M parameters, in the package), an open_clip architecture such as `ViT-B-16`, or a folder
             in open_clip's form.
         pretrained: an open_clip tag such as `openai`, a safetensors file, or a folder in open_clip's form.
+        preprocess: for a safetensors file, the tag whose mean, std and resizing its weights were trained with.
 
     Raises:
         BackboneError: nothing of that name, or its weights cannot be read.
     """
-    return vlm.load_backbone(vlm.backbone_spec(model, pretrained))
+    backbone = vlm.load_backbone(vlm.backbone_spec(model, pretrained, preprocess))
+    for note in backbone.notes:
+        warnings.warn(note, stacklevel=2)
+    return backbone
 
 
 def load_tasks(
-    folder: str | Path | None = None, names: Sequence[str] | None = None, *, cache: str | Path | None = None
+    folder: str | Place | None = None, names: Sequence[str] | None = None, *, cache: str | Place | None = None
 ) -> list[Task]:
     """Loads tasks in the order in which they are to be learned.
 
@@ -107,7 +113,12 @@ def fine_tune(
     settings = changed(
         Experiment,
         config,
-        {"seed": seed, "training": {"steps": steps, **rates}, "lora": {"rank": lora, **rates}},
+        {
+            "seed": seed,
+            "training": {"steps": steps, **rates},
+            "lora": {"rank": lora, **rates},
+            "pam": {"rank": lora, "lr": lr},
+        },
     )
     chosen = get(method or ("condu-lora" if lora else "individual"), settings)
     who = f"method {chosen.name}"
@@ -156,7 +167,7 @@ def evaluate(
         task: whose test images.
         delta: what is added to theta0; None: nothing (zero-shot).
         among: tasks whose classes predictions choose from, `task` among them; empty: the task's own.
-        max_images: first test images to use; 0: all.
+        max_images: test images to use, in proportion to the classes; 0: all.
         batch_size: images a forward pass.
         precision: `fp32`, `bf16`, or `auto` as in a run.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from condu_ray.command_line import ConfigError
@@ -10,6 +9,8 @@ from condu_ray.config import Experiment, Sweep
 from condu_ray.face.settings import changed
 from condu_ray.plan.stored import Stored, find
 from condu_ray.plan.stored_run import StoredRun
+from condu_ray.store.backend import backend
+from condu_ray.store.location import Location, Place
 
 
 def run(config: Experiment | None = None, **changes: Any) -> StoredRun:
@@ -52,7 +53,7 @@ def sweep(config: Sweep | None = None, **changes: Any) -> Stored:
     return open_sweep(settings.storage, report[0].parent.parent.name)
 
 
-def open_run(storage: str | Path, name: str) -> StoredRun:
+def open_run(storage: str | Place, name: str) -> StoredRun:
     """Opens a run, or a trial of a sweep by `<sweep>.<trial>`, finished or at work; its tasks have to be there too.
 
     Args:
@@ -63,13 +64,13 @@ def open_run(storage: str | Path, name: str) -> StoredRun:
         ConfigError: storage holds none of that name.
         ValueError: its tasks or its backbone are not where its settings say.
     """
-    found = _found(Path(storage), name)
+    found = _found(Location(storage), name)
     if found.kind != "run":
         raise ConfigError(f"{name}: is a sweep; open_sweep opens it")
-    return found.runs(Path(storage))[name]
+    return found.runs(Location(storage))[name]
 
 
-def open_sweep(storage: str | Path, name: str) -> Stored:
+def open_sweep(storage: str | Place, name: str) -> Stored:
     """Opens a sweep: `.table()` has a row for each finished trial, `.runs(storage)` opens all of them.
 
     Args:
@@ -79,13 +80,13 @@ def open_sweep(storage: str | Path, name: str) -> Stored:
     Raises:
         ConfigError: storage holds none of that name.
     """
-    found = _found(Path(storage), name)
+    found = _found(Location(storage), name)
     if found.kind != "sweep":
         raise ConfigError(f"{name}: is a run; open_run opens it")
     return found
 
 
-def _found(storage: Path, name: str) -> Stored:
-    if not storage.is_dir():
+def _found(storage: Place, name: str) -> Stored:
+    if not backend(storage).exists(storage):
         raise ConfigError(f"{storage}: no such folder; give the storage of the run")
     return find(storage, name)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from condu_ray.benchmark import Task
-from condu_ray.config import Inference
 from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.options import Inference
+from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm import router
 from condu_ray.vlm.model import Backbone
@@ -36,7 +36,7 @@ class Evaluator:
     Args:
         backbone: loaded model; its weights are changed in place by every call.
         batch_size: images a forward pass.
-        max_images: first test images of a task to use; 0 for all.
+        max_images: test images of a task to use, in proportion to its classes; 0 for all.
         precision: `fp32` or `bf16` (autocast). theta0's features for routing are always fp32.
         device: where to compute.
         storage: storage folder that keeps theta0's features for other runs; None keeps them nowhere.
@@ -50,7 +50,7 @@ class Evaluator:
         max_images: int = 0,
         precision: str = "fp32",
         device: str = "cpu",
-        storage: Path | None = None,
+        storage: Place | None = None,
     ) -> None:
         self.features = Features(
             backbone, batch_size=batch_size, max_images=max_images, precision=precision, device=device, storage=storage
@@ -98,6 +98,7 @@ class Evaluator:
             top_k=inference.top_k,
             include_pretrained=inference.include_pretrained,
             aggregation=inference.aggregation,
+            pretrained_weight=inference.pretrained_weight,
         )
         total_NC: Tensor | None = None
         for expert in index_NK.unique().tolist():

@@ -13,6 +13,7 @@ from condu_ray.benchmark import Task
 from condu_ray.config import content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.layout import feature_folder
+from condu_ray.store.location import Place
 
 FILE = "features.safetensors"
 VERSION = 1
@@ -29,11 +30,11 @@ class FeatureStore:
         device: kind of device that computes (`cpu`, `cuda`): others give other bits.
     """
 
-    def __init__(self, storage: Path, backbone: str, preprocess: Mapping[str, Any], device: str) -> None:
+    def __init__(self, storage: Place, backbone: str, preprocess: Mapping[str, Any], device: str) -> None:
         self._storage = storage
         self._identity = [VERSION, backbone, dict(preprocess), device]
 
-    def _path(self, kind: Literal["image", "text"], task: Task, precision: str, count: int) -> Path:
+    def _path(self, kind: Literal["image", "text"], task: Task, precision: str, count: int) -> Place:
         what = [task.test_fingerprint, count] if kind == "image" else [task.classes, task.templates]
         return feature_folder(self._storage, content_hash([*self._identity, kind, precision, what])[:24])
 
@@ -44,7 +45,7 @@ class FeatureStore:
             kind: of the task's test images, or of its classes.
             task: the task.
             precision: that they were computed in.
-            count: first test images that are used.
+            count: test images that are used.
 
         Raises:
             ArtifactError: they are damaged.
@@ -62,7 +63,7 @@ class FeatureStore:
             kind: of the task's test images, or of its classes.
             task: the task.
             precision: that they were computed in.
-            count: first test images that are used.
+            count: test images that are used.
         """
         meta = {"task": task.name, "kind": kind, "precision": precision}
         write = partial(_save, features)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -18,6 +15,7 @@ from condu_ray.learn.feature_store import FeatureStore
 from condu_ray.learn.loop import compute_context
 from condu_ray.merging.delta import Delta
 from condu_ray.store.ledger import ROOT
+from condu_ray.store.location import Place
 from condu_ray.vlm.model import Backbone, set_weights
 from condu_ray.vlm.preprocess import normalise
 from condu_ray.vlm.zeroshot import image_features, text_features
@@ -43,7 +41,7 @@ class Features:
     Args:
         backbone: loaded model; its weights are changed in place.
         batch_size: images a forward pass.
-        max_images: first test images of a task to use; 0 for all.
+        max_images: test images of a task to use, in proportion to its classes; 0 for all.
         precision: `fp32` or `bf16` (autocast).
         device: where to compute.
         storage: storage folder that keeps theta0's features for other runs; None keeps them nowhere.
@@ -57,12 +55,12 @@ class Features:
         max_images: int,
         precision: str,
         device: str,
-        storage: Path | None = None,
+        storage: Place | None = None,
     ) -> None:
         self.backbone, self.precision, self.device = backbone, precision, torch.device(device)
         self.theta0 = backbone.snapshot()
         backbone.model.to(self.device).eval()
-        self.decoded, self._max_images = Decoded(backbone.spec.preprocess, batch_size, max_images), max_images
+        self.decoded = Decoded(backbone.spec.preprocess, batch_size, max_images)
         spec = backbone.spec.preprocess
         self._store = FeatureStore(storage, backbone.fingerprint, spec, self.device.type) if storage else None
         self._placed: str | None = ROOT
@@ -83,8 +81,7 @@ class Features:
 
     def labels(self, task: Task) -> Tensor:
         """Returns the test labels that are used, int64 [N]."""
-        column = pq.read_table(task.test, columns=["label"])["label"]
-        return torch.from_numpy(np.array(column.to_numpy(), dtype=np.int64))[: self._max_images or None]
+        return torch.from_numpy(self.decoded.labels(task))
 
     @torch.no_grad()
     def image(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -11,9 +10,10 @@ from condu_ray.methods.base import Method, ModelState
 from condu_ray.store import artifacts
 from condu_ray.store.layout import session_folder
 from condu_ray.store.ledger import Entry
+from condu_ray.store.location import Place
 
 
-def save_session(run_folder: Path, method: Method, entry: Entry, state: ModelState) -> None:
+def save_session(run_folder: Place, method: Method, entry: Entry, state: ModelState) -> None:
     """Publishes a state; what is there already wins.
 
     Raises:
@@ -24,7 +24,7 @@ def save_session(run_folder: Path, method: Method, entry: Entry, state: ModelSta
     artifacts.publish(folder, meta, lambda beside: method.save(state.model, beside), seal=True)
 
 
-def load_session(run_folder: Path, method: Method, entry: Entry) -> ModelState:
+def load_session(run_folder: Place, method: Method, entry: Entry) -> ModelState:
     """Loads a state, its files' checksums checked.
 
     Raises:
@@ -37,7 +37,7 @@ def load_session(run_folder: Path, method: Method, entry: Entry) -> ModelState:
     return state
 
 
-def read_session(folder: Path, method: Method) -> ModelState:
+def read_session(folder: Place, method: Method) -> ModelState:
     """Loads a state from its folder.
 
     Raises:
@@ -51,7 +51,7 @@ def read_session(folder: Path, method: Method) -> ModelState:
         artifacts.verified(folder, name)
     try:
         tasks, experts = tuple(meta["tasks"]), tuple(meta["experts"])
-        model = method.load(folder)
+        model = method.load(artifacts.local(folder))
     except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
         raise artifacts.ArtifactError(f"{folder}: is no session of {method.name} ({error!r}); {advice}") from error
     if len(tasks) != len(experts) or not isinstance(meta.get("state"), str):

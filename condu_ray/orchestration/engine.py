@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 from condu_ray.config import Experiment
@@ -24,6 +23,7 @@ from condu_ray.plan.expert import adopt, different
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.store.layout import train_folder
+from condu_ray.store.location import Place
 
 Say = Callable[[str], None]
 """Takes a line for people."""
@@ -39,7 +39,7 @@ class Engine:
         trials: configurations of the trials; a run's own.
     """
 
-    def __init__(self, config: Experiment, checked: Checked, folder: Path, trials: Sequence[Experiment]) -> None:
+    def __init__(self, config: Experiment, checked: Checked, folder: Place, trials: Sequence[Experiment]) -> None:
         self.config, self.checked = config, checked
         self.room = room_for(config)
         self.precision = resolved_precision(config.training.precision, self.room.gpus_per_worker > 0)
@@ -77,8 +77,10 @@ class Engine:
         if not any(get(name, self.config).routes for name in self.config.method):
             return
         begin, config, checked = time.perf_counter(), self.config, self.checked
+        images = {plan.config.inference.prototype_images for plan in self.plans}
+        tasks = {task.train_fingerprint: task for name in images for task in checked.pictured(name)}
         made = make_prototypes(
-            config.storage, checked.spec, checked.backbone, checked.tasks, self.room, config.training.threads
+            config.storage, checked.spec, checked.backbone, [*tasks.values()], self.room, config.training.threads
         )
         if made:
             say(f"prototypes of {made} tasks in {time.perf_counter() - begin:.0f} s")

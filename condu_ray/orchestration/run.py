@@ -7,8 +7,9 @@ goes on where it was stopped and ends at once when all is done.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
+
+from rich.markup import escape
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.cluster import env
@@ -26,6 +27,7 @@ from condu_ray.store import artifacts
 from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.layout import config_path, report_folder
 from condu_ray.store.lease import lease
+from condu_ray.store.location import Place
 
 LOOK_SECONDS = 0.1
 """How often the main loop looks whether something can go on."""
@@ -52,6 +54,8 @@ def run(config: Experiment) -> dict[str, Any]:
     with lease(config.run_folder), Display([task.name for task in checked.tasks], config.training.steps) as display:
         remove_drafts(config.storage)
         write_config(config)
+        for line in checked.words:
+            display.say(escape(line))
         results = from_storage(checked, display)
         if results is None:
             with env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"):
@@ -130,7 +134,7 @@ def report(recorder: Recorder, begin: float, *, reused: int, trained: int, pictu
     return found
 
 
-def write_config(config: Experiment) -> Path:
+def write_config(config: Experiment) -> Place:
     """Writes a run's `config.json`, without the tracking address, which may hold a password."""
     path = config_path(config.run_folder)
     artifacts.write_text(path, config.model_dump_json(indent=1, exclude={"tracking": {"uri"}}))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,9 +19,11 @@ from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import PlannedSession
+from condu_ray.store.artifacts import local
 from condu_ray.store.experts import load_expert
 from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import ROOT, Entry, Ledger
+from condu_ray.store.location import Place
 
 
 class StateError(RuntimeError):
@@ -105,10 +106,10 @@ class ModelKeeper:
         telemetry.gauge("condu_unified_model_bytes", _nbytes(folder), **tags)
 
 
-def _nbytes(folder: Path) -> int:
+def _nbytes(folder: Place) -> int:
     """Bytes of a folder's files; 0 where it cannot be read, for only the export asks."""
     try:
-        return sum(path.stat().st_size for path in folder.iterdir())
+        return sum(path.stat().st_size for path in local(folder).iterdir())
     except OSError:
         return 0
 

@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -35,9 +34,11 @@ from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
 from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_name
 from condu_ray.store import artifacts
+from condu_ray.store.backend import backend
 from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.layout import report_folder, sweep_config_path, sweep_folder, tune_folder
 from condu_ray.store.lease import lease
+from condu_ray.store.location import Place
 from condu_ray.store.provenance import command, provenance
 
 SHOW_SECONDS = 10.0
@@ -45,7 +46,7 @@ MOST_TRIALS = 8
 """Trials side by side, unless `--trials` says otherwise: each is a process of some hundred megabytes."""
 
 
-def run_sweep(sweep: Sweep) -> list[Path]:
+def run_sweep(sweep: Sweep) -> list[Place]:
     """Runs what is left of a sweep and writes its report.
 
     Args:
@@ -79,6 +80,7 @@ def run_sweep(sweep: Sweep) -> list[Path]:
         console.print(
             f"sweep {name}: {len(trials)} trials, {len(trials) - len(left)} finished before, {len(left)} to run"
         )
+        console.print(*checked.words, sep="\n", markup=False)
         cluster = partial(env.ray_cluster, sweep.cluster.address, namespace=f"condu_ray/{name}")
         work = partial(_Running, base, checked.under(config), folder, trials, left, console)
         if sweep.cache_report:
@@ -94,14 +96,14 @@ def run_sweep(sweep: Sweep) -> list[Path]:
             return _report(base, name, parent, time.perf_counter() - begin, console)
 
 
-def _remember(folder: Path, sweep: Sweep, trials: Sequence[Trial]) -> None:
+def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Writes what the sweep is, and refuses another one under the same name."""
     path = sweep_config_path(folder)
     base, records = sweep.experiment(), [trial.record() for trial in trials]
     elsewhere = {"storage", "tracking", "cluster"}
     identity = content_hash([base.identity(exclude=elsewhere), records])
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+    if backend(path).exists(path):
+        before = json.loads(artifacts.read_text(path))
         if before["identity"] != identity:
             raise ValueError(f"--run: {folder} holds a sweep with other settings or trials; give another name")
     known: dict[str, Any] = {"identity": identity, "config": base.model_dump(mode="json", exclude=elsewhere)}
@@ -125,7 +127,7 @@ class _Running:
         self,
         sweep: Sweep,
         checked: Checked,
-        folder: Path,
+        folder: Place,
         trials: Sequence[Trial],
         left: Sequence[Trial],
         console: Console,
@@ -213,7 +215,7 @@ class _Running:
         self.say(f"{finished}/{len(self.left)} trials, {len(news.trained)}/{wanted} experts trained{training}")
 
 
-def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, console: Console) -> list[Path]:
+def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, console: Console) -> list[Place]:
     """Writes the report from the records in storage, and gives MLflow's run of the sweep its aggregates."""
     found = find(sweep.storage, name)
     extra = {"seconds": seconds, "command": command()}
@@ -227,4 +229,4 @@ def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, console: Co
         f"{paid['measurements_reused']} reused; {seconds:.0f} s"
     )
     console.print(f"report: {folder / 'report.md'}")
-    return sorted(folder.iterdir())
+    return [folder / name for name in artifacts.names(folder)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,6 +26,7 @@ from condu_ray.plan.trials import Trial, labels
 from condu_ray.report.protocols import accuracies, matrices
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder, record_path
+from condu_ray.store.location import Place
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Shared:
     """
 
     checked: Checked
-    folder: Path
+    folder: Place
     trials: dict[str, Trial]
     precision: str
     namespace: str

@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from condu_ray.config import Experiment
 from condu_ray.store import artifacts
 from condu_ray.store.experts import adopt_expert
 from condu_ray.store.layout import expert_folder
+from condu_ray.store.location import Place
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,12 @@ class PlannedExpert:
     key: str
     start: str | None = None
     state: str | None = None
-    needs: Path | None = None
+    needs: Place | None = None
     earlier: tuple[tuple[str, str], ...] = ()
     same: str | None = None
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Place:
         """Where the expert is, once it is there."""
         return expert_folder(self.config.storage, self.key)
 
@@ -68,9 +68,10 @@ class PlannedExpert:
         return self.earlier[-1][1] if self.needs is not None else None
 
     @property
-    def stream(self) -> tuple[int, bool]:
+    def stream(self) -> tuple[int, bool, str]:
         """Experts of equal ones can share a data pipeline."""
-        return self.config.training.batch_size, self.config.training.augment
+        training = self.config.training
+        return training.batch_size, training.augment, training.crops
 
     @property
     def adoptable(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from condu_ray.config import Experiment, Protocol, content_hash
-from condu_ray.store.ledger import Entry
+from condu_ray.store.ledger import ROOT, Entry
 
 if TYPE_CHECKING:
     from condu_ray.benchmark import Task
@@ -95,7 +95,7 @@ def measurement_key(
         protocol: how it is predicted.
         space: tasks whose classes are chosen from (`benchmark.label_space`); empty for the task's own.
     """
-    weights: list[Any] = [method.weights(state, task.name)]
+    weights: list[Any] = [ROOT if method.skips_trigger(state) else method.weights(state, task.name)]
     if routed(method, seen, protocol):
         weights = ["aggregated", state.id, config.inference.identity()]
     if space:  # which classes there are, in which order the tasks come does not count

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from condu_ray.benchmark import Task, load_tasks, require_valid
 from condu_ray.benchmark.few_shot import few_shot
@@ -15,11 +14,12 @@ from condu_ray.command_line import nearest
 from condu_ray.config import Experiment
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
+from condu_ray.plan.first_pass import described, first_pass
 from condu_ray.plan.measurement import protocols
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
-from condu_ray.vlm import lora
+from condu_ray.store.location import Location
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
 
@@ -33,6 +33,14 @@ class Checked:
     spec: BackboneSpec
     backbone: str
     """theta0's fingerprint."""
+    words: tuple[str, ...] = ()
+    """What a run says first: its backbone, and what was decided for it or warned of, and how it reads the prompts."""
+    sources: tuple[Task, ...] = ()
+    """The tasks that few-shot ones were drawn from; empty where all training images are used."""
+
+    def pictured(self, images: str) -> tuple[Task, ...]:
+        """Returns the tasks whose training images are behind prototypes, by `inference.prototype_images`."""
+        return self.sources if images == "all" and self.sources else self.tasks
 
     def under(self, config: Experiment) -> Checked:
         """Returns what was checked, for a trial's configuration: the same tasks in its order."""
@@ -41,7 +49,7 @@ class Checked:
 
 
 def check(config: Experiment) -> Checked:
-    """Loads and checks methods, storage, tasks, backbone and references; no Ray, no compute.
+    """Loads and checks methods, storage, tasks, backbone and references, and tries them; no Ray.
 
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
@@ -49,9 +57,9 @@ def check(config: Experiment) -> Checked:
     methods = take(config)
     _check_options(config, methods)
     artifacts.check_writable(config.storage)
-    if config.run_folder.exists() and not config.run_folder.is_dir():
+    if artifacts.is_file(config.run_folder):
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
-    spec = backbone_spec(config.model, config.pretrained)
+    spec = backbone_spec(config.model, config.pretrained, config.preprocess)
     data, names = config.data, config.tasks
     if data is None:
         names = names or MINI_MTIL_DEFAULT
@@ -67,16 +75,16 @@ def check(config: Experiment) -> Checked:
     require_valid(tasks, cache_folder=checked_folder(config.storage))
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
+    sources = tuple(tasks) if config.shots is not None else ()
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
-    if any(method.adapter == "lora" for method in methods):
-        options = config.lora  # an adapter that does not fit this backbone says so now, not after hours
-        lora.attach(backbone, rank=options.rank, targets=options.targets, seed=0).detach()
-    return Checked(config, tuple(tasks), spec, backbone.fingerprint)
+    texts = first_pass(backbone, tasks, config, methods)
+    words = (backbone.described, *backbone.notes, described(tasks, texts))
+    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
 
 
-def _drawn(config: Experiment) -> Path:
+def _drawn(config: Experiment) -> Location:
     """Where mini-MTIL's tasks are drawn."""
     return mini_mtil_folder(config.storage, MINI_MTIL_VERSION)
 
@@ -97,9 +105,9 @@ def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
             )
 
 
-def _check_rates(config: Experiment, data: Path, tasks: Sequence[Task]) -> None:
+def _check_rates(config: Experiment, data: Location, tasks: Sequence[Task]) -> None:
     """Refuses a learning rate for a task that does not exist; the recipe's own, and those of other tasks, may stay."""
-    known = {task.name for task in tasks} | {path.name for path in data.iterdir()} | set(MINI_MTIL_TASKS)
+    known = {task.name for task in tasks} | set(artifacts.names(data)) | set(MINI_MTIL_TASKS)
     recipe = RECIPES[config.recipe]() if config.recipe in RECIPES else Experiment()
     for field in ("training", "lora"):
         of_recipe: dict[str, float] = getattr(recipe, field).lr_by_task
@@ -122,12 +130,13 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
             )
         data = _drawn(config)
         mini_mtil(data, tasks=unused)
-        paths: tuple[Path, ...] = tuple(data / name for name in unused)
+        paths = tuple(data / name for name in unused)
         distillation = config.distillation.model_copy(update={"reference": paths})
         config = config.model_copy(update={"distillation": distillation})
-    folders = {task.folder.resolve() for task in tasks}
+    folders = {artifacts.local(task.folder).resolve() for task in tasks}
     for path in config.distillation.reference:
-        if path.resolve() in folders or path.resolve().parent in folders:
+        resolved = artifacts.local(path).resolve()
+        if resolved in folders or resolved.parent in folders:
             raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
     require_decodable(load_references(config.distillation), checked_folder(config.storage))
     # Absolute, for Ray Train has its workers work in a folder of their own.

@@ -8,21 +8,47 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 
 from rich.console import Console
 
-from condu_ray.methods.session import session_folder
-from condu_ray.store.artifacts import MANIFEST, ArtifactError, read_meta, read_sealed, verified, writing
+from condu_ray.store.artifacts import (
+    MANIFEST,
+    ArtifactError,
+    is_file,
+    names,
+    read_meta,
+    read_sealed,
+    read_text,
+    verified,
+    writing,
+)  # fmt: skip
+from condu_ray.store.backend import backend
+from condu_ray.store.layout import (
+    checked_folder,
+    damaged_folder,
+    datasets_folder,
+    evaluations_folder,
+    experts_folder,
+    features_folder,
+    ledger_path,
+    prototypes_folder,
+    results_folder,
+    run_folder,
+    runs_folder,
+    session_folder,
+    sessions_folder,
+    sweep_folder,
+    sweeps_folder,
+    trials_folder,
+)  # fmt: skip
 from condu_ray.store.ledger import Entry, Ledger, LedgerError, read_entries
+from condu_ray.store.location import P, Place
 from condu_ray.store.measurements import read_measurement
 from condu_ray.store.results import read_file
 
-ASIDE = "damaged"
-"""Folder of what was put aside, in the storage folder."""
 
-
-def mend(storage: Path) -> int:
+def mend(storage: Place) -> int:
     """Verifies everything in storage, puts aside what is damaged, and says so, a line each.
 
     Args:
@@ -35,7 +61,7 @@ def mend(storage: Path) -> int:
         WriteError: one cannot be moved.
     """
     console = Console(highlight=False, soft_wrap=True)
-    found = damaged(storage) if storage.is_dir() else []
+    found = damaged(storage)
     for path, why in found:
         console.print(f"put aside: {path}: {why}", markup=False)
         set_aside(storage, path)
@@ -43,7 +69,7 @@ def mend(storage: Path) -> int:
     return len(found)
 
 
-def damaged(storage: Path) -> list[tuple[Path, str]]:
+def damaged(storage: P) -> list[tuple[P, str]]:
     """Verifies everything that runs would take from a storage folder; changes nothing.
 
     Experts, prototypes, data sets drawn from others, sessions, ledgers, measurements, verdicts on data, result rows and
@@ -56,13 +82,14 @@ def damaged(storage: Path) -> list[tuple[Path, str]]:
         Each damaged artifact's path and what is wrong with it, by path. A session that its ledger has and that is gone
         is there too: its path is where it should be.
     """
-    found = [*_artifacts(storage), *_files(storage)]
-    for ledger in _below(storage, "runs", "*", "*", "ledger.jsonl"):
-        found += _ledger(ledger)
-    return sorted(found)
+    found = list(_artifacts(storage))
+    found.extend(_files(storage))
+    for run, method in _methods(storage):
+        found.extend(_ledger(run, method))
+    return sorted(found, key=lambda one: str(one[0]))
 
 
-def set_aside(storage: Path, path: Path) -> Path:
+def set_aside(storage: P, path: P) -> P:
     """Moves a damaged artifact to where no run looks for it; the command that needs it makes it again.
 
     A session is also taken out of its ledger, for what a ledger has is not made again.
@@ -78,69 +105,73 @@ def set_aside(storage: Path, path: Path) -> Path:
         ValueError: the path is not below the storage folder, or is none of what `damaged` names.
         WriteError: it cannot be moved; it is where it was.
     """
-    storage, path = Path(os.path.abspath(storage)), Path(os.path.abspath(path))
-    if not path.is_relative_to(storage) or len(path.relative_to(storage).parts) < 2:
+    parts = PurePath(os.path.relpath(str(path), str(storage))).parts
+    place = storage / "/".join(parts)
+    if len(parts) < 2 or parts[0] == os.pardir:
         raise ValueError(f"{path}: is no artifact below {storage}; give a path that damaged() names")
-    if path.relative_to(storage).parts[0] == ASIDE:
+    aside = damaged_folder(storage)
+    if parts[0] == aside.name:
         raise ValueError(f"{path}: was put aside before")
-    target = storage / ASIDE / path.relative_to(storage)
-    number = 1
-    while os.path.lexists(target):
+    store, number, target = backend(storage), 1, aside / "/".join(parts)
+    while store.exists(target):
         number += 1
-        target = target.with_name(f"{path.name}.{number}")
+        target = target.parent / f"{path.name}.{number}"
     with writing(path):
-        if path.parent.name == "sessions":
-            _forget(path.parents[1] / "ledger.jsonl", path)
-        if os.path.lexists(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(target)
+        if len(parts) == 5 and place.parent == sessions_folder(run := run_folder(storage, parts[1]), parts[2]):
+            _forget(run, parts[2], place.name)
+        if store.exists(place):
+            store.move(place, target)
     return target
 
 
-def _forget(ledger: Path, session: Path) -> None:
+def _forget(run: Place, method: str, session: str) -> None:
     """Takes a session out of its ledger; a ledger that is itself damaged is put aside on its own."""
-    if ledger.is_file():
+    ledger = ledger_path(run, method)
+    if backend(ledger).exists(ledger):
         try:
             for entry in read_entries(ledger)[0]:
-                if _session(ledger, entry) == session:
+                if _session(run, method, entry).name == session:
                     Ledger(ledger).drop(entry.state)
         except LedgerError:
             return
 
 
-def _session(ledger: Path, entry: Entry) -> Path:
-    run_folder, method = ledger.parents[1], ledger.parent.name
-    return session_folder(run_folder, method, entry.position, entry.task, entry.state)
+def _session(run: P, method: str, entry: Entry) -> P:
+    return session_folder(run, method, entry.position, entry.task, entry.state)
 
 
-def _below(storage: Path, *pattern: str) -> Iterator[Path]:
-    """Yields what fits a pattern, by name, without anything hidden: that is what writers leave."""
-    for path in sorted(storage.glob("/".join(pattern))):
-        if not any(part.startswith(".") for part in path.relative_to(storage).parts):
-            yield path
+def _methods(storage: P) -> Iterator[tuple[P, str]]:
+    """Yields runs with the names of their methods."""
+    for run in (run_folder(storage, name) for name in names(runs_folder(storage))):
+        for method in names(run):
+            if backend(run).exists(ledger_path(run, method)):
+                yield run, method
 
 
-def _artifacts(storage: Path) -> Iterator[tuple[Path, str]]:
+def _artifacts(storage: P) -> Iterator[tuple[P, str]]:
     """Folders with a manifest."""
-    places = [("experts", "*"), ("prototypes", "*"), ("features", "*"), ("runs", "*", "*", "sessions", "*")]
-    for folder in (path for place in places for path in _below(storage, *place)):
+    shelves = [experts_folder(storage), prototypes_folder(storage), features_folder(storage)]
+    for run in (run_folder(storage, name) for name in names(runs_folder(storage))):
+        shelves += [sessions_folder(run, method) for method in names(run)]
+    for folder in (shelf / name for shelf in shelves for name in names(shelf)):
         if why := _why(folder):
             yield folder, why
-    for folder in _below(storage, "datasets", "*", "*"):
-        # What mini-MTIL draws has no checksums; its content is checked by every run, and its hash is in all keys.
-        if folder.is_dir() and _has_checksums(folder) and (why := _why(folder)):
-            yield folder, why
+    for data in (datasets_folder(storage) / name for name in names(datasets_folder(storage))):
+        for folder in (data / name for name in names(data)):
+            # What mini-MTIL draws has no checksums; its content is checked by every run, and its hash is in all keys.
+            if not is_file(folder) and _has_checksums(folder) and (why := _why(folder)):
+                yield folder, why
 
 
-def _has_checksums(folder: Path) -> bool:
+def _has_checksums(folder: Place) -> bool:
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = json.loads(read_text(folder / MANIFEST))
     except (OSError, ValueError, RecursionError):
         return True  # neither kind can do without a manifest
     return not isinstance(found, dict) or "files" in found
 
 
-def _why(folder: Path) -> str | None:
+def _why(folder: Place) -> str | None:
     """What is wrong with an artifact, or None."""
     try:
         for name in read_meta(folder)["files"]:
@@ -150,33 +181,42 @@ def _why(folder: Path) -> str | None:
     return None
 
 
-def _files(storage: Path) -> Iterator[tuple[Path, str]]:
+def _files(storage: P) -> Iterator[tuple[P, str]]:
     """Single files."""
-    for path in _below(storage, "evaluations", "*.json"):
+    evaluations = evaluations_folder(storage)
+    for name in _named(evaluations, ".json"):
         try:
-            read_measurement(storage, path.stem)
+            read_measurement(storage, name.removesuffix(".json"))
         except ArtifactError as error:
-            yield path, str(error)
-    for path in [*_below(storage, "checked", "*.json"), *_below(storage, "sweeps", "*", "trials", "*.json")]:
+            yield evaluations / name, str(error)
+    sealed = [checked_folder(storage)]
+    sealed += [trials_folder(sweep_folder(storage, name)) for name in names(sweeps_folder(storage))]
+    for path in (shelf / name for shelf in sealed for name in _named(shelf, ".json")):
         try:
             read_sealed(path)
         except (ArtifactError, OSError) as error:
             yield path, str(error)
-    for path in _below(storage, "runs", "*", "results", "*.parquet"):
+    results = [results_folder(run_folder(storage, name)) for name in names(runs_folder(storage))]
+    for path in (shelf / name for shelf in results for name in _named(shelf, ".parquet")):
         try:
             read_file(path)
         except ArtifactError as error:
             yield path, str(error)
 
 
-def _ledger(ledger: Path) -> Iterator[tuple[Path, str]]:
+def _named(folder: Place, ending: str) -> list[str]:
+    return [name for name in names(folder) if name.endswith(ending)]
+
+
+def _ledger(run: P, method: str) -> Iterator[tuple[P, str]]:
     """A ledger, and the sessions that it has and that are gone."""
+    ledger = ledger_path(run, method)
     try:
         entries, _ = read_entries(ledger)
     except LedgerError as error:
         yield ledger, str(error)
         return
     for entry in entries:
-        session = _session(ledger, entry)
-        if not os.path.lexists(session):
+        session = _session(run, method, entry)
+        if not backend(session).exists(session):
             yield session, f"{session}: is in {ledger.name} and gone; put aside, its session is committed again"

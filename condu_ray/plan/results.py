@@ -10,7 +10,7 @@ from typing import Any
 from condu_ray.benchmark.label_space import label_space
 from condu_ray.config import Protocol
 from condu_ray.methods import ModelState
-from condu_ray.metrics import continual_metrics
+from condu_ray.metrics import METRICS, MORE, continual_metrics
 from condu_ray.plan.claim import claim
 from condu_ray.plan.measurement import Measurement, measurement_key, protocols, routed
 from condu_ray.plan.run_plan import RunPlan
@@ -117,7 +117,7 @@ class Results:
         if len(matrix) < sessions:
             return None
         found = continual_metrics(matrix)
-        names = ("transfer", "average", "last", "backward_transfer", "forgetting")
+        names = (*METRICS, *MORE)
         return {name: None if math.isnan(value := getattr(found, name)) else float(value) for name in names}
 
     def summary(self, seconds: float, *, reused: int, trained: int) -> dict[str, Any]:
@@ -155,6 +155,7 @@ class Results:
             "recipe": config.recipe,
             "seed": config.seed,
             "config": config.model_dump(mode="json", exclude={"tracking": {"uri"}}),  # it may hold a password
+            "backbone": list(self.plan.checked.words),
             "versions": provenance(),
             "command": command(),
             "wall_seconds": seconds,

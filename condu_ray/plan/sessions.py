@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment
@@ -14,6 +13,7 @@ from condu_ray.plan.expert import PlannedExpert
 from condu_ray.store.experts import expert_key
 from condu_ray.store.layout import expert_folder, session_folder
 from condu_ray.store.ledger import ROOT, state_id
+from condu_ray.store.location import Place
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
             key, same = key_of(training=method.training), None
             if method.training.on_nan != "stop" and not (start or state):
                 same = key_of(training=method.training.model_copy(update={"on_nan": "stop"}))
-            needs: Path | None = None
+            needs: Place | None = None
             if start is not None:
                 needs = expert_folder(config.storage, start)
             elif state is not None:

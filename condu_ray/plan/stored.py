@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from condu_ray.command_line import ConfigError, nearest
@@ -21,15 +21,19 @@ from condu_ray.report.published import LeftOut, fitting
 from condu_ray.report.sweep_report import sweep_report
 from condu_ray.settings import flatten
 from condu_ray.store import artifacts
+from condu_ray.store.backend import backend
 from condu_ray.store.layout import (
     config_path,
     expert_folder,
     results_path,
     run_folder,
+    runs_folder,
     sweep_config_path,
     sweep_folder,
     sweep_numbers_path,
+    sweeps_folder,
 )
+from condu_ray.store.location import Place
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -53,16 +57,16 @@ class Stored:
 
     name: str
     kind: Literal["run", "sweep"]
-    folder: Path
+    folder: Place
     config: Mapping[str, Any]
     trials: tuple[Trial, ...]
     records: tuple[Mapping[str, Any], ...]
 
-    def experiment(self, storage: Path) -> Experiment:
+    def experiment(self, storage: Place) -> Experiment:
         """Returns the settings on a storage folder, which may have been moved."""
         return Experiment.model_validate({**self.config, "storage": storage})
 
-    def runs(self, storage: Path) -> dict[str, StoredRun]:
+    def runs(self, storage: Place) -> dict[str, StoredRun]:
         """Opens a run, or all trials of a sweep.
 
         Returns:
@@ -90,14 +94,16 @@ class Stored:
         return DataFrame(rows)
 
 
-def names(storage: Path) -> list[str]:
+def names(storage: Place) -> list[str]:
     """Returns the names of what storage holds: sweeps, then runs that are no sweep's trials."""
-    sweeps = [path.parent.name for path in sorted(storage.glob(str(sweep_config_path(sweep_folder(Path(), "*")))))]
-    runs = [path.parent.name for path in sorted(storage.glob(str(config_path(run_folder(Path(), "*")))))]
+    store = backend(storage)
+    sweeps, runs = artifacts.names(sweeps_folder(storage)), artifacts.names(runs_folder(storage))
+    sweeps = [name for name in sweeps if store.exists(sweep_config_path(sweep_folder(storage, name)))]
+    runs = [name for name in runs if store.exists(config_path(run_folder(storage, name)))]
     return sweeps + [name for name in runs if not any(name.startswith(f"{sweep}.") for sweep in sweeps)]
 
 
-def find(storage: Path, name: str) -> Stored:
+def find(storage: Place, name: str) -> Stored:
     """Reads a sweep, or a run, by its name.
 
     Raises:
@@ -106,9 +112,9 @@ def find(storage: Path, name: str) -> Stored:
     for kind in ("sweep", "run"):
         folder = sweep_folder(storage, name) if kind == "sweep" else run_folder(storage, name)
         path = sweep_config_path(folder) if kind == "sweep" else config_path(folder)
-        if Path(name).name == name and path.is_file():
+        if PurePath(name).name == name and backend(path).exists(path):
             try:
-                kept = json.loads(path.read_text(encoding="utf-8"))
+                kept = json.loads(artifacts.read_text(path))
                 return _sweep(name, folder, kept) if kind == "sweep" else _run(name, folder, kept)
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{path}: not what a {kind} writes ({error!r}); run its command again") from error
@@ -117,7 +123,7 @@ def find(storage: Path, name: str) -> Stored:
     raise ConfigError(f"{storage}: holds no run or sweep {name!r}{hint}")
 
 
-def _sweep(name: str, folder: Path, kept: Mapping[str, Any]) -> Stored:
+def _sweep(name: str, folder: Place, kept: Mapping[str, Any]) -> Stored:
     trials = tuple(_trial(record) for record in kept["trials"])
     records = tuple(read_records(folder, trials).values())
     return Stored(name, "sweep", folder, kept["config"], trials, records)
@@ -128,11 +134,11 @@ def _trial(record: Mapping[str, Any]) -> Trial:
     return Trial(record["trial"], record["method"], record["order_name"], order, record["seed"], settings)
 
 
-def _run(name: str, folder: Path, config: Mapping[str, Any]) -> Stored:
+def _run(name: str, folder: Place, config: Mapping[str, Any]) -> Stored:
     path = results_path(folder)
     records = []
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+    if backend(path).exists(path):
+        found = json.loads(artifacts.read_text(path))
         about = {"order_name": "given", "order": found["tasks"], "seed": found["seed"], "settings": {}}
         for method, entry in found["methods"].items():
             record = {"trial": f"{name}.{method}", "method": method, "seconds": entry["seconds"]}
@@ -171,7 +177,7 @@ def together(found: Sequence[Stored]) -> list[dict[str, Any]]:
     return [record for _, record in joined.values()]
 
 
-def costs(storage: Path, found: Sequence[Stored]) -> dict[str, Any]:
+def costs(storage: Place, found: Sequence[Stored]) -> dict[str, Any]:
     """Counts what was paid and what was shared: experts used, different, trained by these; measurements."""
     records = [record for one in found for record in one.records]
     uses = Counter(key for record in records for key in record.get("experts", ()))
@@ -187,7 +193,7 @@ def costs(storage: Path, found: Sequence[Stored]) -> dict[str, Any]:
 
 
 def write_sweep_report(
-    storage: Path, found: Sequence[Stored], folder: Path, *, published: bool = False, extra: Mapping[str, Any]
+    storage: Place, found: Sequence[Stored], folder: Place, *, published: bool = False, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Writes the report of one sweep, or of several runs and sweeps together.
 
@@ -211,7 +217,7 @@ def write_sweep_report(
     about = {"costs": costs(storage, found), **extra}
     name = " + ".join(one.name for one in found)
     sweep_report(records, folder, name=name, published=rows, left_out=left_out, extra=about)
-    numbers: dict[str, Any] = json.loads((folder / sweep_numbers_path(folder).name).read_text(encoding="utf-8"))
+    numbers: dict[str, Any] = json.loads(artifacts.read_text(folder / sweep_numbers_path(folder).name))
     return numbers
 
 
@@ -223,12 +229,12 @@ def _published(
     return fitting(measured(records), shots, {tuple(record["order"]) for record in records})
 
 
-def written_report(storage: Path, stored: Stored) -> dict[str, Any]:
+def written_report(storage: Place, stored: Stored) -> dict[str, Any]:
     """Returns the numbers of a sweep's own report, which is written only where there is none yet."""
     path = sweep_numbers_path(stored.folder)
-    if not path.is_file():
+    if not backend(path).exists(path):
         return write_sweep_report(storage, [stored], path.parent, extra={})
-    numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    numbers: dict[str, Any] = json.loads(artifacts.read_text(path))
     return numbers
 
 

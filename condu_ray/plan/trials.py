@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,11 +17,13 @@ from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
 from condu_ray.methods.registry import take
 from condu_ray.store.artifacts import read_sealed
+from condu_ray.store.backend import backend
 from condu_ray.store.layout import record_path
+from condu_ray.store.location import Place
 
 FIXED = (
-    "storage", "run", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "protocol", "label_space",
-    "shots",
+    "storage", "run", "as_published", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "protocol",
+    "label_space", "shots", "paper", "on_mismatch",
 )  # fmt: skip
 """Top-level fields that are the same for all trials, or have an axis of their own."""
 SECTIONS = ("evaluation", "tracking", "cluster")
@@ -173,11 +174,11 @@ def sweep_name(sweep: Sweep, trials: Sequence[Trial], fingerprint: str) -> str:
     return f"{sweep.recipe}-sweep-{content_hash([[trial.record() for trial in trials], kept, fingerprint])[:8]}"
 
 
-def read_records(folder: Path, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
+def read_records(folder: Place, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:
     """Returns the records of the trials that are finished, by identity."""
     found = {}
     for trial in trials:
         path = record_path(folder, trial.id)
-        if path.is_file():
+        if backend(path).exists(path):
             found[trial.id] = read_sealed(path)
     return found

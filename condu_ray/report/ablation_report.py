@@ -14,7 +14,6 @@ Results are one dict each, with `run`, `method`, `tasks`, `config`, `versions` a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from condu_ray.metrics import HEADLINE, METRICS
@@ -30,6 +29,7 @@ from condu_ray.report.text import (
     provenance,
     write,
 )
+from condu_ray.store.location import Place
 
 _OPTION = ("aggregation", "top_k", "include_pretrained", "prototypes")
 _OPTIONS_TEXT = """Percent, sorted by Transfer. K counts theta0 where it is a candidate (with K = 1 it is then the only
@@ -48,7 +48,7 @@ rho. *condu* unifies at every session, *emr* all original deltas at once. Both a
 delta."""
 
 
-def write_inference(results: Mapping[str, Any], folder: Path, stem: str = "inference") -> list[Path]:
+def write_inference(results: Mapping[str, Any], folder: Place, stem: str = "inference") -> list[Place]:
     """Writes the ablation of the aggregated prediction.
 
     Args:
@@ -87,7 +87,7 @@ def write_inference(results: Mapping[str, Any], folder: Path, stem: str = "infer
     return [*written, write(folder / f"{stem}.md", markdown_page(parts))]
 
 
-def write_merging(results: Mapping[str, Any], folder: Path, stem: str = "merging") -> list[Path]:
+def write_merging(results: Mapping[str, Any], folder: Place, stem: str = "merging") -> list[Place]:
     """Writes the ablation of the unify rule.
 
     Args:
@@ -154,7 +154,7 @@ def write_merging(results: Mapping[str, Any], folder: Path, stem: str = "merging
     return [*written, write(folder / f"{stem}.md", markdown_page(parts))]
 
 
-def write_synthetic(results: Mapping[str, Any], folder: Path) -> list[Path]:
+def write_synthetic(results: Mapping[str, Any], folder: Place) -> list[Place]:
     """Writes the merges of synthetic sequences.
 
     Args:
@@ -186,8 +186,7 @@ def write_synthetic(results: Mapping[str, Any], folder: Path) -> list[Path]:
     return [*written, write(folder / "synthetic.md", markdown_page(parts))]
 
 
-def _data(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], folder: Path, stem: str) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
+def _data(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], folder: Place, stem: str) -> list[Place]:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = csv_text([columns, *([row.get(key) for key in columns] for row in rows)])
     return [write(folder / f"{stem}.json", json_text(results) + "\n"), write(folder / f"{stem}.csv", table)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from matplotlib.ticker import MaxNLocator
 
 from condu_ray.report.style import MARKERS, PALETTE, save_figure, style_axes, value_limits
 from condu_ray.report.text import as_number
+from condu_ray.store.location import Place
 
 _MARKS = ("o", "s", "D")
 """Shapes around options that have a name."""
 _KINDS = {"both": "image and text", "image": "image alone", "text": "text alone"}
 
 
-def options_by_k(results: Mapping[str, Any], path: Path) -> Path:
+def options_by_k(results: Mapping[str, Any], path: Place) -> Place:
     """Draws Transfer (top) and Last over the union (bottom) by number of candidates, a column a kind of prototypes."""
     options = results["options"]
     steps = sorted({found["top_k"] for found in options}, key=lambda k: math.inf if k is None else k)
@@ -70,7 +70,7 @@ def _height(options: Sequence[Any], mark: Mapping[str, Any], value: Any) -> floa
     return math.nan if found is None else as_number(value(found))
 
 
-def cost(results: Mapping[str, Any], path: Path) -> Path:
+def cost(results: Mapping[str, Any], path: Place) -> Place:
     """Draws images a second, milliseconds of one image, and bytes by number of experts."""
     found, memory = results["cost"], results["memory"]
     counts = [each["experts"] for each in found]

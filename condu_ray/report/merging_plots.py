@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from condu_ray.report.style import DASHES, MARKERS, MUTED, PALETTE, save_figure, style_axes, style_sessions
 from condu_ray.report.text import as_number
+from condu_ray.store.location import Place
 
 FIRST_TASKS = 3
 """Tasks whose fate is drawn one by one."""
@@ -31,7 +31,7 @@ _LOWEST, _HIGHEST = -100.0, 140.0
 _BY_TASK = ListedColormap(colormaps["plasma"](np.linspace(0.0, 0.85, 256)), "by task")  # its end is faint on white
 
 
-def accuracy_kept(results: Mapping[str, Any], path: Path) -> Path:
+def accuracy_kept(results: Mapping[str, Any], path: Place) -> Place:
     """Draws the share kept of what fine-tuning gained, by session: rules, then ConDU's parts.
 
     A column for each of the first tasks that fine-tuning gained something on, the last for all learned tasks
@@ -70,7 +70,7 @@ def accuracy_kept(results: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def error_by_session(results: Mapping[str, Any], path: Path) -> Path:
+def error_by_session(results: Mapping[str, Any], path: Place) -> Place:
     """Draws the relative L2 error of every task by session, a panel a variant, a line a task."""
     names, tasks = list(results["variants"]), list(results["tasks"])
     columns = min(5, len(names))
@@ -101,7 +101,7 @@ def error_by_session(results: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def variant_bars(results: Mapping[str, Any], path: Path) -> Path:
+def variant_bars(results: Mapping[str, Any], path: Place) -> Place:
     """Draws error, equal signs and accuracy of every variant after the last session, means over the learned tasks."""
     final = max(found["session"] for found in results["summary"])
     last = [found for found in results["summary"] if found["session"] == final]
@@ -139,7 +139,7 @@ def variant_bars(results: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def storage_growth(results: Mapping[str, Any], path: Path) -> Path:
+def storage_growth(results: Mapping[str, Any], path: Place) -> Place:
     """Draws bytes of the unified delta with triggers and of all experts by number of tasks, both axes logarithmic."""
     table = results["storage"]
     counts = [found["tasks"] for found in table]
@@ -169,7 +169,7 @@ def storage_growth(results: Mapping[str, Any], path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def synthetic(results: Mapping[str, Any], path: Path) -> Path:
+def synthetic(results: Mapping[str, Any], path: Place) -> Place:
     """Draws the relative L2 error of the first tasks, and of each task when it was just learned, by session."""
     rows = results["rows"]
     correlations = list(dict.fromkeys(row["correlation"] for row in rows))

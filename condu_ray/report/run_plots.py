@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from condu_ray.metrics import HEADLINE, METRICS
 from condu_ray.report.protocols import by_method
 from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes, value_limits
 from condu_ray.report.text import as_matrix, as_number
+from condu_ray.store.location import Place
 
 _SIDE_BY_SIDE = 8  # methods that one group of bars can hold
 _HATCHES = ("", "///", "...", "xxx")
@@ -25,7 +25,7 @@ _SEEN = LinearSegmentedColormap.from_list("seen", ["#f7fbff", "#9ecae1", "#4292c
 _UNSEEN = LinearSegmentedColormap.from_list("unseen", ["#ffffff", "#c9c9c9"])
 
 
-def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], title: str, path: Path) -> Path:
+def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], title: str, path: Place) -> Place:
     """Draws an accuracy matrix: a row per session, a column per task, the number in each cell.
 
     Args:
@@ -85,7 +85,7 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
     return save_figure(figure, path)
 
 
-def accuracy_over_sessions(results: Mapping[str, Any], path: Path, protocol: Protocol = "task") -> Path:
+def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Protocol = "task") -> Place:
     """Draws one panel per task: its accuracy (percent) after each session, a line per method.
 
     Args:
@@ -130,7 +130,7 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Path, protocol: Pro
     return save_figure(figure, path)
 
 
-def metrics_bars(results: Mapping[str, Any], path: Path, protocol: Protocol = "task") -> Path:
+def metrics_bars(results: Mapping[str, Any], path: Place, protocol: Protocol = "task") -> Place:
     """Draws Transfer, Average and Last (percent) of all methods as grouped bars; a metric without a value is "n/a".
 
     Args:
@@ -185,7 +185,7 @@ def metrics_bars(results: Mapping[str, Any], path: Path, protocol: Protocol = "t
     return save_figure(figure, path)
 
 
-def _metrics_rows(methods: Mapping[str, Any], path: Path, protocol: Protocol) -> Path:
+def _metrics_rows(methods: Mapping[str, Any], path: Place, protocol: Protocol) -> Place:
     """As `metrics_bars`, a panel a metric and a row a method: names stand at their bars, however many there are."""
     names = list(methods)
     figure = Figure(figsize=(9.5, 1.1 + 0.24 * len(names)), layout="constrained")

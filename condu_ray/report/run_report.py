@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from condu_ray.metrics import COSTS, METRICS
@@ -37,9 +36,10 @@ from condu_ray.report.text import (
     write,
 )
 from condu_ray.report.zero_shot import verdict, zero_shot_rows
+from condu_ray.store.location import Place
 
 
-def write_report(results: Mapping[str, Any], folder: str | Path, pictures: bool = True) -> list[Path]:
+def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = True) -> list[Place]:
     """Writes the report of a run; each file is replaced as a whole, and the numbers are written first.
 
     Args:
@@ -55,8 +55,6 @@ def write_report(results: Mapping[str, Any], folder: str | Path, pictures: bool 
         ValueError: If `tasks` or `methods` is missing, or an accuracy matrix has not the shape (T, T). What could
             be written as JSON is in `results.json` even then.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     written = [write(folder / "results.json", json_text(results) + "\n")]
     for key in ("tasks", "methods"):
         if not results.get(key):

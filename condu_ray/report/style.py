@@ -6,7 +6,6 @@ Only matplotlib's object interface is used: no pyplot, no global state, no displ
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from condu_ray.report.text import write
+from condu_ray.store.location import Place
 
 #: Colours of Okabe and Ito, told apart with any colour vision; their yellow is left out, it is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#333333", "#8C6D46")
@@ -61,7 +61,7 @@ def value_limits(values: np.ndarray) -> tuple[float, float]:
     return max(-3.0, middle - half - 2), min(103.0, middle + half + 2)
 
 
-def save_figure(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Place) -> Place:
     """Writes a picture as PNG at 150 dots an inch, cut to what is drawn; returns the path."""
     buffer = io.BytesIO()
     # No date and no version: the same numbers give the same file.

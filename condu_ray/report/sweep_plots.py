@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from condu_ray.config import Protocol
 from condu_ray.metrics import METRICS
 from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes, value_limits
+from condu_ray.store.location import Place
 
 _TOGETHER = 6  # so many lines and bands are told apart in one panel; more get a panel each
 _BAND = "mean over the orders, shaded: ± standard error"
@@ -29,8 +29,8 @@ _AROUND = LinearSegmentedColormap.from_list("around", ["#b35806", "#f7b565", "#f
 
 
 def methods_over_orders(
-    values: Mapping[str, Mapping[str, Sequence[float]]], path: Path, protocol: Protocol = "task"
-) -> Path:
+    values: Mapping[str, Mapping[str, Sequence[float]]], path: Place, protocol: Protocol = "task"
+) -> Place:
     """Draws one panel a metric: a row a group, a dot a trial, and over them mean and standard deviation.
 
     Args:
@@ -85,7 +85,9 @@ def methods_over_orders(
     return save_figure(figure, path)
 
 
-def accuracy_by_position(matrices: Mapping[str, Sequence[np.ndarray]], path: Path, protocol: Protocol = "task") -> Path:
+def accuracy_by_position(
+    matrices: Mapping[str, Sequence[np.ndarray]], path: Place, protocol: Protocol = "task"
+) -> Place:
     """Draws the accuracy after the last session against the position at which a task was learned.
 
     Args:
@@ -104,7 +106,7 @@ def accuracy_by_position(matrices: Mapping[str, Sequence[np.ndarray]], path: Pat
     return save_figure(_curves(curves, 1, *ends, zero=False), path)
 
 
-def forgetting_curve(matrices: Mapping[str, Sequence[np.ndarray]], path: Path, protocol: Protocol = "task") -> Path:
+def forgetting_curve(matrices: Mapping[str, Sequence[np.ndarray]], path: Place, protocol: Protocol = "task") -> Place:
     """Draws the change of the accuracy on a task in the sessions after the one that learned it.
 
     At k sessions later it is the mean of A[i+k, i] - A[i, i] over the T - k tasks that were learned so early.
@@ -124,7 +126,7 @@ def forgetting_curve(matrices: Mapping[str, Sequence[np.ndarray]], path: Path, p
     return save_figure(_curves(curves, 0, *ends, zero=True), path)
 
 
-def order_heat_map(values: Mapping[str, Mapping[str, float]], path: Path, protocol: Protocol = "task") -> Path:
+def order_heat_map(values: Mapping[str, Mapping[str, float]], path: Place, protocol: Protocol = "task") -> Place:
     """Draws Last in a cell for each order (row) and group (column), coloured by what the order changes.
 
     Args:

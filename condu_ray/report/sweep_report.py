@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from condu_ray.config import Protocol
@@ -29,17 +28,18 @@ from condu_ray.report.sweep_tables import (
     trials_csv,
 )
 from condu_ray.report.text import json_text, write
+from condu_ray.store.location import Place
 
 
 def sweep_report(
     records: Iterable[Mapping[str, Any]],
-    folder: str | Path,
+    folder: Place,
     *,
     name: str,
     published: Sequence[Mapping[str, Any]] = (),
     left_out: Sequence[LeftOut] = (),
     extra: Mapping[str, Any] | None = None,
-) -> list[Path]:
+) -> list[Place]:
     """Writes the report of a sweep; each file is replaced as a whole, and the numbers are written first.
 
     Args:
@@ -63,8 +63,6 @@ def sweep_report(
     groups = by_group(trials)
     protocols = protocols_of(trials)
     comparisons = {one: {metric: _compare(groups, metric, one) for metric in COMPARED} for one in protocols}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tex = [summary_tex(groups, name, one, [row for row in published if row["protocol"] == one]) for one in protocols]
     texts = {
         "sweep.json": json_text(_numbers(name, groups, comparisons, published, extra)) + "\n",

@@ -8,12 +8,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from condu_ray.store.artifacts import write_bytes
+from condu_ray.store.location import Place
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
@@ -22,7 +22,7 @@ _LATEX = {
 }  # fmt: skip
 
 
-def write(path: Path, content: str | bytes) -> Path:
+def write(path: Place, content: str | bytes) -> Place:
     """Writes a file so that no reader sees half of it; returns its path."""
     write_bytes(path, content.encode() if isinstance(content, str) else content)
     return path
@@ -59,7 +59,7 @@ def json_plain(value: Any) -> Any:
         return {str(key): json_plain(entry) for key, entry in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(map(str, value))
-    if isinstance(value, Iterable) and not isinstance(value, bytes | Path):
+    if isinstance(value, Iterable) and not isinstance(value, bytes | Place):
         return [json_plain(entry) for entry in value]
     return str(value)
 

@@ -76,12 +76,28 @@ def read_bytes(place: Place) -> bytes:
     return backend(place).read(place)
 
 
+def read_text(place: Place) -> str:
+    """Returns a small file's text, as `read_bytes`; ValueError where it is not UTF-8."""
+    return read_bytes(place).decode()
+
+
 def names(place: Place) -> list[str]:
     """Returns the names in a folder, sorted, without hidden ones; none where there is no such folder."""
     try:
         return backend(place).names(place)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def is_file(place: Place) -> bool:
+    """Whether a single file is there, and no folder."""
+    try:
+        backend(place).names(place)
+    except NotADirectoryError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def local(place: Place) -> Path:
@@ -130,7 +146,7 @@ def read_sealed(path: Place, *, required: bool = False) -> dict[str, Any]:
         ArtifactError: it is damaged, another one's, or written by a newer release.
     """
     try:
-        return opened(json.loads(read_bytes(path)), _place(path), required=required)
+        return opened(json.loads(read_text(path)), _place(path), required=required)
     except FileNotFoundError:
         raise
     except SealError as error:
@@ -140,9 +156,9 @@ def read_sealed(path: Place, *, required: bool = False) -> dict[str, Any]:
 
 
 def publish(
-    folder: Place, meta: Mapping[str, Any], write: Callable[[Path], None], *, seal: bool = False
+    folder: Place, meta: Mapping[str, Any], write: Callable[[Path], None], *, seal: bool = False, anew: bool = False
 ) -> dict[str, Any]:
-    """Publishes an artifact folder atomically; a folder that is already there wins.
+    """Publishes an artifact folder atomically; a folder that is already there wins, unless it shall be made `anew`.
 
     Args:
         folder: where the artifact shall appear. What is there without a manifest is moved aside, hidden.
@@ -150,6 +166,7 @@ def publish(
         write: fills the folder that it is given.
         seal: whether the manifest carries a checksum of its own and says where it belongs (store/seal.py); not for
             data sets, whose manifest is for people to edit.
+        anew: whether what is there goes once its successor is filled.
 
     Returns:
         The manifest of the artifact that is in place afterwards, ours or an earlier one.
@@ -158,7 +175,7 @@ def publish(
         WriteError: the disk is full or fails; nothing appeared.
         ArtifactError: the artifact that is there is damaged.
     """
-    if exists(folder):
+    if exists(folder) and not anew:
         return read_meta(folder)
 
     def fill(beside: Path) -> None:
@@ -167,6 +184,8 @@ def publish(
         manifest = {**meta, "files": files, "versions": provenance()}
         manifest = sealed(manifest, _place(folder)) if seal else manifest
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+        if anew:
+            backend(folder).remove(folder)
 
     with writing(folder):
         backend(folder).publish(folder, fill, MANIFEST)
@@ -186,7 +205,7 @@ def read_meta(folder: Place) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        loaded = opened(json.loads(read_bytes(path)), _place(folder))
+        loaded = opened(json.loads(read_text(path)), _place(folder))
         files = loaded.get("files")
         if not isinstance(files, dict):
             raise SealError("no list of files")
@@ -268,7 +287,7 @@ def check_writable(folder: Place) -> None:
                 store.probe(folder / name)
         if not store.exists(path):
             write_text(path, json.dumps({"format": FORMAT}))
-        marker = json.loads(read_bytes(path))
+        marker = json.loads(read_text(path))
     except (RecursionError, ValueError) as error:
         raise ArtifactError(f"--storage {folder}: {path.name} is damaged ({error}); remove it") from error
     except OSError as error:

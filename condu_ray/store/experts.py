@@ -80,6 +80,19 @@ def save_expert(
     artifacts.publish(expert_folder(storage, key), meta, write, seal=True)
 
 
+def adoptable(storage: Place, key: str, same: str | None) -> bool:
+    """Whether `adopt_expert` would try: an expert is there under the other key alone. Writes nothing, verifies nothing.
+
+    Args:
+        storage: storage folder.
+        key: the key that is asked for.
+        same: the key that the same expert may have been published under; None where there is no other.
+    """
+    if same is None or artifacts.exists(expert_folder(storage, key)):
+        return False
+    return artifacts.exists(expert_folder(storage, same))
+
+
 def adopt_expert(storage: Place, key: str, same: str) -> bool:
     """Publishes an expert under a second key, for settings that would have made the same one.
 
@@ -94,9 +107,9 @@ def adopt_expert(storage: Place, key: str, same: str) -> bool:
     Raises:
         WriteError: the disk is full or fails; nothing appeared.
     """
-    source, target = expert_folder(storage, same), expert_folder(storage, key)
-    if artifacts.exists(target) or not artifacts.exists(source):
+    if not adoptable(storage, key, same):
         return False
+    source, target = expert_folder(storage, same), expert_folder(storage, key)
     try:
         meta = artifacts.read_meta(source)
         paths = [artifacts.verified(source, name) for name in meta["files"]]

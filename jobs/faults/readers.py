@@ -120,7 +120,7 @@ def make_readers(folder: Path) -> dict[str, Reader]:
             lambda: UnifiedDelta.load(folder / "plain" / "u.safetensors").fingerprint,
         ),
         "session's manifest": Reader(
-            session / artifacts.MANIFEST,
+            Path(session / artifacts.MANIFEST),
             lambda: (found := load_session(config.run_folder, method, entries[0])) and (found.experts, found.tasks),
         ),
         "ledger": Reader(ledger, lambda: read_entries(ledger)[0]),

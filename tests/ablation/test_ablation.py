@@ -20,12 +20,13 @@ from condu_ray.ablation.merging import (
 )
 from condu_ray.ablation.synthetic import ablate_synthetic, measure_synthetic, shared_gaussian
 from condu_ray.benchmark import load_tasks
-from condu_ray.config import Evaluation, Experiment, Inference, Merging
+from condu_ray.config import Evaluation, Experiment
 from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.merging import UnifiedDelta, reconstruction
 from condu_ray.merging.variants import variants
 from condu_ray.methods import ModelState, get
 from condu_ray.methods.session import save_session, session_folder
+from condu_ray.options import Inference, Merging
 from condu_ray.plan.sessions import plan_method
 from condu_ray.plan.stored_method import MissingRunError, StoredMethod
 from condu_ray.report.ablation_report import write_merging, write_synthetic
@@ -345,7 +346,7 @@ class TestRefusals:
     def test_a_storage_that_is_not_there(self, empty):
         with pytest.raises(MissingRunError, match="no such folder"):
             keep_methods(empty.config, lambda method: True, "all")
-        assert not empty.config.storage.exists()  # and none is made
+        assert not Path(empty.config.storage).exists()  # and none is made
 
     def test_methods_that_it_is_not_about(self, stored):
         config = stored.config.model_copy(update={"method": ("sequential", "condu", "zero-shot")})
@@ -365,7 +366,7 @@ class TestRefusals:
         empty.save()
         session = empty.plan.sessions[1]
         folder = session_folder(empty.config.run_folder, empty.method.name, 1, "doors", session.state)
-        (folder / "meta.json").unlink()
+        Path(folder, "meta.json").unlink()
         assert empty.run(sessions=False).deltas.keys() == set(TASKS)
         with pytest.raises(MissingRunError, match=r"lacks 1 .* session 2, which learns doors") as error:
             empty.run()
@@ -390,12 +391,12 @@ class TestJobs:
         flags = [*stored.flags, "--training.precision", "fp32", "--evaluation.max_images", "6", "--sessions", "last"]
         self.call(monkeypatch, "ablate_merging.py", *flags)
         assert "merging-storage.png" in capsys.readouterr().out
-        found = json.loads((stored.config.run_folder / "ablation" / "merging.json").read_text())
+        found = json.loads(Path(stored.config.run_folder, "ablation", "merging.json").read_text())
         assert found["tasks"] == list(TASKS)
         assert {row["session"] for row in found["rows"] if "accuracy" in row} == {3}
 
     def test_merging_refuses(self, empty, monkeypatch, capsys):
-        empty.config.storage.mkdir()
+        Path(empty.config.storage).mkdir()
         with pytest.raises(SystemExit) as end:
             self.call(monkeypatch, "ablate_merging.py", *empty.flags, "--training.precision", "fp32")
         assert end.value.code == 2
@@ -420,14 +421,14 @@ class TestJobs:
             artifacts.publish(folder, {}, lambda path, tensors=tensors: artifacts.save_tensors(path / FILE, tensors))
         flags = [*stored.flags, "--training.precision", "fp32", "--evaluation.max_images", "6"]
         self.call(monkeypatch, "ablate_inference.py", *flags)
-        found = json.loads((stored.config.run_folder / "ablation" / "inference.json").read_text())
+        found = json.loads(Path(stored.config.run_folder, "ablation", "inference.json").read_text())
         assert len(found["options"]) == len(OPTIONS)
         assert [row["experts"] for row in found["memory"]] == [1, 2, 3]
         assert "inference-cost.png" in capsys.readouterr().out
 
     def test_inference_refuses(self, empty, monkeypatch, capsys):
         monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
-        empty.config.storage.mkdir()
+        Path(empty.config.storage).mkdir()
         with pytest.raises(SystemExit) as end:
             self.call(monkeypatch, "ablate_inference.py", *empty.flags, "--training.precision", "fp32")
         assert end.value.code == 2

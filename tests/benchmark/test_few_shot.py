@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from condu_ray.benchmark import Task, TaskError, check_task, load_task
-from condu_ray.benchmark.few_shot import draw, few_shot
+from condu_ray.benchmark.few_shot import draw, few_shot, source_fingerprint
 from condu_ray.store.artifacts import ArtifactError
 
 module = sys.modules[few_shot.__module__]
@@ -77,8 +77,12 @@ def test_what_is_written(task: Task, make_task: Any, tmp_path: Path, caplog: pyt
     assert folder.name.startswith(f"{tmp_path.name}-3shot-seed5-")
     assert len(folder.name.rsplit("-", 1)[1]) == 8
     for source, made in zip([task, other], few, strict=True):
-        assert made.folder == folder / source.name
-        assert sorted(path.name for path in made.folder.iterdir()) == ["meta.json", "test.parquet", "train.parquet"]
+        assert Path(made.folder) == folder / source.name
+        assert sorted(path.name for path in Path(made.folder).iterdir()) == [
+            "meta.json",
+            "test.parquet",
+            "train.parquet",
+        ]
         assert made.test_fingerprint == source.test_fingerprint
         assert made.train_fingerprint != source.train_fingerprint or made.train_rows == source.train_rows
         assert (made.classes, made.templates) == (source.classes, source.templates)
@@ -86,13 +90,14 @@ def test_what_is_written(task: Task, make_task: Any, tmp_path: Path, caplog: pyt
         kept = draw(np.asarray([label for _, label in rows]), 3, shots=3, seed=5)
         assert read(made.train) == [rows[row] for row in kept]
         assert check_task(made) == []
-        before = json.loads((source.folder / "meta.json").read_text())
-        after = json.loads((made.folder / "meta.json").read_text())
+        before = json.loads(Path(source.folder, "meta.json").read_text())
+        after = json.loads(Path(made.folder, "meta.json").read_text())
         assert after.items() >= before.items()
         assert {key: after[key] for key in after.keys() - before.keys() - {"files", "versions"}} == {
             "shots": 3,
             "seed": 5,
             "source_fingerprint": source.fingerprint,
+            "source_train_fingerprint": source.train_fingerprint,
         }
     assert "task 'digits'" in caplog.text
     assert "fewer than 3 training images keep all: 'three' has 2" in caplog.text
@@ -100,6 +105,21 @@ def test_what_is_written(task: Task, make_task: Any, tmp_path: Path, caplog: pyt
     assert "animals" not in caplog.text
     assert few_shot([], tmp_path / "nothing", shots=3, seed=5) == []
     assert not (tmp_path / "nothing").exists()
+
+
+def test_all_images_behind_the_shots_are_part_of_what_they_are(task: Task, make_task: Any, tmp_path: Path) -> None:
+    (few,) = few_shot([task], tmp_path / "one", shots=2, seed=0)
+    assert source_fingerprint(few) == task.train_fingerprint == source_fingerprint(task)
+    kept = read(few.train)
+    shown = read(task.train)
+    changed = next(row for row, one in enumerate(shown) if one not in kept)
+    table = pq.read_table(task.train).to_pydict()
+    table["image"][changed] = table["image"][(changed + 1) % len(shown)]
+    pq.write_table(pa.table(table, schema=pq.read_schema(task.train)), task.train)
+    (other,) = few_shot([load_task(task.folder)], tmp_path / "two", shots=2, seed=0)
+    assert read(other.train) == kept
+    assert source_fingerprint(other) != source_fingerprint(few)
+    assert other.train_fingerprint != few.train_fingerprint  # prototypes of all images are other ones
 
 
 def test_types_of_columns_stay(make_task: Any, tmp_path: Path) -> None:
@@ -242,7 +262,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_damage_to_what_was_written_is_found(case: str, task: Task, tmp_path: Path) -> None:
     change, words = DAMAGE[case]
     (few,) = few_shot([task], tmp_path / "made", shots=2, seed=0)
-    change(few.folder)
+    change(Path(few.folder))
     with pytest.raises(ArtifactError) as caught:
         few_shot([task], tmp_path / "made", shots=2, seed=0)
     for word in (words, f"remove {few.folder}"):

@@ -13,12 +13,13 @@ import pyarrow as pa
 import pytest
 
 from condu_ray.benchmark import Task, TaskError, load_task, load_tasks
+from condu_ray.store.location import Location
 
 
 def test_good_task(make_task: Any) -> None:
     folder = make_task()
     task = load_task(folder)
-    assert task == Task("digits", folder, ("one", "two", "three"), ("a photo of a {}.",), 9, 6)
+    assert task == Task("digits", Location(folder), ("one", "two", "three"), ("a photo of a {}.",), 9, 6)
     assert task.train == folder / "train.parquet"
     assert task.test == folder / "test.parquet"
     assert task.prompts() == ["a photo of a one.", "a photo of a two.", "a photo of a three."]
@@ -38,7 +39,7 @@ def test_relative_path_and_other_integers(make_task: Any, monkeypatch: pytest.Mo
     make_task.write_split(folder / "test.parquet", [77], [2], pa.int64())
     monkeypatch.chdir(folder)
     task = load_task(".")
-    assert (task.name, task.folder, task.test_rows) == ("digits", folder, 1)
+    assert (task.name, str(task.folder), task.test_rows) == ("digits", str(folder), 1)
 
 
 def test_order_of_tasks(make_task: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -117,7 +117,7 @@ def test_mini_mtil_is_drawn_into_the_cache_once(tmp_path):
     (task,) = load_tasks(names=["faces"], cache=tmp_path)
     drawn = task.train.stat()
     assert load_tasks(names=["faces"], cache=tmp_path)[0].train.stat() == drawn
-    assert task.folder.is_relative_to(tmp_path)
+    assert Path(task.folder).is_relative_to(tmp_path)
     assert task.classes
 
 

@@ -20,7 +20,7 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import finished_run
-from condu_ray.store.artifacts import ArtifactError
+from condu_ray.store.artifacts import ArtifactError, write_text
 from condu_ray.store.experts import save_expert
 from condu_ray.store.layout import config_path, ledger_path, record_path, sweep_config_path, sweep_folder
 from condu_ray.store.ledger import read_entries
@@ -39,8 +39,7 @@ class Written:
         self.config = Experiment(
             method=self.METHODS, data=data, pretrained=str(backbone), storage=storage, run="r", label_space="union"
         )
-        self.config.run_folder.mkdir(parents=True)
-        config_path(self.config.run_folder).write_text(self.config.model_dump_json(exclude={"storage"}))
+        write_text(config_path(self.config.run_folder), self.config.model_dump_json(exclude={"storage"}))
         self.deltas = {
             task.name: {name: torch.randn_like(tensor) for name, tensor in self.backbone.snapshot().items()}
             for task in self.tasks
@@ -167,7 +166,7 @@ class TestOpen:
 
     def test_a_line_that_is_being_written_is_left_alone(self, written):
         written.sessions("condu", 1)
-        path = ledger_path(written.config.run_folder, "condu")
+        path = Path(ledger_path(written.config.run_folder, "condu"))
         path.write_bytes(path.read_bytes() + b'{"position": 1, "ta')
         before = path.read_bytes()
         assert list(open_run(written.storage, "r").sessions().task) == ["walls"]

@@ -20,6 +20,14 @@ from condu_ray.methods import ModelState, get
 from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, load_expert, save_expert
+from condu_ray.store.layout import (
+    checked_folder,
+    ledger_path,
+    prototype_folder,
+    results_folder,
+    run_folder,
+    verdict_path,
+)
 from condu_ray.store.ledger import ROOT, Entry, Ledger, read_entries, state_id
 from condu_ray.store.measurements import Accuracy, measurement_path, read_measurement, write_measurement
 from condu_ray.store.results import read_file, write_rows
@@ -76,6 +84,7 @@ class Storage:
     def __init__(self, root: Path, data: Path) -> None:
         self.root, self.task = root, load_task(data / "walls")
         self.config = Experiment(storage=root, run="r", method=("condu",))
+        self.run = run_folder(root, "r")
         self.method = get("condu", self.config)
         self.entries, model, parent, state = [], UnifiedDelta.empty(), ROOT, ModelState()
         self.states = []
@@ -94,7 +103,7 @@ class Storage:
 
     def _prototypes(self, key: str, seed: int) -> None:
         artifacts.publish(
-            self.root / "prototypes" / key,
+            prototype_folder(self.root, key),
             {"task": "walls"},
             lambda folder: artifacts.save_tensors(folder / "features.safetensors", delta(seed)),
             seal=True,
@@ -102,7 +111,7 @@ class Storage:
 
     def commit(self, path: Path | None = None, prefix: str = "") -> None:
         """Appends to a ledger what it has not yet; with a prefix, the states of another run."""
-        ledger = Ledger(path or self.config.run_folder / "condu" / "ledger.jsonl")
+        ledger = Ledger(path or ledger_path(self.run, "condu"))
         for entry in self.entries:
             entry = replace(entry, state=prefix + entry.state)
             if ledger.get(entry.state) is None:
@@ -115,28 +124,28 @@ class Storage:
 
     def _rows(self, name: str, correct: int) -> None:
         rows = [{"method": "condu", "session": 0, "task_position": 0, "task": name, "correct": correct, "images": 9}]
-        write_rows(self.root / "runs" / "r" / "results" / f"{name}.parquet", rows)
+        write_rows(results_folder(self.run) / f"{name}.parquet", rows)
 
     def _verdict(self, key: str) -> None:
         verdict = {"version": CHECK_VERSION, "task": key, "problems": []}
-        artifacts.write_sealed(self.root / "checked" / f"{key}.json", verdict)
+        artifacts.write_sealed(verdict_path(checked_folder(self.root), key), verdict)
 
     def kinds(self, other: bool = False) -> dict[str, Kind]:
         """Returns every kind of artifact, or another artifact of every kind (of another key, session or run)."""
         root, number = self.root, int(other)
         key, entry, state = f"key{number}", self.entries[number], self.states[number]
-        session = session_folder(self.config.run_folder, "condu", number, entry.task, entry.state)
-        ledger = root.parent / "ledger.jsonl" if other else self.config.run_folder / "condu" / "ledger.jsonl"
-        experts, prototypes = expert_folder(root, key), root / "prototypes" / key
-        rows = self.config.run_folder / "results" / f"{key}.parquet"
-        verdict, measurement = root / "checked" / f"{key}.json", measurement_path(root, key)
+        session = session_folder(self.run, "condu", number, entry.task, entry.state)
+        ledger = root.parent / "ledger.jsonl" if other else ledger_path(self.run, "condu")
+        experts, prototypes = expert_folder(root, key), prototype_folder(root, key)
+        rows = results_folder(self.run) / f"{key}.parquet"
+        verdict, measurement = verdict_path(checked_folder(root), key), measurement_path(root, key)
 
         def exemplars() -> Any:
             found = load_exemplars(root, key, self.task)
             return plain({"pixels": found.pixels, "labels": found.labels})
 
         def loaded() -> Any:
-            found = load_session(self.config.run_folder, self.method, entry)
+            found = load_session(self.run, self.method, entry)
             return found.id, found.tasks, found.experts, found.model.fingerprint
 
         return {
@@ -151,7 +160,7 @@ class Storage:
                 session,
                 session / "unified.safetensors",
                 loaded,
-                lambda: save_session(self.config.run_folder, self.method, entry, state),
+                lambda: save_session(self.run, self.method, entry, state),
             ),
             "prototypes": Kind(
                 prototypes,

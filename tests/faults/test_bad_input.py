@@ -228,7 +228,7 @@ BACKBONES = {
     ),
     "tensor of another shape": Bad(
         broken(weights(lambda found: found.update({"text_projection": torch.zeros(3, 3)}))), BackboneError,
-        ["text_projection", "cannot be loaded", "size mismatch"],
+        ["text_projection", "cannot be loaded", "another shape"],
     ),
     "tensor missing": Bad(
         broken(weights(lambda found: found.pop("text_projection"))), BackboneError,
@@ -403,8 +403,8 @@ def test_links_to_data_elsewhere_are_read_and_never_written_through(
     (world.data / "cars").symlink_to(elsewhere)
     before = {path.name: path.read_bytes() for path in elsewhere.iterdir()}
     (few,) = world.check(*ONE, "--shots", "1").tasks
-    assert few.folder.is_relative_to(world.storage)
-    assert not any(path.is_symlink() for path in few.folder.iterdir())
+    assert Path(few.folder).is_relative_to(world.storage)
+    assert not any(path.is_symlink() for path in Path(few.folder).iterdir())
     assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == before
 
 

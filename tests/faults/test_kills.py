@@ -3,6 +3,7 @@
 import io
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -65,7 +66,7 @@ def kills(folder, part, power=False):
 
 def test_a_ledger_that_is_written_anew_would_be_found_out(tmp_path, monkeypatch):
     def append(self, entry):
-        with self.path.open("wb", buffering=0) as file:  # gone, until it is written again
+        with Path(self.path).open("wb", buffering=0) as file:  # gone, until it is written again
             file.write(b"".join(map(to_line, [*self._entries.values(), entry])))
         self._entries[entry.state] = entry
 
@@ -86,7 +87,7 @@ def test_what_is_renamed_before_it_is_on_the_disk_would_be_found_out(tmp_path, m
 
 def test_a_ledger_line_that_is_not_on_the_disk_would_be_found_out(tmp_path, monkeypatch):
     def append(self, entry):
-        with self.path.open("ab", buffering=0) as file:
+        with Path(self.path).open("ab", buffering=0) as file:
             file.write(to_line(entry))
         self._entries[entry.state] = entry
 

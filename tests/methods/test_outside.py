@@ -4,6 +4,7 @@ import importlib
 import sys
 import textwrap
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 import torch
@@ -229,8 +230,8 @@ def test_a_run_of_it_without_ray(module, tmp_path, task_data, small_backbone):
         save_expert(config.storage, session.expert.key, deltas[session.task], {"task": session.task})
         keeper.merge(method.name, session)
     folder = config.run_folder / "first" / "sessions"
-    assert [read_meta(path)["method"] for path in folder.iterdir()] == ["first"] * 3
+    assert [read_meta(path)["method"] for path in Path(folder).iterdir()] == ["first"] * 3
     state = load_session(config.run_folder, method, keeper.merge("first", plan.sessions[-1]))
     served = method.delta(state, "cars", None)
     assert evaluate(backbone, tasks[2], served).correct == evaluate(backbone, tasks[2], deltas["walls"]).correct
-    assert expert_folder(config.storage, plan.experts[0].key).is_dir()
+    assert Path(expert_folder(config.storage, plan.experts[0].key)).is_dir()

@@ -1,6 +1,7 @@
 """The state actor's logic, without Ray: idempotent, in order, and the same after any crash."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from condu_ray.orchestration import state as module
 from condu_ray.orchestration.state import ModelKeeper, StateError
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import PlannedSession
+from condu_ray.store import artifacts
 from condu_ray.store.artifacts import ArtifactError, save_tensors
 from condu_ray.store.experts import FILES, expert_folder, save_expert
 from condu_ray.store.layout import ledger_path, sessions_folder
@@ -59,7 +61,7 @@ def keeper(config):
 
 @pytest.fixture
 def ledger(config):
-    return lambda: (ledger_path(config.run_folder, "condu")).read_bytes()
+    return lambda: Path(ledger_path(config.run_folder, "condu")).read_bytes()
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ def test_a_damaged_expert_or_session_is_named(keeper, config, tmp_path):
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match="key-b"):
         keeper().merge(*calls()[1])
-    path = session_folder(config.run_folder, "condu", 0, "a", calls()[0][1].state) / "unified.safetensors"
+    path = Path(session_folder(config.run_folder, "condu", 0, "a", calls()[0][1].state), "unified.safetensors")
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match="01-a"):
         keeper().merge(*calls()[1])
@@ -174,7 +176,7 @@ def test_another_order_shares_the_common_prefix_and_loses_nothing(keeper, config
     parent = calls()[0][1].state
     other = state_id(parent, "condu", "c", "key-c", SETTINGS)
     one.merge("condu", session(1, "c", "key-c", parent, other))
-    sessions = sorted(path.name for path in sessions_folder(config.run_folder, "condu").iterdir())
+    sessions = artifacts.names(sessions_folder(config.run_folder, "condu"))
     assert [name.rsplit("-", 1)[0] for name in sessions] == ["01-a", "02-b", "02-c", "03-c", "04-d"]
     assert final().fingerprint == expected().fingerprint
 

@@ -4,8 +4,9 @@ import pytest
 
 from condu_ray.benchmark import load_tasks
 from condu_ray.benchmark.label_space import label_space
-from condu_ray.config import Evaluation, Experiment, Inference, Training
+from condu_ray.config import Evaluation, Experiment, Training
 from condu_ray.methods import METHODS, ModelState, get
+from condu_ray.options import Inference
 from condu_ray.plan.measurement import measurement_key, protocols, routed
 
 STATE = ModelState("state", ("walls", "doors"), ("key-1", "key-2"))
@@ -117,3 +118,19 @@ def test_a_label_space_is_the_tasks_whose_classes_are_chosen_from(tasks):
     one_template = label_space("xtail", tasks)
     assert [(task.name, task.classes) for task in one_template] == sorted((task.name, task.classes) for task in tasks)
     assert {task.templates for task in one_template} == {("a photo of a {}.",)}
+
+
+@pytest.mark.parametrize("name", ["condu", "emr", "individual"])
+def test_after_the_first_session_a_trigger_may_be_skipped(tasks, name):
+    def key(state, seen=True, **evaluation):
+        config = Experiment(evaluation=Evaluation(**evaluation))
+        return measurement_key(config, "theta0", "fp32", get(name, config), state, tasks[0], seen)
+
+    first = ModelState("first", (tasks[0].name,), ("key-1",))
+    zero_shot = measurement_key(Experiment(), "theta0", "fp32", get("zero-shot"), first, tasks[0], True)
+    skipped = key(first, first_session="pretrained")
+    assert (skipped == zero_shot) == (name != "individual")
+    assert (skipped != key(first)) == (name != "individual")
+    later = ModelState("later", (tasks[0].name, tasks[1].name), ("key-1", "key-2"))
+    assert key(later, first_session="pretrained") == key(later)
+    assert key(first, seen=False, first_session="pretrained") == key(first, seen=False)  # routed, by all that there is

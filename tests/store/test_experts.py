@@ -5,7 +5,7 @@ import torch
 
 from condu_ray.config import Training
 from condu_ray.store.artifacts import ArtifactError, read_meta, save_tensors
-from condu_ray.store.experts import adopt_expert, expert_folder, expert_key, load_expert, save_expert
+from condu_ray.store.experts import adopt_expert, adoptable, expert_folder, expert_key, load_expert, save_expert
 
 BASE = {
     "backbone": "theta0", "data": "data", "task": "walls", "training": Training(), "precision": "fp32", "seed": 0,
@@ -58,7 +58,13 @@ def test_an_expert_is_adopted_whole_under_a_second_key(tmp_path):
     delta, factors = {"w": torch.randn(3, 4)}, {"w.lora_A": torch.randn(2, 4)}
     files = {"factors.safetensors": lambda path: save_tensors(path, factors)}
     save_expert(tmp_path, "old", delta, {"task": "walls", "key": "old"}, files)
+    there = sorted(tmp_path.rglob("*"))
+    assert adoptable(tmp_path, "new", "old")
+    assert not adoptable(tmp_path, "old", "new")
+    assert not adoptable(tmp_path, "new", None)
+    assert sorted(tmp_path.rglob("*")) == there  # asked, and nothing written
     assert adopt_expert(tmp_path, "new", "old")
+    assert not adoptable(tmp_path, "new", "old")
     for space, tensors in (("delta", delta), ("factors", factors)):
         found = load_expert(tmp_path, "new", space)
         assert all(torch.equal(found[name], tensors[name]) for name in tensors)

@@ -17,8 +17,9 @@ from PIL import Image
 from condu_ray.benchmark.mini_mtil.catalogue import DOMAINS
 from condu_ray.benchmark.mini_mtil.domain import Domain
 from condu_ray.benchmark.tasks import META
-from condu_ray.store.artifacts import read_bytes
+from condu_ray.store.artifacts import read_text
 from condu_ray.store.backend import backend
+from condu_ray.store.location import P, Place
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +35,13 @@ _SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int32())])
 
 
 def mini_mtil(
-    folder: Path,
+    folder: P,
     *,
     seed: int = 0,
     tasks: Sequence[str] | None = None,
     train_per_class: int = 80,
     test_per_class: int = 20,
-) -> list[Path]:
+) -> list[P]:
     """Draws the tasks of mini-MTIL, each into its own folder.
 
     The same arguments give the same bytes. A task that is there already, drawn by the same version with the same
@@ -65,10 +66,10 @@ def mini_mtil(
     if min(train_per_class, test_per_class) < 1:
         raise ValueError("train_per_class and test_per_class must be at least 1")
     counts = dict(zip(_PARTS, (train_per_class, test_per_class), strict=True))
-    return [_task(Path(folder), DOMAINS[name], seed, counts) for name in names]
+    return [_task(folder, DOMAINS[name], seed, counts) for name in names]
 
 
-def _task(folder: Path, domain: Domain, seed: int, counts: dict[str, int]) -> Path:
+def _task(folder: P, domain: Domain, seed: int, counts: dict[str, int]) -> P:
     final = folder / domain.name
     meta = {
         "name": domain.name,
@@ -95,9 +96,9 @@ def _task(folder: Path, domain: Domain, seed: int, counts: dict[str, int]) -> Pa
     return final
 
 
-def _present(final: Path, meta: dict[str, object]) -> bool:
+def _present(final: Place, meta: dict[str, object]) -> bool:
     try:
-        found = json.loads(read_bytes(final / META))
+        found = json.loads(read_text(final / META))
     except (OSError, ValueError):
         return False
     return found == meta and all(backend(final).exists(final / f"{part}.parquet") for part in _PARTS)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import re
-import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +21,10 @@ from condu_ray.benchmark.mtil.sources import SEED, Part, read_layout
 from condu_ray.benchmark.tasks import TEST, TRAIN
 from condu_ray.config import content_hash
 from condu_ray.store.artifacts import ArtifactError, exists, publish, read_meta, verified
+from condu_ray.store.backend import backend
+from condu_ray.store.claims import Claims
+from condu_ray.store.drafts import remove_drafts
+from condu_ray.store.location import Place
 
 GROUP_ROWS, GROUP_BYTES = 1024, 32 * 2**20
 """A row group ends at whichever comes first; this much, and one batch of decoded images, is in memory at a time."""
@@ -85,7 +85,7 @@ def identity(entry: DataSet) -> str:
     return content_hash([FORM, entry.name, entry.split, entry.names_sha256])
 
 
-def converted(entry: DataSet, out: Path) -> tuple[dict[str, Any] | None, str]:
+def converted(entry: DataSet, out: Place) -> tuple[dict[str, Any] | None, str]:
     """Looks for a converted task and checks the hashes of its files.
 
     Returns:
@@ -95,7 +95,7 @@ def converted(entry: DataSet, out: Path) -> tuple[dict[str, Any] | None, str]:
         IngestError: another kind of folder is in the way.
     """
     folder = out / entry.name
-    if not folder.exists():
+    if not backend(folder).exists(folder):
         return None, ""
     try:
         meta = read_meta(folder) if exists(folder) else {}
@@ -114,7 +114,7 @@ def converted(entry: DataSet, out: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def convert(
-    entry: DataSet, root: Path, out: Path, *, allow_counts: bool = False, workers: int | None = None
+    entry: DataSet, root: Path, out: Place, *, allow_counts: bool = False, workers: int | None = None
 ) -> dict[str, Any]:
     """Writes a data set as a task's folder; what a stopped attempt left is removed.
 
@@ -150,9 +150,8 @@ def convert(
         "names_sha256": entry.names_sha256,
         "ingest": identity(entry),
     }
-    out.mkdir(parents=True, exist_ok=True)
     with _alone(out), ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
-        _sweep(out, entry.name)
+        remove_drafts(out, older=0.0)  # of killed attempts: nobody else is writing here
 
         def write(folder: Path) -> None:
             digests = {split: _write_split(folder / split, layout, meta, pool) for split in (TRAIN, TEST)}
@@ -160,17 +159,7 @@ def convert(
             trained_on = set(digests[TRAIN])
             meta["images_in_both_splits"] = sum(digest in trained_on for digest in digests[TEST])
 
-        folder, aside = out / entry.name, out / f".{entry.name}.{uuid.uuid4().hex}"
-        if folder.exists():
-            folder.rename(aside)
-        try:
-            written = publish(folder, meta, write)
-        except BaseException:
-            if aside.exists():
-                aside.rename(folder)
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
-    return written
+        return publish(out / entry.name, meta, write, anew=True)
 
 
 def _write_split(path: Path, layout: Layout, meta: dict[str, Any], pool: ThreadPoolExecutor) -> list[bytes]:
@@ -188,8 +177,8 @@ def _write_split(path: Path, layout: Layout, meta: dict[str, Any], pool: ThreadP
             data = part.encoded(index)
         except OSError as error:
             return b"", b"", f"{part.origin(index)}: {error.strerror or error}"
-        digest, wrong, *_ = inspect_image(data)
-        return data, digest, None if wrong is None else f"{part.origin(index)}: {wrong}"
+        seen = inspect_image(data)
+        return data, seen.digest, None if seen.wrong is None else f"{part.origin(index)}: {seen.wrong}"
 
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=["label"]) as writer:
         images: list[bytes] = []
@@ -229,21 +218,9 @@ def _write_group(writer: pq.ParquetWriter, schema: pa.Schema, images: list[bytes
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keeps a second process from writing into the same folder; the lock ends with this process, however it ends."""
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise IngestError(f"{out}: another process is writing data sets there; wait for it") from error
+def _alone(out: Place) -> Iterator[None]:
+    """Keeps a second process from writing into the same folder."""
+    with Claims(out) as claims:
+        if not claims.acquire(".writing"):
+            raise IngestError(f"{out}: another process is writing data sets there; wait for it")
         yield
-    finally:
-        os.close(handle)
-
-
-def _sweep(out: Path, name: str) -> None:
-    """Removes what a killed attempt left: drafts that `publish` writes beside the folder, and a folder put aside."""
-    for path in out.iterdir():
-        if re.fullmatch(rf"\.{re.escape(name)}\.[0-9a-f]{{32}}", path.name):
-            shutil.rmtree(path)

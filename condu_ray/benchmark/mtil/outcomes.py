@@ -18,6 +18,8 @@ from condu_ray.benchmark.mtil.download import fetch
 from condu_ray.benchmark.mtil.names import IngestError
 from condu_ray.benchmark.tasks import ORDER
 from condu_ray.store.artifacts import write_text
+from condu_ray.store.backend import backend
+from condu_ray.store.location import Place
 
 State = Literal["ready", "converted", "found", "missing", "dead", "failed"]
 _COLOURS = {
@@ -53,7 +55,9 @@ class Outcome:
         return self.state in ("ready", "converted")
 
 
-def prepare(entries: Iterable[DataSet], root: Path, out: Path, *, check: bool = False, **options: Any) -> list[Outcome]:
+def prepare(
+    entries: Iterable[DataSet], root: Path, out: Place, *, check: bool = False, **options: Any
+) -> list[Outcome]:
     """Prepares data sets; one that cannot be prepared does not keep the others from it.
 
     Args:
@@ -80,7 +84,7 @@ def prepare(entries: Iterable[DataSet], root: Path, out: Path, *, check: bool = 
 def prepare_one(
     entry: DataSet,
     root: Path,
-    out: Path,
+    out: Place,
     *,
     download: bool = False,
     check: bool = False,
@@ -134,10 +138,10 @@ def _remarks(entry: DataSet, meta: dict[str, Any]) -> str:
     )
 
 
-def _write_order(outcomes: list[Outcome], out: Path) -> None:
+def _write_order(outcomes: list[Outcome], out: Place) -> None:
     """Writes MTIL's order I beside the tasks, unless one of the eleven is not there or there is an order already."""
     good = {outcome.entry.name for outcome in outcomes if outcome.good}
-    if (out / ORDER).exists():
+    if backend(out).exists(out / ORDER):
         return
     for name, entry in CATALOG.items():
         try:

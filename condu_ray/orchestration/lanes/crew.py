@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,6 +19,7 @@ from condu_ray.orchestration.lanes.fit import fit_lane
 from condu_ray.orchestration.lanes.lane import Lane
 from condu_ray.orchestration.watch.news import News
 from condu_ray.plan.expert import PlannedExpert
+from condu_ray.store.location import Place
 
 GROW_SECONDS = 10.0
 """How often the driver looks whether the cluster has grown."""
@@ -50,7 +50,7 @@ class Crew:
         lane: Callable[[int, Any], Lane],
         experts: Sequence[PlannedExpert],
         room: Room,
-        folder: Path,
+        folder: Place,
     ) -> None:
         self._config, self._lane, self._room, self._folder = config, lane, room, folder
         self._keys = {expert.key for expert in experts}

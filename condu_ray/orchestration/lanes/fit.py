@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.store.claims import Claims
 from condu_ray.store.layout import claims_folder
+from condu_ray.store.location import Place
 
 LOOK_SECONDS = 0.5
 """How often a lane that has nothing to start on looks again."""
@@ -162,11 +162,12 @@ def _stream(lane: Lane, todo: Sequence[PlannedExpert], tasks: Mapping[str, Task]
         augment=first.augment,
         batch_size=first.batch_size // world,
         decoders=lane.config.cluster.decoders,
+        frozen=first.crops == "frozen",
     )
     return started(batches)
 
 
-def fit_lane(lane: Lane, room: Room, folder: Path) -> None:
+def fit_lane(lane: Lane, room: Room, folder: Place) -> None:
     """Runs a lane as a Ray Train fit and waits for its end; called from a thread of the driver.
 
     Args:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from condu_ray.config import Experiment
+from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec
 
 MOST = 8
@@ -33,7 +33,7 @@ class Lane:
     number: int
     config: Experiment
     backbone: BackboneSpec
-    tasks: Mapping[str, Path]
+    tasks: Mapping[str, Place]
     precision: str
     board: Any
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from condu_ray.methods.training import Trained, Worker, train_expert
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.store import artifacts
 from condu_ray.store.experts import FILES, load_expert, save_expert
+from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 WAIT_SECONDS = 24 * 3600.0
@@ -124,7 +124,7 @@ class Trainer:
         save_expert(config.storage, expert.key, trained.delta, meta, files)
 
 
-def await_artifact(folder: Path) -> None:
+def await_artifact(folder: Place) -> None:
     """Waits until an artifact is there that another process is making.
 
     Raises:

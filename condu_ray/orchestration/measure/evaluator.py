@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,7 +15,7 @@ from condu_ray.benchmark import load_task
 from condu_ray.benchmark.label_space import label_space
 from condu_ray.config import Experiment
 from condu_ray.learn.evaluate import Evaluator
-from condu_ray.learn.features import Weights
+from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.learn.prototype_store import load_prototypes
 from condu_ray.merging import reconstruction
 from condu_ray.methods import Method, ModelState, get
@@ -27,6 +26,7 @@ from condu_ray.plan.measurement import Measurement, routed
 from condu_ray.plan.preflight import Checked
 from condu_ray.store.experts import load_expert
 from condu_ray.store.ledger import ROOT, Entry
+from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
@@ -46,7 +46,7 @@ class EvaluatorActor:
     """
 
     def __init__(
-        self, backbone: BackboneSpec, config: Experiment, precision: str, folders: Mapping[str, Path], cuda: bool
+        self, backbone: BackboneSpec, config: Experiment, precision: str, folders: Mapping[str, Place], cuda: bool
     ) -> None:
         torch.set_num_threads(config.training.threads)
         self._evaluator = Evaluator(
@@ -94,13 +94,21 @@ class EvaluatorActor:
         state = self._state(method, wanted.entry)
         space, apart = label_space(wanted.protocol, list(self._tasks.values())), wanted.protocol == "xtail"
         if not routed(method, wanted.seen, wanted.protocol):
-            found = self._evaluator.known(task, self._weights(method, state, wanted.task), space, apart)
+            weights = PRETRAINED if method.skips_trigger(state) else self._weights(method, state, wanted.task)
+            found = self._evaluator.known(task, weights, space, apart)
             fidelity = not space and wanted.seen and method.keeps_model
             return self._with_fidelity(found, method, state, wanted.task) if fidelity else found
         options, theta0 = method.config.inference, self._evaluator.features.backbone.fingerprint
         experts = {name: self._weights(method, state, name) for name in state.tasks}
         prototypes = {
-            name: load_prototypes(method.config.storage, theta0, self._tasks[name], options.prototypes)
+            name: load_prototypes(
+                method.config.storage,
+                theta0,
+                self._tasks[name],
+                options.prototypes,
+                images=options.prototype_images,
+                text=options.prototype_text,
+            )
             for name in state.tasks
         }
         return self._evaluator.aggregated(task, experts, prototypes, options, space, apart)

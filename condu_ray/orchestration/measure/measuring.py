@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.measurement import Measurement
+from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy, read_measurement, write_measurement
 
 MEASURING = "measuring"
@@ -29,7 +29,7 @@ class Measuring:
         run: name of the run or the sweep.
     """
 
-    def __init__(self, storage: Path, run: str = "") -> None:
+    def __init__(self, storage: Place, run: str = "") -> None:
         self._storage, self._run = storage, run
         self._evaluators: list[Any] = []
         self._load: list[int] = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from condu_ray.orchestration.watch.recorder import Recorder
 from condu_ray.orchestration.watch.sweep_tracking import Parent
@@ -14,9 +13,10 @@ from condu_ray.plan.stored_run import finished_run
 from condu_ray.plan.trials import labels
 from condu_ray.report.run_report import write_report
 from condu_ray.store.layout import report_folder
+from condu_ray.store.location import Place
 
 
-def sync(storage: Path, stored: Stored, uri: str | None = None) -> str:
+def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
     """Sends a run or a sweep with its trials.
 
     Args:

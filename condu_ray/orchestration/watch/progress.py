@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +15,7 @@ from condu_ray.plan.results import SessionResult
 from condu_ray.report.protocols import measured
 from condu_ray.report.run_summary import summary_rows
 from condu_ray.report.zero_shot import verdict, zero_shot_lines
+from condu_ray.store.location import Place
 
 LINE_SECONDS = 10.0
 """How often a line is printed where there is no terminal (a job's log)."""
@@ -133,7 +133,7 @@ class Display:
             cells.append(f"[{style}]{value:5.1f}[/]")
         self.say(f"{method:<17} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
 
-    def finish(self, results: Mapping[str, Any], folder: Path) -> None:
+    def finish(self, results: Mapping[str, Any], folder: Place) -> None:
         """Prints the final table of methods, and where the report is; the bars go.
 
         Args:

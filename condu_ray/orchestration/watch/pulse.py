@@ -6,11 +6,11 @@ import logging
 import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import MethodPlan
+from condu_ray.store.location import Place
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Pulse:
     """
 
     def __init__(
-        self, run: str, storage: Path, found: int, missing: Sequence[PlannedExpert], plans: Sequence[MethodPlan] = ()
+        self, run: str, storage: Place, found: int, missing: Sequence[PlannedExpert], plans: Sequence[MethodPlan] = ()
     ) -> None:
         self._run, self._storage, self._plans = run, storage, tuple(plans)
         self._missing = {expert.key for expert in missing}

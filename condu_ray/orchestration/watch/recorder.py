@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 
 from condu_ray.config import Protocol
@@ -11,6 +10,7 @@ from condu_ray.orchestration.watch import telemetry
 from condu_ray.orchestration.watch.tracking import Tracker
 from condu_ray.plan.measurement import Measurement, protocols
 from condu_ray.plan.results import Results, SessionResult
+from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 
 
@@ -81,7 +81,7 @@ class Recorder:
             if accuracy.relative_l2 is not None:
                 telemetry.gauge("condu_reconstruction_error_ratio", accuracy.relative_l2, task=task, **tags)
 
-    def finish(self, report: Path) -> None:
+    def finish(self, report: Place) -> None:
         """Logs the metrics of the whole run, attaches its report, and closes its MLflow runs.
 
         Args:

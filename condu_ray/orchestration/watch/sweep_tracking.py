@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.tracking import IDENTITY, open_experiment, shown_uri
+from condu_ray.store.artifacts import local
+from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
 from condu_ray.store.provenance import provenance
 
@@ -54,16 +55,16 @@ class Parent:
         for key, value in self._params.items():
             client.log_param(self.run, key, value[:6000])
 
-    def finish(self, metrics: Mapping[str, float], report: Path) -> None:
+    def finish(self, metrics: Mapping[str, float], report: Place) -> None:
         """Attaches the sweep's report and its aggregate metrics, and closes the run."""
         self._try(lambda: self._finish(metrics, report))
 
-    def _finish(self, metrics: Mapping[str, float], report: Path) -> None:
+    def _finish(self, metrics: Mapping[str, float], report: Place) -> None:
         if self.run is not None:
             client, _ = open_experiment(self._config)
             for key, value in metrics.items():
                 client.log_metric(self.run, key, value)
-            client.log_artifacts(self.run, str(report), "report")
+            client.log_artifacts(self.run, str(local(report)), "report")
             self._close("FINISHED")
 
     def _fail(self) -> None:

@@ -8,12 +8,13 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from condu_ray.config import Experiment
 from condu_ray.settings import content_hash, flatten
+from condu_ray.store import artifacts
 from condu_ray.store.layout import mlflow_artifacts_folder, mlflow_database
+from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
 from condu_ray.store.provenance import provenance
 
@@ -46,7 +47,7 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
     if experiment is not None:
         return client, experiment.experiment_id
     local = tracking_uri(config).startswith("sqlite:")
-    place = mlflow_artifacts_folder(config.storage).absolute().as_uri() if local else None
+    place = artifacts.local(mlflow_artifacts_folder(config.storage)).absolute().as_uri() if local else None
     try:
         tags = {"mlflow.experimentKind": "custom_model_development"}  # or the pages open as those of a chat model
         return client, client.create_experiment(name, artifact_location=place, tags=tags)
@@ -148,13 +149,13 @@ class Tracker:
             points = [Metric(key, value, 0, session) for key, value in values.items()]
             self._client.log_batch(self._runs[method], metrics=points)
 
-    def finish(self, method: str, report: Path) -> None:
+    def finish(self, method: str, report: Place) -> None:
         """Attaches the report and closes a method's run."""
         self._put(lambda: self._finish(method, report))
 
-    def _finish(self, method: str, report: Path) -> None:
+    def _finish(self, method: str, report: Place) -> None:
         if method not in self._finished:
-            self._client.log_artifacts(self._runs[method], str(report), "report")
+            self._client.log_artifacts(self._runs[method], str(artifacts.local(report)), "report")
             self._client.set_terminated(self._runs[method])
             self._finished.add(method)
 

@@ -1,6 +1,5 @@
 """Conversion: counts, resuming, interruptions, and what lies in the way."""
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -11,6 +10,7 @@ import pytest
 
 from condu_ray.benchmark import check_task, load_task
 from condu_ray.benchmark.mtil import CATALOG, IngestError, convert, prepare
+from condu_ray.store.claims import Claims
 
 
 def files(folder):
@@ -112,8 +112,9 @@ def test_what_a_killed_process_left_is_removed_by_the_next(trees, tmp_path):
     process.start()
     process.join()
     assert process.exitcode == 9
-    [draft] = out.iterdir()
+    draft, claim = sorted(out.iterdir())
     assert draft.name.startswith(".oxford_pets.")
+    assert claim.name == ".writing.json"
     assert (draft / "train.parquet").is_file()
     assert [outcome.state for outcome in prepare([entry], tree.root, out, check=True)] == ["found"]
     (out / ".oxford_pets_of_mine").mkdir()
@@ -173,13 +174,10 @@ def test_a_folder_of_somebody_else_is_not_touched(content, trees, tmp_path):
 
 def test_two_processes_do_not_write_into_the_same_folder(trees, tmp_path):
     tree = trees("mnist")
-    handle = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
+    with Claims(tmp_path) as claims:
+        assert claims.acquire(".writing")
         with pytest.raises(IngestError, match="another process is writing data sets there"):
             convert.convert(trees.entry("mnist", tree), tree.root, tmp_path)
-    finally:
-        os.close(handle)
     convert.convert(trees.entry("mnist", tree), tree.root, tmp_path)
 
 

@@ -1,0 +1,221 @@
+"""What every backend of storage keeps; a new one is added to `BACKENDS` and has to pass all of it."""
+
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+import condu_ray
+from condu_ray.store.backend import POSIX, backend
+from condu_ray.store.location import Location
+
+BACKENDS = {"posix": lambda folder: (POSIX, Location(folder / "storage"))}
+"""Name to a function of an empty folder, which returns a backend and a place in which nothing is."""
+
+
+@pytest.fixture(params=BACKENDS)
+def both(request, tmp_path):
+    return BACKENDS[request.param](tmp_path)
+
+
+@pytest.fixture
+def store(both):
+    return both[0]
+
+
+@pytest.fixture
+def place(both):
+    return both[1]
+
+
+def together(count, job):
+    """Runs a job in threads that begin together; returns what they returned."""
+    barrier, found = threading.Barrier(count), []
+
+    def run(number):
+        barrier.wait()
+        found.append((number, job(number)))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [result for _, result in sorted(found, key=lambda one: one[0])]
+
+
+def fill(**files):
+    def write(folder):
+        for name, text in files.items():
+            (folder / name).write_text(text)
+
+    return write
+
+
+def test_a_location_finds_its_backend(store, place):
+    assert backend(place / "deep" / "down") is store
+
+
+def test_nothing_is_there_at_first(store, place):
+    assert not store.exists(place)
+    assert store.stamp(place / "a") is None
+    for call in (store.read, store.names, store.lines):
+        with pytest.raises(FileNotFoundError):
+            call(place / "a")
+    store.remove(place / "a")
+
+
+def test_a_small_object_is_replaced_whole(store, place):
+    for content in (b"one", b"", b"three"):
+        assert store.replace(place / "deep" / "a", content)
+        assert store.read(place / "deep" / "a") == content
+        assert store.local(place / "deep" / "a").read_bytes() == content
+    assert store.names(place) == ["deep"]
+    assert store.names(place / "deep") == ["a"]
+    with pytest.raises(NotADirectoryError):
+        store.names(place / "deep" / "a")
+
+
+def test_readers_see_one_content_or_the_other(store, place):
+    contents = (b"a" * 100_000, b"b" * 200_000)
+    store.replace(place / "x", contents[0])
+
+    def job(number):
+        if number:
+            return {store.read(place / "x") for _ in range(50)}
+        for turn in range(50):
+            store.replace(place / "x", contents[turn % 2])
+        return set()
+
+    assert set.union(*together(3, job)) <= set(contents)
+
+
+def test_of_several_that_create_one_does(store, place):
+    done = together(6, lambda number: store.create(place / "a", b"%d" % number))
+    assert sum(done) == 1
+    assert store.read(place / "a") == b"%d" % done.index(True)
+    assert store.names(place) == ["a"]
+
+
+def test_a_stamp_differs_after_every_write_and_touch(store, place):
+    seen = []
+    for change in (
+        lambda: store.create(place / "a", b"x"),
+        lambda: store.touch(place / "a"),
+        lambda: store.touch(place / "a"),
+        lambda: store.replace(place / "a", b"x"),
+        lambda: store.replace(place / "a", b"y", unchanged=seen[-1]),
+    ):
+        before = store.stamp(place / "a")
+        while store.stamp(place / "a") == before:  # a clock may be coarser than two writes are apart
+            change()
+        seen.append(store.stamp(place / "a"))
+    assert len(set(seen)) == len(seen)
+
+
+def test_what_changed_meanwhile_is_not_replaced(store, place):
+    store.create(place / "a", b"one")
+    old = store.stamp(place / "a")
+    store.replace(place / "a", b"two!")
+    assert not store.replace(place / "a", b"three", unchanged=old)
+    assert store.read(place / "a") == b"two!"
+    assert not store.replace(place / "never", b"x", unchanged=old)
+    assert store.names(place) == ["a"]
+    assert store.replace(place / "a", b"three", unchanged=store.stamp(place / "a"))
+    assert store.read(place / "a") == b"three"
+
+
+def test_of_several_that_take_over_one_does(store, place):
+    for turn in range(20):
+        store.create(place / "a", b"dead %d" % turn)
+        stamp = store.stamp(place / "a")
+        done = together(4, lambda number, stamp=stamp: store.replace(place / "a", b"%d" % number, unchanged=stamp))
+        assert sum(done) == 1
+        assert store.read(place / "a") == b"%d" % done.index(True)
+        store.remove(place / "a")
+
+
+def test_a_folder_is_published_whole_and_the_first_wins(store, place):
+    store.publish(place / "key", fill(data="1", meta="first"), "meta")
+    store.publish(place / "key", fill(data="2", meta="second"), "meta")
+    assert store.names(place / "key") == ["data", "meta"]
+    assert store.read(place / "key" / "meta") == b"first"
+    assert (store.local(place / "key") / "data").read_text() == "1"
+    assert store.names(place) == ["key"]
+
+
+def test_of_several_publishers_one_wins(store, place):
+    together(4, lambda number: store.publish(place / "key", fill(data=str(number), meta=str(number)), "meta"))
+    assert store.read(place / "key" / "data") == store.read(place / "key" / "meta")
+    assert store.names(place) == ["key"]
+
+
+def test_a_publisher_that_fails_leaves_nothing(store, place):
+    def write(folder):
+        (folder / "data").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        store.publish(place / "key", write, "meta")
+    assert not store.exists(place / "key")
+    assert store.names(place) == []
+
+
+def test_a_folder_without_its_last_file_keeps_none_from_being_made(store, place):
+    store.replace(place / "key" / "data", b"half")
+    store.publish(place / "key", fill(data="whole", meta="x"), "meta")
+    assert store.read(place / "key" / "data") == b"whole"
+    assert store.names(place) == ["key"]
+
+
+def test_a_log_keeps_its_lines_in_order(store, place):
+    lines = [b"%d\n" % number for number in range(5)]
+    for count, line in enumerate(lines, start=1):
+        store.append(place / "run" / "log", line)
+        assert store.lines(place / "run" / "log") == lines[:count]
+    store.rewrite(place / "run" / "log", lines[1:3])
+    assert store.lines(place / "run" / "log") == lines[1:3]
+    store.append(place / "run" / "log", b"more\n")
+    assert store.lines(place / "run" / "log") == [*lines[1:3], b"more\n"]
+
+
+def test_moving_and_removing(store, place):
+    store.publish(place / "key", fill(data="1", meta="x"), "meta")
+    store.replace(place / "a", b"a")
+    store.move(place / "key", place / "aside" / "runs" / "key")
+    store.move(place / "a", place / "aside" / "a")
+    assert store.names(place) == ["aside"]
+    assert store.read(place / "aside" / "runs" / "key" / "data") == b"1"
+    store.remove(place / "aside")
+    assert not store.exists(place / "aside" / "a")
+    assert store.names(place) == []
+
+
+def test_a_probe_makes_the_folder_and_leaves_nothing(store, place):
+    store.probe(place / "deep")
+    store.probe(place / "deep")
+    assert store.names(place / "deep") == []
+    store.replace(place / "file", b"")
+    with pytest.raises(OSError, match=r"file|director"):
+        store.probe(place / "file")
+
+
+def test_dead_writers_are_cleared_away_and_nothing_else(store, place):
+    store.publish(place / "experts" / "key", fill(data="1", meta="x"), "meta")
+    store.replace(place / "a", b"a")
+    assert store.remove_drafts(place, 0.0) == 0
+    assert store.names(place) == ["a", "experts"]
+    assert store.names(place / "experts" / "key") == ["data", "meta"]
+
+
+ONLY_STORE = re.compile(r"os\.(rename|replace|link|utime|truncate|fsync)|fcntl|\.(rename|touch|hardlink_to)\(|st_mtime")
+PACKAGE = Path(condu_ray.__file__).parent
+ON_ITS_OWN = PACKAGE / "merging" / "unified_file.py"
+"""A library's file, which is written without any storage."""
+
+
+def test_above_storage_nothing_is_renamed_linked_locked_or_stamped():
+    files = [path for path in PACKAGE.rglob("*.py") if (PACKAGE / "store") not in path.parents and path != ON_ITS_OWN]
+    assert [path for path in files if ONLY_STORE.search(path.read_text())] == []
+    assert ONLY_STORE.search((PACKAGE / "store" / "posix.py").read_text())

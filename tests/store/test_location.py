@@ -1,0 +1,57 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from condu_ray.command_line import ConfigError, parse
+from condu_ray.config import Experiment
+from condu_ray.store.location import Location, LocationError
+
+
+@pytest.mark.parametrize("text", ["a/b", "/a/b/", "./a", "a//b", ".", "..", "a:b/c", "~/x", "s3:/b", ""])
+def test_a_folder_is_what_a_path_makes_of_it(text):
+    place = Location(text)
+    assert place == Location(Path(text)) == Location(place)
+    assert (str(place), os.fspath(place), place.name) == (str(Path(text)), str(Path(text)), Path(text).name)
+    assert str(place / "x") == str(Path(text) / "x")
+    assert str(place.parent) == str(Path(text).parent)
+    assert str(place.absolute()) == str(Path(text).absolute())
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/x", "gs://b", "file:///tmp/x", "HTTPS://user:word@host/x", "a+b.c-1://"])
+def test_a_scheme_without_a_backend_is_refused_by_name(text):
+    with pytest.raises(LocationError, match="give a folder") as caught:
+        Location(text)
+    assert text.partition("://")[0] + "://" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [3, None, True, ["a"], b"a"])
+def test_what_is_no_path_is_refused(value):
+    with pytest.raises(LocationError, match="is no path"):
+        Location(value)
+
+
+@pytest.mark.parametrize("field", ["storage", "data", "distillation.reference", "distillation.captions"])
+def test_every_setting_that_names_a_place_refuses_a_scheme_before_anything_is_made(field, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"{field}.*s3://.*give a folder"):
+        parse([f"--{field}", "s3://bucket/deep"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_take_a_text_a_path_or_a_location_and_give_json_as_a_text(tmp_path):
+    made = [Experiment(storage=kind(tmp_path), data=kind("a/b")) for kind in (str, Path, Location)]
+    assert made[0] == made[1] == made[2]
+    dumped = made[0].model_dump(mode="json")
+    assert (dumped["storage"], dumped["data"]) == (str(tmp_path), "a/b")
+    assert json.loads(made[0].model_dump_json()) == dumped
+    assert Experiment.model_validate(dumped) == Experiment.model_validate(made[0].model_dump()) == made[0]
+
+
+def test_it_travels_and_can_be_a_key_and_sorted():
+    places = [Location(name) for name in ("b", "a/b", "a")]
+    assert pickle.loads(pickle.dumps(places)) == places
+    assert {Location("a"): 1}[Location("./a")] == 1
+    assert [str(place) for place in sorted(places)] == ["a", "a/b", "b"]
