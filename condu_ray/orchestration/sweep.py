@@ -29,7 +29,7 @@ from condu_ray.orchestration.run import LOOK_SECONDS
 from condu_ray.orchestration.trial import Shared, tune_function
 from condu_ray.orchestration.watch.news import News
 from condu_ray.orchestration.watch.sweep_tracking import Parent
-from condu_ray.plan.preflight import Checked, check
+from condu_ray.plan.preflight import Checked, check, check_trials
 from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
 from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_name
@@ -67,6 +67,8 @@ def run_sweep(sweep: Sweep) -> list[Place]:
     orders = resolve_orders(sweep.orders, [task.name for task in checked.tasks], sweep.seed)
     base = sweep.model_copy(update={"distillation": checked.config.distillation})
     trials = make_trials(base, orders)
+    if sweep.sweep:
+        check_trials(checked, [trial.config(checked.config, "check") for trial in trials])
     name = sweep_name(base, trials, content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]]))
     folder, console = sweep_folder(sweep.storage, name).absolute(), Console(highlight=False, soft_wrap=True)
     with lease(folder):

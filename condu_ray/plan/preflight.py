@@ -11,7 +11,7 @@ from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASK
 from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import nearest
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, content_hash
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
 from condu_ray.plan.first_pass import described, first_pass
@@ -82,6 +82,18 @@ def check(config: Experiment) -> Checked:
     texts = first_pass(backbone, tasks, config, methods)
     words = (backbone.described, *backbone.notes, described(tasks, texts))
     return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
+
+
+def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:
+    """Tries what the trials of a sweep have that its own settings have not, such as another rank of adapters.
+
+    Raises:
+        MethodError, TaskError, BackboneError, LoraError: as `check`.
+    """
+    backbone = load_backbone(checked.spec)
+    apart = {"tasks", "seed", "run"}  # nothing that is tried depends on them
+    for config in {content_hash(one.identity(exclude=apart)): one for one in configs}.values():
+        first_pass(backbone, checked.tasks, config, take(config))
 
 
 def _drawn(config: Experiment) -> Location:

@@ -65,12 +65,12 @@ def measurement_path(storage: P, key: str) -> P:
 
 
 def checked_folder(storage: P) -> P:
-    """Verdicts on data sets."""
+    """Verdicts on data sets, and on backbones with them."""
     return storage / "checked"
 
 
 def verdict_path(checked: P, key: str) -> P:
-    """The verdict on a data set, in a folder of verdicts."""
+    """A verdict, in a folder of verdicts."""
     return checked / f"{key}.json"
 
 
