@@ -9,7 +9,8 @@ Results are one dict:
   `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then);
 - `protocols`: those that were asked for;
 - optionally `zero_shot`: as `condu_ray.report.zero_shot` describes it;
-- `run`, `recipe`, `seed`, `config`, `versions`, `command`.
+- `run`, `recipe`, `seed`, `config`, `versions`, `command`, and `backbone` (what it is and what was decided for it, a
+  line each; runs of earlier versions have none).
 
 A value that does not exist (Transfer of one task) is nan or None, and null in the file; so what was read back from
 `results.json` gives the same report.
