@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator, model_validator
 
-from condu_ray.settings import SAFE_NAME, Settings, content_hash, split_names
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, split_names
 from condu_ray.store.layout import run_folder
 from condu_ray.store.location import Location
 
@@ -217,6 +217,9 @@ class Experiment(Settings):
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
+    transparent: Literal["white", "refuse"] = late("white")
+    """Images that are transparent in places: `white` is put behind them, or they are refused before anything is spent
+    (`refuse`)."""
     label_space: Literal["task", "union"] = "task"
     """Classes that predictions choose from: the task's own (task known), or, measured beside it, those of all tasks."""
     model: str = "tiny-clip"
