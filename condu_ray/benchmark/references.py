@@ -15,7 +15,7 @@ from condu_ray.benchmark.columns import column_problems, is_text, unreadable, un
 from condu_ray.benchmark.images import DECODING, inspect_image
 from condu_ray.benchmark.rows import open_parquet
 from condu_ray.benchmark.tasks import META, TRAIN, TaskError, hash_file, load_task
-from condu_ray.config import Distillation
+from condu_ray.options import Distillation
 from condu_ray.store.artifacts import ArtifactError, local, read_sealed, read_text, write_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import verdict_path
@@ -31,7 +31,9 @@ class References:
     fingerprint: str
 
     def sample(self, count: int, seed: int) -> tuple[str, ...]:
-        """Returns at most `count` different captions, drawn by a seed."""
+        """Returns at most `count` different captions, drawn by a seed; all as they are for a count of 0."""
+        if not count:
+            return self.captions
         unique = sorted(set(self.captions))
         random.Random(seed).shuffle(unique)
         return tuple(unique[:count])

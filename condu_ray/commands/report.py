@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -33,14 +34,17 @@ def listing(storage: Place) -> Table:
 
 
 def run_report(config: Experiment) -> None:
-    """Writes a run's own report again.
+    """Writes a run's own report again, of what its settings find in storage, or of the numbers that it wrote itself.
 
     Raises:
-        ConfigError: a session or a measurement is missing.
+        ConfigError: a session or a measurement is missing, and the run wrote no numbers.
     """
     from condu_ray.orchestration.run import from_storage
     from condu_ray.orchestration.watch.progress import Display
     from condu_ray.plan.preflight import check
+    from condu_ray.report.run_report import write_report
+    from condu_ray.store import artifacts
+    from condu_ray.store.layout import results_path
 
     quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})
     checked = check(quiet)
@@ -49,9 +53,14 @@ def run_report(config: Experiment) -> None:
         if found is not None:
             display.finish(found, checked.config.run_folder)
     if found is None:
-        raise ConfigError(
-            f"{config.run_name}: not finished, or trained on GPUs that are not here; run its command again"
-        )
+        numbers = results_path(config.run_folder)
+        if not artifacts.is_file(numbers):
+            raise ConfigError(
+                f"{config.run_name}: not finished, or trained by an earlier version or on GPUs that are not here; run "
+                "its command again"
+            )
+        write_report(json.loads(artifacts.read_text(numbers)), numbers.parent)
+        print(f"report: {numbers.parent / 'report.md'}, of the numbers that the run wrote; storage has them no more")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ Each of them takes a backbone at its pretrained weights theta0 and leaves it the
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,18 +32,22 @@ from condu_ray.vlm import model as vlm
 from condu_ray.vlm.model import Backbone, set_weights
 
 
-def load_backbone(model: str = "tiny-clip", pretrained: str | None = None) -> Backbone:
-    """Loads a CLIP-like model in fp32 on the CPU.
+def load_backbone(model: str = "tiny-clip", pretrained: str | None = None, preprocess: str | None = None) -> Backbone:
+    """Loads a CLIP-like model in fp32 on the CPU; what a run would say of it first is a warning here.
 
     Args:
         model: `tiny-clip` (2.2 M parameters, in the package), an open_clip architecture such as `ViT-B-16`, or a folder
             in open_clip's form.
         pretrained: an open_clip tag such as `openai`, a safetensors file, or a folder in open_clip's form.
+        preprocess: for a safetensors file, the tag whose mean, std and resizing its weights were trained with.
 
     Raises:
         BackboneError: nothing of that name, or its weights cannot be read.
     """
-    return vlm.load_backbone(vlm.backbone_spec(model, pretrained))
+    backbone = vlm.load_backbone(vlm.backbone_spec(model, pretrained, preprocess))
+    for note in backbone.notes:
+        warnings.warn(note, stacklevel=2)
+    return backbone
 
 
 def load_tasks(
@@ -108,7 +113,12 @@ def fine_tune(
     settings = changed(
         Experiment,
         config,
-        {"seed": seed, "training": {"steps": steps, **rates}, "lora": {"rank": lora, **rates}},
+        {
+            "seed": seed,
+            "training": {"steps": steps, **rates},
+            "lora": {"rank": lora, **rates},
+            "pam": {"rank": lora, "lr": lr},
+        },
     )
     chosen = get(method or ("condu-lora" if lora else "individual"), settings)
     who = f"method {chosen.name}"

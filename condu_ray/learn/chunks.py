@@ -77,10 +77,11 @@ class ChunkReader:
     Args:
         preprocess: open_clip's PreprocessCfg as a dict.
         augment: whether training augmentation is applied.
+        frozen: whether an image's augmentation is the same each time that it is seen.
     """
 
-    def __init__(self, preprocess: dict[str, Any], augment: bool) -> None:
-        self._preprocessor = Preprocessor(preprocess, augment)
+    def __init__(self, preprocess: dict[str, Any], augment: bool, frozen: bool = False) -> None:
+        self._preprocessor, self._frozen = Preprocessor(preprocess, augment), frozen
         self._rows = RowReader()
         self._orders: dict[str, tuple[tuple[int, int], np.ndarray]] = {}
 
@@ -102,8 +103,9 @@ class ChunkReader:
             if position % chunk.world != chunk.rank:
                 continue
             epoch, place = divmod(position, self._rows.layout(chunk.path).rows)
-            encoded, label = self._rows.read(chunk.path, int(self._order(chunk.path, chunk.seed, epoch)[place]))
-            seed = int(np.random.SeedSequence([chunk.seed, position]).generate_state(1)[0])
+            row = int(self._order(chunk.path, chunk.seed, epoch)[place])
+            encoded, label = self._rows.read(chunk.path, row)
+            seed = int(np.random.SeedSequence([chunk.seed, row if self._frozen else position]).generate_state(1)[0])
             images.append(self._preprocessor.pixels(encoded, seed))
             labels.append(label)
         return {"image": np.stack(images), "label": np.asarray(labels, dtype=np.int64)}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from condu_ray.benchmark import Task
-from condu_ray.config import Inference
 from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.options import Inference
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm import router
@@ -93,6 +93,7 @@ class Evaluator:
             top_k=inference.top_k,
             include_pretrained=inference.include_pretrained,
             aggregation=inference.aggregation,
+            pretrained_weight=inference.pretrained_weight,
         )
         total_NC: Tensor | None = None
         for expert in index_NK.unique().tolist():

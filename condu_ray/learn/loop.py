@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from condu_ray.learn.agreement import CHECK_STEPS, Agreement, named
 from condu_ray.learn.objective import Batch, Objective
+from condu_ray.vlm.towers import train_mode
 
 
 class DivergedError(RuntimeError):
@@ -113,7 +114,7 @@ def fine_tune(
         fused=True,
     )
     agreement, agreed = Agreement(lesson.parameters, lesson.rank, lesson.world), 0
-    classifier.train()
+    train_mode(classifier)
     losses: list[float] = []
     begin, waited, images = 0.0, 0.0, 0
     for step in range(settings.steps):

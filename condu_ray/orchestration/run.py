@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from rich.markup import escape
+
 from condu_ray.config import Experiment
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.engine import Engine
@@ -52,6 +54,8 @@ def run(config: Experiment) -> dict[str, Any]:
     with lease(config.run_folder), Display([task.name for task in checked.tasks], config.training.steps) as display:
         remove_drafts(config.storage)
         write_config(config)
+        for line in checked.words:
+            display.say(escape(line))
         results = from_storage(checked, display)
         if results is None:
             with env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"):

@@ -80,6 +80,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         console.print(
             f"sweep {name}: {len(trials)} trials, {len(trials) - len(left)} finished before, {len(left)} to run"
         )
+        console.print(*checked.words, sep="\n", markup=False)
         cluster = partial(env.ray_cluster, sweep.cluster.address, namespace=f"condu_ray/{name}")
         work = partial(_Running, base, checked.under(config), folder, trials, left, console)
         if sweep.cache_report:

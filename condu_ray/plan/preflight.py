@@ -14,11 +14,11 @@ from condu_ray.command_line import nearest
 from condu_ray.config import Experiment
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
+from condu_ray.plan.first_pass import described, first_pass
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
 from condu_ray.store.location import Location
-from condu_ray.vlm import lora
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
 
@@ -32,6 +32,14 @@ class Checked:
     spec: BackboneSpec
     backbone: str
     """theta0's fingerprint."""
+    words: tuple[str, ...] = ()
+    """What a run says first: its backbone, and what was decided for it or warned of, and how it reads the prompts."""
+    sources: tuple[Task, ...] = ()
+    """The tasks that few-shot ones were drawn from; empty where all training images are used."""
+
+    def pictured(self, images: str) -> tuple[Task, ...]:
+        """Returns the tasks whose training images are behind prototypes, by `inference.prototype_images`."""
+        return self.sources if images == "all" and self.sources else self.tasks
 
     def under(self, config: Experiment) -> Checked:
         """Returns what was checked, for a trial's configuration: the same tasks in its order."""
@@ -40,7 +48,7 @@ class Checked:
 
 
 def check(config: Experiment) -> Checked:
-    """Loads and checks methods, storage, tasks, backbone and references; no Ray, no compute.
+    """Loads and checks methods, storage, tasks, backbone and references, and tries them; no Ray.
 
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
@@ -50,7 +58,7 @@ def check(config: Experiment) -> Checked:
     artifacts.check_writable(config.storage)
     if artifacts.is_file(config.run_folder):
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
-    spec = backbone_spec(config.model, config.pretrained)
+    spec = backbone_spec(config.model, config.pretrained, config.preprocess)
     data, names = config.data, config.tasks
     if data is None:
         names = names or MINI_MTIL_DEFAULT
@@ -67,13 +75,13 @@ def check(config: Experiment) -> Checked:
     require_valid(tasks, cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
+    sources = tuple(tasks) if config.shots is not None else ()
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
-    if any(method.adapter == "lora" for method in methods):
-        options = config.lora  # an adapter that does not fit this backbone says so now, not after hours
-        lora.attach(backbone, rank=options.rank, targets=options.targets, seed=0).detach()
-    return Checked(config, tuple(tasks), spec, backbone.fingerprint)
+    texts = first_pass(backbone, tasks, config, methods)
+    words = (backbone.described, *backbone.notes, described(tasks, texts))
+    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
 
 
 def _drawn(config: Experiment) -> Location:

@@ -228,7 +228,7 @@ BACKBONES = {
     ),
     "tensor of another shape": Bad(
         broken(weights(lambda found: found.update({"text_projection": torch.zeros(3, 3)}))), BackboneError,
-        ["text_projection", "cannot be loaded", "size mismatch"],
+        ["text_projection", "cannot be loaded", "another shape"],
     ),
     "tensor missing": Bad(
         broken(weights(lambda found: found.pop("text_projection"))), BackboneError,

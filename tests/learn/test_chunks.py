@@ -91,6 +91,19 @@ def test_augmentation_differs_between_epochs_and_seeds(reader, chunk):
     assert not same(reader.read(chunk), reader.read(replace(chunk, seed=6)))
 
 
+def test_a_frozen_crop_is_the_same_each_time_that_its_image_is_seen(task_data, small_backbone, chunk):
+    spec = backbone_spec(pretrained=str(small_backbone))
+    frozen = ChunkReader(spec.preprocess, augment=True, frozen=True)
+    rows = pq.read_metadata(chunk.path).num_rows
+    epochs = [frozen.read(replace(chunk, start=first, stop=first + rows)) for first in (0, rows)]
+    seen = [{image.tobytes() for image in epoch["image"]} for epoch in epochs]
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == rows
+    assert not np.array_equal(*(epoch["image"] for epoch in epochs))  # in another order
+    other = frozen.read(replace(chunk, seed=chunk.seed + 1, start=0, stop=rows))
+    assert {image.tobytes() for image in other["image"]} != seen[0]
+
+
 def test_batches_have_one_size_and_never_mix_tasks(reader, task_data):
     chunks = [
         list(training_chunks(str(task_data / name / "train.parquet"), seed=0, steps=5, batch_size=8, rows=20))

@@ -8,10 +8,10 @@ import torch
 
 from condu_ray.benchmark import load_task
 from condu_ray.benchmark.rows import sample
-from condu_ray.config import Inference
 from condu_ray.learn import features as features_module
 from condu_ray.learn.evaluate import Evaluator, class_ids
 from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.options import Inference
 from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights
 from condu_ray.vlm.preprocess import Preprocessor, normalise
 

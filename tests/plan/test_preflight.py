@@ -11,6 +11,7 @@ import pytest
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS
 from condu_ray.config import Experiment
+from condu_ray.learn.prototype_store import prototype_key
 from condu_ray.methods import METHODS
 from condu_ray.methods.registry import MethodError
 from condu_ray.plan import preflight
@@ -29,7 +30,7 @@ def settings(tmp_path, task_data, small_backbone):
 def test_good_input_passes_and_its_verdict_is_kept(settings):
     found = check(Experiment(**settings))
     assert [task.name for task in found.tasks] == ["walls", "doors", "cars"]
-    assert len(list((settings["storage"] / "checked").iterdir())) == 3
+    assert len(list((settings["storage"] / "checked").iterdir())) == 3 + 3 + 1  # data, the backbone on them, training
     assert check(Experiment(**settings)).backbone == found.backbone
 
 
@@ -71,6 +72,15 @@ def test_bad_labels_are_found_before_the_backbone_is_loaded(settings, tmp_path, 
 def test_mini_mtil_is_drawn_where_no_data_is_given(tmp_path):
     found = check(Experiment(storage=tmp_path, tasks=("digits",)))
     assert [task.name for task in found.tasks] == ["digits"]
+
+
+def test_prototypes_are_of_the_shots_or_of_all_images_that_they_were_drawn_from(settings):
+    whole, few = (check(Experiment(**settings, shots=shots)) for shots in (None, 2))
+    assert few.pictured("all") == whole.tasks == whole.pictured("all") == whole.pictured("training")
+    assert few.pictured("training") == few.tasks
+    for all_images, shots in zip(whole.tasks, few.tasks, strict=True):
+        own, shared = (prototype_key("theta0", shots, images) for images in ("training", "all"))
+        assert own != shared == prototype_key("theta0", all_images)
 
 
 def test_shots_are_drawn_and_move_the_experts(settings):

@@ -167,7 +167,6 @@ def test_detach_restores_everything(model, targets):
         lora.detach()
         assert state(backbone) == before
         assert all(torch.equal(tensor, weights[name]) for name, tensor in backbone.model.state_dict().items())
-        assert fingerprint(backbone.model.state_dict()) == backbone.fingerprint
     assert not any(parametrize.is_parametrized(module) for module in backbone.model.modules())
 
 

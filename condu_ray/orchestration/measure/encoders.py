@@ -19,7 +19,7 @@ from condu_ray.orchestration.lanes.stream import chunk_dataset
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 from condu_ray.vlm.preprocess import Preprocessor, normalise
-from condu_ray.vlm.zeroshot import image_features, text_features
+from condu_ray.vlm.zeroshot import image_features, text_sums
 
 CHUNK_ROWS, BATCH = 512, 64
 CHUNKS_PER_ENCODER = 32
@@ -44,7 +44,7 @@ class Encode:
         folder, number, start, stop = (rows[name][0] for name in ("folder", "task", "start", "stop"))
         task = load_task(str(folder))
         if start == stop:
-            text = text_features(self._backbone.model, self._backbone.tokenizer, task.classes, task.templates)
+            text = text_sums(self._backbone.model, self._backbone.tokenizer, task.classes, task.templates)
             labels, counts, sums = np.arange(len(text)), np.zeros(len(text), np.int64), text.cpu().double().numpy()
         else:
             groups = range(int(rows["group"][0]), int(rows["end"][0]))

@@ -1,0 +1,210 @@
+"""Files of weights: which are refused, which names are put right, and what is said of those that do not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""What a weight may be stored in, as safetensors calls it."""
+WRAPPERS = ("module.", "model.", "clip.", "clip_model.", "student.", "state_dict.")
+"""What training loops put before every name (DistributedDataParallel, Lightning and others)."""
+NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "position_ids", "attn_mask")
+"""Last parts of names that some checkpoints hold beside their weights; nothing is lost with them."""
+SHOWN = 2
+"""Names that a message gives of a kind."""
+
+HUGGING_FACE = (
+    (r"^vision_model\.embeddings\.class_embedding$", "visual.class_embedding"),
+    (r"^vision_model\.embeddings\.patch_embedding\.", "visual.conv1."),
+    (r"^vision_model\.embeddings\.position_embedding\.weight$", "visual.positional_embedding"),
+    (r"^vision_model\.pre_layrnorm\.", "visual.ln_pre."),
+    (r"^vision_model\.post_layernorm\.", "visual.ln_post."),
+    (r"^vision_model\.encoder\.layers\.", "visual.transformer.resblocks."),
+    (r"^visual_projection\.weight$", "visual.proj"),
+    (r"^text_model\.embeddings\.token_embedding\.", "token_embedding."),
+    (r"^text_model\.embeddings\.position_embedding\.weight$", "positional_embedding"),
+    (r"^text_model\.final_layer_norm\.", "ln_final."),
+    (r"^text_model\.encoder\.layers\.", "transformer.resblocks."),
+    (r"^text_projection\.weight$", "text_projection"),
+    (r"\.self_attn\.", ".attn."),
+    (r"\.layer_norm([12])\.", r".ln_\1."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+)
+"""Hugging Face's CLIPModel in open_clip's names; query, key and value are one tensor there, projections transposed."""
+
+
+class BackboneError(ValueError):
+    """A backbone that cannot be loaded; the message names the model, tag or file."""
+
+
+def check_weights(path: Path) -> None:
+    """Refuses a file of weights that is no safetensors file: any other form may run code when it is opened.
+
+    Raises:
+        BackboneError: it is a pickle, cut short, or something else.
+    """
+    convert = "load it where it can be trusted, and write it with safetensors.torch.save_file(model.state_dict(), ...)"
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+        # A torch checkpoint is a zip archive of pickles; before torch 1.6 it was a bare pickle (protocol 2 or later).
+        if start == b"PK" or (start[:1] == b"\x80" and start[1:] <= b"\x05"):
+            raise BackboneError(f"{path}: is a pickled checkpoint, which runs code when it is opened; {convert}")
+        with safe_open(path, framework="pt") as tensors:
+            if not tensors.keys():
+                raise BackboneError(f"{path}: holds no tensor; copy it anew")
+    except OSError as error:
+        raise BackboneError(f"{path}: cannot be read ({error.strerror or error}); look at the disk") from error
+    except SafetensorError as error:
+        raise BackboneError(f"{path}: cannot be loaded: cut short or no safetensors ({error}); copy it anew") from error
+
+
+def load_weights(model: nn.Module, path: Path, name: str) -> list[str]:
+    """Loads a file of weights into a model, strictly: every tensor of the model has to be there.
+
+    Names may be open_clip's own, in any of the forms that open_clip reads, wrapped by a training loop, or those of
+    Hugging Face's CLIPModel.
+
+    Args:
+        model: as open_clip built it.
+        path: a safetensors file.
+        name: the model's, for messages.
+
+    Returns:
+        What was done to it that a user should know, a line each.
+
+    Raises:
+        BackboneError: it is damaged, quantised, or of another architecture; the message says what it looks like.
+    """
+    check_weights(path)
+    own = model.state_dict()
+    with safe_open(path, framework="pt") as file:
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
+        stored = {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+    _refuse_quantised(path, stored, own)
+    shapes = {key: shape for key, (_, shape) in stored.items()}
+    for renamed, what in _readings(shapes):
+        hugging_face = any(new.startswith("text_model.") for new in renamed.values())
+        if not hugging_face and not _fits({new: shapes[old] for old, new in renamed.items()}, own):
+            continue
+        held = load_file(path)
+        tensors = {new: held[old] for old, new in renamed.items()}
+        if hugging_face:
+            tensors = from_hugging_face(tensors)
+            what.append("Hugging Face's names were turned into open_clip's")
+        if _fits({key: tuple(tensor.shape) for key, tensor in tensors.items()}, own):
+            model.load_state_dict({key: tensor.reshape(own[key].shape) for key, tensor in tensors.items()})
+            return [f"{path}: {', '.join(what)}"] if what else []
+    return _as_open_clip_reads(model, path, name, shapes)
+
+
+def _refuse_quantised(path: Path, stored: Mapping[str, tuple[str, tuple[int, ...]]], own: Mapping[str, Tensor]) -> None:
+    counts = {key.rsplit(".", 1)[-1] for key, tensor in own.items() if not tensor.is_floating_point()}
+    odd = {
+        key: kind
+        for key, (kind, shape) in stored.items()
+        if kind not in FLOATS and shape and key.rsplit(".", 1)[-1] not in counts | set(NO_WEIGHTS)
+    }
+    if odd:
+        key, kind = next(iter(odd.items()))
+        raise BackboneError(
+            f"{path}: {len(odd)} of {len(stored)} tensors are quantised ({_names([key])} is {kind}); take the weights "
+            f"as they were before, in one of {', '.join(FLOATS)}"
+        )
+
+
+def _readings(names: Collection[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """Yields what a file's names may be read as, {stored: model's}, each with what was done to them."""
+    yield {name: name for name in names}, []
+    found, done = {name: name for name in names if name.rsplit(".", 1)[-1] not in NO_WEIGHTS}, []
+    yield found, []
+    while True:
+        if any("_orig_mod." in new for new in found.values()):  # by torch.compile, of the whole or of a part
+            gone, found = "_orig_mod.", {old: new.replace("_orig_mod.", "") for old, new in found.items()}
+        else:
+            wrapped = (part for part in WRAPPERS if all(new.startswith(part) for new in found.values()))
+            gone = next(wrapped, "")
+            found = {old: new.removeprefix(gone) for old, new in found.items()}
+        if not gone:
+            return
+        done.append(f"{gone} was taken off its names")
+        yield found, list(done)
+
+
+def _fits(shapes: Mapping[str, tuple[int, ...]], own: Mapping[str, Tensor]) -> bool:
+    """Whether these are the model's tensors, all of them; the scale is a number or a vector of one."""
+    return shapes.keys() == own.keys() and all(
+        shape == own[name].shape or (name.startswith("logit_") and torch.Size(shape).numel() == own[name].numel() == 1)
+        for name, shape in shapes.items()
+    )
+
+
+def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights of Hugging Face's CLIPModel under open_clip's names, in open_clip's layout.
+
+    Args:
+        tensors: `text_model.*`, `vision_model.*`, the projections and `logit_scale`; other names stay as they are.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new = name
+        for pattern, replacement in HUGGING_FACE:
+            new = re.sub(pattern, replacement, new)
+        if ".q_proj." in new:
+            keys = [name.replace(".q_proj.", f".{letter}_proj.") for letter in "qkv"]
+            found[new.replace("q_proj.", "in_proj_")] = torch.cat([tensors[key] for key in keys if key in tensors])
+        elif not re.search(r"\.[kv]_proj\.", new):
+            found[new] = tensor.T if new in ("visual.proj", "text_projection") else tensor
+    return found
+
+
+def _as_open_clip_reads(model: nn.Module, path: Path, name: str, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Leaves it to open_clip, which knows older forms of its own and resizes position embeddings."""
+    from open_clip.factory import load_checkpoint
+
+    own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    try:
+        load_checkpoint(model, str(path))
+    except Exception as error:  # what it raises on a foreign file is of any class
+        raise BackboneError(_looks_like(path, name, shapes, own)) from error
+    return [
+        f"{path}: {key} {list(shape)} was resized to the model's {list(own[key])}"
+        for key, shape in shapes.items()
+        if key in own and "positional_embedding" in key and shape != own[key]
+    ]
+
+
+def _looks_like(
+    path: Path, name: str, shapes: Mapping[str, tuple[int, ...]], own: Mapping[str, tuple[int, ...]]
+) -> str:
+    missing, extra = [key for key in own if key not in shapes], [key for key in shapes if key not in own]
+    other = [key for key, shape in shapes.items() if key in own and shape != own[key]]
+    found = [f"{len(missing)} of {len(own)} tensors are missing ({_names(missing)})"] if missing else []
+    found += [f"{len(extra)} are none of the model's ({_names(extra)})"] if extra else []
+    if other:
+        key = other[0]
+        found.append(f"{len(other)} have another shape ({_names([key])} {list(shapes[key])}, not {list(own[key])})")
+    marks = {
+        "lora_": "adapters of another program; merge them into their weights first",
+        "text_model.": "a model of Hugging Face's of another kind or size",
+        "text.": "a model with a text tower of its own (open_clip's CustomTextCLIP: SigLIP, MobileCLIP, CoCa, ...)",
+        "visual.trunk.": "a model with an image tower of timm's",
+        "visual.layer1.": "a ResNet of CLIP's",
+        "visual.transformer.": "a Vision Transformer of another kind or size",
+    }
+    looks = next((what for mark, what in marks.items() if any(mark in key for key in extra)), "another architecture")
+    return f"{path}: cannot be loaded as {name}: {'; '.join(found)}. It looks like {looks}; name its --model"
+
+
+def _names(keys: list[str]) -> str:
+    """The first of some names, each cut to a length that a line can hold."""
+    shown = [key if len(key) <= 80 else f"{key[:77]}..." for key in keys[:SHOWN]]
+    return ", ".join(shown) + (", ..." if len(keys) > SHOWN else "")

@@ -1,0 +1,145 @@
+"""Every kind of tower that open_clip has: what training leaves of theta0, and what a delta is worth."""
+
+import copy
+import json
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from condu_ray.benchmark import load_task
+from condu_ray.config import Experiment
+from condu_ray.learn.retry import local_stream
+from condu_ray.methods import get
+from condu_ray.methods.training import train_expert
+from condu_ray.vlm.model import CONFIG, EMBEDDED, MERGES, WEIGHTS, backbone_spec, load_backbone, set_weights
+from condu_ray.vlm.towers import train_mode
+
+VIT = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+TEXT = {"context_length": 12, "vocab_size": 4096, "width": 32, "heads": 2, "layers": 1}
+CUSTOM = {"custom_text": True}
+
+
+def timm(name, **rest):
+    return {"timm_model_name": name, "timm_pool": "avg", "image_size": 160, **rest}
+
+
+KINDS = {
+    "vision transformer": (VIT, TEXT, {}),
+    "average pool, no causal mask": (VIT | {"pool_type": "avg"}, TEXT | {"no_causal_mask": True}, {}),
+    "fixed positions": (VIT | {"pos_embed_type": "sin_cos_2d", "pool_type": "avg"}, TEXT, {}),
+    "patch dropout": (VIT | {"patch_dropout": 0.5, "patch_size": 8}, TEXT, {}),
+    "ModifiedResNet": (VIT | {"layers": [1, 1, 1, 1], "width": 8, "head_width": 8}, TEXT, {}),
+    "custom text": (VIT, TEXT | {"pool_type": "last", "proj_bias": True}, CUSTOM),
+    "SigLIP": (
+        timm("test_vit", timm_pool="map", timm_proj="none"),
+        TEXT | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
+        CUSTOM | {"init_logit_bias": -10, "embed_dim": 64},
+    ),
+    "ConvNeXt": (timm("test_convnext", timm_proj="mlp", timm_drop=0.1, timm_drop_path=0.1), TEXT, {}),
+    "ResNet of timm": (timm("test_resnet"), TEXT, {}),
+    "EfficientNet": (timm("test_efficientnet"), TEXT, {}),
+    "ViTamin's kind": (timm("test_maxvit"), TEXT, CUSTOM),
+    "MobileCLIP": (timm("fastvit_t8", timm_proj=None, image_size=64), TEXT, CUSTOM),
+    "CoCa": (
+        VIT | {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 8, "output_tokens": True},
+        TEXT | {"embed_cls": True, "output_tokens": True},
+        CUSTOM | {"multimodal_cfg": TEXT | {"attn_pooler_heads": 2}},
+    ),
+}  # fmt: skip
+BUFFERS = {"ModifiedResNet", "ResNet of timm", "EfficientNet", "ViTamin's kind", "MobileCLIP"}
+"""Kinds that keep statistics of what they see."""
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def spec(kind, tmp_path):
+    vision, text, rest = copy.deepcopy(KINDS[kind])
+    config = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, **rest}
+    prepared = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    (tmp_path / CONFIG).write_text(json.dumps({"model_cfg": config, "preprocess_cfg": prepared}))
+    (tmp_path / MERGES).write_bytes((EMBEDDED / MERGES).read_bytes())
+    torch.manual_seed(0)
+    model = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False)
+    for layer in model.modules():
+        for name, buffer in layer.named_buffers(recurse=False):  # as if they had seen images
+            if name.startswith("running_"):
+                buffer.uniform_(0.5, 2)
+    if kind == "CoCa":
+        nn.init.zeros_(model.text_decoder.text_projection)  # open_clip leaves what lay in memory
+    save_file(model.state_dict(), tmp_path / WEIGHTS)
+    return backbone_spec(pretrained=str(tmp_path))
+
+
+def features(backbone):
+    generator = torch.Generator().manual_seed(0)
+    images, tokens = (
+        torch.randn(3, 3, *backbone.spec.image_size, generator=generator),
+        backbone.tokenizer(["red", "a green door"]),
+    )
+    with torch.no_grad():
+        return backbone.model.encode_image(images), backbone.model.encode_text(tokens)
+
+
+def train(backbone, task_data, **settings):
+    config = Experiment.model_validate(
+        {"training": {"steps": 3, "batch_size": 4, "lr": 1e-3, "precision": "fp32", **settings}}
+    )
+    task, theta0 = load_task(task_data / "walls"), backbone.snapshot()
+    stream = local_stream(config, task, backbone.spec.preprocess)
+    trained = train_expert(get("individual", config), task, stream, backbone=backbone, theta0=theta0, precision="fp32")
+    return theta0, trained.delta
+
+
+def test_theta0_is_theta0_again_and_what_is_served_is_what_was_trained(kind, spec, task_data):
+    backbone, other = load_backbone(spec), load_backbone(spec)
+    before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
+    assert any("running" in name for name in before) == (kind in BUFFERS)
+    theta0, delta = train(backbone, task_data)
+    trained = features(backbone)
+    set_weights(other, theta0, delta)
+    served = features(other)
+    for one, two in zip(trained, served, strict=True):
+        assert (one - two).norm() <= 1e-5 * one.norm()
+    set_weights(backbone, theta0, None)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.model.state_dict().items())
+    assert all(
+        torch.equal(one, two) for one, two in zip(features(backbone), features(load_backbone(spec)), strict=True)
+    )
+
+
+def test_every_position_of_a_delta_is_trained(spec, task_data):
+    backbone = load_backbone(spec)
+    _, delta = train(backbone, task_data, label_smoothing=0.0, augment=False)
+    named = dict(backbone.model.named_parameters())
+    assert delta.keys() == {name for name, parameter in named.items() if parameter.requires_grad}
+    assert [name for name in delta if named[name].grad is None] == []
+    assert [name for name in backbone.frozen if name in named and named[name].grad is not None] == []
+
+
+def test_what_is_frozen(kind, spec):
+    backbone = load_backbone(spec)
+    named = {name for name, _ in backbone.model.named_parameters()}
+    frozen = {name for name in backbone.frozen & named if not name.startswith("logit_")}
+    wanted = {
+        "CoCa": {name for name in named if name.startswith("text_decoder.")},
+        "fixed positions": {"visual.positional_embedding"},
+    }
+    assert frozen == wanted.get(kind, set())
+
+
+def test_training_mode_leaves_dropout_as_it_is():
+    norm = nn.BatchNorm2d(2)
+    norm.drop = nn.Dropout()  # timm's norm layers hold what comes after them
+    kept = nn.InstanceNorm2d(2, track_running_stats=True)
+    model = nn.Sequential(norm, kept, nn.Dropout(), nn.BatchNorm2d(2, track_running_stats=False), nn.LayerNorm(2))
+    model.eval()
+    train_mode(model)
+    assert [layer.training for layer in model] == [False, False, True, True, True]
+    assert norm.drop.training
