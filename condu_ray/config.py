@@ -131,6 +131,9 @@ class Experiment(Settings):
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
+    transparent: Literal["white", "refuse"] = late("white")
+    """Images that are transparent in places: `white` is put behind them, or they are refused before anything is spent
+    (`refuse`)."""
     protocol: Annotated[tuple[Protocol, ...], Split] = late(("task",), min_length=1)
     """Measured, several at once: `task` (a learned task is known; its own classes), `own` (every image is routed;
     the tested task's own classes), `union` (routed; the classes of all tasks, one name is one class), `xtail` (routed;

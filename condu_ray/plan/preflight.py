@@ -72,7 +72,8 @@ def check(config: Experiment) -> Checked:
         mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
     tasks = load_tasks(data, names)
     _check_rates(config, data, tasks)
-    require_valid(tasks, cache_folder=checked_folder(config.storage))
+    opaque = config.transparent == "refuse"
+    require_valid(tasks, cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
     sources = tuple(tasks) if config.shots is not None else ()
@@ -150,7 +151,8 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
         resolved = artifacts.local(path).resolve()
         if resolved in folders or resolved.parent in folders:
             raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
-    require_decodable(load_references(config.distillation), checked_folder(config.storage))
+    opaque = config.transparent == "refuse"
+    require_decodable(load_references(config.distillation), checked_folder(config.storage), refuse_transparent=opaque)
     # Absolute, for Ray Train has its workers work in a folder of their own.
     options = config.distillation
     found = {
