@@ -26,6 +26,7 @@ for folder in (ROOT, ROOT / "dashboards"):  # a checkout need not be installed f
 import generate  # noqa: E402
 
 from condu_ray.config import Experiment, Sweep  # noqa: E402
+from condu_ray.constants import ALL, CONSTANTS, DIFFERENCES  # noqa: E402
 from condu_ray.methods import METHODS  # noqa: E402
 from condu_ray.recipes import RECIPES  # noqa: E402
 from condu_ray.report import results_page  # noqa: E402
@@ -187,6 +188,35 @@ def _differences(found: Mapping[str, Any], plain: Mapping[str, Any], prefix: str
             yield prefix + key, ",".join(value) if isinstance(value, tuple) else f"{value}"
 
 
+def _constants(_: str, page: Path) -> str:
+    rows = []
+    for row in CONSTANTS:
+        held = ", ".join(f"`{name}`" for name in row.recipes) or ("default" if row.setting else "in the code")
+        held = "all recipes of MTIL" if row.recipes == ALL else held
+        setting = f"`{row.setting}`" if row.setting else "–"
+        rows.append([_cell(row.what), _cell(_shown(row.value)), _cell(row.source), setting, held])
+    return markdown_table(["constant", "value", "from", "setting", "held by"], rows, left=5)
+
+
+def _differences_table(_: str, page: Path) -> str:
+    rows = [
+        [_cell(row.what), f"`--{row.setting}`", f"`{_shown(row.paper)}`", f"`{_shown(row.code)}`", f"`{row.where}`"]
+        for row in DIFFERENCES
+    ]
+    return markdown_table(["what", "option", "paper (default)", "public code", "where"], rows, left=5)
+
+
+def _shown(value: Any) -> str:
+    """A setting's value as a flag takes it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{task} {number:g}" for task, number in value.items())
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
 def _is_part(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
@@ -222,6 +252,7 @@ def _default(value: Any) -> str:
 MAKERS: dict[str, Callable[[str, Path], str]] = {
     "results": _results, "table": _table, "methods": _methods, "floors": _floors, "jobs": _jobs,
     "settings": _settings, "recipes": _recipes, "example": _example,
+    "constants": _constants, "differences": _differences_table,
     "metrics": lambda _, page: generate.metrics_table(), "alerts": lambda _, page: generate.alerts_table(),
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from condu_ray.config import Experiment, Sweep
+from condu_ray.constants import published_settings
 from condu_ray.names import nearest
 from condu_ray.recipes import RECIPES
 from condu_ray.store.passwords import without_passwords
@@ -203,8 +204,16 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
     recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
-    settings = RECIPES[recipe]().model_dump()
-    for given_by, given in ((f"--config {path}", from_file), ("command line", flags)):
+    given = {f"--config {path}": from_file, "command line": flags}
+    found = _layered(RECIPES[recipe]().model_dump(), given, kind)
+    if found.as_published:  # over the recipe, and under all that is given
+        found = _layered(merged(RECIPES[recipe]().model_dump(), published_settings()), given, kind)
+    return found
+
+
+def _layered(settings: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]], kind: type[C]) -> C:
+    """Lays one layer of settings after the other on top; the last one's name is what an error says."""
+    for given_by, given in layers.items():
         settings = merged(settings, given)
         try:
             found = kind.model_validate(settings)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, split_names
+from condu_ray.constants import as_published
+from condu_ray.options import Distillation, Inference, Lora, Merging, Pam, Rate, Replay, Split, Where
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, late
 from condu_ray.store.layout import run_folder
 from condu_ray.store.location import Location
-
-Rate = Annotated[float, Field(gt=0)]
-_Split = BeforeValidator(split_names)
-Where = Annotated[Location, PlainValidator(Location), PlainSerializer(str, when_used="json")]
-"""A setting that names a folder or file: a text, a `Path` or a `Location`."""
 
 
 class Training(Settings):
@@ -37,6 +35,9 @@ class Training(Settings):
     """Label smoothing of the cross entropy; the papers use 0.2."""
     augment: bool = True
     """Random resized crops (open_clip's own training transform) instead of the evaluation transform."""
+    crops: Literal["fresh", "frozen"] = late("fresh")
+    """With `augment`: `fresh` crops an image anew each time that it is seen; `frozen` crops it once and keeps that crop
+    for all steps (ConDU's few-shot script)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16` trains under autocast; `auto` takes it where the GPU or the CPU (AVX512-BF16, AMX) has it."""
     workers: int = Field(1, ge=1)
@@ -71,102 +72,6 @@ class Training(Settings):
         return kept | {"lr": self.rate(task)}
 
 
-class Lora(Settings):
-    """Low-rank adapters, for methods that train them in place of the whole model (`condu-lora`, `pam`)."""
-
-    rank: int = Field(64, ge=1)
-    """Rank of the factors: 64 in ConDU's public code, 32 in PAM (set it for all methods of the run at once)."""
-    scale: float = Field(1.0, gt=0)
-    """The weight delta is scale * B A."""
-    targets: Annotated[tuple[Literal["mlp", "attention"], ...], _Split] = Field(("mlp",), min_length=1)
-    """Linears that get factors: the MLPs' (ConDU's public code), the attention's in- and out-projection, or both."""
-    init: Literal["normal", "zeros"] = "normal"
-    """Fresh factors: both from N(0, std^2) (ConDU's public code), or B zero (Hu et al. 2021)."""
-    std: float = Field(0.01, gt=0)
-    """Standard deviation of fresh factors."""
-    lr: float | None = Field(None, gt=0)
-    """Peak learning rate of adapters; default: ten times `training.lr`, for factors have to move further."""
-    lr_by_task: dict[str, Rate] = Field({})
-    """Peak learning rate of adapters by task name."""
-    merge: Literal["delta", "factors"] = "delta"
-    """What `condu-lora` merges: the materialised weight delta, or A and B as ConDU's public code does."""
-
-
-class Merging(Settings):
-    """How experts become one model."""
-
-    rescaler: Literal["l1", "tensor_mean"] = "l1"
-    """ConDU's rescaler: `l1` is the paper's; `tensor_mean` the public code's sum of per-tensor means."""
-    arithmetic_scale: float = Field(0.3, gt=0)
-    """`task-arithmetic`: factor of the sum of deltas."""
-    ties_density: float = Field(0.2, gt=0, le=1)
-    """`ties`: share of each delta that is kept, by magnitude."""
-    ties_scale: float = Field(1.0, gt=0)
-    """`ties`: factor of the merged delta."""
-    wise_alpha: float = Field(0.5, ge=0, le=1)
-    """`wise-ft`: weight of the newly trained model against the one before."""
-
-
-class Pam(Settings):
-    """PAM's aligned training and its merge."""
-
-    adapter: Literal["lora", "full"] = "lora"
-    """What `pam` and `pam-noalign` train: LoRA factors (the paper) or the whole delta (`pam-full` always does)."""
-    align_every: int = Field(10, ge=1)
-    """Steps between two alignments."""
-    top_percent: float = Field(50.0, ge=0, le=100)
-    """Positions that are aligned: those among the largest of the global adapter by magnitude, in percent."""
-    align_to: Literal["zero", "global"] = "zero"
-    """Value that a position in conflict starts again from: 0, or the global adapter's."""
-    merge: Literal["average", "condu", "ties", "task-arithmetic", "magmax"] = "average"
-    """How the trained adapter is merged: the running mean (the paper), or another method's rule."""
-
-
-class Distillation(Settings):
-    """Methods that learn from a teacher beside the labels (`lwf`, `lwf-vr`, `icarl`, `zscl`)."""
-
-    reference: Annotated[tuple[Where, ...], _Split] = ()
-    """Reference images of `zscl`: task folders or Parquet files with a column `image`; mini-MTIL draws its own."""
-    captions: Where | None = None
-    """Reference texts, one a line; default: the references' `caption` columns or class prompts."""
-    max_captions: int = Field(1000, ge=2)
-    """Reference texts that are used, drawn by the seed."""
-    batch_size: int = Field(0, ge=0)
-    """Reference images or exemplars a step, over all workers; 0: as many as `training.batch_size`."""
-    temperature: float = Field(2.0, gt=0)
-    """Temperature of the softened distributions."""
-    weight: float = Field(1.0, ge=0)
-    """Factor of each distillation term beside the cross entropy."""
-    vocabulary: int = Field(1000, ge=2)
-    """`lwf-vr`: random prompts."""
-    vocabulary_length: int = Field(10, ge=1)
-    """`lwf-vr`: tokens of a random prompt."""
-    ensemble_every: int = Field(100, ge=1)
-    """`zscl`: steps between two weights that enter the running mean."""
-    l2: float = Field(1.0, ge=0)
-    """`zscl`: factor of the squared distance to the weights that training started from."""
-
-
-class Replay(Settings):
-    """Exemplars of earlier tasks (`icarl`)."""
-
-    per_class: int = Field(5, ge=1)
-    """Exemplars a class, chosen by herding and stored beside the expert."""
-
-
-class Inference(Settings):
-    """How a task that was not learned yet is predicted from the experts that there are."""
-
-    aggregation: Literal["weighted", "mean"] = "weighted"
-    """Weights of the candidates' logits: `weighted` by prototype similarity (paper), `mean` equal (public code)."""
-    top_k: int = Field(5, ge=1)
-    """Candidates an image, the pretrained model among them when it is included."""
-    include_pretrained: bool = True
-    """Whether the pretrained model is always the first candidate (public code)."""
-    prototypes: Literal["both", "image", "text"] = "both"
-    """What class prototypes are made of: training images' features, prompts' features, or both."""
-
-
 class Evaluation(Settings):
     """How accuracy is measured after each session."""
 
@@ -175,7 +80,10 @@ class Evaluation(Settings):
     evaluators: int = Field(0, ge=0)
     """Long-lived evaluator actors; 0: one for eight GPUs or, without any, for two lanes; at least one."""
     max_images: int = Field(0, ge=0)
-    """Test images a task (the first ones); 0: all of them."""
+    """Test images a task, drawn in proportion to its classes, the same ones in every run; 0: all of them."""
+    first_session: Literal["triggers", "pretrained"] = late("triggers")
+    """What predicts the learned task after the first session where tasks have triggers (`condu`, `emr`): its expert, or
+    the pretrained model, as the public evaluation script has it by a slip."""
 
 
 class Tracking(Settings):
@@ -209,11 +117,14 @@ class Experiment(Settings):
 
     recipe: str = "mini_mtil"
     """Named set of defaults that everything else overrides (condu_ray/recipes.py); `own_data` where --data is given."""
-    method: Annotated[tuple[str, ...], _Split] = ("condu",)
+    as_published: bool = late(False)
+    """Whether ConDU's public code is followed where it differs from the paper (condu_ray/CONSTANTS.md lists how): sets
+    those options that neither --config nor a flag gives."""
+    method: Annotated[tuple[str, ...], Split] = ("condu",)
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
-    tasks: Annotated[tuple[str, ...] | None, _Split] = None
+    tasks: Annotated[tuple[str, ...] | None, Split] = None
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
@@ -247,6 +158,11 @@ class Experiment(Settings):
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
     cluster: Cluster = Cluster()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published(cls, values: Any) -> Any:
+        return as_published(values) if isinstance(values, Mapping) and values.get("as_published") is True else values
 
     @field_validator("method", "tasks")
     @classmethod

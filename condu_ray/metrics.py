@@ -28,7 +28,11 @@ class ContinualMetrics:
     backward_transfer: float
     """BWT: mean over ``i < T`` of ``A[T, i] - A[i, i]`` (GEM, NeurIPS 2017); negative is forgetting. NaN for T = 1."""
     forgetting: float
-    """Mean over ``i < T`` of ``max_t A[t, i] - A[T, i]`` over all sessions ``t``; at least 0. NaN for T = 1."""
+    """Mean over ``i < T`` of ``max_t A[t, i] - A[T, i]`` over all sessions ``t``, those before task ``i`` was learned
+    and the last one among them (Chaudhry et al., ECCV 2018), so that it is at least 0. NaN for T = 1."""
+    forgetting_since_learned: float
+    """The other common one: the maximum over ``i <= t < T``, from the task's own session to the last but one; negative
+    where the last session is the best. NaN for T = 1."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,13 @@ METRICS = {
     ),
 }  # fmt: skip
 """By field of `ContinualMetrics`, in the order of columns."""
+MORE = {
+    "forgetting_since_learned": Column(
+        "Forgetting since learned", 2, higher_is_better=False,
+        meaning="best accuracy from learning to the last session but one minus that after the last, mean over tasks",
+    ),
+}  # fmt: skip
+"""Other fields of `ContinualMetrics`, which results record and tables leave out."""
 HEADLINE = ("transfer", "average", "last")
 """Metrics of ZSCL and ConDU, which pictures and ablations show."""
 COMPARED = (*HEADLINE, "backward_transfer")
@@ -98,7 +109,7 @@ def continual_metrics(accuracy: ArrayLike) -> ContinualMetrics:
         raise MetricsError(f"accuracy[{t}][{i}] is {A[t, i]}, not a finite number")
     tasks = len(A)
     if tasks == 1:
-        return ContinualMetrics(math.nan, float(A[0, 0]), float(A[0, 0]), math.nan, math.nan)
+        return ContinualMetrics(math.nan, float(A[0, 0]), float(A[0, 0]), *[math.nan] * 3)
     earlier = A[:, :-1]
     return ContinualMetrics(
         transfer=float(np.mean([A[:i, i].mean() for i in range(1, tasks)])),
@@ -106,4 +117,5 @@ def continual_metrics(accuracy: ArrayLike) -> ContinualMetrics:
         last=float(A[-1].mean()),
         backward_transfer=float((A[-1, :-1] - np.diagonal(A)[:-1]).mean()),
         forgetting=float((earlier.max(axis=0) - A[-1, :-1]).mean()),
+        forgetting_since_learned=float(np.mean([A[i:-1, i].max() - A[-1, i] for i in range(tasks - 1)])),
     )

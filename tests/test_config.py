@@ -1,7 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from condu_ray.config import Distillation, Experiment, Training
+from condu_ray.config import Experiment, Training
+from condu_ray.options import Distillation
 from condu_ray.recipes import RECIPES
 from condu_ray.store.location import Location
 

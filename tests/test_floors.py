@@ -8,8 +8,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "condu_ray"
 FLOORS = (
-    "merging", "metrics", "names",
-    "store.location", "settings", "store.layout", "config", "recipes", "store", "command_line", "benchmark", "report",
+    "merging", "metrics", "names", "constants",
+    "store.location", "settings", "options", "store.layout", "config", "recipes", "store", "command_line", "benchmark",
+    "report",
     "vlm", "learn", "methods", "plan", "ablation",
     "orchestration.watch", "orchestration.cluster", "orchestration.lanes", "orchestration.measure", "orchestration",
     "face", "commands",

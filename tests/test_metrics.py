@@ -4,7 +4,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from condu_ray.metrics import METRICS, ContinualMetrics, MetricsError, continual_metrics
+from condu_ray.metrics import METRICS, MORE, ContinualMetrics, MetricsError, continual_metrics
 
 
 def test_a_worked_example():
@@ -22,12 +22,19 @@ def test_forgetting_counts_the_best_session_and_is_never_negative():
     assert found.backward_transfer == 20
 
 
+def test_forgetting_since_learning_knows_neither_what_came_before_nor_the_last_session():
+    found = continual_metrics([[60, 95, 0], [50, 70, 0], [70, 40, 80]])
+    assert found.forgetting_since_learned == ((60 - 70) + (70 - 40)) / 2
+    assert found.forgetting == ((70 - 70) + (95 - 40)) / 2
+
+
 def test_one_task():
     found = continual_metrics([[42.0]])
     assert (found.average, found.last) == (42.0, 42.0)
     assert math.isnan(found.transfer)
     assert math.isnan(found.backward_transfer)
     assert math.isnan(found.forgetting)
+    assert math.isnan(found.forgetting_since_learned)
 
 
 def test_arrays_and_units():
@@ -38,7 +45,7 @@ def test_arrays_and_units():
 
 
 def test_every_metric_has_its_column():
-    assert list(METRICS) == [field.name for field in fields(ContinualMetrics)]
+    assert [*METRICS, *MORE] == [field.name for field in fields(ContinualMetrics)]
 
 
 @pytest.mark.parametrize(

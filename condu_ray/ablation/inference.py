@@ -18,10 +18,10 @@ from torch import Tensor
 
 from condu_ray.ablation.cost import Footprint, aggregation_cost
 from condu_ray.benchmark import Task
-from condu_ray.config import Inference
 from condu_ray.learn.evaluate import Evaluator, class_ids
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.metrics import continual_metrics
+from condu_ray.options import Inference
 from condu_ray.plan.stored_method import StoredMethod
 from condu_ray.vlm import router
 

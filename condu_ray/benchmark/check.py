@@ -18,9 +18,10 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from condu_ray.benchmark.images import inspect_image
+from condu_ray.benchmark.columns import unreadable_rows
+from condu_ray.benchmark.images import Seen, inspect_image
+from condu_ray.benchmark.rows import Layout, layout, open_parquet
 from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task, TaskError
 from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, read_text, write_sealed
 from condu_ray.store.layout import verdict_path
@@ -29,12 +30,12 @@ from condu_ray.store.location import Place
 logger = logging.getLogger(__name__)
 
 #: Part of a cached verdict: raise it when a check is added or changes, and every task is checked again.
-CHECK_VERSION = 4
+CHECK_VERSION = 5
 
 _BATCH_ROWS = 32
 _SHOWN = 5  # rows that one message names
 _MAX_LISTED = 20  # problems that one error lists
-_Run = Callable[..., Iterable[tuple[bytes, str | None, bool]]]
+_Run = Callable[..., Iterable[Seen]]
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,10 @@ def check_task(task: Task, *, workers: int = 1) -> list[Problem]:
 
     Returns:
         Errors (labels out of range or null, classes without an image, images that do not decode, have more than
-        `MAX_PIXELS` pixels or more than 8 bits a channel, images in both splits) and warnings (images twice in a split
-        or with several frames, a single class); empty if all is well. Palettes, CMYK and alpha pass: training converts
-        them to RGB. One `Problem` stands for one kind of problem in one file, and names its first rows.
+        `MAX_PIXELS` pixels, sides beyond `MAX_RATIO` or more than 8 bits a channel, images in both splits) and warnings
+        (images twice in a split, with several frames or transparent, a single class, a large file in no random order);
+        empty if all is well. Palettes and CMYK pass: training converts them to RGB. One `Problem` stands for one kind
+        of problem in one file, and names its first rows.
     """
     problems: list[Problem] = []
     if len(task.classes) == 1:
@@ -135,33 +137,36 @@ def require_valid(tasks: Sequence[Task], cache_folder: Place | None = None, *, w
 
 def _check_split(task: Task, path: Path, run: _Run, problems: list[Problem]) -> np.ndarray:
     """Checks one file; returns the images' hashes, uint64 of shape (rows, 2)."""
-    nulls, out_of_range, unusable, animated = _Tally(), _Tally(), _Tally(), _Tally()
+    nulls, out_of_range, unusable, animated, transparent = (_Tally() for _ in range(5))
+    span = (np.iinfo(np.int64).max, np.iinfo(np.int64).min)  # the smallest and the largest label
     counts = np.zeros(len(task.classes), dtype=np.int64)
     digests = bytearray()
     row = 0
     try:
-        # Without a buffer size pyarrow reads whole row groups.
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        with open_parquet(path, streaming=True) as file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=["image", "label"], use_threads=False):
                 labels = batch.column("label").cast(pa.int64(), safe=False)
                 absent = labels.is_null().to_numpy(zero_copy_only=False)
                 values = pc.fill_null(labels, 0).to_numpy()
                 outside = ~absent & ((values < 0) | (values >= len(counts)))
                 counts += np.bincount(values[~absent & ~outside], minlength=len(counts))
+                if not absent.all():
+                    span = min(span[0], int(values[~absent].min())), max(span[1], int(values[~absent].max()))
                 for index in np.flatnonzero(absent).tolist():
                     nulls.add(row + index, f"row {row + index}")
                 for index in np.flatnonzero(outside).tolist():
                     out_of_range.add(row + index, f"row {row + index} has {values[index]}")
-                for index, (digest, wrong, frames) in enumerate(run(inspect_image, batch.column("image").to_pylist())):
-                    digests += digest
-                    if wrong is not None:
-                        unusable.add(row + index, f"row {row + index}: {wrong}")
-                    if frames:
-                        animated.add(row + index, f"row {row + index}")
+                for index, seen in enumerate(run(inspect_image, batch.column("image").to_pylist())):
+                    digests += seen.digest
+                    if seen.wrong is not None:
+                        unusable.add(row + index, f"row {row + index}: {seen.wrong}")
+                    for tally, found in ((animated, seen.animated), (transparent, seen.transparent)):
+                        if found:
+                            tally.add(row + index, f"row {row + index}")
                 row += batch.num_rows
+            order = layout(file)
     except (OSError, pa.ArrowException) as error:
-        message = f"cannot be read after row {row} ({error}); the file is damaged, write or copy it anew"
-        problems.append(Problem("error", path.name, row, message))
+        problems.append(Problem("error", path.name, row, unreadable_rows(row, error)))
         return np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 2)
 
     def report(tally: _Tally, message: str, severity: Literal["error", "warning"] = "error") -> None:
@@ -170,16 +175,32 @@ def _check_split(task: Task, path: Path, run: _Run, problems: list[Problem]) -> 
 
     report(nulls, f"labels are null: {nulls.text()}; give each image a label")
     wanted = f"labels are out of range 0 to {len(counts) - 1}"
-    report(out_of_range, f"{wanted}: {out_of_range.text()}; correct them, or add their classes to meta.json")
+    if span == (1, len(counts)):
+        report(out_of_range, f"{wanted}: all labels of the file are 1 to {len(counts)}, shifted by one; subtract 1")
+    else:
+        report(out_of_range, f"{wanted}: {out_of_range.text()}; correct them, or add their classes to meta.json")
     report(unusable, f"images cannot be used: {unusable.text()}; write these anew, or leave them out")
     report(animated, f"images have several frames: {animated.text()}; only the first one is used", "warning")
+    report(transparent, f"images are transparent in places: {transparent.text()}; white is put behind them", "warning")
+    if path == task.train and not order.mixed:
+        problems.append(Problem("warning", path.name, None, _order_text(order)))
     empty = _Tally()
+    if span == (1, len(counts)):
+        counts[0] = 1  # that no label is 0 is said already
     for label in np.flatnonzero(counts == 0).tolist():
         empty.add(label, f"{label} {task.classes[label]!r}")
     if empty.count:
         message = f"{empty.count} of {len(counts)} classes have no image: {empty.text()}; add images or drop the class"
         problems.append(Problem("error", path.name, None, message))
     return np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 2)
+
+
+def _order_text(order: Layout) -> str:
+    """Returns what a large file's order of rows costs training."""
+    found = "are sorted by class" if order.sorted else "are in no random order"
+    cost = f", from a copy of {order.size / 1e9:.1f} GB in each reader's temporary folder" if order.copied else ""
+    advice = "; written in random order, they would need none" if order.copied else ""
+    return f"rows {found}: training shuffles them over the whole file{cost}{advice}"
 
 
 def _official_repeats(task: Task) -> int:

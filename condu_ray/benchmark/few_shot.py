@@ -2,7 +2,11 @@
 
 The protocol of ConDU's few-shot MTIL (arXiv 2503.10705, five images a class): the first `shots` images of a seeded
 permutation of each class. The permutation depends on the seed, the label and the number of the class's images alone, so
-more shots keep the images that fewer had, and other classes do not matter. Test splits stay as they are.
+more shots keep the images that fewer had, and other classes do not matter. Test splits stay as they are. (The public
+code takes the first five of its loader's shuffled order.)
+
+What a run makes of all images that the shots were drawn from (prototypes, as the public code does) is asked for by
+their fingerprint, which is part of the few-shot file's own content and so of every identity that has that one.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +30,10 @@ from condu_ray.store.location import Location, Place
 logger = logging.getLogger(__name__)
 
 #: Part of the folder's name: raise it when other images are drawn, so that no earlier folder is taken for a new one.
-FEW_SHOT_VERSION = 1
+FEW_SHOT_VERSION = 2
 
+SOURCE = "source_train_fingerprint"
+"""Key, in `meta.json` and in the file of training images, of the fingerprint of those that shots were drawn from."""
 _COLUMNS = ("image", "label")
 _BATCH_ROWS = 32
 _GROUP_BYTES = 32 * 2**20  # encoded images in one row group of what is written
@@ -88,11 +94,18 @@ def draw(labels: np.ndarray, classes: int, *, shots: int, seed: int) -> np.ndarr
     return np.sort(np.concatenate(drawn))
 
 
+def source_fingerprint(task: Task) -> str:
+    """Returns the `train_fingerprint` of the task whose images a few-shot task has; of another task, its own."""
+    meta = json.loads(read_text(task.folder / META))
+    return str(meta.get(SOURCE) or task.train_fingerprint)
+
+
 def _few_shot_task(task: Task, folder: Location, shots: int, seed: int) -> Task:
-    source = {"shots": shots, "seed": seed, "source_fingerprint": task.fingerprint}
+    source = {"shots": shots, "seed": seed, "source_fingerprint": task.fingerprint, SOURCE: task.train_fingerprint}
 
     def write(draft: Path) -> None:
-        _copy_rows(task.train, draft / TRAIN, draw(_labels(task), len(task.classes), shots=shots, seed=seed))
+        rows = draw(_labels(task), len(task.classes), shots=shots, seed=seed)
+        _copy_rows(task.train, draft / TRAIN, rows, {SOURCE: task.train_fingerprint})
         link(task.test, draft / TEST)
 
     try:
@@ -129,12 +142,12 @@ def _labels(task: Task) -> np.ndarray:
     return labels
 
 
-def _copy_rows(source: Path, target: Path, rows: np.ndarray) -> None:
-    """Copies rows (ascending) of one split into another, in row groups of about `_GROUP_BYTES`."""
+def _copy_rows(source: Path, target: Path, rows: np.ndarray, metadata: Mapping[str, str]) -> None:
+    """Copies rows (ascending) of one split into another, in row groups of about `_GROUP_BYTES`; adds metadata."""
     writer, pending = None, []
     try:
         for batch in _read_rows(source, rows):
-            writer = writer or pq.ParquetWriter(target, batch.schema, compression="none")
+            writer = writer or pq.ParquetWriter(target, batch.schema.with_metadata(metadata), compression="none")
             pending.append(batch)
             if sum(part.nbytes for part in pending) >= _GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(pending))

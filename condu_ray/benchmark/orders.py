@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from condu_ray.constants import ORDER_1, ORDER_2
 from condu_ray.names import nearest
-from condu_ray.recipes import ORDER_1, ORDER_2
 
 #: Most orders that are drawn: each is a set of trials.
 MAX_ORDERS = 10_000

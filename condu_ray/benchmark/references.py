@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from condu_ray.benchmark.check import CHECK_VERSION
-from condu_ray.benchmark.images import inspect_image
+from condu_ray.benchmark.columns import column_problems, is_text, unreadable, unreadable_rows
+from condu_ray.benchmark.images import DECODING, inspect_image
+from condu_ray.benchmark.rows import open_parquet
 from condu_ray.benchmark.tasks import META, TRAIN, TaskError, hash_file, load_task
-from condu_ray.config import Distillation
+from condu_ray.options import Distillation
 from condu_ray.store.artifacts import ArtifactError, local, read_sealed, read_text, write_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import verdict_path
@@ -29,7 +31,9 @@ class References:
     fingerprint: str
 
     def sample(self, count: int, seed: int) -> tuple[str, ...]:
-        """Returns at most `count` different captions, drawn by a seed."""
+        """Returns at most `count` different captions, drawn by a seed; all as they are for a count of 0."""
+        if not count:
+            return self.captions
         unique = sorted(set(self.captions))
         random.Random(seed).shuffle(unique)
         return tuple(unique[:count])
@@ -63,7 +67,7 @@ def load_references(options: Distillation) -> References:
             f"{options.captions or files[0]}: fewer than two different reference texts; give --distillation.captions "
             "a text file with one a line, or the Parquet file a column 'caption'"
         )
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"decoding {DECODING}".encode())
     for file in files:
         digest.update(hash_file(file).encode())
     digest.update("\n".join(captions).encode())
@@ -99,18 +103,15 @@ def _decode(path: Path) -> None:
     wrong: list[str] = []
     row = count = 0
     try:
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        with open_parquet(path, streaming=True) as file:
             for batch in file.iter_batches(32, columns=["image"], use_threads=False):
                 for data in batch.column("image").to_pylist():
-                    _, why, _ = inspect_image(data)
-                    if why is not None:
+                    if (why := inspect_image(data).wrong) is not None:
                         count += 1
                         wrong += [f"row {row}: {why}"] if count <= 5 else []
                     row += 1
     except (OSError, pa.ArrowException) as error:
-        raise TaskError(
-            f"--distillation.reference {path}: cannot be read after row {row} ({error}); copy it"
-        ) from error
+        raise TaskError(f"--distillation.reference {path}: {unreadable_rows(row, error)}") from error
     if wrong:
         rest = f" and {count - len(wrong)} more" if count > len(wrong) else ""
         raise TaskError(
@@ -125,21 +126,21 @@ def _read_file(path: Path, captions: bool) -> list[str]:
     if path.is_dir():
         raise TaskError(f"{where}: no task folder ({META} and {TRAIN} are missing)")
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (OSError, pa.ArrowException) as error:
-        raise TaskError(f"{where}: missing or not Parquet ({error})") from error
-    if "image" not in schema.names:
-        raise TaskError(f"{where}: has no column 'image' (columns: {schema.names})")
-    kind = schema.field("image").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise TaskError(f"{where}: column 'image' holds {kind}; write bytes of encoded images")
+        raise TaskError(f"{where}: {unreadable(path, error)}") from error
+    if problems := column_problems(schema, ("image",)):
+        raise TaskError(f"{where}: {problems[0]}")
     if rows == 0:
         raise TaskError(f"{where}: no rows; write at least one image")
     if "caption" not in schema.names or not captions:
         return []
-    kind = schema.field("caption").type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    kinds = [schema.field(index).type for index in schema.get_all_field_indices("caption")]
+    if len(kinds) > 1:
+        raise TaskError(f"{where}: column 'caption' is there {len(kinds)} times; keep one of them")
+    kind = kinds[0]
+    if not is_text(kind):
         raise TaskError(f"{where}: column 'caption' holds {kind}; write texts, or give --distillation.captions a file")
     try:
         return [text for text in pq.read_table(path, columns=["caption"])["caption"].to_pylist() if text]

@@ -16,13 +16,16 @@ import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from condu_ray.benchmark.columns import column_problems, unreadable
+from condu_ray.benchmark.images import DECODING
+from condu_ray.benchmark.meta import TaskError as TaskError
+from condu_ray.benchmark.meta import read_json, read_meta
+from condu_ray.benchmark.rows import open_parquet
 from condu_ray.names import nearest
-from condu_ray.store.artifacts import local, read_text
+from condu_ray.store.artifacts import local
 from condu_ray.store.backend import backend
 from condu_ray.store.location import Location, Place
 
@@ -34,10 +37,6 @@ TRAIN, TEST, META, ORDER = "train.parquet", "test.parquet", "meta.json", "order.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_NAME = 100  # it has to fit into the names of sessions and trials, of which file systems take 255 characters
 _file_hashes: dict[tuple[str, Hashable], str] = {}
-
-
-class TaskError(ValueError):
-    """A task's folder is not what it should be; the message names the file, what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Task:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the content of both splits, the classes and the templates."""
+        """SHA-256 (hex) over the content of both splits, how it is decoded, the classes and the templates."""
         return self._digest(train=hash_file(self.train), test=hash_file(self.test))
 
     @property
@@ -82,7 +81,7 @@ class Task:
         return self._digest(test=hash_file(self.test))
 
     def _digest(self, **files: str) -> str:
-        content = {"classes": self.classes, "templates": self.templates, **files}
+        content = {"decoding": DECODING, "classes": self.classes, "templates": self.templates, **files}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -104,7 +103,7 @@ def load_task(folder: str | Place) -> Task:
         errors.append(
             f"{folder}: the name has {len(folder.name)} characters; rename the folder with {_MAX_NAME} or less"
         )
-    classes, templates = _read_meta(folder / META, errors)
+    classes, templates = read_meta(folder / META, errors)
     rows = [_read_structure(folder / split, errors) for split in (TRAIN, TEST)]
     if errors:
         raise TaskError("\n".join(errors))
@@ -131,7 +130,7 @@ def load_tasks(folder: str | Place, names: Sequence[str] | None = None) -> list[
         names, source = found, str(folder)
         if backend(folder).exists(folder / ORDER):
             source = str(folder / ORDER)
-            names = _read_json(folder / ORDER, list, "the tasks' names, in order")
+            names = read_json(folder / ORDER, list, "the tasks' names, in order")
     if not names:
         hint = (
             "it is itself a task: give its parent folder"
@@ -180,6 +179,8 @@ def _tasks_in(folder: Location, warn: bool) -> list[str]:
             found.append(name)
         elif train and warn:
             logger.warning("%s: skipped, it has a %s but no %s", place, TRAIN, META)
+        elif warn and (path := local(place)).is_symlink() and not path.exists():
+            logger.warning("%s: skipped, it is a link to %s, where nothing is", place, path.readlink())
     return found
 
 
@@ -198,71 +199,18 @@ def _load_named(folder: Location, name: str, found: list[str], source: str) -> T
     raise TaskError(f"{source}: no task {name!r} in {folder}{nearest(name, found, most=3, label='there are')}")
 
 
-def _read_json(path: Place, kind: type, hint: str) -> Any:
-    try:
-        content = json.loads(read_text(path))
-    except PermissionError as error:
-        raise TaskError(f"{path}: may not be read by this user; change its permissions") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise TaskError(f"{path}: missing or not JSON ({error}); write it with {hint}") from error
-    if not isinstance(content, kind):
-        raise TaskError(f"{path}: holds a {type(content).__name__}; write it with {hint}")
-    return content
-
-
-def _read_meta(path: Place, errors: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns classes and templates; what is wrong with them goes to `errors`."""
-    try:
-        meta = _read_json(path, dict, "an object of 'classes' and 'template'")
-    except TaskError as error:
-        errors.append(str(error))
-        return (), ()
-    classes = meta.get("classes")
-    if not isinstance(classes, list) or not classes:
-        wrong = "is not a list of names, or is empty" if "classes" in meta else "is missing"
-        errors.append(f"{path}: key 'classes' {wrong}; list the class names, the label is the index")
-        classes = []
-    first: dict[str, int] = {}
-    for index, name in enumerate(classes):
-        if not isinstance(name, str) or not name.strip():
-            errors.append(f"{path}: 'classes'[{index}] is {name!r}; give it a name that is not empty")
-        # CLIP's tokenizer ignores case and runs of spaces: such names would be one prompt.
-        elif (earlier := first.setdefault(" ".join(name.split()).casefold(), index)) != index:
-            both = f"'classes'[{index}] {name!r} repeats 'classes'[{earlier}] {classes[earlier]!r}"
-            errors.append(f"{path}: {both} (case and spaces do not count); rename or join them")
-    templates = [meta["template"]] if "template" in meta else meta.get("templates")
-    if ("template" in meta) == ("templates" in meta) or not isinstance(templates, list) or not templates:
-        example = '"template": "a photo of a {}."'
-        errors.append(f"{path}: write either key 'template' or key 'templates' (a list), such as {example}")
-        templates = []
-    for template in templates:
-        # Any other brace would break a caller that uses str.format.
-        if not isinstance(template, str) or not re.fullmatch(r"[^{}]*\{\}[^{}]*", template):
-            errors.append(f"{path}: template {template!r}: write a text with exactly one '{{}}' for the class name")
-    return tuple(map(str, classes)), tuple(map(str, templates))
-
-
 def _read_structure(path: Place, errors: list[str]) -> int:
     """Returns the row count of a split; what is wrong with its columns goes to `errors`."""
     try:
-        with pq.ParquetFile(local(path)) as file:
+        with open_parquet(local(path)) as file:
             schema, rows = file.schema_arrow, int(file.metadata.num_rows)
     except PermissionError:
         errors.append(f"{path}: may not be read by this user; change its permissions")
         return 0
     except (OSError, pa.ArrowException) as error:
-        errors.append(f"{path}: missing, cut short or not Parquet ({error}); write or copy it anew")
+        errors.append(f"{path}: {unreadable(local(path), error)}")
         return 0
-    for column, kind, allowed in (
-        ("image", "bytes of encoded images", (pa.types.is_binary, pa.types.is_large_binary)),
-        ("label", "integers", (pa.types.is_integer,)),
-    ):
-        types = [schema.field(index).type for index in schema.get_all_field_indices(column)]
-        if len(types) != 1:
-            count = "is missing" if not types else f"is there {len(types)} times"
-            errors.append(f"{path}: column {column!r} {count} (columns: {schema.names}); write it once, with {kind}")
-        elif not any(fits(types[0]) for fits in allowed):
-            errors.append(f"{path}: column {column!r} holds {types[0]}; write {kind}")
+    errors += [f"{path}: {problem}" for problem in column_problems(schema)]
     if rows == 0:
         errors.append(f"{path}: no rows; a split needs at least one image of each class")
     return rows

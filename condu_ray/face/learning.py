@@ -116,7 +116,12 @@ def fine_tune(
     settings = changed(
         Experiment,
         config,
-        {"seed": seed, "training": {"steps": steps, **rates}, "lora": {"rank": lora, **rates}},
+        {
+            "seed": seed,
+            "training": {"steps": steps, **rates},
+            "lora": {"rank": lora, **rates},
+            "pam": {"rank": lora, "lr": lr},
+        },
     )
     chosen = get(method or ("condu-lora" if lora else "individual"), settings)
     who = f"method {chosen.name}"
@@ -167,7 +172,7 @@ def evaluate(
         task: whose test images.
         delta: what is added to theta0; None: nothing (zero-shot).
         among: tasks whose classes predictions choose from, `task` among them; empty: the task's own.
-        max_images: first test images to use; 0: all.
+        max_images: test images to use, in proportion to the classes; 0: all.
         batch_size: images a forward pass.
         precision: `fp32`, `bf16`, or `auto` as in a run.
         long_prompts: whether prompts of more tokens than the backbone reads are refused, or cut.

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from condu_ray.command_line import merged
 from condu_ray.config import Experiment
+from condu_ray.constants import published_settings
 from condu_ray.recipes import RECIPES
 
 C = TypeVar("C", bound=Experiment)
@@ -33,6 +34,8 @@ def changed(kind: type[C], config: C | None, changes: Mapping[str, Any]) -> C:
         if recipe not in RECIPES:
             raise ValueError(f"recipe {recipe!r}: there is none; there are {', '.join(RECIPES)}")
         values = RECIPES[recipe]().model_dump()
+    if changes.get("as_published"):
+        values = merged(values, published_settings())
     return kind.model_validate(merged(values, _given(changes)))
 
 

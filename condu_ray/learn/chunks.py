@@ -1,34 +1,29 @@
-"""The training stream: which rows of a Parquet file are seen when, as a pure function of the seed.
+"""The training stream: which rows of a Parquet file are seen when, as a pure function of the file and the seed.
 
-Position p of the endless stream of a task is row `order(epoch)[p % rows]`, epoch = p // rows. The shuffle moves rows
-within windows of row groups and the windows among each other, so that a reader needs one window of a file at a time:
-a data set never has to fit in memory. Any chunk of positions can be read by anyone, in any order, with the same result,
-which is what makes a restarted worker give the same expert bit for bit.
+Position p of the endless stream of a task is row `order(epoch)[p % rows]`, epoch = p // rows. Rows are shuffled over
+the whole file, so that every class comes in proportion whatever the file's order; where a large file's rows are mixed
+already (`benchmark.rows.layout`), within windows of neighbouring rows and the windows among each other, for then a
+reader needs one window at a time. A data set never has to fit in memory. Any chunk of positions can be read by anyone,
+in any order, with the same result, which is what makes a restarted worker give the same expert bit for bit.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from condu_ray.benchmark.rows import open_parquet
+from condu_ray.learn.row_reader import RowReader
 from condu_ray.vlm.preprocess import Preprocessor
 
 T = TypeVar("T")
-WINDOW_ROWS = 16_384
-"""Rows that are shuffled together, at most (at least one row group)."""
-CACHED_BYTES = 512 * 2**20
-"""Encoded images that a reader keeps, at most (at least one row group)."""
-WINDOW_BYTES = CACHED_BYTES // 2
-"""Bytes that are shuffled together, at most: a window has to stay in the reader's cache while it is read."""
 
 
 @dataclass(frozen=True)
@@ -63,93 +58,56 @@ def training_chunks(
         yield Chunk(path, seed, start, min(start + stride, steps * batch_size), rank, world)
 
 
-def epoch_order(
-    group_rows: Sequence[int],
-    seed: int,
-    epoch: int,
-    window: int = WINDOW_ROWS,
-    group_bytes: Sequence[int] | None = None,
-) -> np.ndarray:
+def epoch_order(windows: Sequence[int], seed: int, epoch: int) -> np.ndarray:
     """Returns the rows of a file in the order of one epoch, int64, every row once.
 
     Args:
-        group_rows: rows of each row group of the file.
+        windows: rows at which windows begin, and the file's end; rows of a window are shuffled together.
         seed: the run's seed.
         epoch: 0-based epoch.
-        window: rows shuffled together, at least; the row group that reaches it is the window's last.
-        group_bytes: bytes of each row group; `WINDOW_BYTES` of them end a window too.
     """
     generator = np.random.default_rng([seed, epoch])
-    edges, windows, start = np.cumsum([0, *group_rows]), [], 0
-    sizes = np.cumsum([0, *(group_bytes or [0] * len(group_rows))])
-    for end in range(1, len(group_rows) + 1):
-        full = edges[end] - edges[start] >= window or sizes[end] - sizes[start] >= WINDOW_BYTES
-        if full or end == len(group_rows):
-            windows.append(np.arange(edges[start], edges[end]))
-            start = end
-    return np.concatenate([generator.permutation(windows[i]) for i in generator.permutation(len(windows))])
+    rows = [np.arange(start, stop) for start, stop in pairwise(windows)]
+    return np.concatenate([generator.permutation(rows[i]) for i in generator.permutation(len(rows))])
 
 
 class ChunkReader:
-    """Reads, decodes and augments chunks; one a process, caching open files and row groups.
+    """Reads, decodes and augments chunks; one a process, keeping open files and what was read of them.
 
     Args:
         preprocess: open_clip's PreprocessCfg as a dict.
         augment: whether training augmentation is applied.
+        frozen: whether an image's augmentation is the same each time that it is seen.
     """
 
-    def __init__(self, preprocess: dict[str, Any], augment: bool) -> None:
-        self._preprocessor = Preprocessor(preprocess, augment)
-        self._files: dict[str, pq.ParquetFile] = {}
-        self._orders: dict[tuple[str, int, int], np.ndarray] = {}
-        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+    def __init__(self, preprocess: dict[str, Any], augment: bool, frozen: bool = False) -> None:
+        self._preprocessor, self._frozen = Preprocessor(preprocess, augment), frozen
+        self._rows = RowReader()
+        self._orders: dict[str, tuple[tuple[int, int], np.ndarray]] = {}
 
-    def _file(self, path: str) -> pq.ParquetFile:
-        if path not in self._files:
-            self._files[path] = pq.ParquetFile(path)
-        return self._files[path]
-
-    def _group(self, path: str, group: int) -> pa.Table:
-        key = (path, group)
-        if key not in self._groups:
-            columns = [name for name in ("image", "label") if name in self._file(path).schema_arrow.names]
-            self._groups[key] = self._file(path).read_row_group(group, columns=columns)
-            while len(self._groups) > 1 and sum(t.nbytes for t in self._groups.values()) > CACHED_BYTES:
-                self._groups.popitem(last=False)
-        self._groups.move_to_end(key)
-        return self._groups[key]
-
-    def _rows(self, chunk: Chunk) -> Iterator[tuple[int, int]]:
-        """Yields (position, row of the file) of this worker's share."""
-        metadata = self._file(chunk.path).metadata
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        group_rows = [group.num_rows for group in groups]
-        total = sum(group_rows)
-        for position in range(chunk.start, chunk.stop):
-            if position % chunk.world != chunk.rank:
-                continue
-            key = (chunk.path, chunk.seed, position // total)
-            if key not in self._orders:
-                self._orders = {k: v for k, v in self._orders.items() if k[0] == chunk.path}
-                self._orders[key] = epoch_order(
-                    group_rows, chunk.seed, key[2], group_bytes=[group.total_byte_size for group in groups]
-                )
-            yield position, int(self._orders[key][position % total])
+    def _order(self, path: str, seed: int, epoch: int) -> np.ndarray:
+        if path not in self._orders or self._orders[path][0] != (seed, epoch):
+            self._orders[path] = (seed, epoch), epoch_order(self._rows.layout(path).windows, seed, epoch)
+        return self._orders[path][1]
 
     def read(self, chunk: Chunk) -> dict[str, np.ndarray]:
         """Returns `image` uint8 [n, H, W, 3] and `label` int64 [n], in stream order.
 
         The labels of a file without such a column (reference images) are 0.
+
+        Raises:
+            OSError: a copy of the file is needed, and the disk of the temporary folder has no room for it.
         """
-        metadata = self._file(chunk.path).metadata
-        edges = np.cumsum([0] + [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
         images, labels = [], []
-        for position, row in self._rows(chunk):
-            group = int(np.searchsorted(edges, row, side="right")) - 1
-            table, offset = self._group(chunk.path, group), row - int(edges[group])
-            seed = int(np.random.SeedSequence([chunk.seed, position]).generate_state(1)[0])
-            images.append(self._preprocessor.pixels(table["image"][offset].as_py(), seed))
-            labels.append(table["label"][offset].as_py() if "label" in table.column_names else 0)
+        for position in range(chunk.start, chunk.stop):
+            if position % chunk.world != chunk.rank:
+                continue
+            epoch, place = divmod(position, self._rows.layout(chunk.path).rows)
+            row = int(self._order(chunk.path, chunk.seed, epoch)[place])
+            encoded, label = self._rows.read(chunk.path, row)
+            seed = int(np.random.SeedSequence([chunk.seed, row if self._frozen else position]).generate_state(1)[0])
+            images.append(self._preprocessor.pixels(encoded, seed))
+            labels.append(label)
         return {"image": np.stack(images), "label": np.asarray(labels, dtype=np.int64)}
 
 
@@ -232,10 +190,39 @@ def reference_images(
     return ahead(read())
 
 
-def task_images(path: Path, preprocess: dict[str, Any], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields pixels uint8 [b, H, W, 3] and labels int64 [b] of a split in file order, without augmentation."""
+def task_images(
+    path: Path, preprocess: dict[str, Any], batch_size: int, rows: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields pixels uint8 [b, H, W, 3] and labels int64 [b] of a split in file order, without augmentation.
+
+    Args:
+        path: Parquet file.
+        preprocess: open_clip's PreprocessCfg as a dict.
+        batch_size: images a batch, at most.
+        rows: those that are wanted, ascending; None: all. Others are not decoded.
+    """
     preprocessor = Preprocessor(preprocess)
-    with pq.ParquetFile(path) as file:
+    encoded: list[bytes] = []
+    labels: list[int] = []
+
+    def batch() -> tuple[np.ndarray, np.ndarray]:
+        pixels, label = np.stack([preprocessor.pixels(image) for image in encoded]), np.asarray(labels, dtype=np.int64)
+        encoded.clear()
+        labels.clear()
+        return pixels, label
+
+    start = 0
+    with open_parquet(path) as file:
         for record in file.iter_batches(batch_size, columns=["image", "label"]):
-            pixels = np.stack([preprocessor.pixels(encoded.as_py()) for encoded in record["image"]])
-            yield pixels, np.asarray(record["label"], dtype=np.int64)
+            wanted: Sequence[int] = range(record.num_rows)
+            if rows is not None:
+                first, stop = np.searchsorted(rows, [start, start + record.num_rows])
+                wanted = (rows[first:stop] - start).tolist()
+            start += record.num_rows
+            for row in wanted:
+                encoded.append(record["image"][row].as_py())
+                labels.append(record["label"][row].as_py())
+                if len(encoded) == batch_size:
+                    yield batch()
+    if encoded:
+        yield batch()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.rows import open_parquet, read_labels, sample
 from condu_ray.learn.chunks import task_images
 
 PIXEL_BYTES = 2**30
@@ -23,13 +24,21 @@ SPARE_BYTES = 2**33
 """What the disk of the temporary folder must have left when decoded images go there."""
 
 
+def test_labels(task: Task) -> np.ndarray:
+    """Returns the labels of all test images, int64 [N]."""
+    with open_parquet(task.test) as file:
+        labels = read_labels(file)
+    assert labels is not None, "load_task refuses other labels"
+    return labels
+
+
 class Decoded:
     """The test images of tasks as pixels.
 
     Args:
         preprocess: open_clip's PreprocessCfg as a dict.
         batch_size: images a batch.
-        max_images: first images of a task to use; 0 for all.
+        max_images: images of a task to use, in proportion to its classes (`benchmark.rows.sample`); 0 for all.
     """
 
     def __init__(self, preprocess: Mapping[str, Any], batch_size: int, max_images: int = 0) -> None:
@@ -41,6 +50,11 @@ class Decoded:
         """Returns how many test images of a task are used."""
         return min(task.test_rows, self._max_images or task.test_rows)
 
+    def labels(self, task: Task) -> np.ndarray:
+        """Returns the labels of the test images that are used, int64 [N]."""
+        labels = test_labels(task)
+        return labels[sample(labels, self._max_images)]
+
     def batches(self, task: Task) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields pixels uint8 [b, H, W, 3] and labels int64 [b], in file order, the same batches every time."""
         if task.test_fingerprint in self._kept:
@@ -51,8 +65,8 @@ class Decoded:
             return
         count, start = self.count(task), 0
         place, labels = None, np.empty(count, dtype=np.int64)
-        for pixels, label in task_images(task.test, self._preprocess, self._batch_size):
-            pixels, label = pixels[: count - start], label[: count - start]
+        rows = sample(test_labels(task), self._max_images) if count < task.test_rows else None
+        for pixels, label in task_images(task.test, self._preprocess, self._batch_size, rows):
             if start == 0:
                 place = self._room((count, *pixels.shape[1:]))
             stop = start + len(label)
@@ -61,8 +75,6 @@ class Decoded:
                 place[start:stop] = pixels
             yield pixels, label
             start = stop
-            if start == count:
-                break
         if place is not None:
             self._memory += 0 if isinstance(place, np.memmap) else place.nbytes
             self._kept[task.test_fingerprint] = place, labels

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from condu_ray.benchmark import Task
-from condu_ray.config import Inference
 from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.options import Inference
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm import router
@@ -34,7 +34,7 @@ class Evaluator:
     Args:
         backbone: loaded model; its weights are changed in place by every call.
         batch_size: images a forward pass.
-        max_images: first test images of a task to use; 0 for all.
+        max_images: test images of a task to use, in proportion to its classes; 0 for all.
         precision: `fp32` or `bf16` (autocast). theta0's features for routing are always fp32.
         device: where to compute.
         storage: storage folder that keeps theta0's features for other runs; None keeps them nowhere.
@@ -93,6 +93,7 @@ class Evaluator:
             top_k=inference.top_k,
             include_pretrained=inference.include_pretrained,
             aggregation=inference.aggregation,
+            pretrained_weight=inference.pretrained_weight,
         )
         total_NC: Tensor | None = None
         for expert in index_NK.unique().tolist():

@@ -45,7 +45,7 @@ class FeatureStore:
             kind: of the task's test images, or of its classes.
             task: the task.
             precision: that they were computed in.
-            count: first test images that are used.
+            count: test images that are used.
 
         Raises:
             ArtifactError: they are damaged.
@@ -63,7 +63,7 @@ class FeatureStore:
             kind: of the task's test images, or of its classes.
             task: the task.
             precision: that they were computed in.
-            count: first test images that are used.
+            count: test images that are used.
         """
         meta = {"task": task.name, "kind": kind, "precision": precision}
         write = partial(_save, features)

@@ -6,8 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -43,7 +41,7 @@ class Features:
     Args:
         backbone: loaded model; its weights are changed in place.
         batch_size: images a forward pass.
-        max_images: first test images of a task to use; 0 for all.
+        max_images: test images of a task to use, in proportion to its classes; 0 for all.
         precision: `fp32` or `bf16` (autocast).
         device: where to compute.
         storage: storage folder that keeps theta0's features for other runs; None keeps them nowhere.
@@ -62,7 +60,7 @@ class Features:
         self.backbone, self.precision, self.device = backbone, precision, torch.device(device)
         self.theta0 = backbone.snapshot()
         backbone.model.to(self.device).eval()
-        self.decoded, self._max_images = Decoded(backbone.spec.preprocess, batch_size, max_images), max_images
+        self.decoded = Decoded(backbone.spec.preprocess, batch_size, max_images)
         spec = backbone.spec.preprocess
         self._store = FeatureStore(storage, backbone.fingerprint, spec, self.device.type) if storage else None
         self._placed: str | None = ROOT
@@ -83,8 +81,7 @@ class Features:
 
     def labels(self, task: Task) -> Tensor:
         """Returns the test labels that are used, int64 [N]."""
-        column = pq.read_table(task.test, columns=["label"])["label"]
-        return torch.from_numpy(np.array(column.to_numpy(), dtype=np.int64))[: self._max_images or None]
+        return torch.from_numpy(self.decoded.labels(task))
 
     @torch.no_grad()
     def image(

@@ -45,6 +45,7 @@ class Lesson:
         exemplars: what earlier tasks kept, for methods that declare exemplars.
         references: opens the stream of reference images, for methods that need them: batches of pixels uint8
             [b, H, W, 3] of a given size.
+        second: opens another stream of the task's own training images, without augmentation, alike.
         captions: reference texts.
         training_images: opens the task's own training images, without augmentation: pixels and labels by batch.
     """
@@ -63,6 +64,7 @@ class Lesson:
     world: int = 1
     exemplars: tuple[Exemplars, ...] = ()
     references: Callable[[int], Iterator[np.ndarray]] | None = None
+    second: Callable[[int], Iterator[np.ndarray]] | None = None
     captions: tuple[str, ...] = ()
     training_images: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] = field(default=lambda: iter(()))
 
@@ -71,10 +73,16 @@ class Lesson:
         """Where the model is."""
         return next(iter(self.parameters.values())).device
 
+    @property
+    def added_images(self) -> int:
+        """Images that a distilling method adds to this worker's share of a step; one alone is told from nothing."""
+        return max(2, (self.config.distillation.batch_size or self.settings.batch_size) // self.world)
+
     def tokens(self, prompts: list[str]) -> Tensor:
         """Returns the tokens of prompts, int64 [C, L], on the device."""
         return self.backbone.tokenizer(prompts).to(self.device)
 
     def images(self, pixels: np.ndarray) -> Tensor:
-        """Returns pixels, uint8 [b, H, W, 3], as the model takes them: float32 [b, 3, H, W], normalised."""
-        return normalise(torch.from_numpy(np.array(pixels)).to(self.device), self.backbone.spec.preprocess)
+        """Returns pixels, uint8 [b, H, W, 3], as the model takes them: [b, 3, H, W] of its dtype, normalised."""
+        normalised = normalise(torch.from_numpy(np.array(pixels)).to(self.device), self.backbone.spec.preprocess)
+        return normalised.to(next(iter(self.parameters.values())).dtype)

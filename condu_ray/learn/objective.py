@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from condu_ray.learn.lesson import Lesson
+from condu_ray.vlm.zeroshot import wide
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -33,10 +34,10 @@ class ClipClassifier(nn.Module):
         self.model: CLIP = model
 
     def forward(self, images_BCHW: Tensor, tokens_CL: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the L2-normalised features of images [B, D] and of prompts [C, D], float32."""
+        """Returns the L2-normalised features of images [B, D] and prompts [C, D], float32 (or a model's float64)."""
         image_BD = self.model.encode_image(images_BCHW, normalize=True)
         text_CD = self.model.encode_text(tokens_CL, normalize=True)
-        return image_BD.float(), text_CD.float()
+        return wide(image_BD), wide(text_CD)
 
 
 @dataclass(frozen=True)

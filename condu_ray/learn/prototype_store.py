@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from torch import Tensor
+from torch.nn import functional
 
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.few_shot import source_fingerprint
 from condu_ray.config import content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.layout import prototype_folder
@@ -15,11 +17,20 @@ from condu_ray.store.location import Place
 from condu_ray.vlm.prototypes import class_prototypes
 
 FILE = "features.safetensors"
+VERSION = "2"
+"""Raised whenever what prototypes are made of changes."""
 
 
-def prototype_key(backbone: str, task: Task) -> str:
-    """Returns the key (24 hex digits) of a task's prototypes: theta0, the training images, class names, templates."""
-    return content_hash(["1", backbone, task.train_fingerprint])[:24]
+def prototype_key(backbone: str, task: Task, images: str = "training") -> str:
+    """Returns the key (24 hex digits) of a task's prototypes: theta0, the training images, class names, templates.
+
+    Args:
+        backbone: theta0's fingerprint.
+        task: the task.
+        images: `training`, or `all` of those that a few-shot task's were drawn from.
+    """
+    data = source_fingerprint(task) if images == "all" else task.train_fingerprint
+    return content_hash([VERSION, backbone, data])[:24]
 
 
 def has_prototypes(storage: Place, backbone: str, task: Task) -> bool:
@@ -36,7 +47,7 @@ def save_prototypes(storage: Place, backbone: str, task: Task, sums: Tensor, cou
         task: the task.
         sums: [C, D] float64, sums of the training images' features by class.
         counts: [C] int64, training images a class.
-        text: [C, D] float32, features of the prompts.
+        text: [C, D] float32, sums over the templates of the prompts' features.
     """
     meta = {"task": task.name, "backbone": backbone, "images": int(counts.sum())}
     write = partial(_save, {"sums": sums, "counts": counts, "text": text})
@@ -47,7 +58,9 @@ def _save(tensors: dict[str, Tensor], folder: Path) -> None:
     artifacts.save_tensors(folder / FILE, tensors)
 
 
-def load_prototypes(storage: Place, backbone: str, task: Task, kind: str) -> Tensor:
+def load_prototypes(
+    storage: Place, backbone: str, task: Task, kind: str, *, images: str = "training", text: str = "unit"
+) -> Tensor:
     """Returns a task's class prototypes: [C, D] float32, L2-normalised.
 
     Args:
@@ -55,9 +68,13 @@ def load_prototypes(storage: Place, backbone: str, task: Task, kind: str) -> Ten
         backbone: theta0's fingerprint.
         task: the task.
         kind: `both`, `image` or `text`: what they are made of.
+        images: `training`, or `all` of those that a few-shot task's were drawn from.
+        text: `unit`: the mean over templates is brought to length 1; `mean`: it is not.
 
     Raises:
         ArtifactError: the features are missing or damaged.
     """
-    found = artifacts.load_tensors(prototype_folder(storage, prototype_key(backbone, task)), FILE)
-    return class_prototypes(found["sums"], found["counts"], found["text"], kind, task.classes)
+    found = artifacts.load_tensors(prototype_folder(storage, prototype_key(backbone, task, images)), FILE)
+    sums = found["text"]
+    text_CD = functional.normalize(sums, dim=-1) if text == "unit" else sums / len(task.templates)
+    return class_prototypes(found["sums"], found["counts"], text_CD, kind, task.classes)

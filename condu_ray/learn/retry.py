@@ -30,7 +30,8 @@ def with_lower_rates(config: Experiment, factor: float) -> Experiment:
         rates = {task: rate * factor for task, rate in part.lr_by_task.items()}
         return part.model_copy(update={"lr": part.lr and part.lr * factor, "lr_by_task": rates})
 
-    return config.model_copy(update={"training": lower(config.training), "lora": lower(config.lora)})
+    pam = config.pam.model_copy(update={"lr": config.pam.lr and config.pam.lr * factor})
+    return config.model_copy(update={"training": lower(config.training), "lora": lower(config.lora), "pam": pam})
 
 
 def lower_rates(config: Experiment, error: DivergedError) -> Iterator[Experiment]:
@@ -54,5 +55,5 @@ def local_stream(config: Experiment, task: Task, preprocess: Mapping[str, Any]) 
     """Yields the batches of one expert as the lane's pipeline did, for a lane of one worker."""
     training = config.training
     chunks = training_chunks(str(task.train), seed=config.seed, steps=training.steps, batch_size=training.batch_size)
-    reader = ChunkReader(dict(preprocess), training.augment)
+    reader = ChunkReader(dict(preprocess), training.augment, training.crops == "frozen")
     return ahead(batches(reader, chunks, training.batch_size))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from condu_ray.learn.lesson import Lesson
+from condu_ray.vlm.zeroshot import wide
 
 
 def distillation_loss(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
@@ -41,7 +42,7 @@ class Teacher:
 
     def __init__(self, lesson: Lesson, weights: Mapping[str, Tensor] | None = None) -> None:
         self.model = copy.deepcopy(lesson.backbone.model).requires_grad_(False).eval()
-        self.scale = self.model.logit_scale.detach().exp().float()
+        self.scale = wide(self.model.logit_scale.detach().exp())
         if weights is not None:
             named = dict(self.model.named_parameters())
             for name, tensor in weights.items():
@@ -50,10 +51,10 @@ class Teacher:
     @torch.no_grad()
     def images(self, images_BCHW: Tensor) -> Tensor:
         """Returns L2-normalised features [B, D] float32."""
-        return self.model.encode_image(images_BCHW, normalize=True).float()
+        return wide(self.model.encode_image(images_BCHW, normalize=True))
 
     @torch.no_grad()
     def texts(self, tokens_CL: Tensor, batch_size: int = 256) -> Tensor:
         """Returns L2-normalised features [C, D] float32."""
-        parts = [self.model.encode_text(part, normalize=True).float() for part in tokens_CL.split(batch_size)]
+        parts = [wide(self.model.encode_text(part, normalize=True)) for part in tokens_CL.split(batch_size)]
         return torch.cat(parts)

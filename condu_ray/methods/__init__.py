@@ -5,8 +5,9 @@ from condu_ray.methods import (  # noqa: F401  (importing registers them, in the
     bounds,
     condu,
     distillation,
+    icarl,
     pam,
-    replay,
+    rehearsal,
     sequential,
 )
 from condu_ray.methods.base import Method, ModelState

@@ -14,6 +14,7 @@ from condu_ray.config import Experiment, Training
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.objective import Objective
 from condu_ray.merging.delta import Delta
+from condu_ray.options import Lora
 from condu_ray.store.experts import Form
 from condu_ray.store.ledger import ROOT
 from condu_ray.vlm.lora import materialise
@@ -97,16 +98,21 @@ class Method:
         return "full"
 
     @property
+    def lora(self) -> Lora:
+        """Form and rates of the adapters of a method that trains some."""
+        return self.config.lora
+
+    @property
     def training(self) -> Training:
         """Hyperparameters; adapters have a learning rate of their own."""
-        training, lora = self.config.training, self.config.lora
+        training, lora = self.config.training, self.lora
         if self.adapter == "full":
             return training
         return training.model_copy(update={"lr": lora.lr or 10 * training.lr, "lr_by_task": lora.lr_by_task})
 
     def expert_settings(self, position: int) -> dict[str, Any]:
         """Returns what the expert at a 0-based position depends on beyond plain fine-tuning; JSON values."""
-        return self.config.lora.identity(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}
+        return self.lora.identity(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}
 
     def objective(self, lesson: Lesson) -> Objective:
         """Returns the objective of one lesson; plain wherever `expert_settings` is empty."""
@@ -194,6 +200,10 @@ class Method:
         """Names the weights that `delta` returns: equal names are equal weights, so that nothing is measured twice."""
         return ROOT
 
+    def skips_trigger(self, state: ModelState) -> bool:
+        """Whether a learned task is predicted by theta0 for all that: `evaluation.first_session pretrained`."""
+        return self.routes and len(state.tasks) == 1 and self.config.evaluation.first_session == "pretrained"
+
     def as_delta(self, merged: Delta) -> Delta:
         """Returns the weight delta of something merged in the method's `form`."""
-        return materialise(merged, self.config.lora.scale) if self.form == "factors" else merged
+        return materialise(merged, self.lora.scale) if self.form == "factors" else merged

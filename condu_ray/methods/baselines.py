@@ -16,7 +16,10 @@ from condu_ray.methods.registry import register
 
 @register("average", "Model soups, Wortsman et al., ICML 2022, arxiv.org/abs/2203.05482")
 class Average(Merged):
-    """The running mean of the deltas of experts that all start from theta0."""
+    """The running mean of the deltas of experts that all start from theta0.
+
+    From the paper: the uniform soup, which there is of one task's models.
+    """
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
         """((t-1) mean + delta_t) / t."""
@@ -25,7 +28,10 @@ class Average(Merged):
 
 @register("task-arithmetic", "Task arithmetic, Ilharco et al., ICLR 2023, arxiv.org/abs/2212.04089")
 class TaskArithmetic(Merged):
-    """theta0 + c * the sum of deltas; the sum is what a session keeps."""
+    """theta0 + c * the sum of deltas; the sum is what a session keeps.
+
+    From the paper: the rule, and c = 0.3, which its code finds on validation images for each set of tasks.
+    """
 
     def merge_settings(self) -> dict[str, Any]:
         """The factor c (kept out of the sum, but it names the served weights)."""
@@ -42,7 +48,10 @@ class TaskArithmetic(Merged):
 
 @register("ties", "TIES-Merging, Yadav et al., NeurIPS 2023, arxiv.org/abs/2306.01708")
 class Ties(Merged):
-    """Trim each delta, elect signs by mass, average what agrees; made anew from all experts at every session."""
+    """Trim each delta, elect signs by mass, average what agrees; made anew from all experts at every session.
+
+    From the paper: all of it, with the density 0.2 and the scale 1 of its setting without validation images.
+    """
 
     def merge_settings(self) -> dict[str, Any]:
         """Density and scale."""
@@ -56,19 +65,39 @@ class Ties(Merged):
 
 @register("magmax", "MagMax, Marczak et al., ECCV 2024, arxiv.org/abs/2407.06322")
 class MagMax(Merged):
-    """Sequential fine-tuning; per position the delta of largest magnitude among all sessions'."""
+    """Sequential fine-tuning; per position the delta of largest magnitude among all sessions', times a factor.
+
+    From the paper: the sequence and the selection. From the authors' scripts: the factor, 0.5. In ties these
+    take the later delta, and ours the earlier.
+    """
 
     starts_from = "previous"
+
+    def merge_settings(self) -> dict[str, Any]:
+        """The factor, whatever its value: without it a state is one of the factor 1."""
+        return {"magmax_scale": self.config.merging.magmax_scale}
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
         """The larger of what was kept and the new delta."""
         return largest_magnitude(state.model, load(expert), task=task)
 
+    def merged(self, model: Delta) -> Delta:
+        """The factor times the largest deltas."""
+        return scale(model, self.config.merging.magmax_scale)
+
 
 @register("emr", "EMR-Merging, Huang et al., NeurIPS 2024, arxiv.org/abs/2405.17461")
 class Emr(Unified):
-    """ConDU's unify, once, on all original deltas: its bound without iteration, for T times the storage."""
+    """ConDU's unify, once, on all original deltas: its bound without iteration, for T times the storage.
+
+    From the paper: election, masks and rescalers; its authors' code has ConDU's other rescaler (`merging.rescaler`).
+    """
+
+    def merge_settings(self) -> dict[str, Any]:
+        """The rescaler's formula, where it is not the one that it always had."""
+        rescaler = self.config.merging.rescaler
+        return {} if rescaler == "l1" else {"rescaler": rescaler}
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> UnifiedDelta:
         """Elects, masks and rescales all experts anew."""
-        return emr(state.sources(task, expert, load))
+        return emr(state.sources(task, expert, load), rescaler=self.config.merging.rescaler)

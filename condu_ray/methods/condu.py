@@ -15,7 +15,12 @@ PAPER = "ConDU, Gao et al., ICLR 2026, arxiv.org/abs/2503.10705"
 
 @register("condu", PAPER)
 class Condu(Unified):
-    """Tune each expert from theta0, decouple the old ones, unify all; unseen tasks by the nearest experts."""
+    """Tune each expert from theta0, decouple the old ones, unify all; unseen tasks by the nearest experts.
+
+    From the paper: all formulas. From the code: a sum of exactly 0 elects the negative sign, theta0 is the first of
+    five candidates, hyperparameters. Where the two differ `--as_published true` follows the code: rescaler,
+    aggregation, the text part of prototypes, and the first session's evaluation (condu_ray/CONSTANTS.md).
+    """
 
     def merge_settings(self) -> dict[str, Any]:
         """The rescaler's formula."""
@@ -33,7 +38,12 @@ class Condu(Unified):
 
 @register("condu-lora", PAPER)
 class ConduLora(Condu):
-    """The same with LoRA experts; merges their weight deltas, or their factors with `--lora.merge factors`."""
+    """The same with LoRA experts; merges their weight deltas, or their factors with `--lora.merge factors`.
+
+    From the paper: that experts may be LoRA. From the code: rank 64 on the MLPs' linears, both factors from
+    N(0, 0.01^2), the factor 1 / sqrt(rank) of B A. They differ: the code merges A and B, of which each pair may be
+    turned without a change of its product, so that the default is the weight delta.
+    """
 
     @property
     def adapter(self) -> Literal["lora", "full"]:

@@ -1,13 +1,17 @@
 """Sequential methods that hold on to a teacher by distillation: LwF, LwF-VR and ZSCL.
 
 The terms are those of ZSCL's public code (github.com/Thunderbeee/ZSCL, mtil/src/models/finetune.py): both models' image
-features against the teacher's text features, image-to-text and text-to-image.
+features against the teacher's text features, image-to-text and text-to-image, each the cross entropy of distributions
+softened by T, times T^2. Its scripts for LwF and LwF-VR also mix 5,000 images of ImageNet into every task's training
+images (`--fair`), which is not done here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,8 +23,48 @@ from condu_ray.methods.registry import register
 from condu_ray.methods.sequential import Sequential
 
 
-class Lwf(Objective):
-    """Cross entropy, and distillation from theta_(t-1) on the step's own images over some prompts.
+class Distilling(Objective):
+    """Cross entropy on the task, and distillation on images that are added to each step.
+
+    Args:
+        lesson: the lesson.
+        teacher: who teaches.
+        prompts: tokens of the prompts that are distilled over.
+    """
+
+    def __init__(self, lesson: Lesson, teacher: Teacher, prompts: Tensor) -> None:
+        super().__init__(lesson)
+        self.options = lesson.config.distillation
+        self.teacher = teacher
+        self.text_CD = teacher.texts(prompts)
+        self._images = torch.empty(0)
+
+    def added(self) -> Tensor:
+        """Returns a step's images to distil on, as the model takes them; none for the task's own of the step."""
+        raise NotImplementedError
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Appends this step's images to distil on."""
+        self._images = self.added()
+        images = torch.cat([batch.images, self._images]) if len(self._images) else batch.images
+        return images, self.tokens_CL
+
+    def loss(self, batch: Batch, image_BD: Tensor, text_CD: Tensor) -> Tensor:
+        """Adds the distillation."""
+        own = super().loss(batch, image_BD, text_CD)
+        if not len(self._images):
+            return own + self.distilled(batch.images, image_BD)
+        return own + self.distilled(self._images, image_BD[len(batch.labels) :])
+
+    def distilled(self, images: Tensor, image_BD: Tensor) -> Tensor:
+        """`weight` times the distillation, both ways, of images whose current features are `image_BD`."""
+        student = self.scale * image_BD @ self.text_CD.T
+        teacher = self.scale * self.teacher.images(images) @ self.text_CD.T
+        return self.options.weight * both_ways(teacher, student, self.options.temperature)
+
+
+class Lwf(Distilling):
+    """Cross entropy, and distillation from theta_(t-1) on a second batch of the task's images over some prompts.
 
     Args:
         lesson: the model holds theta_(t-1), which the teacher keeps.
@@ -28,55 +72,49 @@ class Lwf(Objective):
     """
 
     def __init__(self, lesson: Lesson, prompts: Tensor | None = None) -> None:
-        super().__init__(lesson)
-        self.options = lesson.config.distillation
-        self.teacher = Teacher(lesson)
-        self.text_CD = self.teacher.texts(self.tokens_CL if prompts is None else prompts)
+        super().__init__(lesson, Teacher(lesson), lesson.tokens(lesson.task.prompts()) if prompts is None else prompts)
+        self._second: Iterator[np.ndarray] | None = None
+        if self.options.second_batch:
+            assert lesson.second is not None
+            self._second = lesson.second(lesson.added_images)
 
-    def loss(self, batch: Batch, image_BD: Tensor, text_CD: Tensor) -> Tensor:
-        """Adds `weight` times the distillation of the image's distribution over prompts, both ways."""
-        return super().loss(batch, image_BD, text_CD) + self.distilled(batch.images, image_BD)
-
-    def distilled(self, images: Tensor, image_BD: Tensor) -> Tensor:
-        """The distillation terms of images whose current features are `image_BD`."""
-        student = self.scale * image_BD @ self.text_CD.T
-        teacher = self.scale * self.teacher.images(images) @ self.text_CD.T
-        return self.options.weight * both_ways(teacher, student, self.options.temperature)
+    def added(self) -> Tensor:
+        """The second batch, if there is to be one."""
+        return torch.empty(0) if self._second is None else self.lesson.images(next(self._second))
 
 
-class Zscl(Lwf):
+class Zscl(Distilling):
     """Distillation from theta0 over reference images and captions, L2 to theta_(t-1), and an ensemble of weights."""
 
     def __init__(self, lesson: Lesson) -> None:
         assert lesson.references is not None
-        Objective.__init__(self, lesson)
-        self.options = lesson.config.distillation
-        self.teacher = Teacher(lesson, lesson.theta0)
-        self.text_CD = self.teacher.texts(lesson.tokens(list(lesson.captions)))
-        size = self.options.batch_size or lesson.settings.batch_size
-        self._references = lesson.references(max(2, size // lesson.world))
+        super().__init__(lesson, Teacher(lesson, lesson.theta0), lesson.tokens(list(lesson.captions)))
+        self._references = lesson.references(lesson.added_images)
         self._before = {name: p.detach().clone() for name, p in lesson.parameters.items()}
         self._ensemble = {name: p.detach().clone() for name, p in lesson.parameters.items()}
         self._count = 0
-        self._images = torch.empty(0)
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Appends this step's reference images."""
-        self._images = self.lesson.images(next(self._references))
-        return torch.cat([batch.images, self._images]), self.tokens_CL
+    def added(self) -> Tensor:
+        """This step's reference images."""
+        return self.lesson.images(next(self._references))
 
     def loss(self, batch: Batch, image_BD: Tensor, text_CD: Tensor) -> Tensor:
         """Cross entropy + distillation on the references + l2 * ||theta - theta_(t-1)||^2."""
-        own = Objective.loss(self, batch, image_BD, text_CD)
+        distilled = super().loss(batch, image_BD, text_CD)
         distance = sum(
             ((parameter - self._before[name]) ** 2).sum() for name, parameter in self.lesson.parameters.items()
         )
-        return own + self.distilled(self._images, image_BD[len(batch.labels) :]) + self.options.l2 * distance
+        return distilled + self.options.l2 * distance
 
     @torch.no_grad()
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Every `ensemble_every` steps the weights enter the running mean, which began with theta_(t-1)."""
-        if (step + 1) % self.options.ensemble_every == 0:
+        """The weights enter the running mean, which began with theta_(t-1), at the iterations 0, n, 2 n, ...
+
+        The public code counts iterations from 0 and has one more than steps, at the rate 0: its last weights are those
+        after the last step.
+        """
+        every, steps = self.options.ensemble_every, self.lesson.settings.steps
+        for _ in range((step % every == 0) + (step + 1 == steps and steps % every == 0)):
             self._count += 1
             for name, parameter in self.lesson.parameters.items():
                 mean = self._ensemble[name]
@@ -84,19 +122,25 @@ class Zscl(Lwf):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """The ensemble is the expert."""
-        if self._count:
+        """The ensemble is the expert, but of a training that is over before its second iteration counts."""
+        if self._count > 1:
             for name, parameter in self.lesson.parameters.items():
                 parameter.copy_(self._ensemble[name])
 
 
 @register("lwf", "Learning without forgetting, Li and Hoiem, ECCV 2016, arxiv.org/abs/1606.09282")
 class LearningWithoutForgetting(Sequential):
-    """Distils from theta_(t-1) on the current images over the current classes."""
+    """Distils from theta_(t-1) on the current images over the current classes.
+
+    From the paper: the teacher and its task. From ZSCL's script: both directions, T = 2, and that the images are
+    a second batch without augmentation (`distillation.second_batch`; the paper has one batch).
+    """
 
     def expert_settings(self, position: int) -> dict[str, Any]:
-        """The teacher's temperature and weight."""
-        return {"objective": self.name} | self.config.distillation.identity(include={"temperature", "weight"})
+        """The teacher's temperature and weight, and how many images it sees beside the step's."""
+        found = {"objective": self.name} | self.config.distillation.identity(include={"temperature", "weight"})
+        second = {"second_batch": self.config.distillation.batch_size}
+        return found | (second if self.config.distillation.second_batch else {})
 
     def objective(self, lesson: Lesson) -> Objective:
         """Over the task's own prompts."""
@@ -105,7 +149,10 @@ class LearningWithoutForgetting(Sequential):
 
 @register("lwf-vr", "LwF-VR, Ding et al., 2022, arxiv.org/abs/2207.09248")
 class RandomVocabulary(LearningWithoutForgetting):
-    """LwF over prompts of random tokens, which stand for classes that are not known."""
+    """LwF over prompts of random tokens, which stand for classes that are not known.
+
+    From the paper: random vocabulary in place of old classes. From ZSCL's script: as for LwF.
+    """
 
     def expert_settings(self, position: int) -> dict[str, Any]:
         """And the size of the vocabulary."""
@@ -119,17 +166,21 @@ class RandomVocabulary(LearningWithoutForgetting):
 
 
 @register("zscl", "ZSCL, Zheng et al., ICCV 2023, arxiv.org/abs/2303.06628")
-class ZeroShotContinual(LearningWithoutForgetting):
-    """Distils from theta0 on reference images and texts, stays near theta_(t-1), and serves an ensemble of weights."""
+class ZeroShotContinual(Sequential):
+    """Distils from theta0 on reference images and texts, stays near theta_(t-1), and serves an ensemble of weights.
+
+    From the paper: the three parts. From its code: the ensemble's members (the start and the weights at iterations
+    0, 100, ..., 1000), every caption in every step (`distillation.max_captions 0`), T = 2, all factors 1.
+    """
 
     needs = frozenset({"reference"})
 
     def expert_settings(self, position: int) -> dict[str, Any]:
         """All of its options, and the references' content."""
-        kept = {"max_captions", "batch_size", "ensemble_every", "l2"}
+        kept = {"temperature", "weight", "max_captions", "batch_size", "ensemble_every", "l2"}
         references = load_references(self.config.distillation).fingerprint
-        found = super().expert_settings(position) | self.config.distillation.identity(include=kept)
-        return found | {"references": references}
+        found = {"objective": self.name, "ensemble": "start, 0, every", "references": references}
+        return found | self.config.distillation.identity(include=kept)
 
     def objective(self, lesson: Lesson) -> Objective:
         """Over the reference captions."""

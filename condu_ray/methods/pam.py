@@ -16,6 +16,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods.base import LoadExpert, Method, ModelState
 from condu_ray.methods.merged import Merged
 from condu_ray.methods.registry import get, register
+from condu_ray.options import Lora
 from condu_ray.store.experts import Form
 
 PAPER = "PAM, Sokar et al., 2025, arxiv.org/abs/2506.03189"
@@ -59,7 +60,11 @@ class Aligned(Objective):
 
 @register("pam", PAPER)
 class Pam(Method):
-    """Trains from the global adapter with alignment; merges by the running mean, or by another method's rule."""
+    """Trains from the global adapter with alignment; merges by the running mean, or by another method's rule.
+
+    From the paper: LoRA of rank 32 (`pam.rank` of the recipes of MTIL), the start, the alignment of the top half, the
+    mean of factors. There is no public code, and no rate for CLIP: rate and scale are ours.
+    """
 
     starts_from = "state"
     keeps_model = True
@@ -76,6 +81,12 @@ class Pam(Method):
     def adapter(self) -> Literal["lora", "full"]:
         """LoRA factors (the paper) or the whole model."""
         return self.config.pam.adapter
+
+    @property
+    def lora(self) -> Lora:
+        """Its own rank, scale and rate, where it has some."""
+        own = self.config.pam.model_dump(include={"rank", "scale", "lr"}, exclude_none=True)
+        return self.config.lora.model_copy(update=own | ({"lr_by_task": {}} if "lr" in own else {}))
 
     @property
     def form(self) -> Form:
@@ -98,7 +109,7 @@ class Pam(Method):
     def merge_settings(self) -> dict[str, Any]:
         """The rule and its options, and the adapter."""
         found = {"merge": self.config.pam.merge, "adapter": self.adapter} | self.rule.merge_settings()
-        return found | ({"scale": self.config.lora.scale} if self.adapter == "lora" else {})
+        return found | ({"scale": self.lora.scale} if self.adapter == "lora" else {})
 
     def initial(self) -> Any:
         """As the rule begins."""
@@ -127,7 +138,7 @@ class Pam(Method):
 
 @register("pam-full", PAPER)
 class PamFull(Pam):
-    """PAM on the whole model's delta in place of LoRA factors."""
+    """PAM on the whole model's delta in place of LoRA factors, which the paper has not."""
 
     @property
     def adapter(self) -> Literal["lora", "full"]:
@@ -137,6 +148,6 @@ class PamFull(Pam):
 
 @register("pam-noalign", PAPER)
 class PamNoAlign(Pam):
-    """PAM without its alignment: train from the global adapter, then average."""
+    """PAM without its alignment: train from the global adapter, then average; the paper's ablation."""
 
     aligns = False

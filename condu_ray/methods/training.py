@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from condu_ray.benchmark import Task
-from condu_ray.benchmark.references import References, load_references
+from condu_ray.benchmark.references import load_references
 from condu_ray.learn.chunks import reference_images, task_images
 from condu_ray.learn.lesson import Exemplars, Lesson
 from condu_ray.learn.loop import DivergedError, Progress, fine_tune
@@ -22,6 +22,9 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods.base import Method
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import Backbone, set_weights
+
+SECOND = 2**31
+"""Added to the run's seed for the order of a second stream of the task's images: no run has such a seed."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def train_expert(
             rank=worker.rank,
             world=worker.world,
             exemplars=tuple(exemplars),
-            references=partial(_open, references, method, preprocess, worker) if references else None,
+            references=partial(_open, references.files, method, preprocess, worker, 0) if references else None,
+            second=partial(_open, (task.train,), method, preprocess, worker, SECOND),
             captions=references.sample(config.distillation.max_captions, config.seed) if references else (),
             training_images=partial(task_images, task.train, preprocess, batch_size=64),
         )
@@ -124,7 +128,7 @@ def train_expert(
             delta, factors = subtract(backbone.snapshot(), theta0), None
         else:
             factors = adapter.factors()
-            delta = lora.materialise(factors, config.lora.scale)
+            delta = lora.materialise(factors, method.lora.scale)
         if broken := [name for name, tensor in delta.items() if not tensor.isfinite().all()]:
             raise DivergedError(f"task {task.name}: the last step left no finite number in {broken[0]}")
         return Trained(delta, factors, dict(objective.files()), loss)
@@ -141,7 +145,7 @@ def _put_in_place(
         set_weights(backbone, theta0, start)
         return None
     set_weights(backbone, theta0, None)
-    options = method.config.lora
+    options = method.lora
     adapter = lora.attach(
         backbone,
         rank=options.rank,
@@ -157,13 +161,13 @@ def _put_in_place(
 
 
 def _open(
-    references: References, method: Method, preprocess: dict[str, object], worker: Worker, size: int
+    files: Sequence[Path], method: Method, preprocess: dict[str, object], worker: Worker, offset: int, size: int
 ) -> Iterator[np.ndarray]:
-    """Streams reference images, of this worker's share, in the order of the run's seed."""
+    """Streams images without augmentation, of this worker's share, in the order of the run's seed."""
     return reference_images(
-        references.files,
+        files,
         preprocess,
-        seed=method.config.seed,
+        seed=method.config.seed + offset,
         steps=method.config.training.steps,
         batch_size=size * worker.world,
         rank=worker.rank,

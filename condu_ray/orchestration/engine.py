@@ -70,8 +70,10 @@ class Engine:
         if not any(get(name, self.config).routes for name in self.config.method):
             return
         begin, config, checked = time.perf_counter(), self.config, self.checked
+        images = {plan.config.inference.prototype_images for plan in self.plans}
+        tasks = {task.train_fingerprint: task for name in images for task in checked.pictured(name)}
         made = make_prototypes(
-            config.storage, checked.spec, checked.backbone, checked.tasks, self.room, config.training.threads
+            config.storage, checked.spec, checked.backbone, [*tasks.values()], self.room, config.training.threads
         )
         if made:
             say(f"prototypes of {made} tasks in {time.perf_counter() - begin:.0f} s")

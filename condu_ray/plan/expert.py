@@ -68,9 +68,10 @@ class PlannedExpert:
         return self.earlier[-1][1] if self.needs is not None else None
 
     @property
-    def stream(self) -> tuple[int, bool]:
+    def stream(self) -> tuple[int, bool, str]:
         """Experts of equal ones can share a data pipeline."""
-        return self.config.training.batch_size, self.config.training.augment
+        training = self.config.training
+        return training.batch_size, training.augment, training.crops
 
     @property
     def adoptable(self) -> bool:

@@ -27,6 +27,7 @@ from condu_ray.config import Experiment, content_hash
 from condu_ray.learn.loop import compute_context, resolved_precision
 from condu_ray.learn.objective import ClipClassifier, classification_loss
 from condu_ray.methods import Method
+from condu_ray.options import Lora
 from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, write_sealed
 from condu_ray.store.layout import checked_folder, verdict_path
 from condu_ray.vlm import lora
@@ -75,13 +76,16 @@ def first_pass(backbone: Backbone, tasks: Sequence[Task], config: Experiment, me
                 verdict = asdict(texts)
                 _keep(config, key, verdict)
             found.append(Texts(**verdict))
-        for adapter in sorted({method.adapter for method in methods if method.starts_from != "nothing"}):
-            options = {"rank", "targets", "init", "scale", "std"} if adapter == "lora" else set()
-            several = config.training.workers > 1
-            key = content_hash([*known, adapter, config.lora.identity(include=options), several])
+        form = {"rank", "targets", "init", "scale", "std"}
+        for method in methods:
+            if method.starts_from == "nothing":
+                continue
+            adapter = method.lora if method.adapter == "lora" else None
+            options, several = adapter.identity(include=form) if adapter else {}, config.training.workers > 1
+            key = content_hash([*known, method.adapter, options, several])
             if _kept(config, key) is None:
                 _try_training(backbone, tasks[0], config, adapter, precision)
-                _keep(config, key, {"trained": adapter})
+                _keep(config, key, {"trained": method.adapter})
     return found
 
 
@@ -138,10 +142,10 @@ def _encode(backbone: Backbone, task: Task, precision: str) -> tuple[Tensor, Ten
     return images, tokens
 
 
-def _try_training(backbone: Backbone, task: Task, config: Experiment, adapter: str, precision: str) -> None:
-    """Takes one training step, without its update, on the whole model or on adapters."""
-    batch, options = _encode(backbone, task, precision), config.lora
-    if adapter == "full":
+def _try_training(backbone: Backbone, task: Task, config: Experiment, options: Lora | None, precision: str) -> None:
+    """Takes one training step, without its update, on the whole model or on adapters of such options."""
+    batch = _encode(backbone, task, precision)
+    if options is None:
         _step(backbone, backbone.trainable, batch, config, precision)
         return
     with lora.attach(

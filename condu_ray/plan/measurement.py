@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from condu_ray.config import Experiment, content_hash
-from condu_ray.store.ledger import Entry
+from condu_ray.store.ledger import ROOT, Entry
 
 if TYPE_CHECKING:
     from condu_ray.benchmark import Task
@@ -78,7 +78,7 @@ def measurement_key(
         seen: whether the state has learned it.
         space: all tasks for the union of their classes; empty for the task's own.
     """
-    weights: list[Any] = [method.weights(state, task.name)]
+    weights: list[Any] = [ROOT if method.skips_trigger(state) else method.weights(state, task.name)]
     if routed(method, seen, "union" if space else "task"):
         weights = ["aggregated", state.id, config.inference.identity()]
     if space:  # which classes there are, in which order the tasks come does not count

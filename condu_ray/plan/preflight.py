@@ -34,6 +34,12 @@ class Checked:
     """theta0's fingerprint."""
     words: tuple[str, ...] = ()
     """What a run says first: its backbone, and what was decided for it or warned of, and how it reads the prompts."""
+    sources: tuple[Task, ...] = ()
+    """The tasks that few-shot ones were drawn from; empty where all training images are used."""
+
+    def pictured(self, images: str) -> tuple[Task, ...]:
+        """Returns the tasks whose training images are behind prototypes, by `inference.prototype_images`."""
+        return self.sources if images == "all" and self.sources else self.tasks
 
     def under(self, config: Experiment) -> Checked:
         """Returns what was checked, for a trial's configuration: the same tasks in its order."""
@@ -68,12 +74,13 @@ def check(config: Experiment) -> Checked:
     require_valid(tasks, cache_folder=checked_folder(config.storage))
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
+    sources = tuple(tasks) if config.shots is not None else ()
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
     texts = first_pass(backbone, tasks, config, methods)
     words = (backbone.described, *backbone.notes, described(tasks, texts))
-    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words)
+    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
 
 
 def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:

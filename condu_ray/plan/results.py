@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from condu_ray.methods import ModelState
-from condu_ray.metrics import continual_metrics
+from condu_ray.metrics import METRICS, MORE, continual_metrics
 from condu_ray.plan.measurement import Measurement, Space, label_spaces, measurement_key
 from condu_ray.plan.run_plan import RunPlan
 from condu_ray.plan.sessions import MethodPlan
@@ -113,7 +113,7 @@ class Results:
         if len(matrix) < sessions:
             return None
         found = continual_metrics(matrix)
-        names = ("transfer", "average", "last", "backward_transfer", "forgetting")
+        names = (*METRICS, *MORE)
         return {name: None if math.isnan(value := getattr(found, name)) else float(value) for name in names}
 
     def summary(self, seconds: float, *, reused: int, trained: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import ModelState
-from condu_ray.metrics import continual_metrics
+from condu_ray.metrics import METRICS, MORE, continual_metrics
 from condu_ray.plan.measurement import Measurement, Space, label_spaces
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.results import Results
@@ -149,7 +149,7 @@ class StoredRun:
         """
         from pandas import DataFrame
 
-        names = ("transfer", "average", "last", "backward_transfer", "forgetting")
+        names = (*METRICS, *MORE)
         rows = []
         for name, one in self.methods.items():
             for space in label_spaces(self.config, one.method):

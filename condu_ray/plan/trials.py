@@ -21,7 +21,20 @@ from condu_ray.store.backend import backend
 from condu_ray.store.layout import record_path
 from condu_ray.store.location import Place
 
-FIXED = ("storage", "run", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "label_space", "shots")
+FIXED = (
+    "storage",
+    "run",
+    "as_published",
+    "method",
+    "tasks",
+    "seed",
+    "data",
+    "model",
+    "pretrained",
+    "recipe",
+    "label_space",
+    "shots",
+)
 """Top-level fields that are the same for all trials, or have an axis of their own."""
 SECTIONS = ("evaluation", "tracking", "cluster")
 """Parts that say how a sweep runs and not what it compares."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from condu_ray.benchmark.images import MAX_PIXELS
+from condu_ray.benchmark.images import decode
 
 
 class Preprocessor:
@@ -35,19 +32,10 @@ class Preprocessor:
         """Decodes one image; `seed` fixes its augmentation (torchvision draws from torch's global generator).
 
         Raises:
-            ValueError: it has more than `MAX_PIXELS` pixels; nothing is decoded then.
+            ImageError: it is too large, too long, or of a form that has no right picture of 8 bits.
             OSError: it does not decode.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # palette images with transparency
-            try:
-                opened = Image.open(io.BytesIO(encoded))
-            except Image.DecompressionBombError as error:
-                raise ValueError(f"an image with more than {MAX_PIXELS:,} pixels ({error}); scale it down") from error
-            if opened.width * opened.height > MAX_PIXELS:
-                size = f"{opened.width} x {opened.height}"
-                raise ValueError(f"an image of {size} pixels, more than {MAX_PIXELS:,}; scale it down")
-            image = opened.convert("RGB")
+        image = decode(encoded)
         if self._augment:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a traceback for CUDA at each call
         for step in self._steps:

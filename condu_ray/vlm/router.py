@@ -24,11 +24,13 @@ def similarities(image_BD: Tensor, prototypes: Sequence[Tensor]) -> Tensor:
     return torch.stack([(image_BD @ proto_CD.T).amax(dim=1) for proto_CD in prototypes], dim=1)
 
 
-def candidates(weights_BE: Tensor, *, top_k: int, include_pretrained: bool, aggregation: str) -> tuple[Tensor, Tensor]:
+def candidates(
+    weights_BE: Tensor, *, top_k: int, include_pretrained: bool, aggregation: str, pretrained_weight: str = "best"
+) -> tuple[Tensor, Tensor]:
     """Chooses K candidates an image and their weights.
 
-    With `include_pretrained`, theta0 is always the first of the K, and counts as much as the best expert when
-    `weighted` (the paper gives it no weight of its own; the public code averages with equal weights).
+    With `include_pretrained`, theta0 is always the first of the K (the paper gives it no weight of its own; the public
+    code averages with equal weights).
     Ties go to the task learned first.
 
     Args:
@@ -36,6 +38,8 @@ def candidates(weights_BE: Tensor, *, top_k: int, include_pretrained: bool, aggr
         top_k: number of candidates, the pretrained model among them.
         include_pretrained: whether theta0 is a candidate.
         aggregation: `weighted` (paper: by w_i, negatives count as 0) or `mean` (public code: equal).
+        pretrained_weight: of theta0 when `weighted`: `best`, as much as the most similar expert's, or `equal`, 1 / K',
+            so that the experts share the rest.
 
     Returns:
         indices [B, K'] (`PRETRAINED` is theta0) and weights [B, K'] that sum to 1 in each row; K' <= top_k.
@@ -54,4 +58,8 @@ def candidates(weights_BE: Tensor, *, top_k: int, include_pretrained: bool, aggr
     chosen = chosen.clamp(min=0)
     total = chosen.sum(dim=1, keepdim=True)
     equal = torch.full_like(chosen, 1 / chosen.shape[1])
+    if include_pretrained and pretrained_weight == "equal" and room:
+        among = chosen[:, 1:].sum(dim=1, keepdim=True)
+        shared = (1 - equal[:, :1]) * chosen[:, 1:] / among.clamp(min=1e-12)
+        return order, torch.where(among > 0, torch.cat([equal[:, :1], shared], dim=1), equal)
     return order, torch.where(total > 0, chosen / total.clamp(min=1e-12), equal)

@@ -29,26 +29,43 @@ def text_features(
     Returns:
         [C, D] float32, L2-normalised.
     """
+    return functional.normalize(text_sums(model, tokenizer, classes, templates, batch_size), dim=-1)
+
+
+@torch.no_grad()
+def text_sums(
+    model: CLIP, tokenizer: Any, classes: Sequence[str], templates: Sequence[str], batch_size: int = 512
+) -> Tensor:
+    """The sum over templates of each class's L2-normalised features; arguments as of `text_features`.
+
+    Returns:
+        [C, D] float32.
+    """
     device = next(model.parameters()).device
     total = None
     for template in templates:
         prompts = [template.replace("{}", name) for name in classes]  # a class name is no format
         parts = [
-            model.encode_text(tokenizer(prompts[start : start + batch_size]).to(device), normalize=True).float()
+            wide(model.encode_text(tokenizer(prompts[start : start + batch_size]).to(device), normalize=True))
             for start in range(0, len(prompts), batch_size)
         ]
         features = torch.cat(parts)
         total = features if total is None else total + features
     assert total is not None, "a task has at least one template"
-    return functional.normalize(total, dim=-1)
+    return total
 
 
 @torch.no_grad()
 def image_features(model: CLIP, images_BCHW: Tensor) -> Tensor:
     """Encodes normalised images: [B, D] float32, L2-normalised."""
-    return model.encode_image(images_BCHW, normalize=True).float()
+    return wide(model.encode_image(images_BCHW, normalize=True))
 
 
 def logits(model: CLIP, image_BD: Tensor, text_CD: Tensor) -> Tensor:
     """exp(logit_scale) * cosine similarity: [B, C] float32."""
-    return model.logit_scale.exp().float() * image_BD @ text_CD.T
+    return wide(model.logit_scale.exp()) * image_BD @ text_CD.T
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Returns a tensor in float32, or in float64 where it is that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -24,7 +24,6 @@ def plain(data: str, steps: int) -> None:
 
     from condu_ray.benchmark import load_tasks
     from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT
-    from condu_ray.config import Inference
     from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
     from condu_ray.learn.evaluate import Evaluator
     from condu_ray.learn.features import Weights
@@ -32,6 +31,7 @@ def plain(data: str, steps: int) -> None:
     from condu_ray.learn.loop import fine_tune, resolved_precision
     from condu_ray.learn.objective import ClipClassifier, Objective
     from condu_ray.merging import UnifiedDelta, subtract
+    from condu_ray.options import Inference
     from condu_ray.recipes import mini_mtil
     from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights
     from condu_ray.vlm.preprocess import Preprocessor, normalise

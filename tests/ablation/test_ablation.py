@@ -20,12 +20,13 @@ from condu_ray.ablation.merging import (
 )
 from condu_ray.ablation.synthetic import ablate_synthetic, measure_synthetic, shared_gaussian
 from condu_ray.benchmark import load_tasks
-from condu_ray.config import Evaluation, Experiment, Inference, Merging
+from condu_ray.config import Evaluation, Experiment
 from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.merging import UnifiedDelta, reconstruction
 from condu_ray.merging.variants import variants
 from condu_ray.methods import ModelState, get
 from condu_ray.methods.session import save_session, session_folder
+from condu_ray.options import Inference, Merging
 from condu_ray.plan.sessions import plan_method
 from condu_ray.plan.stored_method import MissingRunError, StoredMethod
 from condu_ray.report.ablation_report import write_merging, write_synthetic

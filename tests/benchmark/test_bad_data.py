@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import struct
@@ -17,11 +18,10 @@ import pytest
 from PIL import Image
 
 from condu_ray.benchmark import TaskError, check_task, load_tasks, require_valid
-from condu_ray.vlm.preprocess import Preprocessor
+from condu_ray.learn.chunks import Chunk, ChunkReader, task_images
 
 Make = Callable[[Any], object]
 TRAIN, TEST, META, ORDER = "digits/train.parquet", "digits/test.parquet", "digits/meta.json", "order.json"
-COLOUR, GREY = (200, 100, 50), (124, 124, 124)  # the second is the first one's luma
 
 
 class Bad(NamedTuple):
@@ -91,6 +91,19 @@ def wide_label(make_task: Any) -> None:
     make_task.write_split(make_task() / "test.parquet", range(60, 64), [0, 1, 2, 2**64 - 1], pa.uint64())
 
 
+def as_int128(path: Path) -> None:
+    """Writes labels as polars writes its Int128: 16 bytes each, of a type in the schema that Arrow has not."""
+    old = pq.read_table(path)
+    schema = pa.schema([("image", pa.binary()), ("label", pa.int64())])
+    told = bytes(schema.serialize()).replace(struct.pack("<i", 64), struct.pack("<i", 128), 1)
+    wide = pa.array([value.to_bytes(16, "little") for value in old["label"].to_pylist()], pa.binary(16))
+    with pq.ParquetWriter(
+        path, pa.schema([("image", pa.binary()), ("label", wide.type)]), store_schema=False
+    ) as writer:
+        writer.write_table(pa.table({"image": old["image"], "label": wide}))
+        writer.add_key_value_metadata({"ARROW:schema": base64.b64encode(told).decode()})
+
+
 def png(side: int, depth: int = 8, colour: int = 0, data: bytes = b"\0" * 9) -> bytes:
     """A PNG that claims side x side pixels, whatever it holds of them."""
 
@@ -109,12 +122,13 @@ def picture(kind: str, plain: Image.Image, frames: int = 1) -> bytes:
     return buffer.getvalue()
 
 
-RGB = Image.new("RGB", (16, 16), COLOUR)
+RGB = Image.new("RGB", (16, 16), (200, 100, 50))
 JPEG = picture("JPEG", Image.radial_gradient("L"))
 
 ANEW, COPY = "write these anew, or leave them out", "write or copy it anew"
 CLASSES, RENAME = "list the class names, the label is the index", "rename or join them"
 TEMPLATE, ONE_PLACE = "write either key 'template' or key 'templates'", "write a text with exactly one '{}'"
+UNSEEN = "which nobody sees; write it without"
 SAFE, OPEN = "rename the folder with letters, digits", "may not be read by this user; change its permissions"
 
 CONTENT = {
@@ -127,6 +141,11 @@ CONTENT = {
     "more labels than classes": Bad(
         meta(classes=["one", "two"]), "error", f"{TRAIN} {TEST}",
         ["3 of 9 labels are out of range 0 to 1: row 2 has 2"], "add their classes to meta.json", 2,
+    ),
+    "labels from 1": Bad(
+        column(TRAIN, "label", lambda old: pa.array([value + 1 for value in old.to_pylist()], pa.int32())),
+        "error", TRAIN, ["3 of 9 labels are out of range 0 to 2: all labels of the file are 1 to 3"],
+        "shifted by one; subtract 1", 2,
     ),
     "null label": Bad(rows(TRAIN, labels={6: None}), "error", TRAIN, ["1 of 9 labels are null: row 6"], "give each", 6),
     "class without training images": Bad(
@@ -153,6 +172,14 @@ CONTENT = {
         ["row 4: has 8001 x 8001 pixels, more than 64 megapixels"], "scale it down", 4,
     ),
     "bomb": Bad(rows(TRAIN, {4: png(40_000)}), "error", TRAIN, ["row 4: has more than 64 mega"], "scale it down", 4),
+    "long image": Bad(
+        rows(TRAIN, {4: picture("PNG", Image.new("L", (1, 60_000)))}), "error", TRAIN,
+        ["row 4: has 1 x 60000 pixels, one side more than 200 times the other"], "crop it", 4,
+    ),
+    "transparent": Bad(
+        rows(TRAIN, {4: picture("PNG", Image.new("RGBA", (8, 8))), 6: picture("PNG", Image.new("LA", (8, 8)))}),
+        "warning", TRAIN, ["2 of 9 images are transparent in places: row 4; row 6"], "white is put behind them", 4,
+    ),
     "16-bit grey": Bad(
         rows(TRAIN, {4: picture("PNG", Image.new("I;16", (8, 8), 40_000))}), "error", TRAIN,
         ["row 4: has more than 8 bits a channel (mode 'I;16')"], "scale its values to 0 to 255", 4,
@@ -189,7 +216,7 @@ FILES = {
     ),
     "column twice": Bad(
         table(TEST, lambda old: old.append_column("label", old["label"])), "refused", TEST,
-        ["column 'label' is there 2 times"], "write it once, with integers",
+        ["column 'label' is there 2 times"], "keep one of them",
     ),
     "float labels": Bad(
         column(TRAIN, "label", lambda old: old.cast(pa.float32())), "refused", TRAIN, ["'label' holds float"],
@@ -205,11 +232,45 @@ FILES = {
     ),
     "images as structures": Bad(
         column(TRAIN, "image", lambda old: pa.array([{"bytes": b"", "path": ""}] * len(old))), "refused", TRAIN,
-        ["'image' holds struct<bytes"], "write bytes of encoded images",
+        ["'image' holds struct<bytes"], "write bytes of encoded images: its field 'bytes' alone",
     ),
     "no rows": Bad(table(TRAIN, lambda old: old.slice(0, 0)), "refused", TRAIN, ["no rows"], "at least one image of"),
     "split cut short": Bad(cut(TRAIN), "refused", TRAIN, ["cut short"], COPY),
-    "empty split": Bad(text(TRAIN, b""), "refused", TRAIN, ["cut short"], COPY),
+    "empty split": Bad(text(TRAIN, b""), "refused", TRAIN, ["is empty (0 bytes)"], COPY),
+    "split is a link to nowhere": Bad(
+        broken(TRAIN, lambda path: (path.unlink(), path.symlink_to("/nowhere/a.parquet"))), "refused", TRAIN,
+        ["is a link to /nowhere/a.parquet, where nothing is"], "mend the link, or copy the file",
+    ),
+    "labels of 128 bits": Bad(
+        broken(TRAIN, as_int128), "refused", TRAIN, ["is Parquet that pyarrow", "cannot read"], "'label' with integers",
+    ),
+    "column in capitals": Bad(
+        table(TEST, lambda old: old.rename_columns(["Image", "label"])), "refused", TEST,
+        ["column 'image' is missing (columns: ['Image', 'label'])"], "rename 'Image'",
+    ),
+    "column with a space": Bad(
+        table(TEST, lambda old: old.rename_columns(["image", "label "])), "refused", TEST,
+        ["column 'label' is missing"], "rename 'label '",
+    ),
+    **{
+        f"labels as {kind}": Bad(
+            column(TRAIN, "label", lambda old, kind=kind: pa.array([bool(v) for v in old.to_pylist()]).cast(kind)
+                   if pa.types.is_boolean(kind) else old.cast(kind)),
+            "refused", TRAIN, [f"'label' holds {kind}"], "write integers, such as int32",
+        )
+        for kind in (pa.bool_(), pa.float64(), pa.decimal128(38, 0), pa.decimal256(60, 0))
+    },
+    **{
+        f"text of {kind} for images": Bad(
+            column(TRAIN, "image", lambda old, kind=kind: pa.array(["a.png"] * len(old), kind)), "refused", TRAIN,
+            ["'image' holds"], "write bytes of encoded images, not their paths or text",
+        )
+        for kind in (pa.string_view(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()))
+    },
+    "images as lists of numbers": Bad(
+        column(TRAIN, "image", lambda old: pa.array([[1, 2]] * len(old), pa.list_(pa.uint8()))), "refused", TRAIN,
+        ["'image' holds list<"], "write bytes of encoded images",
+    ),
     "split is text": Bad(text(TEST, b"a.png,1\n" * 99), "refused", TEST, ["not Parquet"], COPY),
     "no test split": Bad(broken(TEST, Path.unlink), "refused", TEST, ["missing"], COPY),
     "no training split": Bad(broken(TRAIN, Path.unlink), "refused", TRAIN, ["missing"], COPY),
@@ -224,6 +285,13 @@ FILES = {
     "meta is cut short": Bad(cut(META), "refused", META, ["not JSON"], "write it with an object of 'classes'"),
     "meta is Latin-1": Bad(text(META, b'{"\xe9": 1}'), "refused", META, ["not JSON", "utf-8"], "write it with"),
     "meta is too deep": Bad(text(META, b"[" * 100_000), "refused", META, ["not JSON", "recursion"], "write it with"),
+    "meta has a key twice": Bad(
+        text(META, b'{"classes": ["a"], "template": "a {}", "classes": ["b"]}'), "refused", META,
+        ["key 'classes' is there 2 times"], "keep one of them",
+    ),
+    "meta has a mark in front": Bad(
+        text(META, b"\xef\xbb\xbf{}"), "refused", META, ["not JSON", "UTF-8 BOM"], "write it with an object",
+    ),
     "meta is a list": Bad(text(META, b"[]"), "refused", META, ["holds a list"], "write it with an object"),
 }  # fmt: skip
 
@@ -242,6 +310,19 @@ METADATA = {
     ),
     "empty class": (meta(classes=["cat", "", "dog"]), ["'classes'[1] is ''"], "give it a name that is not empty"),
     "blank class": (meta(classes=["cat", " ", "dog"]), ["'classes'[1] is ' '"], "give it a name that is not empty"),
+    **{
+        f"class with {name}": (
+            meta(classes=["cat", f"a{sign}b", "dog"]), ["'classes'[1]", f"holds U+{ord(sign):04X} {name}"], UNSEEN,
+        )
+        for sign, name in {
+            "\u200b": "ZERO WIDTH SPACE", "\u200d": "ZERO WIDTH JOINER", "\u2060": "WORD JOINER",
+            "\ufeff": "ZERO WIDTH NO-BREAK SPACE", "\u00a0": "NO-BREAK SPACE", "\u202f": "NARROW NO-BREAK SPACE",
+            "\u3000": "IDEOGRAPHIC SPACE", "\u00ad": "SOFT HYPHEN", "\u200e": "LEFT-TO-RIGHT MARK",
+            "\u202e": "RIGHT-TO-LEFT OVERRIDE", "\u2067": "RIGHT-TO-LEFT ISOLATE", "\u2028": "LINE SEPARATOR",
+            "\x07": "a control character",
+        }.items()
+    },
+    "template with a no-break space": (meta(template="a photo\u00a0of {}"), ["holds U+00A0 NO-BREAK SPACE"], UNSEEN),
     "class is a number": (meta(classes=["cat", 1, "dog"]), ["'classes'[1] is 1"], "give it a name"),
     "no template": (meta(template=...), [], TEMPLATE),
     "both templates": (meta(templates=["a {}"]), [], TEMPLATE),
@@ -325,30 +406,71 @@ def test_bad_data(case: str, make_task: Any, tmp_path: Path, caplog: pytest.LogC
         assert word in message
 
 
-#: Odd pictures that are good data: the bytes, and the colour that a model gets to see.
-ODD: dict[str, tuple[bytes, tuple[int, int, int]]] = {
-    "black and white": (picture("PNG", Image.new("1", (16, 16), 1)), (255, 255, 255)),
-    "grey": (picture("PNG", RGB.convert("L")), GREY),
-    "grey with alpha": (picture("PNG", RGB.convert("LA")), GREY),
-    "palette": (picture("PNG", RGB.quantize()), COLOUR),
-    "still GIF": (picture("GIF", RGB.quantize()), COLOUR),
-    "alpha": (picture("PNG", Image.new("RGBA", (16, 16), (*COLOUR, 128))), COLOUR),
-    "CMYK": (picture("JPEG", RGB.convert("CMYK")), COLOUR),
-    "JPEG": (picture("JPEG", RGB), COLOUR),
-    "several pictures in a JPEG": (picture("MPO", RGB, frames=2), COLOUR),
-    "WebP": (picture("WEBP", RGB), COLOUR),
-    "16-bit colour": (
-        png(16, 16, 2, (b"\0" + bytes(value for high in COLOUR for value in (high, 7)) * 16) * 16),
-        COLOUR,
+def kept_as(kind: pa.DataType) -> Make:
+    """A good task whose images are kept in another of Arrow's forms."""
+
+    def change(old: pa.ChunkedArray) -> Any:
+        values = old.to_pylist()
+        if pa.types.is_fixed_size_binary(kind):
+            values = [value.ljust(kind.byte_width, b"\0") for value in values]
+        if pa.types.is_dictionary(kind):
+            return pa.array(values, kind.value_type).dictionary_encode()
+        return pa.array(values, kind)
+
+    return column(TRAIN, "image", change)
+
+
+#: Good data in odd forms.
+GOOD: dict[str, Make] = {
+    "views": kept_as(pa.binary_view()),
+    "large": kept_as(pa.large_binary()),
+    "one size": kept_as(pa.binary(400)),
+    "dictionary": kept_as(pa.dictionary(pa.int32(), pa.binary())),
+    **{
+        str(kind): column(TRAIN, "label", lambda old, kind=kind: old.cast(kind))
+        for kind in (pa.int8(), pa.uint8(), pa.int64(), pa.uint64())
+    },
+    **{
+        f"compressed by {codec}": broken(
+            TRAIN, lambda path, codec=codec: pq.write_table(pq.read_table(path), path, compression=codec)
+        )
+        for codec in ("none", "snappy", "zstd", "gzip", "brotli", "lz4")
+    },
+    "groups of one row": broken(TRAIN, lambda path: pq.write_table(pq.read_table(path), path, row_group_size=1)),
+    "more columns": table(TRAIN, lambda old: old.append_column("path", pa.array(["a"] * len(old)))),
+    "stray files": broken(
+        "digits",
+        lambda folder: [
+            place.joinpath(name).write_bytes(b"\0\0")
+            for place in (folder, folder.parent)
+            for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._meta.json")
+        ],
     ),
+    "a stray folder": broken("digits", lambda folder: (folder.parent / "__MACOSX").mkdir()),
+    "letters with a joiner": meta(classes=["\u0645\u06cc\u200c\u062e", "two", "three"]),
+    "accents": meta(classes=["caf\u00e9", "cafe\u0301", "two"], template="une photo d\u2019un {}."),
 }
 
 
-@pytest.mark.parametrize("case", ODD)
-def test_odd_pictures_are_good_data(case: str, make_task: Any) -> None:
-    encoded, colour = ODD[case]
-    folder = make_task()
-    make_task.change_split(folder / "train.parquet", {4: encoded})
-    assert check_task(load_tasks(folder.parent)[0]) == []
-    pixels = Preprocessor({"size": 16}).pixels(encoded)
-    assert np.abs(pixels.astype(int) - colour).max() <= 8
+@pytest.mark.parametrize("case", GOOD)
+def test_good_data_in_odd_forms(case: str, make_task: Any, tmp_path: Path, preprocessed: Any) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    plain = make_task("digits")
+    GOOD[case](type(make_task)(folder))
+    (task,) = load_tasks(folder)
+    assert check_task(task) == []
+    for found, expected in zip(preprocessed(task.train), preprocessed(plain / "train.parquet"), strict=True):
+        assert np.array_equal(found, expected)
+
+
+@pytest.fixture
+def preprocessed() -> Callable[[Path], list[np.ndarray]]:
+    """Reads a split as training and as prototypes do: pixels and labels in the stream's order, and in the file's."""
+
+    def read(path: Path) -> list[np.ndarray]:
+        stream = ChunkReader({"size": 8}, augment=False).read(Chunk(str(path), 0, 0, 9, 0, 1))
+        ((pixels, labels),) = task_images(path, {"size": 8}, 64)
+        return [stream["image"], stream["label"], pixels, labels]
+
+    return read

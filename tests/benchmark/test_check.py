@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from condu_ray.benchmark import TaskError, check, check_task, load_task, load_tasks, require_valid
+from condu_ray.benchmark import TaskError, check, check_task, load_task, load_tasks, require_valid, rows
 from condu_ray.store.artifacts import read_sealed
 
 Change = Callable[[Any, Path], None]
@@ -105,6 +106,28 @@ def test_good_verdict_is_kept(
         assert "row 0 is row 3" in caplog.text
         monkeypatch.setattr(check, "check_task", lambda *_, **__: pytest.fail("checked again"))
     assert [path.name for path in cache.iterdir()] == [f"{task.fingerprint}.json"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "bytes_kept", "said"),
+    [
+        ([0] * 20 + [1] * 20 + [2] * 20, 2**30, "rows are sorted by class: training shuffles them over the whole file"),
+        ([2] * 20 + [0] * 20 + [1] * 20, 100, "in no random order.*over the whole file, from a copy of 0.0 GB in each"),
+        ([0, 1, 2] * 20, 100, None),
+    ],
+)
+def test_the_order_of_rows_of_a_large_file_is_said(
+    make_task: Any, labels: list[int], bytes_kept: int, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "WINDOW_ROWS", 12)
+    monkeypatch.setattr(rows, "CACHED_BYTES", bytes_kept)
+    folder = make_task()
+    make_task.write_split(folder / "train.parquet", range(60), labels)
+    found = [(problem.severity, problem.file, problem.message) for problem in check_task(load_task(folder))]
+    assert len(found) == (said is not None)
+    if said is not None:
+        assert found[0][:2] == ("warning", "train.parquet")
+        assert re.search(said, found[0][2])
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 0, "problems": []}', '{"version": 1}'])

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from condu_ray.benchmark import Task, TaskError, check_task, load_task
-from condu_ray.benchmark.few_shot import draw, few_shot
+from condu_ray.benchmark.few_shot import draw, few_shot, source_fingerprint
 from condu_ray.store.artifacts import ArtifactError
 
 module = sys.modules[few_shot.__module__]
@@ -97,6 +97,7 @@ def test_what_is_written(task: Task, make_task: Any, tmp_path: Path, caplog: pyt
             "shots": 3,
             "seed": 5,
             "source_fingerprint": source.fingerprint,
+            "source_train_fingerprint": source.train_fingerprint,
         }
     assert "task 'digits'" in caplog.text
     assert "fewer than 3 training images keep all: 'three' has 2" in caplog.text
@@ -104,6 +105,21 @@ def test_what_is_written(task: Task, make_task: Any, tmp_path: Path, caplog: pyt
     assert "animals" not in caplog.text
     assert few_shot([], tmp_path / "nothing", shots=3, seed=5) == []
     assert not (tmp_path / "nothing").exists()
+
+
+def test_all_images_behind_the_shots_are_part_of_what_they_are(task: Task, make_task: Any, tmp_path: Path) -> None:
+    (few,) = few_shot([task], tmp_path / "one", shots=2, seed=0)
+    assert source_fingerprint(few) == task.train_fingerprint == source_fingerprint(task)
+    kept = read(few.train)
+    shown = read(task.train)
+    changed = next(row for row, one in enumerate(shown) if one not in kept)
+    table = pq.read_table(task.train).to_pydict()
+    table["image"][changed] = table["image"][(changed + 1) % len(shown)]
+    pq.write_table(pa.table(table, schema=pq.read_schema(task.train)), task.train)
+    (other,) = few_shot([load_task(task.folder)], tmp_path / "two", shots=2, seed=0)
+    assert read(other.train) == kept
+    assert source_fingerprint(other) != source_fingerprint(few)
+    assert other.train_fingerprint != few.train_fingerprint  # prototypes of all images are other ones
 
 
 def test_types_of_columns_stay(make_task: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from condu_ray.benchmark.orders import Order, OrderError, draw_orders, named_order, read_orders, resolve_orders
-from condu_ray.recipes import ORDER_1, ORDER_2
+from condu_ray.constants import ORDER_1, ORDER_2
 
 TASKS = ("walls", "doors", "cars", "boats")
 

@@ -8,7 +8,7 @@ import pytest
 
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.references import load_references
-from condu_ray.config import Distillation
+from condu_ray.options import Distillation
 
 
 @pytest.fixture

@@ -31,10 +31,10 @@ def test_entry_points_are_scripts_whose_flags_are_right(rendered, overlay):
     script, config = settings(job(rendered, overlay)["entrypoint"])
     assert (ROOT / script).is_file()
     assert config.run
-    assert config.storage == Path(MOUNT) / "storage"
+    assert Path(config.storage) == Path(MOUNT) / "storage"
     assert set(config.method) <= set(METHODS)
     if config.data is not None:
-        assert config.data.is_relative_to(MOUNT)
+        assert Path(config.data).is_relative_to(MOUNT)
     if isinstance(config, Sweep):
         assert config.orders == "12"
         assert config.method == ("condu", "ties", "average", "sequential", "pam")

@@ -22,23 +22,26 @@ from condu_ray.vlm.model import backbone_spec
 from condu_ray.vlm.preprocess import Preprocessor
 
 
-@pytest.mark.parametrize("groups", [[10], [4, 4, 2], [1], [3, 5, 7, 9, 2]])
-@pytest.mark.parametrize("window", [1, 6, 100])
-def test_an_epoch_has_every_row_once_and_differs_from_the_next(groups, window):
-    orders = [epoch_order(groups, seed=0, epoch=epoch, window=window) for epoch in range(3)]
+@pytest.mark.parametrize("windows", [(0, 10), (0, 4, 8, 10), (0, 1), (0, 3, 8, 15, 24, 26), tuple(range(13))])
+def test_an_epoch_has_every_row_once_and_differs_from_the_next(windows):
+    orders = [epoch_order(windows, seed=0, epoch=epoch) for epoch in range(3)]
     for order in orders:
-        assert sorted(order) == list(range(sum(groups)))
-    if sum(groups) > 8:
+        assert sorted(order) == list(range(windows[-1]))
+    assert np.array_equal(orders[0], epoch_order(windows, seed=0, epoch=0))
+    if windows[-1] > 8:
         assert not np.array_equal(orders[0], orders[1])
-    assert np.array_equal(orders[0], epoch_order(groups, seed=0, epoch=0, window=window))
-    if sum(groups) > 8:
-        assert not np.array_equal(orders[0], epoch_order(groups, seed=1, epoch=0, window=window))
+        assert not np.array_equal(orders[0], epoch_order(windows, seed=1, epoch=0))
 
 
 def test_rows_stay_within_their_window():
-    order = epoch_order([5] * 6, seed=3, epoch=0, window=10)
+    order = epoch_order((0, 10, 20, 30), seed=3, epoch=0)
     for start in range(0, 30, 10):
         assert len({row // 10 for row in order[start : start + 10]}) == 1
+
+
+def test_the_order_is_what_earlier_experts_were_trained_in():
+    assert epoch_order((0, 10), seed=3, epoch=1).tolist() == [4, 1, 2, 8, 5, 0, 7, 9, 6, 3]
+    assert epoch_order((0, 10, 20), seed=3, epoch=0).tolist()[:8] == [19, 17, 10, 12, 11, 14, 16, 18]
 
 
 def test_chunks_are_whole_batches_and_cover_the_training():
@@ -88,6 +91,19 @@ def test_augmentation_differs_between_epochs_and_seeds(reader, chunk):
     assert not same(reader.read(chunk), reader.read(replace(chunk, seed=6)))
 
 
+def test_a_frozen_crop_is_the_same_each_time_that_its_image_is_seen(task_data, small_backbone, chunk):
+    spec = backbone_spec(pretrained=str(small_backbone))
+    frozen = ChunkReader(spec.preprocess, augment=True, frozen=True)
+    rows = pq.read_metadata(chunk.path).num_rows
+    epochs = [frozen.read(replace(chunk, start=first, stop=first + rows)) for first in (0, rows)]
+    seen = [{image.tobytes() for image in epoch["image"]} for epoch in epochs]
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == rows
+    assert not np.array_equal(*(epoch["image"] for epoch in epochs))  # in another order
+    other = frozen.read(replace(chunk, seed=chunk.seed + 1, start=0, stop=rows))
+    assert {image.tobytes() for image in other["image"]} != seen[0]
+
+
 def test_batches_have_one_size_and_never_mix_tasks(reader, task_data):
     chunks = [
         list(training_chunks(str(task_data / name / "train.parquet"), seed=0, steps=5, batch_size=8, rows=20))
@@ -118,9 +134,8 @@ def test_reference_images_take_the_files_in_turn_each_in_its_own_order(files, pr
     assert [batch.shape for batch in found] == [(size, 16, 16, 3)] * steps
     preprocessor = Preprocessor(preprocess)
     for number, path in enumerate(files):
-        file = pq.ParquetFile(path)
-        groups = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        order = np.concatenate([epoch_order(groups, 3, epoch) for epoch in range(2)])
+        rows = pq.read_metadata(path).num_rows
+        order = np.concatenate([epoch_order((0, rows), 3, epoch) for epoch in range(2)])
         encoded = pq.read_table(path)["image"]
         mine = np.concatenate(found[number :: len(files)])
         expected = [preprocessor.pixels(encoded[row].as_py()) for row in order[: len(mine)]]
@@ -153,6 +168,19 @@ def test_a_split_is_read_in_file_order(task_data, preprocess):
     assert np.concatenate([labels for _, labels in found]).tolist() == table["label"].to_pylist()
     expected = [preprocessor.pixels(encoded.as_py()) for encoded in table["image"]]
     assert np.array_equal(np.concatenate([pixels for pixels, _ in found]), np.stack(expected))
+
+
+@pytest.mark.parametrize("rows", [[0], [6, 7, 8, 20], [23]])
+def test_rows_of_a_split_alone_are_decoded_where_they_are_named(task_data, preprocess, rows, monkeypatch):
+    path = task_data / "walls" / "test.parquet"
+    whole = [np.concatenate(part) for part in zip(*task_images(path, preprocess, 7), strict=True)]
+    decoded, original = [], Preprocessor.pixels
+    monkeypatch.setattr(Preprocessor, "pixels", lambda self, data: decoded.append(data) or original(self, data))
+    found = list(task_images(path, preprocess, 3, np.asarray(rows)))
+    assert [len(labels) for _, labels in found] == [3, 1] if len(rows) == 4 else [1]
+    for part, expected in zip(zip(*found, strict=True), whole, strict=True):
+        assert np.array_equal(np.concatenate(part), expected[rows])
+    assert len(decoded) == len(rows)
 
 
 def reader_threads():

@@ -1,15 +1,17 @@
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from condu_ray.benchmark import load_task
-from condu_ray.config import Inference
+from condu_ray.benchmark.rows import sample
 from condu_ray.learn import features as features_module
 from condu_ray.learn.evaluate import Evaluator, class_ids
 from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.options import Inference
 from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights
 from condu_ray.vlm.preprocess import Preprocessor, normalise
 
@@ -190,7 +192,9 @@ def test_routing_and_theta0_are_fp32_whatever_the_precision(make, task, experts,
     assert set(asked) == {"fp32", "bf16"}
 
 
-def test_max_images_takes_the_first(make, task, small_backbone):
+def test_max_images_takes_a_sample(make, task, small_backbone):
     scores, labels = logits_by_hand(small_backbone, task, None)
+    rows = sample(np.asarray(labels), 10)
+    assert rows.tolist() != list(range(10))
     count = make(batch_size=4, max_images=10).known(task, PRETRAINED)
-    assert (count.correct, count.images) == (int((scores.argmax(1) == labels)[:10].sum()), 10)
+    assert (count.correct, count.images) == (int((scores.argmax(1) == labels)[rows].sum()), 10)

@@ -106,7 +106,7 @@ def school(small_backbone, task_data):
         """
         backbone, method = load_backbone(spec), get(name, config)
         theta0 = backbone.snapshot()
-        options = config.lora
+        options = method.lora
         if method.adapter == "lora":
             adapter = lora.attach(
                 backbone, rank=options.rank, scale=options.scale, targets=options.targets, std=options.std, seed=7
@@ -118,11 +118,9 @@ def school(small_backbone, task_data):
             set_weights(backbone, theta0, start if start is not None else weights)
         loaded = load_task(task_data / task)
 
-        def references(size):
-            path = [task_data / "cars" / "train.parquet"]
-            return reference_images(
-                path, spec.preprocess, seed=config.seed, steps=config.training.steps, batch_size=size
-            )
+        def stream(path, size):
+            steps = config.training.steps
+            return reference_images([path], spec.preprocess, seed=config.seed, steps=steps, batch_size=size)
 
         given = {
             "task": loaded,
@@ -135,7 +133,8 @@ def school(small_backbone, task_data):
             "precision": precision,
             "seed": config.seed,
             "start": start,
-            "references": references,
+            "references": lambda size: stream(task_data / "cars" / "train.parquet", size),
+            "second": lambda size: stream(loaded.train, size),
             "captions": ("a red car.", "a green car.", "a blue car.", "a sky.", "a wall of bricks."),
             "training_images": lambda: task_images(loaded.train, spec.preprocess, 7),
         }

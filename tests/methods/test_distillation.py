@@ -47,17 +47,37 @@ def gradient(lesson, loss):
 def test_at_the_start_the_teacher_is_the_student_and_nothing_pulls(moved, name):
     lesson = moved(name)
     objective, batch = get(name, lesson.config).objective(lesson), one_batch(lesson)
-    image_BD, _ = forward(lesson, objective, batch)
-    distilled = objective.distilled(batch.images, image_BD)
-    plain = Objective.loss(objective, batch, image_BD, objective.text_CD[: len(objective.tokens_CL)])
+    image_BD, text_CD = forward(lesson, objective, batch)
+    added, plain = objective._images, Objective.loss(objective, batch, image_BD[:7], text_CD)
+    distilled = objective.distilled(added, image_BD[7:])
     assert gradient(lesson, distilled) < 1e-3 * gradient(lesson, plain)
-    teacher = objective.scale * objective.teacher.images(batch.images) @ objective.text_CD.T
+    teacher = objective.scale * objective.teacher.images(added) @ objective.text_CD.T
     assert distilled.item() == pytest.approx(both_ways(teacher, teacher, 2.0).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["lwf", "lwf-vr"])
+def test_a_second_batch_of_the_tasks_own_images_is_distilled_on(moved, name):
+    lesson = moved(name, training={"steps": 4}, distillation={"batch_size": 5})
+    objective, batch = get(name, lesson.config).objective(lesson), one_batch(lesson)
+    own = torch.cat([lesson.images(pixels) for pixels, _ in lesson.training_images()])
+    seen = []
+    for _ in range(3):
+        images, tokens = objective.inputs(batch)
+        assert torch.equal(images[:7], batch.images)
+        assert torch.equal(tokens, objective.tokens_CL)
+        seen += [next(i for i, other in enumerate(own) if torch.equal(image, other)) for image in images[7:]]
+    assert len(set(seen)) == len(seen) == 15  # in an order of its own: none comes again before all have come
+    image_BD, text_CD = forward(lesson, objective, batch)
+    assert not torch.equal(objective._images[:5], batch.images[:5])
+    expected = Objective.loss(objective, batch, image_BD, text_CD) + objective.distilled(
+        objective._images, image_BD[7:]
+    )
+    assert objective.loss(batch, image_BD, text_CD).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("name", ["lwf", "lwf-vr"])
 def test_the_teacher_is_where_training_started_and_pulls_back_there(school, moved, name):
-    lesson = moved(name)
+    lesson = moved(name, distillation={"second_batch": False})
     objective, batch = get(name, lesson.config).objective(lesson), one_batch(lesson)
     with torch.no_grad():
         before, words = lesson.backbone.model.encode_image(batch.images, normalize=True), objective.text_CD.clone()
@@ -167,25 +187,27 @@ class TestZscl:
         (grad,) = torch.autograd.grad(added, [lesson.parameters["visual.proj"]])
         assert torch.allclose(grad, away["visual.proj"], atol=1e-6)  # 2 * 0.5 * distance
 
-    @pytest.mark.parametrize(("steps", "every"), [(6, 2), (7, 3), (3, 1), (4, 9)])
+    @pytest.mark.parametrize(("steps", "every"), [(6, 2), (7, 3), (3, 1), (9, 9), (4, 9)])
     def test_the_expert_is_the_mean_of_the_start_and_the_snapshots(self, school, moved, steps, every):
         lesson = moved("zscl", training={"steps": steps}, distillation={"ensemble_every": every})
         objective = get("zscl", lesson.config).objective(lesson)
         seen, original = [{n: p.detach().clone() for n, p in lesson.parameters.items()}], objective.after_step
 
         def recording(step, optimizer):
-            if (step + 1) % every == 0:
-                seen.append({name: parameter.detach().clone() for name, parameter in lesson.parameters.items()})
+            now = {name: parameter.detach().clone() for name, parameter in lesson.parameters.items()}
+            seen.extend([now] * (step % every == 0))
+            if step + 1 == steps and steps % every == 0:  # the public code's one iteration more, at the rate 0
+                seen.append(now)
             original(step, optimizer)
-            last.update({name: parameter.detach().clone() for name, parameter in lesson.parameters.items()})
+            last.update(now)
 
         last = {}
         objective.after_step = recording
         found, _ = school.train(lesson, objective)
-        assert len(seen) == 1 + steps // every
+        assert len(seen) == 2 + steps // every  # 12 models of 1000 steps at 100
         for name, tensor in found.items():
             mean = torch.stack([snapshot[name].double() for snapshot in seen]).mean(dim=0)
-            expected = mean if len(seen) > 1 else last[name].double()  # too few steps for an ensemble: the last weights
+            expected = mean if len(seen) > 2 else last[name].double()  # too few steps for an ensemble: the last weights
             assert torch.allclose(tensor.double(), expected, atol=1e-6)
 
     def test_a_worker_has_its_share_of_the_references(self, school):

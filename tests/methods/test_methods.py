@@ -55,7 +55,7 @@ ROWS = {
     "average": Row("pretrained", reads="new", keeps=1),
     "task-arithmetic": Row("pretrained", reads="new", keeps=1, serves=0.3),
     "ties": Row("pretrained", reads="all", keeps=1, serves=None),
-    "magmax": Row("previous", reads="new", keeps=1),
+    "magmax": Row("previous", reads="new", keeps=1, serves=0.5),
     "wise-ft": Row("state", reads="new", keeps=1, serves=0.5),
     "emr": Row("pretrained", reads="all", keeps=UNIFIED, one=False, routes=True),
     "condu": Row("pretrained", reads="new", keeps=UNIFIED, one=False, routes=True),
@@ -66,7 +66,8 @@ ROWS = {
     "lwf": Row("previous", "lwf", objective="Lwf"),
     "lwf-vr": Row("previous", "lwf-vr", objective="Lwf"),
     "zscl": Row("previous", "zscl", objective="Zscl", needs=frozenset({"reference"})),
-    "icarl": Row("previous", "icarl", objective="Rehearsal", needs=frozenset({"exemplars"})),
+    "icarl": Row("previous", "icarl", objective="First", needs=frozenset({"exemplars"})),
+    "rehearsal": Row("previous", "rehearsal", objective="Rehearsal", needs=frozenset({"exemplars"})),
 }  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def keys(found):
 
 
 def test_every_method_of_the_package_has_its_row():
-    assert len(ROWS) == 18
+    assert len(ROWS) == 19
     assert ROWS.keys() <= METHODS.keys()
 
 
@@ -243,7 +244,7 @@ def test_every_objective_trains_and_gives_the_same_bits_again(school, name, toy)
     ("name", "own", "latest"),
     [
         ("individual", True, False),
-        *((name, False, True) for name in ("sequential", "lwf", "lwf-vr", "zscl", "icarl")),
+        *((name, False, True) for name in ("sequential", "lwf", "lwf-vr", "zscl", "icarl", "rehearsal")),
         ("zero-shot", False, False),
     ],
 )

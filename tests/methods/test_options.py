@@ -16,9 +16,10 @@ def identities(found):
 
 
 LORA, PAM = {"condu-lora", "pam", "pam-noalign"}, {"pam", "pam-full", "pam-noalign"}
-DISTILLING = {"lwf", "lwf-vr", "zscl", "icarl"}
+DISTILLING = {"lwf", "lwf-vr", "zscl", "icarl", "rehearsal"}
 OPTIONS = [
-    ("merging", "rescaler", "tensor_mean", {"condu", "condu-lora"}),
+    ("merging", "rescaler", "tensor_mean", {"condu", "condu-lora", "emr"}),
+    ("merging", "magmax_scale", 1.0, {"magmax"}),
     ("merging", "arithmetic_scale", 0.5, {"task-arithmetic"}),
     ("merging", "ties_density", 0.5, {"ties"}),
     ("merging", "ties_scale", 0.5, {"ties"}),
@@ -32,19 +33,22 @@ OPTIONS = [
     ("lora", "lr_by_task", {"walls": 0.5}, LORA),
     ("lora", "merge", "factors", {"condu-lora"}),
     ("pam", "adapter", "full", {"pam", "pam-noalign"}),
+    *(("pam", option, value, {"pam", "pam-noalign"}) for option, value in (("rank", 5), ("scale", 2.0), ("lr", 0.5))),
     ("pam", "align_every", 3, {"pam", "pam-full"}),
     ("pam", "top_percent", 10.0, {"pam", "pam-full"}),
     ("pam", "align_to", "global", {"pam", "pam-full"}),
     *(("pam", "merge", rule, PAM) for rule in ("condu", "ties", "task-arithmetic", "magmax")),
     ("distillation", "temperature", 3.0, DISTILLING),
     ("distillation", "weight", 0.5, DISTILLING),
-    ("distillation", "batch_size", 9, {"zscl", "icarl"}),
+    ("distillation", "batch_size", 9, DISTILLING),
+    ("distillation", "second_batch", False, {"lwf", "lwf-vr"}),
     ("distillation", "vocabulary", 7, {"lwf-vr"}),
     ("distillation", "vocabulary_length", 7, {"lwf-vr"}),
     ("distillation", "max_captions", 7, {"zscl"}),
     ("distillation", "ensemble_every", 7, {"zscl"}),
     ("distillation", "l2", 7.0, {"zscl"}),
-    ("replay", "per_class", 2, {"icarl"}),
+    ("replay", "per_class", 2, {"rehearsal"}),
+    ("replay", "memory", 7, {"icarl"}),
 ]
 
 
@@ -87,7 +91,10 @@ def test_references_move_zscl_by_their_content(plan, task_data):
         ("ties", {"merging": {"ties_density": 0.5}}),
         ("ties", {"merging": {"ties_scale": 0.5}}),
         ("wise-ft", {"merging": {"wise_alpha": 0.25}}),
+        ("magmax", {"merging": {"magmax_scale": 1.0}}),
+        ("emr", {"merging": {"rescaler": "tensor_mean"}}),
         ("pam", {"lora": {"scale": 2.0}}),
+        ("pam", {"pam": {"scale": 2.0}}),
         ("pam", {"pam": {"adapter": "full"}}),
         *(("pam", {"pam": {"merge": rule}}) for rule in ("condu", "ties", "task-arithmetic", "magmax")),
         ("pam-full", {"pam": {"merge": "condu"}}),

@@ -42,6 +42,18 @@ def top(g, percent):
     return {name: tensor.abs() >= magnitudes[count - 1] for name, tensor in g.items()}
 
 
+def test_its_adapters_have_a_rank_a_scale_and_a_rate_of_their_own():
+    parts = {"lora": {"rank": 8, "scale": 0.5, "lr": 1e-2, "lr_by_task": {"a": 1e-3}, "std": 0.1}}
+    own = Experiment.model_validate(parts | {"pam": {"rank": 4, "scale": 2.0, "lr": 1e-4}})
+    for name in ("pam", "pam-noalign"):
+        plain, method = get(name, Experiment.model_validate(parts)), get(name, own)
+        assert plain.lora == own.lora
+        assert (method.lora.rank, method.lora.scale, method.lora.std) == (4, 2.0, 0.1)
+        assert [method.training.rate(task) for task in "ab"] == [1e-4, 1e-4]
+        assert [plain.training.rate(task) for task in "ab"] == [1e-3, 1e-2]
+    assert get("condu-lora", own).lora == own.lora
+
+
 @pytest.mark.parametrize("to", ["zero", "global"])
 @pytest.mark.parametrize("percent", [50.0, 10.0])
 @pytest.mark.parametrize("name", ["pam", "pam-full"])

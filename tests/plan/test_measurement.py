@@ -3,8 +3,9 @@
 import pytest
 
 from condu_ray.benchmark import load_tasks
-from condu_ray.config import Evaluation, Experiment, Inference, Training
+from condu_ray.config import Evaluation, Experiment, Training
 from condu_ray.methods import METHODS, ModelState, get
+from condu_ray.options import Inference
 from condu_ray.plan.measurement import label_spaces, measurement_key, routed
 
 STATE = ModelState("state", ("walls", "doors"), ("key-1", "key-2"))
@@ -64,6 +65,22 @@ def test_a_measurement_is_known_again_by_all_that_it_depends_on(tasks, base, cha
         return measurement_key(**values, method=method, task=task, space=space)
 
     assert (key(base) == key(base | change)) == same
+
+
+@pytest.mark.parametrize("name", ["condu", "emr", "individual"])
+def test_after_the_first_session_a_trigger_may_be_skipped(tasks, name):
+    def key(state, seen=True, **evaluation):
+        config = Experiment(evaluation=Evaluation(**evaluation))
+        return measurement_key(config, "theta0", "fp32", get(name, config), state, tasks[0], seen)
+
+    first = ModelState("first", (tasks[0].name,), ("key-1",))
+    zero_shot = measurement_key(Experiment(), "theta0", "fp32", get("zero-shot"), first, tasks[0], True)
+    skipped = key(first, first_session="pretrained")
+    assert (skipped == zero_shot) == (name != "individual")
+    assert (skipped != key(first)) == (name != "individual")
+    later = ModelState("later", (tasks[0].name, tasks[1].name), ("key-1", "key-2"))
+    assert key(later, first_session="pretrained") == key(later)
+    assert key(first, seen=False, first_session="pretrained") == key(first, seen=False)  # routed, by all that there is
 
 
 def test_the_order_of_tasks_does_not_count_in_their_union(tasks):

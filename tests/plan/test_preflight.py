@@ -11,6 +11,7 @@ import pytest
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS
 from condu_ray.config import Experiment
+from condu_ray.learn.prototype_store import prototype_key
 from condu_ray.methods import METHODS
 from condu_ray.methods.registry import MethodError
 from condu_ray.plan import preflight
@@ -73,6 +74,15 @@ def test_mini_mtil_is_drawn_where_no_data_is_given(tmp_path):
     assert [task.name for task in found.tasks] == ["digits"]
 
 
+def test_prototypes_are_of_the_shots_or_of_all_images_that_they_were_drawn_from(settings):
+    whole, few = (check(Experiment(**settings, shots=shots)) for shots in (None, 2))
+    assert few.pictured("all") == whole.tasks == whole.pictured("all") == whole.pictured("training")
+    assert few.pictured("training") == few.tasks
+    for all_images, shots in zip(whole.tasks, few.tasks, strict=True):
+        own, shared = (prototype_key("theta0", shots, images) for images in ("training", "all"))
+        assert own != shared == prototype_key("theta0", all_images)
+
+
 def test_shots_are_drawn_and_move_the_experts(settings):
     whole, few = (check(Experiment(**settings, shots=shots)) for shots in (None, 2))
     assert [task.train_rows for task in few.tasks] == [2 * len(task.classes) for task in whole.tasks]
@@ -108,7 +118,7 @@ def references(tmp_path, task_data):
         ({"reference": "{here}/nothing.parquet"}, TaskError, ["nothing.parquet", "missing"]),
         ({"reference": "{here}/text.parquet"}, TaskError, ["text.parquet", "not Parquet"]),
         ({"reference": "{here}/empty"}, TaskError, ["empty", "no task folder", "meta.json"]),
-        ({"reference": "{here}/blind.parquet"}, TaskError, ["blind.parquet", "no column 'image'", "caption"]),
+        ({"reference": "{here}/blind.parquet"}, TaskError, ["blind.parquet", "column 'image' is missing", "caption"]),
         ({"reference": "{here}/paths.parquet"}, TaskError, ["paths.parquet", "'image' holds string", "bytes"]),
         (
             {"reference": "{here}/mute.parquet"},

@@ -1,8 +1,9 @@
 import pytest
 
 from condu_ray.benchmark import load_tasks
-from condu_ray.config import Experiment, Lora, Merging, Training
+from condu_ray.config import Experiment, Training
 from condu_ray.methods import get
+from condu_ray.options import Lora, Merging
 from condu_ray.plan.sessions import plan_method
 from condu_ray.store.ledger import ROOT
 

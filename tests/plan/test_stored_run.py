@@ -1,6 +1,7 @@
 """A run and a sweep that an earlier version wrote (tests/data/stored_run), read by today's code."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import ray
 
 from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment
-from condu_ray.learn.prototype_store import load_prototypes
+from condu_ray.learn.prototype_store import FILE, has_prototypes
 from condu_ray.methods import get
 from condu_ray.methods.session import load_session
 from condu_ray.plan.preflight import check
@@ -19,7 +20,7 @@ from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import finished_run
 from condu_ray.store import layout
-from condu_ray.store.artifacts import ArtifactError, read_meta
+from condu_ray.store.artifacts import load_tensors, read_meta
 from condu_ray.store.experts import load_expert
 from condu_ray.store.ledger import read_entries
 from condu_ray.store.measurements import read_measurement
@@ -104,12 +105,14 @@ def test_a_run_of_the_same_settings_finds_none_of_its_measurements(name):
                 assert read_measurement(DISK, measurement.key) is None
 
 
-def test_prototypes_are_made_anew():
+def test_prototypes_are_made_anew_and_the_old_ones_stay():
     backbone = check(config("run")).backbone
+    stored = names(layout.prototypes_folder(DISK))
+    assert len(stored) == 2
     for task in ("walls", "doors"):
-        with pytest.raises(ArtifactError):
-            load_prototypes(DISK, backbone, load_task(Path("data") / task), "both")
-    assert len(names(layout.prototypes_folder(DISK))) == 2
+        assert not has_prototypes(DISK, backbone, load_task(Path("data") / task))  # their text parts were other sums
+    for name in stored:
+        assert load_tensors(layout.prototypes_folder(DISK) / name, FILE)["sums"].shape == (2, 4)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -145,6 +148,8 @@ def test_a_sweeps_report_is_made_again_from_storage_alone(monkeypatch):
     shutil.rmtree(layout.report_folder(sweep))
     report(monkeypatch, "sweep")
     made = json.loads(layout.sweep_numbers_path(sweep).read_text())
+    for trial in made["trials"]:  # a metric that was not recorded then
+        assert math.isfinite(trial["metrics"].pop("forgetting_since_learned"))
     assert made["trials"] == kept["trials"]
     assert made["groups"] == kept["groups"]
     assert made["extra"]["costs"] == kept["extra"]["costs"]

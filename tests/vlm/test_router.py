@@ -32,11 +32,22 @@ def test_a_weighted_pretrained_model_counts_as_the_best_expert():
     assert torch.allclose(weight[0], torch.tensor([0.9, 0.9, 0.7]) / 2.5)
 
 
+def test_a_pretrained_model_of_equal_weight_leaves_the_rest_to_the_experts():
+    index, weight = candidates(
+        WEIGHTS, top_k=3, include_pretrained=True, aggregation="weighted", pretrained_weight="equal"
+    )
+    assert index[0].tolist() == [PRETRAINED, 1, 3]
+    assert torch.allclose(weight[0], torch.tensor([1, 2 * 0.9 / 1.6, 2 * 0.7 / 1.6]) / 3)
+    assert torch.allclose(weight[2], torch.full((3,), 1 / 3))  # nothing similar: equal
+
+
 @pytest.mark.parametrize("top_k", [1, 2, 5, 9])
 @pytest.mark.parametrize("include", [True, False])
-@pytest.mark.parametrize("aggregation", ["mean", "weighted"])
-def test_weights_sum_to_one_and_no_more_than_k(top_k, include, aggregation):
-    index, weight = candidates(WEIGHTS, top_k=top_k, include_pretrained=include, aggregation=aggregation)
+@pytest.mark.parametrize(("aggregation", "pretrained"), [("mean", "best"), ("weighted", "best"), ("weighted", "equal")])
+def test_weights_sum_to_one_and_no_more_than_k(top_k, include, aggregation, pretrained):
+    index, weight = candidates(
+        WEIGHTS, top_k=top_k, include_pretrained=include, aggregation=aggregation, pretrained_weight=pretrained
+    )
     assert index.shape == weight.shape
     assert index.shape[1] == min(top_k, 4 + include)
     assert torch.allclose(weight.sum(dim=1), torch.ones(3))

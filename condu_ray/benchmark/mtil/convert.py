@@ -177,8 +177,8 @@ def _write_split(path: Path, layout: Layout, meta: dict[str, Any], pool: ThreadP
             data = part.encoded(index)
         except OSError as error:
             return b"", b"", f"{part.origin(index)}: {error.strerror or error}"
-        digest, wrong, *_ = inspect_image(data)
-        return data, digest, None if wrong is None else f"{part.origin(index)}: {wrong}"
+        seen = inspect_image(data)
+        return data, seen.digest, None if seen.wrong is None else f"{part.origin(index)}: {seen.wrong}"
 
     with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=["label"]) as writer:
         images: list[bytes] = []

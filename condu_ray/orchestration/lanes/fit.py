@@ -162,6 +162,7 @@ def _stream(lane: Lane, todo: Sequence[PlannedExpert], tasks: Mapping[str, Task]
         augment=first.augment,
         batch_size=first.batch_size // world,
         decoders=lane.config.cluster.decoders,
+        frozen=first.crops == "frozen",
     )
     return started(batches)
 

@@ -32,11 +32,11 @@ def ordered_context() -> None:
 class DecodeChunks:
     """Ray Data actor: a chunk in, its decoded and augmented rows out."""
 
-    def __init__(self, preprocess: dict[str, Any], augment: bool) -> None:
+    def __init__(self, preprocess: dict[str, Any], augment: bool, frozen: bool) -> None:
         import torch
 
         torch.set_num_threads(1)
-        self._reader = ChunkReader(preprocess, augment)
+        self._reader = ChunkReader(preprocess, augment, frozen)
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Reads the one chunk that a batch of size 1 holds."""
@@ -50,7 +50,13 @@ def chunk_dataset(rows: Sequence[dict[str, Any]]) -> ray.data.Dataset:
 
 
 def training_batches(
-    chunks: Sequence[Chunk], *, preprocess: dict[str, Any], augment: bool, batch_size: int, decoders: int
+    chunks: Sequence[Chunk],
+    *,
+    preprocess: dict[str, Any],
+    augment: bool,
+    batch_size: int,
+    decoders: int,
+    frozen: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Streams batches of one worker, over all of its tasks, in order.
 
@@ -60,6 +66,7 @@ def training_batches(
         augment: whether training augmentation is applied.
         batch_size: rows a batch for this worker.
         decoders: actors that decode.
+        frozen: whether an image's augmentation is the same each time that it is seen.
 
     Yields:
         `image` uint8 [b, H, W, 3], `label` int64 [b].
@@ -67,7 +74,7 @@ def training_batches(
     decoded = chunk_dataset([chunk.row() for chunk in chunks]).map_batches(
         DecodeChunks,
         batch_size=1,
-        fn_constructor_kwargs={"preprocess": preprocess, "augment": augment},
+        fn_constructor_kwargs={"preprocess": preprocess, "augment": augment, "frozen": frozen},
         compute=ActorPoolStrategy(size=decoders),
         num_cpus=DECODER_ASKS,
     )

@@ -7,19 +7,19 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from ray.data import ActorPoolStrategy
 from torch import Tensor
 
 from condu_ray.benchmark import Task, load_task
+from condu_ray.benchmark.rows import blocks, open_parquet
 from condu_ray.learn.prototype_store import has_prototypes, save_prototypes
 from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
 from condu_ray.orchestration.lanes.stream import chunk_dataset
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 from condu_ray.vlm.preprocess import Preprocessor, normalise
-from condu_ray.vlm.zeroshot import image_features, text_features
+from condu_ray.vlm.zeroshot import image_features, text_sums
 
 CHUNK_ROWS, BATCH = 512, 64
 CHUNKS_PER_ENCODER = 32
@@ -44,14 +44,16 @@ class Encode:
         folder, number, start, stop = (rows[name][0] for name in ("folder", "task", "start", "stop"))
         task = load_task(str(folder))
         if start == stop:
-            text = text_features(self._backbone.model, self._backbone.tokenizer, task.classes, task.templates)
+            text = text_sums(self._backbone.model, self._backbone.tokenizer, task.classes, task.templates)
             labels, counts, sums = np.arange(len(text)), np.zeros(len(text), np.int64), text.cpu().double().numpy()
         else:
-            labels, counts, sums = self._sums(task, int(rows["group"][0]), int(start), int(stop))
+            groups = range(int(rows["group"][0]), int(rows["end"][0]))
+            labels, counts, sums = self._sums(task, groups, int(start), int(stop))
         return {"task": np.full(len(labels), number), "label": labels, "count": counts, "sum": sums}
 
-    def _sums(self, task: Task, group: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        table = pq.ParquetFile(task.train).read_row_group(group, columns=["image", "label"]).slice(start, stop - start)
+    def _sums(self, task: Task, groups: range, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        with open_parquet(task.train) as file:
+            table = file.read_row_groups(groups, columns=["image", "label"]).slice(start, stop - start)
         labels = np.asarray(table["label"], dtype=np.int64)
         parts = []
         for begin in range(0, len(labels), BATCH):
@@ -67,13 +69,14 @@ class Encode:
 
 
 def _row_ranges(number: int, task: Task) -> list[dict[str, Any]]:
-    metadata = pq.ParquetFile(task.train).metadata
     base = {"folder": str(task.folder), "task": number}
-    rows = [base | {"group": 0, "start": 0, "stop": 0}]
-    for group in range(metadata.num_row_groups):
-        count = metadata.row_group(group).num_rows
-        for start in range(0, count, CHUNK_ROWS):
-            rows.append(base | {"group": group, "start": start, "stop": min(start + CHUNK_ROWS, count)})
+    rows = [base | {"group": 0, "end": 0, "start": 0, "stop": 0}]
+    with open_parquet(task.train) as file:
+        for block in blocks(file, CHUNK_ROWS):
+            count = block.end - block.start
+            for start in range(0, count, CHUNK_ROWS):
+                stop = min(start + CHUNK_ROWS, count)
+                rows.append(base | {"group": block.first, "end": block.stop, "start": start, "stop": stop})
     return rows
 
 

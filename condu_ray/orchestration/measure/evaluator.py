@@ -14,7 +14,7 @@ import torch
 from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment
 from condu_ray.learn.evaluate import Evaluator
-from condu_ray.learn.features import Weights
+from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.learn.prototype_store import load_prototypes
 from condu_ray.merging import reconstruction
 from condu_ray.methods import Method, ModelState, get
@@ -91,13 +91,21 @@ class EvaluatorActor:
         state = self._state(method, wanted.entry)
         space = tuple(self._tasks.values()) if wanted.space == "union" else ()
         if not routed(method, wanted.seen, wanted.space):
-            found = self._evaluator.known(task, self._weights(method, state, wanted.task), space)
+            weights = PRETRAINED if method.skips_trigger(state) else self._weights(method, state, wanted.task)
+            found = self._evaluator.known(task, weights, space)
             fidelity = wanted.space == "task" and wanted.seen and method.keeps_model
             return self._with_fidelity(found, method, state, wanted.task) if fidelity else found
         options, theta0 = method.config.inference, self._evaluator.features.backbone.fingerprint
         experts = {name: self._weights(method, state, name) for name in state.tasks}
         prototypes = {
-            name: load_prototypes(method.config.storage, theta0, self._tasks[name], options.prototypes)
+            name: load_prototypes(
+                method.config.storage,
+                theta0,
+                self._tasks[name],
+                options.prototypes,
+                images=options.prototype_images,
+                text=options.prototype_text,
+            )
             for name in state.tasks
         }
         return self._evaluator.aggregated(task, experts, prototypes, options, space)

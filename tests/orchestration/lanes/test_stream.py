@@ -23,7 +23,8 @@ def cluster():
         yield
 
 
-def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbone):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbone, frozen):
     from condu_ray.orchestration.lanes.stream import started, training_batches
 
     spec = backbone_spec(pretrained=str(small_backbone))
@@ -34,9 +35,9 @@ def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbon
             str(task_data / name / "train.parquet"), seed=3, steps=6, batch_size=8, rank=1, world=2, rows=16
         )
     ]
-    options = {"preprocess": spec.preprocess, "augment": True, "batch_size": 4, "decoders": 2}
+    options = {"preprocess": spec.preprocess, "augment": True, "batch_size": 4, "decoders": 2, "frozen": frozen}
     streamed = list(started(training_batches(chunks, **options)))
-    local = list(batches(ChunkReader(spec.preprocess, True), iter(chunks), 4))
+    local = list(batches(ChunkReader(spec.preprocess, True, frozen), iter(chunks), 4))
     assert len(streamed) == len(local) == 12
     for one, other in zip(streamed, local, strict=True):
         assert all(np.array_equal(one[name], other[name]) for name in ("image", "label"))
@@ -63,4 +64,6 @@ def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_
         text = text_features(backbone.model, backbone.tokenizer, task.classes, task.templates)
         for kind in ("both", "image", "text"):
             found = load_prototypes(tmp_path, backbone.fingerprint, task, kind)
+            plain = load_prototypes(tmp_path, backbone.fingerprint, task, kind, text="mean")
+            assert torch.allclose(plain, found, atol=1e-5)  # one template: its mean has length 1
             assert torch.allclose(found, class_prototypes(sums, counts, text, kind), atol=1e-5)

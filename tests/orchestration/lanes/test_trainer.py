@@ -153,7 +153,7 @@ def test_an_adapters_expert_is_its_factors_and_what_they_make(lane, options):
     assert artifacts.read_meta(expert_folder(lane.storage, expert.key))["training"]["lr"] == 1e-2
 
 
-@pytest.mark.parametrize("name", ["sequential", "magmax", "lwf", "lwf-vr", "icarl"])
+@pytest.mark.parametrize("name", ["sequential", "magmax", "lwf", "lwf-vr", "icarl", "rehearsal"])
 def test_a_chain_goes_on_from_the_expert_before(lane, name):
     config = lane.config(training={"lr_by_task": {"doors": STILL}})
     plan = lane.learn(name, config, 1)
@@ -193,9 +193,10 @@ def test_pam_is_given_the_global_adapter_to_align_with(lane, monkeypatch):
     assert lessons[-1].start is None  # a chain has no global adapter
 
 
-def test_exemplars_are_stored_beside_the_expert_and_rehearsed(lane):
-    config = lane.config(replay={"per_class": 2})
-    plan = lane.learn("icarl", config, 3)
+@pytest.mark.parametrize("name", ["icarl", "rehearsal"])
+def test_exemplars_are_stored_beside_the_expert_and_used(lane, name):
+    config = lane.config(replay={"per_class": 2, "memory": 8})
+    plan = lane.learn(name, config, 3)
     folders = [expert_folder(lane.storage, expert.key) for expert in plan.experts]
     assert all((folder / EXEMPLARS).is_file() for folder in folders)
     (folders[0] / EXEMPLARS).unlink()
@@ -205,13 +206,13 @@ def test_exemplars_are_stored_beside_the_expert_and_rehearsed(lane):
 
 
 @pytest.mark.parametrize(
-    "name", ["condu", "sequential", "wise-ft", "lwf", "lwf-vr", "zscl", "pam", "pam-full", "icarl"]
+    "name", ["condu", "sequential", "wise-ft", "lwf", "lwf-vr", "zscl", "pam", "pam-full", "icarl", "rehearsal"]
 )
-def test_no_method_reads_an_earlier_tasks_data_and_only_icarl_its_exemplars(lane, name):
+def test_no_method_reads_an_earlier_tasks_data_and_only_replay_its_exemplars(lane, name):
     config = lane.config()
     plan = lane.learn(name, config, 1)
     shutil.rmtree(lane.data / "walls")
-    if name != "icarl":
+    if name not in ("icarl", "rehearsal"):
         (expert_folder(lane.storage, plan.experts[0].key) / EXEMPLARS).unlink(missing_ok=True)
     lane.train(plan.experts[1])
     assert artifacts.exists(expert_folder(lane.storage, plan.experts[1].key))

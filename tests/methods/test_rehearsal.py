@@ -1,4 +1,4 @@
-"""iCaRL's rehearsal: earlier tasks' exemplars alone, and nothing at all where there are none."""
+"""Rehearsal: earlier tasks' exemplars alone, and nothing at all where there are none."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -38,8 +38,8 @@ def one_batch(lesson):
 
 
 def test_a_step_rehearses_one_earlier_task_with_its_own_prompts(school, kept):
-    lesson = school.lesson("icarl", school.configured(), exemplars=kept)
-    objective, batch, seen = get("icarl", lesson.config).objective(lesson), one_batch(lesson), set()
+    lesson = school.lesson("rehearsal", school.configured(), exemplars=kept)
+    objective, batch, seen = get("rehearsal", lesson.config).objective(lesson), one_batch(lesson), set()
     allowed = {kept.task: lesson.images(kept.pixels) for kept in lesson.exemplars}
     prompts = {kept.task: lesson.tokens(list(kept.prompts)) for kept in lesson.exemplars}
     for _ in range(12):
@@ -56,12 +56,12 @@ def test_a_step_rehearses_one_earlier_task_with_its_own_prompts(school, kept):
 
 def test_the_loss_is_the_sum_of_three_terms(school, kept):
     config = school.configured(distillation={"weight": 0.5, "temperature": 3.0})
-    plain = school.lesson("icarl", config, exemplars=kept)
+    plain = school.lesson("rehearsal", config, exemplars=kept)
     moved = {
         name: 0.1 * torch.randn(t.shape, generator=torch.Generator().manual_seed(1)) for name, t in plain.theta0.items()
     }
-    lesson = school.lesson("icarl", config, exemplars=kept[:1], weights=moved)
-    objective, batch = get("icarl", config).objective(lesson), one_batch(lesson)
+    lesson = school.lesson("rehearsal", config, exemplars=kept[:1], weights=moved)
+    objective, batch = get("rehearsal", config).objective(lesson), one_batch(lesson)
     start = ClipClassifier(objective.teacher.model)
     school.train(lesson, objective)
     images, _, image_BD, text_CD = forward(lesson, objective, batch)
@@ -84,8 +84,8 @@ def test_the_loss_is_the_sum_of_three_terms(school, kept):
 
 def test_without_exemplars_it_is_the_plain_objective_bit_for_bit(school):
     found = []
-    for make in (lambda lesson: get("icarl", lesson.config).objective(lesson), Objective):
-        lesson = school.lesson("icarl", school.configured(), position=0)
+    for make in (lambda lesson: get("rehearsal", lesson.config).objective(lesson), Objective):
+        lesson = school.lesson("rehearsal", school.configured(), position=0)
         found.append(school.train(lesson, make(lesson)))
     assert found[0][1] == found[1][1]
     assert all(torch.equal(found[0][0][name], found[1][0][name]) for name in found[0][0])
@@ -93,8 +93,10 @@ def test_without_exemplars_it_is_the_plain_objective_bit_for_bit(school):
 
 def test_seed_position_and_worker_draw_others(school, kept):
     def drawn(rank=0, position=1, seed=0):
-        lesson = school.lesson("icarl", school.configured(seed=seed), exemplars=kept[1:], rank=rank, position=position)
-        objective = get("icarl", lesson.config).objective(lesson)
+        lesson = school.lesson(
+            "rehearsal", school.configured(seed=seed), exemplars=kept[1:], rank=rank, position=position
+        )
+        objective = get("rehearsal", lesson.config).objective(lesson)
         return objective.inputs(one_batch(lesson))[0]
 
     assert torch.equal(drawn(), drawn())
@@ -104,8 +106,8 @@ def test_seed_position_and_worker_draw_others(school, kept):
 
 @pytest.mark.parametrize("per_class", [2, 100])
 def test_what_is_stored_is_herded_by_the_trained_model(school, tmp_path, per_class):
-    lesson = school.lesson("icarl", school.configured(replay={"per_class": per_class}), position=0)
-    objective = get("icarl", lesson.config).objective(lesson)
+    lesson = school.lesson("rehearsal", school.configured(replay={"per_class": per_class}), position=0)
+    objective = get("rehearsal", lesson.config).objective(lesson)
     school.train(lesson, objective)
     ((name, write),) = objective.files().items()
     assert name == EXEMPLARS

@@ -1,9 +1,8 @@
-"""iCaRL: some images of every earlier task are kept, rehearsed and distilled on."""
+"""Rehearsal: some images of every class of earlier tasks are kept, learned again and distilled on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from condu_ray.learn.exemplars import EXEMPLARS, herding, save_exemplars
+from condu_ray.learn.exemplars import exemplars_of
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.objective import Batch, Objective, classification_loss
 from condu_ray.learn.teacher import Teacher, both_ways
 from condu_ray.methods.registry import register
 from condu_ray.methods.sequential import Sequential
-from condu_ray.vlm.zeroshot import image_features
 
 
 class Rehearsal(Objective):
@@ -33,8 +31,7 @@ class Rehearsal(Objective):
     def __init__(self, lesson: Lesson) -> None:
         super().__init__(lesson)
         self.options = lesson.config.distillation
-        size = self.options.batch_size or lesson.settings.batch_size
-        self._size = max(2, size // lesson.world)
+        self._size = lesson.added_images
         self._draw = np.random.default_rng([lesson.seed, lesson.position, lesson.rank])
         self._tokens = [lesson.tokens(list(kept.prompts)) for kept in lesson.exemplars]
         self._images, self._label_B, self._from = torch.empty(0), torch.empty(0), 0
@@ -67,31 +64,26 @@ class Rehearsal(Objective):
         student = self.scale * kept_BD @ fixed_CD.T
         return own + rehearsed + self.options.weight * both_ways(teacher, student, self.options.temperature)
 
-    @torch.no_grad()
     def files(self) -> Mapping[str, Callable[[Path], None]]:
         """Chooses this task's exemplars by the trained model's features, and has them stored beside the expert."""
-        model = self.lesson.backbone.model
-        pixels, labels, features = [], [], []
-        for images, label in self.lesson.training_images():
-            features.append(image_features(model, self.lesson.images(images)).cpu())
-            pixels.append(images)
-            labels.append(label)
-        label_N = np.concatenate(labels)
-        rows = herding(torch.cat(features), torch.from_numpy(label_N), self.lesson.config.replay.per_class)
-        write = partial(save_exemplars, pixels=np.concatenate(pixels)[rows], labels=label_N[rows])
-        return {EXEMPLARS: write}
+        return exemplars_of(self.lesson, self.lesson.config.replay.per_class, by_class=True)
 
 
-@register("icarl", "iCaRL, Rebuffi et al., CVPR 2017, arxiv.org/abs/1611.07725")
-class Icarl(Sequential):
-    """Sequential, with exemplars by herding that are rehearsed and distilled on."""
+@register("rehearsal", "rehearsal of exemplars by herding, after iCaRL, Rebuffi et al., 2017, arxiv.org/abs/1611.07725")
+class Rehearsing(Sequential):
+    """Sequential, with exemplars a class by herding that are trained on and distilled on.
+
+    From iCaRL's paper: herding by class, and that exemplars are both learned and distilled on. CLIP's class prompts
+    stand in for its classifier of nearest means. What ZSCL calls iCaRL is the method `icarl`.
+    """
 
     needs = frozenset({"exemplars"})
 
     def expert_settings(self, position: int) -> dict[str, Any]:
         """The exemplars' number, and how they are used."""
         options = self.config.distillation.identity(include={"batch_size", "temperature", "weight"})
-        return {"objective": self.name} | options | self.config.replay.identity()
+        # Experts that were trained when this method was called icarl are its own.
+        return {"objective": "icarl"} | options | self.config.replay.identity(include={"per_class"})
 
     def objective(self, lesson: Lesson) -> Objective:
         """Rehearsal; the first task has nothing to rehearse but chooses its exemplars."""
