@@ -21,6 +21,7 @@ from condu_ray.config import Experiment, Sweep
 from condu_ray.constants import published_settings
 from condu_ray.names import nearest
 from condu_ray.recipes import RECIPES
+from condu_ray.settings import without_old_names
 from condu_ray.store.location import given
 from condu_ray.store.passwords import without_passwords
 
@@ -208,7 +209,8 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
     recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
-    given = {f"--config {path}": from_file, "command line": flags}
+    layers = {f"--config {path}": from_file, "command line": flags}
+    given = {given_by: _renamed(layer, given_by) for given_by, layer in layers.items()}
     found = _layered(RECIPES[recipe]().model_dump(), given, kind)
     if found.as_published:  # over the recipe, and under all that is given
         found = _layered(merged(RECIPES[recipe]().model_dump(), published_settings()), given, kind)
@@ -223,6 +225,22 @@ def _layered(settings: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]
             found = kind.model_validate(settings)
         except ValidationError as error:
             raise _explain(error, given_by, kind) from error
+    return found
+
+
+def _renamed(given: Mapping[str, Any], given_by: str) -> dict[str, Any]:
+    """Returns settings under today's names; says on stderr which were old.
+
+    Raises:
+        ConfigError: an old name contradicts the new one.
+    """
+    try:
+        found = without_old_names(given)
+    except ValueError as error:
+        raise ConfigError(f"{given_by}: {error}") from error
+    if "label_space" in given and "label_space" not in found:
+        old, new = given["label_space"], ",".join(found["protocol"])
+        print(f"{given_by}: label_space {old} is an old name, read as protocol {new}", file=sys.stderr)
     return found
 
 

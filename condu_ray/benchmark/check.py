@@ -47,12 +47,14 @@ class Problem:
         file: Name of the file inside the task's folder.
         row: First row that it is about, from 0; None if it is about the whole file.
         message: What is wrong, with the rows, and what to do.
+        transparent: Whether it is about transparent images, which a run may refuse.
     """
 
     severity: Literal["error", "warning"]
     file: str
     row: int | None
     message: str
+    transparent: bool = False
 
     def __str__(self) -> str:
         return f"{self.file}: {self.message}"
@@ -105,7 +107,9 @@ def check_task(task: Task, *, workers: int = 1) -> list[Problem]:
     return problems
 
 
-def require_valid(tasks: Sequence[Task], cache_folder: Place | None = None, *, workers: int = 1) -> None:
+def require_valid(
+    tasks: Sequence[Task], cache_folder: Place | None = None, *, workers: int = 1, refuse_transparent: bool = False
+) -> None:
     """Checks the content of tasks, logs the warnings, and refuses tasks with errors.
 
     Args:
@@ -113,6 +117,7 @@ def require_valid(tasks: Sequence[Task], cache_folder: Place | None = None, *, w
         cache_folder: Where a good verdict is kept, as `<fingerprint>.json`, so that the same data are checked once;
             None: check each time.
         workers: Threads that decode images.
+        refuse_transparent: Whether transparent images are an error.
 
     Raises:
         TaskError: Listing the first errors of all tasks, and how many more there are.
@@ -126,7 +131,7 @@ def require_valid(tasks: Sequence[Task], cache_folder: Place | None = None, *, w
             if cache_folder is not None and not any(problem.severity == "error" for problem in problems):
                 _write_verdict(task, cache_folder, problems)
         for problem in problems:
-            if problem.severity == "error":
+            if problem.severity == "error" or (refuse_transparent and problem.transparent):
                 errors.append(f"{task.folder}{os.sep}{problem}")
             else:
                 logger.warning("%s%s%s", task.folder, os.sep, problem)
@@ -181,7 +186,10 @@ def _check_split(task: Task, path: Path, run: _Run, problems: list[Problem]) -> 
         report(out_of_range, f"{wanted}: {out_of_range.text()}; correct them, or add their classes to meta.json")
     report(unusable, f"images cannot be used: {unusable.text()}; write these anew, or leave them out")
     report(animated, f"images have several frames: {animated.text()}; only the first one is used", "warning")
-    report(transparent, f"images are transparent in places: {transparent.text()}; white is put behind them", "warning")
+    if transparent.count:
+        message = f"{transparent.count} of {row} images are transparent in places: {transparent.text()}; white is put "
+        message += "behind them, or --transparent refuse"
+        problems.append(Problem("warning", path.name, transparent.row, message, transparent=True))
     if path == task.train and not order.mixed:
         problems.append(Problem("warning", path.name, None, _order_text(order)))
     empty = _Tally()

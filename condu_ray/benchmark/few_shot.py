@@ -171,11 +171,17 @@ def _read_rows(path: Path, rows: np.ndarray) -> Iterator[pa.RecordBatch]:
                 for batch in file.iter_batches(_BATCH_ROWS, **options):
                     first, stop = np.searchsorted(rows, [start, start + batch.num_rows])
                     if first < stop:
-                        columns = [batch.column(name).take(pa.array(rows[first:stop] - start)) for name in _COLUMNS]
+                        chosen = pa.array(rows[first:stop] - start)
+                        columns = [_plain(batch.column(name)).take(chosen) for name in _COLUMNS]
                         yield pa.RecordBatch.from_arrays(columns, _COLUMNS)
                     start += batch.num_rows
     except (OSError, pa.ArrowException) as error:
         raise TaskError(f"{path}: cannot be read ({error}); the file is damaged, write or copy it anew") from error
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Returns a column in a form that rows can be taken of: pyarrow cannot take any of a view."""
+    return column.cast(pa.binary()) if pa.types.is_binary_view(column.type) else column
 
 
 def _warn_if_short(few: Task, shots: int) -> None:

@@ -74,17 +74,21 @@ def load_references(options: Distillation) -> References:
     return References(tuple(files), tuple(captions), digest.hexdigest())
 
 
-def require_decodable(references: References, cache_folder: Place | None = None) -> None:
+def require_decodable(
+    references: References, cache_folder: Place | None = None, *, refuse_transparent: bool = False
+) -> None:
     """Decodes every reference image once, for a bad one would stop training in its middle.
 
     Args:
         references: from `load_references`.
         cache_folder: where a good verdict is kept, so that the same files are looked at once; None: look each time.
+        refuse_transparent: whether transparent images cannot be used; else white is put behind them.
 
     Raises:
         TaskError: names the file and the first rows that cannot be used.
     """
-    name = hashlib.sha256(f"references {CHECK_VERSION} {references.fingerprint}".encode()).hexdigest()
+    asked = f"references {CHECK_VERSION} {references.fingerprint}{' opaque' if refuse_transparent else ''}"
+    name = hashlib.sha256(asked.encode()).hexdigest()
     verdict = verdict_path(cache_folder, name) if cache_folder is not None else None
     if verdict is not None:
         try:
@@ -93,20 +97,22 @@ def require_decodable(references: References, cache_folder: Place | None = None)
         except (OSError, ArtifactError):
             pass  # none yet, or damaged: look again
     for path in references.files:
-        _decode(path)
+        _decode(path, refuse_transparent)
     if verdict is not None:
         write_sealed(verdict, {"references": references.fingerprint})
 
 
-def _decode(path: Path) -> None:
-    """Raises TaskError for the images of a file that do not decode."""
+def _decode(path: Path, refuse_transparent: bool) -> None:
+    """Raises TaskError for the images of a file that do not decode, or are transparent where that is refused."""
     wrong: list[str] = []
     row = count = 0
     try:
         with open_parquet(path, streaming=True) as file:
             for batch in file.iter_batches(32, columns=["image"], use_threads=False):
                 for data in batch.column("image").to_pylist():
-                    if (why := inspect_image(data).wrong) is not None:
+                    seen = inspect_image(data)
+                    why = "is transparent in places" if refuse_transparent and seen.transparent else seen.wrong
+                    if why is not None:
                         count += 1
                         wrong += [f"row {row}: {why}"] if count <= 5 else []
                     row += 1

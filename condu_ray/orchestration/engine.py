@@ -17,6 +17,7 @@ from condu_ray.orchestration.lanes.crew import Crew
 from condu_ray.orchestration.lanes.lane import Lane
 from condu_ray.orchestration.measure.encoders import make_prototypes
 from condu_ray.orchestration.measure.pool import Pool
+from condu_ray.orchestration.measure.zero_shot import check_zero_shot
 from condu_ray.orchestration.watch.news import News
 from condu_ray.orchestration.watch.pulse import Pulse
 from condu_ray.plan.expert import adopt, different
@@ -50,9 +51,15 @@ class Engine:
     def start(self, say: Say) -> None:
         """Starts the lanes and the service that measures, and has theta0's prototypes made beside them.
 
+        A run that claims a paper's figures first has to show the published zero-shot accuracies.
+
         Args:
             say: takes a line for people.
+
+        Raises:
+            RunError: it does not show them.
         """
+        check_zero_shot(self.checked, self.precision, self.room, say)
         adopt(self.experts)
         self.crew = Crew(self.config, self._lane, self.experts, self.room, train_folder(self._folder))
         self.pool = Pool(self.config, self.checked, self.precision, self.room)

@@ -80,7 +80,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
             # By the environment: a setting would be in the files that Tune writes. Absolute, for trials work elsewhere.
             os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(sweep)
             base = base.model_copy(update={"tracking": sweep.tracking.model_copy(update={"uri": None})})
-        config = base.experiment().absolute().model_copy(update={"run": name})
+        config = base.experiment().model_copy(update={"run": name}).absolute()  # Tune works in folders of its own
         left = [trial for trial in trials if trial.id not in read_records(folder, trials)]
         lines.console.print(
             f"sweep {name}: {len(trials)} trials, {len(trials) - len(left)} finished before, {len(left)} to run"

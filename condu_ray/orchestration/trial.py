@@ -24,6 +24,7 @@ from condu_ray.plan.preflight import Checked
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.trials import Trial, labels
+from condu_ray.report.protocols import accuracies, matrices
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder, record_path
 from condu_ray.store.location import Place
@@ -82,18 +83,17 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
     keys = [expert.key for expert in results.plan.experts]
     makers = [artifacts.read_meta(expert_folder(config.storage, key))["run"] for key in keys]
     trained = makers.count(config.run_name)  # whichever trial's post came first
-    union = found.get("union")
+    shown = next(iter(matrices(found).values()))  # Ray Tune's metrics are of one protocol
     record = trial.record() | {
         "run": config.run_name,
-        "accuracy": found["accuracy"],
-        "union": {"accuracy": union["accuracy"]} if union else None,
+        **accuracies(found),
         "seconds": seconds,
         "experts": keys,
         "experts_trained": trained,
         "experts_reused": len(keys) - trained,
         "measurements": merger.made,
         "measurements_reused": merger.reused,
-        "metrics": {k: v for k, v in found.items() if k in ("transfer", "average", "last", "backward_transfer")},
+        "metrics": {k: v for k, v in shown.items() if k in ("transfer", "average", "last", "backward_transfer")},
         "mlflow": recorder.tracker.run_id(trial.method),
     }
     artifacts.write_sealed(record_path(shared.folder, trial.id), record)

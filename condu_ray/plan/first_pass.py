@@ -27,7 +27,6 @@ from condu_ray.config import Experiment, content_hash
 from condu_ray.learn.loop import compute_context, resolved_precision
 from condu_ray.learn.objective import ClipClassifier, classification_loss
 from condu_ray.methods import Method
-from condu_ray.options import Lora
 from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, write_sealed
 from condu_ray.store.layout import checked_folder, verdict_path
 from condu_ray.vlm import lora
@@ -76,15 +75,14 @@ def first_pass(backbone: Backbone, tasks: Sequence[Task], config: Experiment, me
                 verdict = asdict(texts)
                 _keep(config, key, verdict)
             found.append(Texts(**verdict))
-        form = {"rank", "targets", "init", "scale", "std"}
+        several = config.training.workers > 1
         for method in methods:
             if method.starts_from == "nothing":
                 continue
-            adapter = method.lora if method.adapter == "lora" else None
-            options, several = adapter.identity(include=form) if adapter else {}, config.training.workers > 1
-            key = content_hash([*known, method.adapter, options, several])
+            options = {"rank", "targets", "init", "scale", "std"} if method.adapter == "lora" else set()
+            key = content_hash([*known, method.adapter, method.lora.identity(include=options), several])
             if _kept(config, key) is None:
-                _try_training(backbone, tasks[0], config, adapter, precision)
+                _try_training(backbone, tasks[0], config, method, precision)
                 _keep(config, key, {"trained": method.adapter})
     return found
 
@@ -142,10 +140,10 @@ def _encode(backbone: Backbone, task: Task, precision: str) -> tuple[Tensor, Ten
     return images, tokens
 
 
-def _try_training(backbone: Backbone, task: Task, config: Experiment, options: Lora | None, precision: str) -> None:
-    """Takes one training step, without its update, on the whole model or on adapters of such options."""
-    batch = _encode(backbone, task, precision)
-    if options is None:
+def _try_training(backbone: Backbone, task: Task, config: Experiment, method: Method, precision: str) -> None:
+    """Takes one training step, without its update, on the whole model or on adapters."""
+    batch, options = _encode(backbone, task, precision), method.lora
+    if method.adapter == "full":
         _step(backbone, backbone.trainable, batch, config, precision)
         return
     with lora.attach(

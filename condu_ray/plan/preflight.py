@@ -15,6 +15,7 @@ from condu_ray.config import Experiment, content_hash
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
 from condu_ray.plan.first_pass import described, first_pass
+from condu_ray.plan.measurement import protocols
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
@@ -71,7 +72,8 @@ def check(config: Experiment) -> Checked:
         mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
     tasks = load_tasks(data, names)
     _check_rates(config, data, tasks)
-    require_valid(tasks, cache_folder=checked_folder(config.storage))
+    opaque = config.transparent == "refuse"
+    require_valid(tasks, cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
     sources = tuple(tasks) if config.shots is not None else ()
@@ -102,11 +104,18 @@ def _drawn(config: Experiment) -> Location:
 
 def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
     """Refuses options that contradict one another."""
-    if config.label_space == "union" and not any(method.one_model or method.routes for method in methods):
-        raise MethodError(
-            f"--label_space union: {', '.join(config.method)} cannot predict without knowing the task; "
-            "add a method that can, such as condu"
-        )
+    for protocol in config.protocol:
+        if not any(protocol in protocols(config, method) for method in methods):
+            raise MethodError(
+                f"--protocol {protocol}: {', '.join(config.method)} cannot predict without knowing the task; "
+                "add a method that can, such as condu"
+            )
+    for method in methods:
+        if not protocols(config, method):
+            raise MethodError(
+                f"--method {method.name}: cannot predict without knowing the task, so that --protocol "
+                f"{','.join(config.protocol)} leaves nothing to measure; add the protocol task"
+            )
 
 
 def _check_rates(config: Experiment, data: Location, tasks: Sequence[Task]) -> None:
@@ -142,7 +151,8 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
         resolved = artifacts.local(path).resolve()
         if resolved in folders or resolved.parent in folders:
             raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
-    require_decodable(load_references(config.distillation), checked_folder(config.storage))
+    opaque = config.transparent == "refuse"
+    require_decodable(load_references(config.distillation), checked_folder(config.storage), refuse_transparent=opaque)
     # Absolute, for Ray Train has its workers work in a folder of their own.
     options = config.distillation
     found = {

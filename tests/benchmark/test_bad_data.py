@@ -178,7 +178,7 @@ CONTENT = {
     ),
     "transparent": Bad(
         rows(TRAIN, {4: picture("PNG", Image.new("RGBA", (8, 8))), 6: picture("PNG", Image.new("LA", (8, 8)))}),
-        "warning", TRAIN, ["2 of 9 images are transparent in places: row 4; row 6"], "white is put behind them", 4,
+        "warning", TRAIN, ["2 of 9 images are transparent in places: row 4; row 6"], "or --transparent refuse", 4,
     ),
     "16-bit grey": Bad(
         rows(TRAIN, {4: picture("PNG", Image.new("I;16", (8, 8), 40_000))}), "error", TRAIN,

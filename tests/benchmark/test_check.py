@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Callable
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from condu_ray.benchmark import TaskError, check, check_task, load_task, load_tasks, require_valid, rows
+from condu_ray.benchmark.references import load_references, require_decodable
+from condu_ray.config import Distillation
 from condu_ray.store.artifacts import read_sealed
 
 Change = Callable[[Any, Path], None]
@@ -106,6 +110,21 @@ def test_good_verdict_is_kept(
         assert "row 0 is row 3" in caplog.text
         monkeypatch.setattr(check, "check_task", lambda *_, **__: pytest.fail("checked again"))
     assert [path.name for path in cache.iterdir()] == [f"{task.fingerprint}.json"]
+
+
+def test_transparent_images_are_refused_where_that_is_asked_for(make_task: Any, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (8, 8)).save(buffer, "PNG")
+    folder = make_task()
+    _train({4: buffer.getvalue()})(make_task, folder)
+    references = load_references(Distillation(reference=(folder,)))
+    for _ in range(2):  # a verdict that was kept says the same
+        require_valid([load_task(folder)], tmp_path / "cache")
+        require_decodable(references, tmp_path / "cache")
+        with pytest.raises(TaskError, match=r"train\.parquet: 1 of 9 images are transparent in places: row 4"):
+            require_valid([load_task(folder)], tmp_path / "cache", refuse_transparent=True)
+        with pytest.raises(TaskError, match=r"1 of 9 images cannot be used: row 4: is transparent in places"):
+            require_decodable(references, tmp_path / "cache", refuse_transparent=True)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,21 @@ def test_types_of_columns_stay(make_task: Any, tmp_path: Path) -> None:
     assert pq.read_schema(few.train).equals(pa.schema([("image", pa.large_binary()), ("label", pa.uint8())]))
 
 
+@pytest.mark.parametrize("kind", [pa.binary_view(), pa.large_binary(), pa.dictionary(pa.int32(), pa.binary())])
+def test_images_are_drawn_in_whatever_form_they_are_kept(kind: Any, make_task: Any, tmp_path: Path) -> None:
+    (few,) = few_shot([load_task(make_task())], tmp_path / "made", shots=2, seed=0)
+    expected = pq.read_table(few.train)["image"].to_pylist()
+    for split in ("train", "test"):
+        path = tmp_path / "digits" / f"{split}.parquet"
+        table = pq.read_table(path)
+        images = table["image"].to_pylist()
+        dictionary = pa.types.is_dictionary(kind)
+        column = pa.array(images, pa.binary()).dictionary_encode() if dictionary else pa.array(images, kind)
+        pq.write_table(pa.table({"image": column, "label": table["label"]}), path, row_group_size=4)
+    (few,) = few_shot([load_task(tmp_path / "digits")], tmp_path / "again", shots=2, seed=0)
+    assert pq.read_table(few.train)["image"].to_pylist() == expected
+
+
 def test_second_call_writes_nothing(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     first = few_shot([task], tmp_path / "made", shots=3, seed=0)
     monkeypatch.setattr(module, "draw", lambda *_, **__: pytest.fail("drawn again"))

@@ -235,6 +235,7 @@ def test_a_second_run_tries_nothing_and_another_one_what_is_new(settings, monkey
     assert tries(method="condu,zero-shot,sequential", seed=3, run="other")[:2] == ([], 0)
     assert tries(method="condu,condu-lora")[1] == 1
     assert tries(method="condu-lora", lora={"rank": 2})[1] == 1
+    assert tries(method="condu-lora,pam", pam={"rank": 3})[1] == 1  # PAM's adapters are other ones
     assert tries(training={"precision": "bf16"})[:2] == ([*every, "walls"], 1)
     (settings["storage"] / "checked").joinpath("some").write_text("")
     for path in (settings["storage"] / "checked").iterdir():

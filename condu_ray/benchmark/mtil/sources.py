@@ -32,7 +32,7 @@ class Part:
         labels: the layout's own class number of each image.
         names: what the layout calls its classes, by that number; None if it has numbers alone.
         order: which images belong to the split, in the order of their rows. It is a permutation, never sorted by
-            class: readers shuffle within windows of rows, and partial evaluation takes the first ones.
+            class: a reader can then shuffle within windows of rows, which costs it no copy of the file.
     """
 
     images: Sequence[Path] | np.ndarray
@@ -70,6 +70,8 @@ def read_layout(task: str, root: Path) -> tuple[Part, Part]:
     """
     try:
         return _READERS[task](root)
+    except IngestError:
+        raise
     except Exception as error:  # RuntimeError, OSError, KeyError, scipy's and pickle's own errors, and more
         reason = f"{type(error).__name__}: {error}"
         message = f"{task}: torchvision cannot read the files below {root} ({reason}); extract the original ones again"
@@ -113,7 +115,15 @@ def _aircraft(root: Path) -> tuple[Part, Part]:
     return _listed(lambda split: datasets.FGVCAircraft(root, split=split, annotation_level="variant"))
 
 
+def _refuse_strays(folder: Path) -> None:
+    """Refuses what file browsers leave among pictures, where torchvision takes whatever is in a folder for one."""
+    for path in sorted(folder.rglob("*")):
+        if path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini"):
+            raise IngestError(f"{path}: was left by a file browser, and would count as a picture or class; remove it")
+
+
 def _caltech101(root: Path) -> tuple[Part, Part]:
+    _refuse_strays(root / "caltech101" / "101_ObjectCategories")
     data = datasets.Caltech101(root)  # it leaves BACKGROUND_Google out
     folder = Path(data.root) / "101_ObjectCategories"
     files = [
@@ -133,6 +143,7 @@ def _dtd(root: Path) -> tuple[Part, Part]:
 
 
 def _eurosat(root: Path) -> tuple[Part, Part]:
+    _refuse_strays(root / "eurosat" / "2750")
     data = datasets.EuroSAT(root)
     return _pooled([Path(path) for path, _ in data.samples], [label for _, label in data.samples], data.classes)
 

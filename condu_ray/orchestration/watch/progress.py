@@ -12,7 +12,9 @@ from rich.table import Table
 from condu_ray.orchestration.watch.lines import LINE_SECONDS, Lines
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.results import SessionResult
+from condu_ray.report.protocols import measured
 from condu_ray.report.run_summary import summary_rows
+from condu_ray.report.zero_shot import verdict, zero_shot_lines
 from condu_ray.store.location import Place
 
 
@@ -110,7 +112,7 @@ class Display:
         Args:
             result: a session; one that is measured before an earlier one waits for it.
         """
-        method = result.method if result.space == "task" else f"{result.method} ∪"
+        method = result.method if result.protocol == "task" else f"{result.method} {result.protocol}"
         rows, shown = self._rows.setdefault(method, {}), self._shown.get(method, 0)
         rows[result.entry.position] = result.percent
         while shown in rows:
@@ -133,13 +135,14 @@ class Display:
             folder: the run's folder.
         """
         self.__exit__()
-        for space, title in (("task", "accuracy, percent"), ("union", "task not known: classes of all tasks")):
-            rows = summary_rows(results, space)
-            if rows:
-                table = Table(title=title, title_justify="left")
-                for name in rows[0]:
-                    table.add_column(name, justify="left" if name == "Method" else "right")
-                for row in rows:
-                    table.add_row(*row.values())
-                self.console.print(table)
+        for protocol in measured(results["methods"].values()):
+            rows = summary_rows(results, protocol)
+            table = Table(title=f"accuracy, percent, protocol {protocol}", title_justify="left")
+            for name in rows[0]:
+                table.add_column(name, justify="left" if name == "Method" else "right")
+            for row in rows:
+                table.add_row(*row.values())
+            self.console.print(table)
+        if compared := results.get("zero_shot"):
+            self.console.print(f"{zero_shot_lines(compared)}\n{verdict(compared)}", markup=False)
         self.console.print(f"report: {folder / 'report' / 'report.md'}")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -175,3 +176,15 @@ def test_the_background_of_caltech_is_no_class_and_faces_are_two(trees, tmp_path
     background = (folder / "BACKGROUND_Google" / "image_0001.jpg").read_bytes()
     assert background not in [data for _, data in rows]
     assert os.path.isdir(folder)
+
+
+@pytest.mark.parametrize("stray", [".DS_Store", "{0}/.DS_Store", "{0}/Thumbs.db", "{0}/desktop.ini", "{0}/._a.jpg"])
+@pytest.mark.parametrize(("name", "place"), [("caltech101", "101_ObjectCategories"), ("eurosat", "2750")])
+def test_what_a_file_browser_left_among_pictures_is_named(trees, name, place, stray):
+    tree = trees(name)
+    folder = tree.root / name / place
+    first = min(path.name for path in folder.iterdir())
+    path = folder / stray.format(first)
+    path.write_bytes(b"\0\0")
+    with pytest.raises(IngestError, match=rf"^{re.escape(str(path))}: was left by a file browser.*remove it$"):
+        read_layout(name, tree.root)
