@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from condu_ray.vlm import hub
 from condu_ray.vlm.checkpoint import BackboneError, load_weights
 from condu_ray.vlm.identity import backbone_fingerprint
-from condu_ray.vlm.spec import CONFIG, EMBEDDED, MERGES, WEIGHTS, BackboneSpec, backbone_spec
+from condu_ray.vlm.spec import CONFIG, EMBEDDED, FOLDER, MERGES, WEIGHTS, BackboneSpec, backbone_spec
 from condu_ray.vlm.towers import used_parameters
 
 if TYPE_CHECKING:
@@ -142,6 +143,10 @@ def build(spec: BackboneSpec) -> tuple[CLIP, Any, tuple[str, ...]]:
 
     local = spec.file
     said: list[str] = []
+    if not spec.model.startswith(FOLDER):
+        texts = (open_clip.get_model_config(spec.model) or {}).get("text_cfg", {})
+        if local is None or texts.get("hf_tokenizer_name"):
+            hub.look()
     try:
         with _heard(said):
             model = open_clip.create_model(
@@ -158,6 +163,8 @@ def build(spec: BackboneSpec) -> tuple[CLIP, Any, tuple[str, ...]]:
     except BackboneError:
         raise
     except Exception as error:
+        if away := hub.missing(error, f"backbone {spec.name}"):
+            raise BackboneError(away) from error
         raise BackboneError(
             f"backbone {spec.model} {spec.pretrained or ''}: cannot be loaded; its weights have to fit its "
             f"configuration: {_short(error)}"
