@@ -21,10 +21,14 @@ from condu_ray.config import Experiment, Sweep
 from condu_ray.constants import published_settings
 from condu_ray.names import nearest
 from condu_ray.recipes import RECIPES
+from condu_ray.settings import without_old_names
+from condu_ray.store.location import given
 from condu_ray.store.passwords import without_passwords
 
 CONSOLE = "condu-ray"
 """The console command."""
+EXIT_CODES = "exit codes: 0 done, 1 failed, 2 refused (nothing was spent), 130 or 143 stopped by Ctrl-C or SIGTERM"
+"""What a command's end means; its help ends with it."""
 YAML_BYTES = 1_000_000
 """Largest file of settings that is read."""
 _short = Repr()
@@ -71,7 +75,7 @@ class _Flags(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    config: Path | None = Field(None)
+    config: str | None = Field(None)
     """YAML file with any of these fields; flags override it."""
 
 
@@ -132,14 +136,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
     """Reads a YAML file of settings.
 
     Raises:
         ConfigError: the file is missing, too large, not YAML, or not a mapping, or has aliases or a key twice.
     """
     try:
-        with path.open("rb") as file:
+        with open(given(path), "rb") as file:
             content = file.read(YAML_BYTES + 1)
         if len(content) > YAML_BYTES:
             raise ConfigError(f"--config {path}: has more than {YAML_BYTES:,} bytes; give a file of settings")
@@ -181,6 +185,7 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
     parser = _Parser(
         prog=program(),
         description=f"{purpose} Settings come from --recipe, then --config, then flags.",
+        epilog=EXIT_CODES,
         allow_abbrev=False,
     )
     parser.kind = kind
@@ -199,12 +204,13 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
         why = f"{without_passwords(str(error))}{_cause(error)}"
         raise ConfigError(f"command line: {why}; lists are written a,b and rates a=1e-4,b=2e-4") from error
     path = flags.pop("config", None)
-    from_file = read_yaml(Path(path)) if path is not None else {}
+    from_file = read_yaml(path) if path is not None else {}
     default = "own_data" if flags.get("data") or from_file.get("data") else "mini_mtil"
     recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
-    given = {f"--config {path}": from_file, "command line": flags}
+    layers = {f"--config {path}": from_file, "command line": flags}
+    given = {given_by: _renamed(layer, given_by) for given_by, layer in layers.items()}
     found = _layered(RECIPES[recipe]().model_dump(), given, kind)
     if found.as_published:  # over the recipe, and under all that is given
         found = _layered(merged(RECIPES[recipe]().model_dump(), published_settings()), given, kind)
@@ -213,12 +219,28 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
 
 def _layered(settings: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]], kind: type[C]) -> C:
     """Lays one layer of settings after the other on top; the last one's name is what an error says."""
-    for given_by, given in layers.items():
-        settings = merged(settings, given)
+    for given_by, over in layers.items():
+        settings = merged(settings, over)
         try:
             found = kind.model_validate(settings)
         except ValidationError as error:
             raise _explain(error, given_by, kind) from error
+    return found
+
+
+def _renamed(given: Mapping[str, Any], given_by: str) -> dict[str, Any]:
+    """Returns settings under today's names; says on stderr which were old.
+
+    Raises:
+        ConfigError: an old name contradicts the new one.
+    """
+    try:
+        found = without_old_names(given)
+    except ValueError as error:
+        raise ConfigError(f"{given_by}: {error}") from error
+    if "label_space" in given and "label_space" not in found:
+        old, new = given["label_space"], ",".join(found["protocol"])
+        print(f"{given_by}: label_space {old} is an old name, read as protocol {new}", file=sys.stderr)
     return found
 
 
@@ -229,11 +251,12 @@ def _cause(error: SettingsError) -> str:
 
 
 def main_config(kind: type[C], purpose: str, argv: Sequence[str] | None = None) -> C:
-    """Parses `argv` (default: of this process); prints what is wrong with the settings and exits with 2."""
-    try:
-        return parse(sys.argv[1:] if argv is None else argv, kind, purpose)
-    except ConfigError as error:
-        refuse(error)
+    """Parses `argv` (default: of this process).
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    return parse(sys.argv[1:] if argv is None else argv, kind, purpose)
 
 
 def program() -> str:

@@ -8,10 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from condu_ray.constants import as_published
-from condu_ray.options import Distillation, Inference, Lora, Merging, Pam, Rate, Replay, Split, Where
-from condu_ray.settings import SAFE_NAME, Settings, content_hash, late
+from condu_ray.options import Distillation, Inference, Lora, Merging, Named, Pam, Rate, Replay, Split, Where
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, without_old_names
 from condu_ray.store.layout import run_folder
 from condu_ray.store.location import Location
+
+Protocol = Literal["task", "own", "union", "xtail"]
+"""Protocols by which predictions are measured: what they know of an image, and which classes they choose from."""
 
 
 class Training(Settings):
@@ -131,11 +134,20 @@ class Experiment(Settings):
     transparent: Literal["white", "refuse"] = late("white")
     """Images that are transparent in places: `white` is put behind them, or they are refused before anything is spent
     (`refuse`)."""
-    label_space: Literal["task", "union"] = "task"
-    """Classes that predictions choose from: the task's own (task known), or, measured beside it, those of all tasks."""
-    model: str = "tiny-clip"
+    protocol: Annotated[tuple[Protocol, ...], Split] = late(("task",), min_length=1)
+    """Measured, several at once: `task` (a learned task is known; its own classes), `own` (every image is routed;
+    the tested task's own classes), `union` (routed; the classes of all tasks, one name is one class), `xtail` (routed;
+    the classes of all tasks, one name in two tasks is two classes, one template for all)."""
+    label_space: Literal["task", "union"] | None = Field(None, exclude=True)
+    """Old name of `protocol`: `task` means `task`, `union` means `task,union`."""
+    paper: Literal["mtil"] | None = late(None)
+    """Benchmark whose published figures the run claims: before it trains, the published zero-shot accuracies have to be
+    measured, to a point."""
+    on_mismatch: Literal["stop", "warn"] = late("stop")
+    """What to do when they are not: end the run, or say so and go on."""
+    model: Named = "tiny-clip"
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
-    pretrained: str | None = None
+    pretrained: Named | None = None
     """open_clip tag (`openai`), safetensors file, or a folder with open_clip_config.json and its weights."""
     preprocess: str | None = late(None)
     """For a safetensors file, which says nothing of it: the open_clip tag whose mean, std and resizing its weights were
@@ -164,10 +176,15 @@ class Experiment(Settings):
 
     @model_validator(mode="before")
     @classmethod
+    def _no_old_name(cls, values: Any) -> Any:
+        return without_old_names(values) if isinstance(values, Mapping) else values
+
+    @model_validator(mode="before")
+    @classmethod
     def _published(cls, values: Any) -> Any:
         return as_published(values) if isinstance(values, Mapping) and values.get("as_published") is True else values
 
-    @field_validator("method", "tasks")
+    @field_validator("method", "tasks", "protocol")
     @classmethod
     def _no_repeat(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None and not value:
@@ -199,7 +216,7 @@ class Experiment(Settings):
 class Sweep(Experiment):
     """A sweep: the experiment over several orders, methods, seeds and settings."""
 
-    orders: str = "3"
+    orders: Named = "3"
     """Orders of the tasks: how many (the given one first, the others drawn by the seed), names (`given`, `reversed`,
     `alphabetical`, `mtil_order1`, `mtil_order2`), or a file of orders."""
     seeds: int = Field(1, ge=1, le=10_000)

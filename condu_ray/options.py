@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator
 
 from condu_ray.settings import Settings, late, split_names
-from condu_ray.store.location import Location
+from condu_ray.store.location import Location, given, home
 
 Rate = Annotated[float, Field(gt=0)]
 Split = BeforeValidator(split_names)
-Where = Annotated[Location, PlainValidator(Location), PlainSerializer(str, when_used="json")]
+Where = Annotated[Location, PlainValidator(given), PlainSerializer(str, when_used="json")]
 """A setting that names a folder or file: a text, a `Path` or a `Location`."""
+Named = Annotated[str, AfterValidator(home)]
+"""A setting that may name a folder or file, or something else."""
 
 
 class Lora(Settings):

@@ -39,6 +39,7 @@ def _mtil(name: str, order: tuple[str, ...], steps: int, full: dict[str, float],
     return Experiment(
         recipe=name,
         tasks=order,
+        paper="mtil",
         model="ViT-B-16",
         pretrained="openai",
         training=Training(
@@ -77,11 +78,18 @@ def few_shot() -> Experiment:
 
 
 def task_agnostic() -> Experiment:
-    """Task-agnostic MTIL (X-TAIL's setting), order I: the label space is the union of all tasks' classes."""
-    return mtil_order1().model_copy(update={"recipe": "task_agnostic", "label_space": "union"})
+    """Task-agnostic MTIL, order I, as ConDU publishes it: the task is never known, the tested set's own classes."""
+    return mtil_order1().model_copy(update={"recipe": "task_agnostic", "protocol": ("task", "own", "union")})
+
+
+def xtail() -> Experiment:
+    """RAIL's X-TAIL: MTIL without CIFAR100, 16 images a class, classes of all sets, one template for all of them."""
+    tasks = tuple(task for task in ORDER_1 if task != "cifar100")
+    return mtil_order1().model_copy(update={"recipe": "xtail", "tasks": tasks, "shots": 16, "protocol": ("xtail",)})
 
 
 RECIPES: dict[str, Callable[[], Experiment]] = {
-    recipe.__name__: recipe for recipe in (mini_mtil, own_data, mtil_order1, mtil_order2, few_shot, task_agnostic)
+    recipe.__name__: recipe
+    for recipe in (mini_mtil, own_data, mtil_order1, mtil_order2, few_shot, task_agnostic, xtail)
 }
 """Every recipe by its name."""

@@ -39,6 +39,30 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+_OLD_PROTOCOL = {"task": ("task",), "union": ("task", "union")}
+"""What `label_space`, the old name of `protocol`, stands for."""
+
+
+def without_old_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings that somebody gave, `label_space` replaced by the `protocol` that it stands for.
+
+    Raises:
+        ValueError: both are given, and contradict one another.
+    """
+    values = dict(given)
+    old = values.pop("label_space", None)
+    meant = _OLD_PROTOCOL.get(str(old))
+    if meant is None:
+        return dict(given)  # none, or one that its field refuses
+    named = split_names(values.get("protocol"))
+    if isinstance(named, tuple) and sorted(map(str, named)) != sorted(meant):
+        raise ValueError(
+            f"label_space {old} is the old name of protocol {','.join(meant)}, and protocol is "
+            f"{','.join(map(str, named))}: give protocol alone"
+        )
+    return values | {"protocol": meant if named is None else named}
+
+
 class Settings(BaseModel):
     """Base of all parts of the configuration: frozen, no unknown field, docstrings as help."""
 

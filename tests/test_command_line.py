@@ -62,6 +62,8 @@ def test_lists_and_rates_by_task_are_written_with_commas():
         (["--replay.per_class", "0"], ["replay.per_class", "greater"]),
         (["--shots", "0"], ["shots", "greater"]),
         (["--label_space", "all"], ["label_space", "'union'", "all"]),
+        (["--label_space", "union", "--protocol", "own"], ["command line", "label_space union", "task,union", "own"]),
+        (["--protocol", "all"], ["protocol", "'xtail'", "all"]),
         (["--label-space", "union"], ["did you mean label_space"]),
         (["--recipe", "mini-mtil"], ["unknown recipe", "mini_mtil"]),
         (["--tasks", "a,b,a"], ["tasks", "a", "more than once"]),
@@ -120,3 +122,31 @@ def test_every_field_has_a_docstring():
                 assert field.description, name
 
     walk(Experiment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file", "protocol", "said"),
+    [
+        ([], "", ("task",), []),
+        (["--protocol", "task,own,union"], "", ("task", "own", "union"), []),
+        (
+            ["--label_space", "union"],
+            "",
+            ("task", "union"),
+            ["label_space union is an old name", "protocol task,union"],
+        ),
+        ([], "label_space: union", ("task", "union"), ["--config", "label_space union"]),
+        (["--protocol", "own"], "label_space: union", ("own",), ["label_space union"]),  # flags win, as ever
+        (["--label_space", "task"], "protocol: [own]", ("task",), ["command line: label_space task"]),
+        (["--recipe", "xtail"], "", ("xtail",), []),
+        (["--recipe", "xtail", "--label_space", "union"], "", ("task", "union"), ["label_space union"]),
+    ],
+)
+def test_an_old_name_is_read_and_said_to_be_one(tmp_path, capsys, arguments, file, protocol, said):
+    path = tmp_path / "settings.yaml"
+    path.write_text(file)
+    assert parse([*arguments, "--config", str(path)]).protocol == protocol
+    heard = capsys.readouterr().err
+    assert bool(heard) == bool(said)
+    for words in said:
+        assert words in heard

@@ -36,8 +36,53 @@ def test_frozen():
 
 def test_what_travels_to_another_process_has_an_absolute_storage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = Experiment(storage="here", shots=5, label_space="union", distillation=Distillation(reference=("a", "b")))
+    config = Experiment(
+        storage="here", shots=5, protocol=("own", "union"), distillation=Distillation(reference=("a", "b"))
+    )
     found = config.absolute()
     assert Experiment.model_validate_json(found.model_dump_json()) == found
     assert str(found.storage) == str(tmp_path / "here")
     assert found.model_copy(update={"storage": Location("here")}) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({}, ("task",)),
+        ({"protocol": "task,own,union"}, ("task", "own", "union")),
+        ({"protocol": ["xtail"]}, ("xtail",)),
+        ({"label_space": "task"}, ("task",)),
+        ({"label_space": "union"}, ("task", "union")),
+        ({"label_space": "union", "protocol": "union,task"}, ("union", "task")),
+        ({"label_space": None, "protocol": "own"}, ("own",)),
+    ],
+)
+def test_the_old_name_of_protocols_means_what_it_meant(given, meant):
+    config = Experiment.model_validate(given)
+    assert config.protocol == meant
+    assert config.label_space is None
+    assert "label_space" not in config.model_dump()
+    assert config.identity() == Experiment(protocol=meant).identity()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"label_space": "union", "protocol": "own"},
+            ["label_space union", "task,union", "own", "give protocol alone"],
+        ),
+        ({"label_space": "task", "protocol": ["task", "union"]}, ["label_space task", "task,union"]),
+        ({"label_space": "own"}, ["label_space", "own"]),
+        ({"label_space": ["union"]}, ["label_space"]),
+        ({"label_space": "union", "protocol": 3}, ["protocol", "3"]),
+        ({"protocol": "task,task"}, ["task more than once"]),
+        ({"protocol": "all"}, ["protocol", "all"]),
+        ({"protocol": ""}, ["protocol"]),
+    ],
+)
+def test_protocols_that_contradict_or_do_not_exist_are_refused(given, words):
+    with pytest.raises(ValidationError) as caught:
+        Experiment.model_validate(given)
+    for word in words:
+        assert word in str(caught.value)

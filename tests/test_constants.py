@@ -30,7 +30,7 @@ def test_a_recipe_that_claims_a_paper_sets_nothing_without_its_source():
         changed_here = {one for one in field_names() if held(config, one) != held(plain, one)}
         # PAM has no published rate or scale for CLIP; which classes are chosen from is no constant.
         assert {one for one in changed_here if (name, one) not in sourced} - {
-            "recipe", "pam.lr", "pam.scale", "label_space", "protocol",
+            "recipe", "paper", "pam.lr", "pam.scale", "protocol",
         } == set()  # fmt: skip
 
 

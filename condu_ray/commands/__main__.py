@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from condu_ray import __version__
-from condu_ray.command_line import CONSOLE, ConfigError, refuse
+from condu_ray.command_line import CONSOLE, EXIT_CODES, ConfigError, refuse
 from condu_ray.names import nearest
 
 COMMANDS = ("run", "sweep", "report", "prepare", "methods", "ablate-merging", "ablate-inference")
@@ -29,7 +29,8 @@ def main() -> None:
         return
     if not name.startswith("-"):
         refuse(ConfigError(f"unknown command {name!r}{nearest(name, COMMANDS)}"))
-    parser = ArgumentParser(prog=CONSOLE, description="Continual learning of CLIP-like models by merging, on Ray.")
+    purpose = "Continual learning of CLIP-like models by merging, on Ray."
+    parser = ArgumentParser(prog=CONSOLE, description=purpose, epilog=EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"condu_ray {__version__}")
     commands = parser.add_subparsers(metavar="NAME", title="commands", description=f"{CONSOLE} NAME --help tells more")
     for known in COMMANDS:

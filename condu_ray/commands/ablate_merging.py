@@ -8,6 +8,7 @@ from condu_ray.commands.job import job
 from condu_ray.config import Experiment
 
 
+@job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains nothing: the flags name a run in storage; bad input ends with its message and exit code 2."""
     parser = ArgumentParser(prog=program(), description=__doc__, add_help=False, allow_abbrev=False)
@@ -19,27 +20,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     if {"-h", "--help"} & set(flags):
         parser.print_help()
     config = main_config(Experiment, "Its flags as a run's.", flags)
-    with job():
-        from condu_ray.report.ablation_report import write_merging, write_synthetic
-        from condu_ray.store.layout import ablation_folder, synthetic_ablation_folder
+    from condu_ray.orchestration.cluster.failure import at_work
+    from condu_ray.report.ablation_report import write_merging, write_synthetic
+    from condu_ray.store.layout import ablation_folder, synthetic_ablation_folder
 
-        if own.synthetic is not None:
-            import torch
+    if own.synthetic is not None:
+        import torch
 
-            from condu_ray.ablation.synthetic import ablate_synthetic
+        from condu_ray.ablation.synthetic import ablate_synthetic
 
-            torch.set_num_threads(config.training.threads)
-            results = ablate_synthetic(own.synthetic, own.numel, own.rho, config.seed)
-            print(*write_synthetic(results, synthetic_ablation_folder(config.storage)), sep="\n")
-            return
-        from condu_ray.ablation.finished import finished_runs
-        from condu_ray.ablation.merging import ablate_merging, parse_sessions
+        torch.set_num_threads(config.training.threads)
+        results = ablate_synthetic(own.synthetic, own.numel, own.rho, config.seed)
+        print(*write_synthetic(results, synthetic_ablation_folder(config.storage)), sep="\n")
+        return
+    from condu_ray.ablation.finished import finished_runs
+    from condu_ray.ablation.merging import ablate_merging, parse_sessions
 
-        which = "experts that each start from theta0, such as condu's or condu-lora's"
-        for run, evaluator in finished_runs(
-            config, flags, lambda method: method.starts_from == "pretrained", which,
-            sessions=False, alike=lambda method: method.adapter,
-        ):  # fmt: skip
-            results = ablate_merging(run, evaluator, parse_sessions(own.sessions, len(run.tasks)))
-            stem = "merging" if run.method.adapter == "full" else "merging-lora"
+    which = "experts that each start from theta0, such as condu's or condu-lora's"
+    for run, evaluator in finished_runs(
+        config, flags, lambda method: method.starts_from == "pretrained", which,
+        sessions=False, alike=lambda method: method.adapter,
+    ):  # fmt: skip
+        sessions = parse_sessions(own.sessions, len(run.tasks))
+        stem = "merging" if run.method.adapter == "full" else "merging-lora"
+        with at_work():
+            results = ablate_merging(run, evaluator, sessions)
             print(*write_merging(results, ablation_folder(run.config.run_folder), stem), sep="\n")

@@ -1,4 +1,4 @@
-"""How a job begins and ends: logging and environment before, the exit code after."""
+"""How a command begins and ends: its output, signals, logging and environment before, the exit code after."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from condu_ray.command_line import refuse
+from condu_ray.console import steady
 
 
 @contextmanager
 def job() -> Iterator[None]:
-    """Bad input ends the process with its message and exit code 2, a run that failed with 1.
+    """Runs a command and ends its process with one of `command_line.EXIT_CODES`.
 
-    What needs torch or Ray is imported inside the block: the environment is set by then.
+    Bad input ends it with its message and 2, a run that failed with its message and 1, a signal with a sentence and 130
+    or 143. What needs torch or Ray is imported inside the block: the environment is set by then.
     """
-    from condu_ray.orchestration.cluster import env
-    from condu_ray.orchestration.cluster.room import ResourceError
+    steady()
+    from condu_ray.orchestration.cluster import env, stop
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     env.apply()
+    from condu_ray.orchestration.cluster.failure import RunError
+    from condu_ray.orchestration.cluster.room import ResourceError
     from condu_ray.store.artifacts import ArtifactError
 
     try:
-        yield
+        with stop.stoppable():
+            yield
+    except stop.Stopped as stopped:
+        sys.stdout.flush()
+        stop.end(stopped.number)
     except (ValueError, ArtifactError, ResourceError) as error:
-        cause = getattr(error, "cause", None)  # of an actor's error, whose own text is a traceback
-        if isinstance(cause, Exception):
-            sys.exit(f"error: {cause}")
         refuse(error)
-    except RuntimeError as error:
-        from condu_ray.orchestration.lanes.crew import RunError  # only now, as not every job loads what can raise it
-
-        if not isinstance(error, RunError):
-            raise
+    except RunError as error:
         sys.exit(f"error: {error}")

@@ -3,7 +3,8 @@
 from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from condu_ray.command_line import program
+from condu_ray.command_line import EXIT_CODES, program
+from condu_ray.commands.job import job
 
 
 def show() -> None:
@@ -13,7 +14,8 @@ def show() -> None:
     print(*listed(), sep="\n")
 
 
+@job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Takes no flags."""
-    ArgumentParser(prog=program(), description=__doc__).parse_args(argv)
+    ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES).parse_args(argv)
     show()

@@ -7,10 +7,11 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from condu_ray.command_line import ConfigError, program
+from condu_ray.command_line import EXIT_CODES, ConfigError, program
 from condu_ray.commands.job import job
 from condu_ray.config import Experiment
-from condu_ray.store.location import Location, Place
+from condu_ray.console import output
+from condu_ray.store.location import Place, given
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,6 +41,7 @@ def run_report(config: Experiment) -> None:
         ConfigError: a session or a measurement is missing, and the run wrote no numbers.
     """
     from condu_ray.orchestration.run import from_storage
+    from condu_ray.orchestration.watch.lines import Lines
     from condu_ray.orchestration.watch.progress import Display
     from condu_ray.plan.preflight import check
     from condu_ray.report.run_report import write_report
@@ -48,7 +50,7 @@ def run_report(config: Experiment) -> None:
 
     quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})
     checked = check(quiet)
-    with Display([task.name for task in checked.tasks], quiet.training.steps) as display:
+    with Display([task.name for task in checked.tasks], quiet.training.steps, Lines()) as display:
         found = from_storage(checked, display)
         if found is not None:
             display.finish(found, checked.config.run_folder)
@@ -63,9 +65,10 @@ def run_report(config: Experiment) -> None:
         print(f"report: {numbers.parent / 'report.md'}, of the numbers that the run wrote; storage has them no more")
 
 
+@job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report, or lists what there is; the exit code is 2 for what storage does not hold."""
-    parser = ArgumentParser(prog=program(), description=__doc__, allow_abbrev=False)
+    parser = ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
     parser.add_argument("names", nargs="*", help="runs and sweeps; none: list what storage holds")
     parser.add_argument("--storage", default="storage", help="storage folder (default: storage)")
     parser.add_argument("--out", help="folder of the report; default: in the run or sweep, or in reports/")
@@ -73,33 +76,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sync-mlflow", action="store_true", help="send to MLflow what it could not be sent before")
     parser.add_argument("--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI, or storage's own file")
     arguments = parser.parse_args(argv)
-    with job():
-        from rich.console import Console
+    from condu_ray.orchestration.watch.mlflow_sync import sync
+    from condu_ray.plan.stored import find, write_sweep_report
+    from condu_ray.store.backend import backend
+    from condu_ray.store.layout import joined_report_folder, report_folder
+    from condu_ray.store.provenance import command
 
-        from condu_ray.orchestration.watch.mlflow_sync import sync
-        from condu_ray.plan.stored import find, write_sweep_report
-        from condu_ray.store.backend import backend
-        from condu_ray.store.layout import joined_report_folder, report_folder
-        from condu_ray.store.provenance import command
-
-        console = Console(highlight=False, soft_wrap=True)
-        storage, out = Location(arguments.storage), Location(arguments.out) if arguments.out else None
-        if not backend(storage).exists(storage):
-            raise ConfigError(f"--storage {storage}: no such folder")
-        if not arguments.names:
-            console.print(listing(storage))
-            return
-        found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
-        folder = out or (
-            report_folder(found[0].folder)
-            if len(found) == 1
-            else joined_report_folder(storage, [one.name for one in found])
-        )
-        if len(found) == 1 and found[0].kind == "run" and out is None and not arguments.published:
-            run_report(found[0].experiment(storage))
-        else:
-            write_sweep_report(storage, found, folder, published=arguments.published, extra={"command": command()})
-            console.print(f"report: {folder / 'report.md'}")
-        if arguments.sync_mlflow:
-            for one in found:
-                console.print(f"{one.name}: {sync(storage, one, arguments.tracking_uri)}")
+    console = output()
+    storage, out = given(arguments.storage), given(arguments.out) if arguments.out else None
+    if not backend(storage).exists(storage):
+        raise ConfigError(f"--storage {storage}: no such folder")
+    if not arguments.names:
+        console.print(listing(storage))
+        return
+    found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
+    folder = out or (
+        report_folder(found[0].folder)
+        if len(found) == 1
+        else joined_report_folder(storage, [one.name for one in found])
+    )
+    if len(found) == 1 and found[0].kind == "run" and out is None and not arguments.published:
+        run_report(found[0].experiment(storage))
+    else:
+        write_sweep_report(storage, found, folder, published=arguments.published, extra={"command": command()})
+        console.print(f"report: {folder / 'report.md'}")
+    if arguments.sync_mlflow:
+        for one in found:
+            console.print(f"{one.name}: {sync(storage, one, arguments.tracking_uri)}")

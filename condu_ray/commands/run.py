@@ -7,6 +7,7 @@ from condu_ray.commands.job import job
 from condu_ray.config import Experiment
 
 
+@job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the settings, then runs; bad input ends with its message and exit code 2, a run that failed with 1."""
     config = main_config(Experiment, __doc__, argv)
@@ -15,7 +16,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         show()
         return
-    with job():
-        from condu_ray.orchestration.run import run
+    from condu_ray.orchestration.run import run
 
-        run(config)
+    run(config)

@@ -7,10 +7,10 @@ from condu_ray.commands.job import job
 from condu_ray.config import Sweep
 
 
+@job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the settings, then sweeps; bad input ends with its message and exit code 2, a failed sweep with 1."""
     sweep = main_config(Sweep, __doc__, argv)
-    with job():
-        from condu_ray.orchestration.sweep import run_sweep
+    from condu_ray.orchestration.sweep import run_sweep
 
-        run_sweep(sweep)
+    run_sweep(sweep)

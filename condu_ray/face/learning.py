@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from condu_ray.methods.training import Worker, train_expert
 from condu_ray.store.location import Place
 from condu_ray.vlm import model as vlm
 from condu_ray.vlm.model import Backbone, set_weights
+from condu_ray.vlm.texts import check_texts
 
 
 def load_backbone(model: str = "tiny-clip", pretrained: str | None = None, preprocess: str | None = None) -> Backbone:
@@ -105,6 +107,7 @@ def fine_tune(
 
     Raises:
         MethodError: there is no such method, or it cannot be trained so.
+        TaskError: prompts are too long (`config.long_prompts`), or classes are the same text to the backbone.
         DivergedError: the loss lost its numbers; a lower `lr` may do.
         LoraError: the rank does not fit the backbone.
         ValidationError: a setting is out of range.
@@ -132,6 +135,7 @@ def fine_tune(
         raise MethodError(f"{who} rehearses exemplars of earlier tasks, which only a run keeps: run it")
     training, preprocess = chosen.config.training, backbone.spec.preprocess
     precision, device = resolved_precision(training.precision, torch.cuda.is_available()), _device()
+    check_texts(backbone.tokenizer, task, backbone.spec.name, cut=settings.long_prompts == "cut")
     stream = local_stream(chosen.config, task, preprocess)
     with _at_theta0(backbone, start) as theta0:
         trained = train_expert(
@@ -159,6 +163,7 @@ def evaluate(
     max_images: int = 0,
     batch_size: int = 250,
     precision: str = "auto",
+    long_prompts: Literal["refuse", "cut"] = "refuse",
 ) -> Accuracy:
     """Measures accuracy on a task's test images, on the GPU if there is one.
 
@@ -170,12 +175,16 @@ def evaluate(
         max_images: test images to use, in proportion to the classes; 0: all.
         batch_size: images a forward pass.
         precision: `fp32`, `bf16`, or `auto` as in a run.
+        long_prompts: whether prompts of more tokens than the backbone reads are refused, or cut.
 
     Raises:
+        TaskError: prompts are too long, or classes are the same text to the backbone.
         ValueError: the delta is another model's, or `among` lacks the task.
     """
     if among and task.name not in [other.name for other in among]:
         raise ValueError(f"among: has no task {task.name}, whose images are measured; add it")
+    for one in among or (task,):
+        check_texts(backbone.tokenizer, one, backbone.spec.name, cut=long_prompts == "cut")
     with _at_theta0(backbone, delta):
         evaluator = Evaluator(
             backbone,

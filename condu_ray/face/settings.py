@@ -9,6 +9,7 @@ from condu_ray.command_line import merged
 from condu_ray.config import Experiment
 from condu_ray.constants import published_settings
 from condu_ray.recipes import RECIPES
+from condu_ray.settings import without_old_names
 
 C = TypeVar("C", bound=Experiment)
 
@@ -36,7 +37,7 @@ def changed(kind: type[C], config: C | None, changes: Mapping[str, Any]) -> C:
         values = RECIPES[recipe]().model_dump()
     if changes.get("as_published"):
         values = merged(values, published_settings())
-    return kind.model_validate(merged(values, _given(changes)))
+    return kind.model_validate(merged(values, without_old_names(_given(changes))))
 
 
 def _given(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,14 @@ from condu_ray.vlm import router
 from condu_ray.vlm.model import Backbone
 
 
-def class_ids(space: Sequence[Task]) -> Tensor:
+def class_ids(space: Sequence[Task], apart: bool = False) -> Tensor:
     """Numbers the classes of several tasks, int64 [sum of C], tasks one after the other.
 
     Classes of the same name (but for case, and `_` for a space) have the same number: an image of one is not wrong
-    when the other's prompt is the nearest.
+    when the other's prompt is the nearest. With `apart` every class has a number of its own (`xtail`).
     """
+    if apart:
+        return torch.arange(sum(len(task.classes) for task in space))
     numbers: dict[str, int] = {}
     names = [" ".join(name.replace("_", " ").casefold().split()) for task in space for name in task.classes]
     return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names])
@@ -55,18 +57,19 @@ class Evaluator:
         )
         self._scale = float(backbone.model.logit_scale.detach().exp())
 
-    def known(self, task: Task, weights: Weights, space: Sequence[Task] = ()) -> Accuracy:
+    def known(self, task: Task, weights: Weights, space: Sequence[Task] = (), apart: bool = False) -> Accuracy:
         """The accuracy of one model.
 
         Args:
             task: whose test images.
             weights: the model's.
-            space: tasks whose classes are the label space (`union`); empty: the task's own (task known).
+            space: tasks whose classes are the label space; empty: the task's own.
+            apart: whether classes of one name in several tasks are several classes.
         """
         begin = time.perf_counter()
-        text_CD = self._texts(weights, task, space)
+        text_CD = self._texts(weights, task, space, apart)
         predicted_N = (self.features.image(weights, task) @ text_CD.T).argmax(dim=1)
-        return self._count(task, space, predicted_N, begin)
+        return self._count(task, space, apart, predicted_N, begin)
 
     def aggregated(
         self,
@@ -75,6 +78,7 @@ class Evaluator:
         prototypes: Mapping[str, Tensor],
         inference: Inference,
         space: Sequence[Task] = (),
+        apart: bool = False,
     ) -> Accuracy:
         """Task not learned, or not known: the K nearest experts' logits, aggregated image by image.
 
@@ -83,7 +87,8 @@ class Evaluator:
             experts: learned task to its expert's weights, which are made only where some image wants them.
             prototypes: learned task to its class prototypes [C_i, D].
             inference: K, aggregation, and whether theta0 is a candidate.
-            space: tasks whose classes are the label space (`union`); empty: the task's own.
+            space: tasks whose classes are the label space; empty: the task's own.
+            apart: whether classes of one name in several tasks are several classes.
         """
         begin, names = time.perf_counter(), list(experts)
         base_ND = self.features.image(PRETRAINED, task, precision="fp32")
@@ -101,22 +106,29 @@ class Evaluator:
             weights, precision = (PRETRAINED, "fp32") if pretrained else (experts[names[expert]], None)
             wanted_N = (index_NK == expert).any(dim=1)
             weight_N = torch.where(index_NK == expert, weight_NK, 0.0).sum(dim=1)
-            text_CD = self._texts(weights, task, space, precision)
+            text_CD = self._texts(weights, task, space, apart, precision)
             image_BD = self.features.image(weights, task, wanted_N, precision)[wanted_N]
             if total_NC is None:
                 total_NC = torch.zeros(len(base_ND), len(text_CD))
             total_NC[wanted_N] += weight_N[wanted_N, None] * (self._scale * image_BD @ text_CD.T)
         assert total_NC is not None, "every image has at least one candidate"
-        return self._count(task, space, total_NC.argmax(dim=1), begin)
+        return self._count(task, space, apart, total_NC.argmax(dim=1), begin)
 
-    def _texts(self, weights: Weights, task: Task, space: Sequence[Task], precision: str | None = None) -> Tensor:
+    def _texts(
+        self, weights: Weights, task: Task, space: Sequence[Task], apart: bool, precision: str | None = None
+    ) -> Tensor:
         """Class features over the label space: [C, D]."""
-        return torch.cat([self.features.text(weights, other, precision) for other in space or (task,)])
+        text_CD = torch.cat([self.features.text(weights, other, precision) for other in space or (task,)])
+        if not apart:
+            return text_CD
+        # One prompt has one feature, to the last bit, whichever batch it was encoded in: a tie goes to the first.
+        first: dict[int, int] = {}
+        return text_CD[[first.setdefault(name, place) for place, name in enumerate(class_ids(space).tolist())]]
 
-    def _count(self, task: Task, space: Sequence[Task], predicted_N: Tensor, begin: float) -> Accuracy:
+    def _count(self, task: Task, space: Sequence[Task], apart: bool, predicted_N: Tensor, begin: float) -> Accuracy:
         label_N = self.features.labels(task)
         if space:
-            ids = class_ids(space)
+            ids = class_ids(space, apart)
             first = sum(len(other.classes) for other in space[: [other.name for other in space].index(task.name)])
             predicted_N, label_N = ids[predicted_N], ids[first + label_N]
         correct = int((predicted_N == label_N).sum())

@@ -11,11 +11,13 @@ from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import get
 from condu_ray.orchestration.cluster.background import background
+from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.cluster.room import room_for
-from condu_ray.orchestration.lanes.crew import Crew, RunError
+from condu_ray.orchestration.lanes.crew import Crew
 from condu_ray.orchestration.lanes.lane import Lane
 from condu_ray.orchestration.measure.encoders import make_prototypes
 from condu_ray.orchestration.measure.pool import Pool
+from condu_ray.orchestration.measure.zero_shot import check_zero_shot
 from condu_ray.orchestration.watch.news import News
 from condu_ray.orchestration.watch.pulse import Pulse
 from condu_ray.plan.expert import adopt, different
@@ -44,14 +46,20 @@ class Engine:
         self.precision = resolved_precision(config.training.precision, self.room.gpus_per_worker > 0)
         self.plans = [plan_run(checked.under(trial), self.precision) for trial in trials]
         self.experts = different(expert for plan in self.plans for expert in plan.experts)
-        self._folder = folder
+        self._folder, self._begin, self._encoding = folder, time.perf_counter(), ""
 
     def start(self, say: Say) -> None:
         """Starts the lanes and the service that measures, and has theta0's prototypes made beside them.
 
+        A run that claims a paper's figures first has to show the published zero-shot accuracies.
+
         Args:
             say: takes a line for people.
+
+        Raises:
+            RunError: it does not show them.
         """
+        check_zero_shot(self.checked, self.precision, self.room, say)
         adopt(self.experts)
         self.crew = Crew(self.config, self._lane, self.experts, self.room, train_folder(self._folder))
         self.pool = Pool(self.config, self.checked, self.precision, self.room)
@@ -73,10 +81,27 @@ class Engine:
         images = {plan.config.inference.prototype_images for plan in self.plans}
         tasks = {task.train_fingerprint: task for name in images for task in checked.pictured(name)}
         made = make_prototypes(
-            config.storage, checked.spec, checked.backbone, [*tasks.values()], self.room, config.training.threads
-        )
+            config.storage, checked.spec, checked.backbone, [*tasks.values()], self.room, config.training.threads,
+            self._encoded,
+        )  # fmt: skip
         if made:
             say(f"prototypes of {made} tasks in {time.perf_counter() - begin:.0f} s")
+
+    def _encoded(self, words: str) -> None:
+        self._encoding = words
+
+    def waiting(self, news: News) -> list[str]:
+        """Returns for what the run waits, in words for people.
+
+        Args:
+            news: the board's latest.
+        """
+        found = []
+        if not self._prototypes.done() and self._encoding:
+            found.append(f"prototypes: {self._encoding}")
+        if self.crew.working and not news.words and not news.trained:
+            found.append(f"waiting: lanes start ({time.perf_counter() - self._begin:.0f} s)")
+        return found
 
     def look(self, say: Say) -> News:
         """Looks after all who work; to be called every now and then.

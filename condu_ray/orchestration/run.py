@@ -13,9 +13,12 @@ from rich.markup import escape
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.cluster.failure import at_work
 from condu_ray.orchestration.engine import Engine
 from condu_ray.orchestration.merger import Merger
 from condu_ray.orchestration.state import start_state_actor
+from condu_ray.orchestration.watch.lines import Lines
+from condu_ray.orchestration.watch.mlflow_address import check_tracking
 from condu_ray.orchestration.watch.progress import Display
 from condu_ray.orchestration.watch.recorder import Recorder
 from condu_ray.plan.preflight import Checked, check
@@ -47,18 +50,21 @@ def run(config: Experiment) -> dict[str, Any]:
         LeaseError: another driver is at this run.
         ValueError, RuntimeError: bad input, by `check` and `room_for`, before anything was spent.
     """
+    lines = Lines()
+    check_tracking(config)
     if config.repair:
         mend(config.storage)
-    checked = check(config)
-    config = checked.config
-    with lease(config.run_folder), Display([task.name for task in checked.tasks], config.training.steps) as display:
+    with lines.waiting("tasks and backbone are checked"):
+        checked = check(config)
+    config, tasks = checked.config, [task.name for task in checked.tasks]
+    with lease(config.run_folder), Display(tasks, config.training.steps, lines) as display:
         remove_drafts(config.storage)
         write_config(config)
         for line in checked.words:
             display.say(escape(line))
         results = from_storage(checked, display)
         if results is None:
-            with env.ray_cluster(config.cluster.address, namespace=f"condu_ray/{config.run_name}"):
+            with env.ray_cluster(config.cluster.address, f"condu_ray/{config.run_name}", lines):
                 results = learn(checked, display)
         display.finish(results, config.run_folder)
         return results
@@ -80,7 +86,7 @@ def learn(checked: Checked, display: Display) -> dict[str, Any]:
     begin, config = time.perf_counter(), checked.config
     engine = Engine(config, checked, config.run_folder, [config])
     (plan,) = engine.plans
-    with Recorder(Results(plan)) as recorder:
+    with at_work(), Recorder(Results(plan)) as recorder:
         engine.start(display.say)
         state = start_state_actor(config)
         merger = Merger(recorder.results, state.merge.remote, engine.crew.board, engine.pool.service)
@@ -90,7 +96,7 @@ def learn(checked: Checked, display: Display) -> dict[str, Any]:
             for session in merger.advance(news):
                 recorder.session(session)
                 display.session(session)
-            display.lanes(news, engine.crew.lanes, len(engine.crew.missing), merger.pending)
+            display.lanes(news, engine.crew.lanes, len(engine.crew.missing), merger.pending, engine.waiting(news))
             engine.pulse.beat((news.words, merger.state), news.there, merger.handed)
             time.sleep(LOOK_SECONDS)
         engine.pulse.beat("measured", news.there, merger.handed, now=True)

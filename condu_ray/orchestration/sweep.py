@@ -16,20 +16,21 @@ from functools import partial
 from typing import Any
 
 import ray
-from rich.console import Console
 
 from condu_ray.benchmark.orders import resolve_orders
 from condu_ray.config import Sweep, content_hash
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.background import background
+from condu_ray.orchestration.cluster.failure import RunError, at_work
 from condu_ray.orchestration.cluster.room import TRIAL_CPUS
 from condu_ray.orchestration.engine import Engine
-from condu_ray.orchestration.lanes.crew import RunError
 from condu_ray.orchestration.run import LOOK_SECONDS
 from condu_ray.orchestration.trial import Shared, tune_function
+from condu_ray.orchestration.watch.lines import LINE_SECONDS, Lines
+from condu_ray.orchestration.watch.mlflow_address import check_tracking, tracking_uri
 from condu_ray.orchestration.watch.news import News
 from condu_ray.orchestration.watch.sweep_tracking import Parent
-from condu_ray.plan.preflight import Checked, check
+from condu_ray.plan.preflight import Checked, check, check_trials
 from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
 from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_name
@@ -41,7 +42,6 @@ from condu_ray.store.lease import lease
 from condu_ray.store.location import Place
 from condu_ray.store.provenance import command, provenance
 
-SHOW_SECONDS = 10.0
 MOST_TRIALS = 8
 """Trials side by side, unless `--trials` says otherwise: each is a process of some hundred megabytes."""
 
@@ -60,40 +60,46 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         LeaseError: another driver is at this sweep.
         ValueError, RuntimeError: bad input, before anything was spent.
     """
-    begin = time.perf_counter()
+    begin, lines = time.perf_counter(), Lines()
+    check_tracking(sweep)
     if sweep.repair:
         mend(sweep.storage)
-    checked = check(sweep.experiment())
+    with lines.waiting("tasks and backbone are checked"):
+        checked = check(sweep.experiment())
     orders = resolve_orders(sweep.orders, [task.name for task in checked.tasks], sweep.seed)
     base = sweep.model_copy(update={"distillation": checked.config.distillation})
     trials = make_trials(base, orders)
+    if sweep.sweep:
+        check_trials(checked, [trial.config(checked.config, "check") for trial in trials])
     name = sweep_name(base, trials, content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]]))
-    folder, console = sweep_folder(sweep.storage, name).absolute(), Console(highlight=False, soft_wrap=True)
+    folder = sweep_folder(sweep.storage, name).absolute()
     with lease(folder):
         remove_drafts(sweep.storage)
         _remember(folder, base, trials)
-        if sweep.tracking.uri is not None:  # by the environment: a setting would be in the files that Tune writes
-            os.environ["MLFLOW_TRACKING_URI"] = sweep.tracking.uri
+        if sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+            # By the environment: a setting would be in the files that Tune writes. Absolute, for trials work elsewhere.
+            os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(sweep)
             base = base.model_copy(update={"tracking": sweep.tracking.model_copy(update={"uri": None})})
-        config = base.experiment().model_copy(update={"run": name})
+        config = base.experiment().model_copy(update={"run": name}).absolute()  # Tune works in folders of its own
         left = [trial for trial in trials if trial.id not in read_records(folder, trials)]
-        console.print(
+        lines.console.print(
             f"sweep {name}: {len(trials)} trials, {len(trials) - len(left)} finished before, {len(left)} to run"
         )
-        console.print(*checked.words, sep="\n", markup=False)
-        cluster = partial(env.ray_cluster, sweep.cluster.address, namespace=f"condu_ray/{name}")
-        work = partial(_Running, base, checked.under(config), folder, trials, left, console)
+        lines.console.print(*checked.words, sep="\n", markup=False)
+        cluster = partial(env.ray_cluster, sweep.cluster.address, f"condu_ray/{name}", lines)
+        work = partial(_Running, base, checked.under(config), folder, trials, left, lines)
         if sweep.cache_report:
             if left:
                 with cluster():
-                    console.print(work().cache_report())
+                    lines.console.print(work().cache_report())
             return []
         methods = dict.fromkeys(trial.method for trial in trials)
         with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}) as parent:
             if left:
                 with cluster():
                     work().run(parent)
-            return _report(base, name, parent, time.perf_counter() - begin, console)
+            with at_work():
+                return _report(base, name, parent, time.perf_counter() - begin, lines)
 
 
 def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial]) -> None:
@@ -120,7 +126,7 @@ class _Running:
         folder: the sweep's.
         trials: all of them.
         left: those that are not finished.
-        console: for people.
+        lines: for people.
     """
 
     def __init__(
@@ -130,10 +136,10 @@ class _Running:
         folder: Place,
         trials: Sequence[Trial],
         left: Sequence[Trial],
-        console: Console,
+        lines: Lines,
     ) -> None:
-        self.sweep, self.checked, self.folder, self.left, self.console = sweep, checked, folder, left, console
-        self.config, self.begin, self.shown = checked.config, time.monotonic(), time.monotonic()
+        self.sweep, self.checked, self.folder, self.left, self.say = sweep, checked, folder, left, lines.say
+        self.config, self.shown = checked.config, time.monotonic()
         configs = [trial.config(self.config, self.config.run_name) for trial in trials]
         self.engine = Engine(self.config, checked, folder, configs)
         self.plans = dict(zip((trial.id for trial in trials), self.engine.plans, strict=True))
@@ -158,20 +164,16 @@ class _Running:
         """Runs the trials that are left, and waits for the lanes to close."""
         import ray.tune  # noqa: F401  (here, for threads that import it at once may find half of it)
 
-        self.engine.start(self.say)
-        tuning = background(self._tune, parent.run)
-        while not tuning.done():
-            news = self.engine.look(self.say)
-            if time.monotonic() - self.shown >= SHOW_SECONDS:
-                self._show(news)
-            time.sleep(LOOK_SECONDS)
-        tuning.result()
-        self.engine.close()
-
-    def say(self, text: str) -> None:
-        """Prints a line with the time since the start."""
-        minutes, seconds = divmod(int(time.monotonic() - self.begin), 60)
-        self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}")
+        with at_work():
+            self.engine.start(self.say)
+            tuning = background(self._tune, parent.run)
+            while not tuning.done():
+                news = self.engine.look(self.say)
+                if time.monotonic() - self.shown >= LINE_SECONDS:
+                    self._show(news)
+                time.sleep(LOOK_SECONDS)
+            tuning.result()
+            self.engine.close()
 
     def _tune(self, parent: str | None) -> None:
         """Hands the trials to Ray Tune; lanes train meanwhile."""
@@ -187,6 +189,7 @@ class _Running:
             self.engine.precision,
             f"condu_ray/{self.config.run_name}",
             parent,
+            {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},
         )
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(tune_function, shared=shared), {"cpu": TRIAL_CPUS}),
@@ -211,11 +214,12 @@ class _Running:
         self.engine.pulse.beat((news.words, len(news.trained), finished), news.there)
         self.engine.pulse.trials(finished, len(self.left) - finished)
         words = [f"{word} {word.step}/{word.steps}" for word in news.words.values()]
-        training = f", {'; '.join(words)}" if words and len(news.trained) < wanted else ""
-        self.say(f"{finished}/{len(self.left)} trials, {len(news.trained)}/{wanted} experts trained{training}")
+        training = words if len(news.trained) < wanted else []
+        where = [f"{finished}/{len(self.left)} trials", f"{len(news.trained)}/{wanted} experts trained", *training]
+        self.say("; ".join([*where, *self.engine.waiting(news)]))
 
 
-def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, console: Console) -> list[Place]:
+def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, lines: Lines) -> list[Place]:
     """Writes the report from the records in storage, and gives MLflow's run of the sweep its aggregates."""
     found = find(sweep.storage, name)
     extra = {"seconds": seconds, "command": command()}
@@ -223,10 +227,10 @@ def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, console: Co
     numbers = write_sweep_report(sweep.storage, [found], folder, published=sweep.published, extra=extra)
     parent.finish(aggregates(numbers), folder)
     paid = numbers["extra"]["costs"]
-    console.print(
+    lines.console.print(
         f"{paid['experts_used']} experts used, {paid['experts_different']} different, "
         f"{paid['experts_trained_by_this_sweep']} trained by this sweep; {paid['measurements']} measurements made, "
         f"{paid['measurements_reused']} reused; {seconds:.0f} s"
     )
-    console.print(f"report: {folder / 'report.md'}")
+    lines.console.print(f"report: {folder / 'report.md'}")
     return [folder / name for name in artifacts.names(folder)]

@@ -6,8 +6,9 @@ cost.
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -23,6 +24,7 @@ from condu_ray.plan.preflight import Checked
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.trials import Trial, labels
+from condu_ray.report.protocols import accuracies, matrices
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder, record_path
 from condu_ray.store.location import Place
@@ -39,6 +41,8 @@ class Shared:
         precision: resolved training precision.
         namespace: of the board and the measuring service.
         parent: MLflow run of the sweep, or None.
+        tracking: variables of the driver's environment that say where MLflow is: a worker does not have it, and Ray
+            puts trials wherever there is room. They may hold a password, and go by memory alone.
     """
 
     checked: Checked
@@ -47,6 +51,7 @@ class Shared:
     precision: str
     namespace: str
     parent: str | None
+    tracking: dict[str, str] = field(repr=False)
 
 
 def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
@@ -78,18 +83,17 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
     keys = [expert.key for expert in results.plan.experts]
     makers = [artifacts.read_meta(expert_folder(config.storage, key))["run"] for key in keys]
     trained = makers.count(config.run_name)  # whichever trial's post came first
-    union = found.get("union")
+    shown = next(iter(matrices(found).values()))  # Ray Tune's metrics are of one protocol
     record = trial.record() | {
         "run": config.run_name,
-        "accuracy": found["accuracy"],
-        "union": {"accuracy": union["accuracy"]} if union else None,
+        **accuracies(found),
         "seconds": seconds,
         "experts": keys,
         "experts_trained": trained,
         "experts_reused": len(keys) - trained,
         "measurements": merger.made,
         "measurements_reused": merger.reused,
-        "metrics": {k: v for k, v in found.items() if k in ("transfer", "average", "last", "backward_transfer")},
+        "metrics": {k: v for k, v in shown.items() if k in ("transfer", "average", "last", "backward_transfer")},
         "mlflow": recorder.tracker.run_id(trial.method),
     }
     artifacts.write_sealed(record_path(shared.folder, trial.id), record)
@@ -106,6 +110,7 @@ def tune_function(config: dict[str, Any], shared: Shared) -> None:
     """
     from ray import tune
 
+    os.environ.update(shared.tracking)
     record = run_trial(shared, shared.trials[config["trial"]])
     metrics = {name: value for name, value in record["metrics"].items() if value is not None}
     tune.report(metrics | {"trial_name": record["trial"]})

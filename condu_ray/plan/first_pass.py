@@ -75,13 +75,15 @@ def first_pass(backbone: Backbone, tasks: Sequence[Task], config: Experiment, me
                 verdict = asdict(texts)
                 _keep(config, key, verdict)
             found.append(Texts(**verdict))
-        for adapter in sorted({method.adapter for method in methods if method.starts_from != "nothing"}):
-            options = {"rank", "targets", "init", "scale", "std"} if adapter == "lora" else set()
-            several = config.training.workers > 1
-            key = content_hash([*known, adapter, config.lora.identity(include=options), several])
+        several = config.training.workers > 1
+        for method in methods:
+            if method.starts_from == "nothing":
+                continue
+            options = {"rank", "targets", "init", "scale", "std"} if method.adapter == "lora" else set()
+            key = content_hash([*known, method.adapter, method.lora.identity(include=options), several])
             if _kept(config, key) is None:
-                _try_training(backbone, tasks[0], config, adapter, precision)
-                _keep(config, key, {"trained": adapter})
+                _try_training(backbone, tasks[0], config, method, precision)
+                _keep(config, key, {"trained": method.adapter})
     return found
 
 
@@ -138,10 +140,10 @@ def _encode(backbone: Backbone, task: Task, precision: str) -> tuple[Tensor, Ten
     return images, tokens
 
 
-def _try_training(backbone: Backbone, task: Task, config: Experiment, adapter: str, precision: str) -> None:
+def _try_training(backbone: Backbone, task: Task, config: Experiment, method: Method, precision: str) -> None:
     """Takes one training step, without its update, on the whole model or on adapters."""
-    batch, options = _encode(backbone, task, precision), config.lora
-    if adapter == "full":
+    batch, options = _encode(backbone, task, precision), method.lora
+    if method.adapter == "full":
         _step(backbone, backbone.trainable, batch, config, precision)
         return
     with lora.attach(

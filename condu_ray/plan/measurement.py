@@ -1,30 +1,40 @@
-"""Measurements: one (state, task, label space) each, with an identity by which it is never measured twice.
+"""Measurements: one (state, task, protocol) each, with an identity by which it is never measured twice.
 
 Loading this loads no torch, for the process that shares measurements among evaluators needs none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from condu_ray.config import Experiment, content_hash
+from condu_ray.config import Experiment, Protocol, content_hash
 from condu_ray.store.ledger import ROOT, Entry
 
 if TYPE_CHECKING:
     from condu_ray.benchmark import Task
     from condu_ray.methods import Method, ModelState
 
-Space = Literal["task", "union"]
-"""Label space: the task's own classes (task known), or those of all tasks of the run."""
+Kind = Literal["one model", "router", "task identity"]
+"""Kinds of methods: the same weights for every image; the nearest experts where a task is not known; an expert a task
+and nothing that would choose among them."""
+Predicted = Literal["model", "routed", "routed unless learned"]
+"""By the task's weights; by the nearest experts; by these only where the task is not learned yet."""
+PREDICTED: Mapping[Kind, Mapping[Protocol, Predicted]] = {
+    "one model": {"task": "model", "own": "model", "union": "model", "xtail": "model"},
+    "router": {"task": "routed unless learned", "own": "routed", "union": "routed", "xtail": "routed"},
+    "task identity": {"task": "model"},
+}
+"""Under which protocols a method is measured, and what predicts there. What has one model does the same under `own` as
+under `task`; what needs the task's identity is measured only where it is known."""
 VERSION = "2"
 """Raised whenever measurements change."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A method's state after a session, measured on one task, over the task's own or all classes.
+    """A method's state after a session, measured on one task, by one protocol.
 
     Attributes:
         config: the run's settings, with an absolute storage folder.
@@ -32,7 +42,7 @@ class Measurement:
         entry: the session.
         task: whose test images.
         seen: whether the state has learned the task.
-        space: label space.
+        protocol: what the prediction knows, and which classes it chooses from.
         key: what it is known again by (`measurement_key`).
     """
 
@@ -41,19 +51,24 @@ class Measurement:
     entry: Entry
     task: str
     seen: bool
-    space: Space
+    protocol: Protocol
     key: str
 
 
-def routed(method: Method, seen: bool, space: Space) -> bool:
+def kind(method: Method) -> Kind:
+    """Returns what a method is by what it predicts with."""
+    return "router" if method.routes else "one model" if method.one_model else "task identity"
+
+
+def routed(method: Method, seen: bool, protocol: Protocol) -> bool:
     """Whether a measurement is predicted by the nearest experts: the task is not learned yet, or not known."""
-    return method.routes and (not seen or space == "union")
+    predicted = PREDICTED[kind(method)][protocol]
+    return predicted == "routed" or (predicted == "routed unless learned" and not seen)
 
 
-def label_spaces(config: Experiment, method: Method) -> list[Space]:
-    """Returns the label spaces that a method is measured over: `union` only where it needs no task identity."""
-    union = config.label_space == "union" and (method.one_model or method.routes)
-    return ["task", "union"] if union else ["task"]
+def protocols(config: Experiment, method: Method) -> list[Protocol]:
+    """Returns those of the run's protocols that a method is measured under."""
+    return [protocol for protocol in config.protocol if protocol in PREDICTED[kind(method)]]
 
 
 def measurement_key(
@@ -64,6 +79,7 @@ def measurement_key(
     state: ModelState,
     task: Task,
     seen: bool,
+    protocol: Protocol = "task",
     space: Sequence[Task] = (),
 ) -> str:
     """Returns the identity of a measurement: the weights or the aggregation, the test data, and how it is measured.
@@ -76,12 +92,15 @@ def measurement_key(
         state: its state.
         task: whose test images.
         seen: whether the state has learned it.
-        space: all tasks for the union of their classes; empty for the task's own.
+        protocol: how it is predicted.
+        space: tasks whose classes are chosen from (`benchmark.label_space`); empty for the task's own.
     """
     weights: list[Any] = [ROOT if method.skips_trigger(state) else method.weights(state, task.name)]
-    if routed(method, seen, "union" if space else "task"):
+    if routed(method, seen, protocol):
         weights = ["aggregated", state.id, config.inference.identity()]
     if space:  # which classes there are, in which order the tasks come does not count
         weights.append(sorted(content_hash([other.classes, other.templates]) for other in space))
+    if protocol == "xtail":  # classes of one name are counted in another way
+        weights.append(protocol)
     measured = [config.evaluation.max_images, precision]
     return content_hash([VERSION, backbone, weights, task.test_fingerprint, measured])[:24]

@@ -11,10 +11,11 @@ from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASK
 from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import nearest
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, content_hash
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
 from condu_ray.plan.first_pass import described, first_pass
+from condu_ray.plan.measurement import protocols
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
@@ -84,6 +85,18 @@ def check(config: Experiment) -> Checked:
     return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
 
 
+def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:
+    """Tries what the trials of a sweep have that its own settings have not, such as another rank of adapters.
+
+    Raises:
+        MethodError, TaskError, BackboneError, LoraError: as `check`.
+    """
+    backbone = load_backbone(checked.spec)
+    apart = {"tasks", "seed", "run"}  # nothing that is tried depends on them
+    for config in {content_hash(one.identity(exclude=apart)): one for one in configs}.values():
+        first_pass(backbone, checked.tasks, config, take(config))
+
+
 def _drawn(config: Experiment) -> Location:
     """Where mini-MTIL's tasks are drawn."""
     return mini_mtil_folder(config.storage, MINI_MTIL_VERSION)
@@ -91,11 +104,18 @@ def _drawn(config: Experiment) -> Location:
 
 def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
     """Refuses options that contradict one another."""
-    if config.label_space == "union" and not any(method.one_model or method.routes for method in methods):
-        raise MethodError(
-            f"--label_space union: {', '.join(config.method)} cannot predict without knowing the task; "
-            "add a method that can, such as condu"
-        )
+    for protocol in config.protocol:
+        if not any(protocol in protocols(config, method) for method in methods):
+            raise MethodError(
+                f"--protocol {protocol}: {', '.join(config.method)} cannot predict without knowing the task; "
+                "add a method that can, such as condu"
+            )
+    for method in methods:
+        if not protocols(config, method):
+            raise MethodError(
+                f"--method {method.name}: cannot predict without knowing the task, so that --protocol "
+                f"{','.join(config.protocol)} leaves nothing to measure; add the protocol task"
+            )
 
 
 def _check_rates(config: Experiment, data: Location, tasks: Sequence[Task]) -> None:

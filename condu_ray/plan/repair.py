@@ -10,8 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from rich.console import Console
-
+from condu_ray.console import output
 from condu_ray.store.artifacts import (
     MANIFEST,
     ArtifactError,
@@ -60,12 +59,12 @@ def mend(storage: Place) -> int:
     Raises:
         WriteError: one cannot be moved.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    shown = output()
     found = damaged(storage)
     for path, why in found:
-        console.print(f"put aside: {path}: {why}", markup=False)
+        shown.print(f"put aside: {path}: {why}", markup=False)
         set_aside(storage, path)
-    console.print(f"storage verified: {len(found)} damaged")
+    shown.print(f"storage verified: {len(found)} damaged")
     return len(found)
 
 

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from condu_ray.benchmark.label_space import label_space
+from condu_ray.config import Protocol
 from condu_ray.methods import ModelState
 from condu_ray.metrics import METRICS, MORE, continual_metrics
-from condu_ray.plan.measurement import Measurement, Space, label_spaces, measurement_key
+from condu_ray.plan.claim import claim
+from condu_ray.plan.measurement import Measurement, measurement_key, protocols, routed
 from condu_ray.plan.run_plan import RunPlan
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
@@ -22,17 +25,17 @@ from condu_ray.store.results import write_rows
 
 @dataclass(frozen=True)
 class SessionResult:
-    """A session that is measured on every task over one label space.
+    """A session that is measured on every task by one protocol.
 
     Attributes:
         method: the method.
-        space: label space.
+        protocol: how it was measured.
         entry: the session.
         found: accuracy by task, in the order of learning.
     """
 
     method: str
-    space: Space
+    protocol: Protocol
     entry: Entry
     found: Mapping[str, Accuracy]
 
@@ -43,7 +46,7 @@ class SessionResult:
 
 
 class Results:
-    """Collects measurements into one T x T matrix a method and label space.
+    """Collects measurements into one T x T matrix a method and protocol.
 
     Args:
         plan: the run.
@@ -51,46 +54,47 @@ class Results:
 
     def __init__(self, plan: RunPlan) -> None:
         self.plan = plan
-        self._spaces = {one.method.name: label_spaces(plan.config, one.method) for one in plan.methods}
-        self._partial: dict[tuple[str, Space, int], dict[str, Accuracy]] = {}
-        self._sessions: dict[tuple[str, Space, int], SessionResult] = {}
+        self._protocols = {one.method.name: protocols(plan.config, one.method) for one in plan.methods}
+        self._partial: dict[tuple[str, Protocol, int], dict[str, Accuracy]] = {}
+        self._sessions: dict[tuple[str, Protocol, int], SessionResult] = {}
         self._seconds: dict[str, dict[str, float]] = {one.method.name: {} for one in plan.methods}
 
     @property
     def complete(self) -> bool:
-        """Whether every session of every method is measured on every task, over all its label spaces."""
-        return len(self._sessions) == len(self.plan.tasks) * sum(len(spaces) for spaces in self._spaces.values())
+        """Whether every session of every method is measured on every task, by all its protocols."""
+        return len(self._sessions) == len(self.plan.tasks) * sum(map(len, self._protocols.values()))
 
-    def session(self, method: str, space: Space, position: int) -> SessionResult | None:
+    def session(self, method: str, protocol: Protocol, position: int) -> SessionResult | None:
         """Returns a session's result, or None when it is not measured yet."""
-        return self._sessions.get((method, space, position))
+        return self._sessions.get((method, protocol, position))
 
     def measurements(self, plan: MethodPlan, entry: Entry) -> list[Measurement]:
-        """Returns the measurements of a committed session: one a task and label space."""
+        """Returns the measurements of a committed session: one a task and protocol."""
         run, name, learned = self.plan, plan.method.name, plan.sessions[: entry.position + 1]
         experts = tuple(session.expert.key if session.expert else None for session in learned)
         state = ModelState(entry.state, tuple(session.task for session in learned), experts)
         found = []
-        for space in self._spaces[name]:
+        about = (run.config, run.backbone, run.precision, plan.method, state)
+        for protocol in self._protocols[name]:
+            space = label_space(protocol, run.tasks)
             for task in run.tasks:
                 seen = task.name in state.tasks
-                among = run.tasks if space == "union" else ()
-                key = measurement_key(run.config, run.backbone, run.precision, plan.method, state, task, seen, among)
-                found.append(Measurement(run.config, name, entry, task.name, seen, space, key))
+                key = measurement_key(*about, task, seen, protocol, space)
+                found.append(Measurement(run.config, name, entry, task.name, seen, protocol, key))
         return found
 
     def add(self, measurement: Measurement, accuracy: Accuracy) -> SessionResult | None:
         """Takes a measurement; when it completes a session, writes its rows and returns it."""
-        place = (measurement.method, measurement.space, measurement.entry.position)
+        place = (measurement.method, measurement.protocol, measurement.entry.position)
         found = self._partial.setdefault(place, {})
         found[measurement.task] = accuracy
         self._seconds[measurement.method][measurement.key] = accuracy.seconds
         if len(found) < len(self.plan.tasks):
             return None
         ordered = {task.name: found[task.name] for task in self.plan.tasks}
-        result = SessionResult(measurement.method, measurement.space, measurement.entry, ordered)
+        result = SessionResult(measurement.method, measurement.protocol, measurement.entry, ordered)
         self._sessions[place] = result
-        path = rows_path(self.plan.config.run_folder, result.method, result.entry.position, result.space)
+        path = rows_path(self.plan.config.run_folder, result.method, result.entry.position, result.protocol)
         write_rows(path, self._rows(result))
         return result
 
@@ -100,15 +104,15 @@ class Results:
         for index, (task, accuracy) in enumerate(result.found.items()):
             row = {"method": result.method, "seed": self.plan.config.seed, "session": entry.position}
             row |= {"learned_task": entry.task, "task": task, "task_position": index, "seen": index <= entry.position}
-            row |= {"label_space": result.space, "accuracy": accuracy.percent, "state": entry.state}
+            row |= {"protocol": result.protocol, "accuracy": accuracy.percent, "state": entry.state}
             row |= {"expert": entry.expert} | asdict(accuracy)
             del row["seconds"]
             rows.append(row)
         return rows
 
-    def metrics(self, method: str, space: Space, sessions: int) -> dict[str, float | None] | None:
+    def metrics(self, method: str, protocol: Protocol, sessions: int) -> dict[str, float | None] | None:
         """Returns the metrics of the first `sessions` sessions on their own tasks; None while one is not measured."""
-        rows = [self.session(method, space, position) for position in range(sessions)]
+        rows = [self.session(method, protocol, position) for position in range(sessions)]
         matrix = [row.percent[:sessions] for row in rows if row is not None]
         if len(matrix) < sessions:
             return None
@@ -128,20 +132,25 @@ class Results:
         methods: dict[str, Any] = {}
         for plan in self.plan.methods:
             name = plan.method.name
-            methods[name] = self._matrix(name, "task") | {"seconds": self._cost(plan)}
-            if "union" in self._spaces[name]:
-                methods[name]["union"] = self._matrix(name, "union")
-            if plan.method.keeps_model:
+            matrices = {protocol: self._matrix(name, protocol) for protocol in self._protocols[name]}
+            methods[name] = {**matrices.pop("task", {}), "seconds": self._cost(plan), **matrices}
+            own = ("task", "own")  # classes of which the weights that serve a learned task choose
+            served = [one for one in self._protocols[name] if one in own and not routed(plan.method, True, one)]
+            if plan.method.keeps_model and served:
                 methods[name]["reconstruction"] = [
                     [
                         {"task": task, "relative_l2": one.relative_l2, "sign_agreement": one.sign_agreement}
-                        for task, one in list(self._sessions[name, "task", position].found.items())[: position + 1]
+                        for task, one in list(self._sessions[name, served[0], position].found.items())[: position + 1]
                     ]
                     for position in range(size)
                 ]
+        claimed = claim(self.plan.checked, self.plan.precision)
+        compared = claimed.measured() if claimed else None
         return {
             "tasks": [task.name for task in self.plan.tasks],
             "methods": methods,
+            "protocols": config.protocol,
+            **({"zero_shot": compared} if compared else {}),
             "run": config.run_name,
             "recipe": config.recipe,
             "seed": config.seed,
@@ -154,15 +163,15 @@ class Results:
             "measurements_reused": reused,
         }
 
-    def _matrix(self, method: str, space: Space) -> dict[str, Any]:
+    def _matrix(self, method: str, protocol: Protocol) -> dict[str, Any]:
         size = len(self.plan.tasks)
-        accuracy = [self._sessions[method, space, position].percent for position in range(size)]
-        return {"accuracy": accuracy, **(self.metrics(method, space, size) or {})}
+        accuracy = [self._sessions[method, protocol, position].percent for position in range(size)]
+        return {"accuracy": accuracy, **(self.metrics(method, protocol, size) or {})}
 
     def _cost(self, plan: MethodPlan) -> float:
         """What the method costs on its own: its experts, merges and distinct measurements, whoever paid for them."""
         total = sum(self._seconds[plan.method.name].values())
         for expert in plan.experts:
             total += artifacts.read_meta(expert_folder(self.plan.config.storage, expert.key))["seconds"]
-        sessions = range(len(plan.sessions))
-        return total + sum(self._sessions[plan.method.name, "task", position].entry.seconds for position in sessions)
+        name, sessions = plan.method.name, range(len(plan.sessions))
+        return total + sum(self._sessions[name, self._protocols[name][0], one].entry.seconds for one in sessions)

@@ -16,7 +16,8 @@ from condu_ray.metrics import continual_metrics
 from condu_ray.plan.preflight import check
 from condu_ray.plan.stored_run import StoredRun, stored_run
 from condu_ray.plan.trials import Trial, read_records
-from condu_ray.report.published import published_rows
+from condu_ray.report.protocols import PROTOCOLS, accuracies, matrices, measured
+from condu_ray.report.published import LeftOut, fitting
 from condu_ray.report.sweep_report import sweep_report
 from condu_ray.settings import flatten
 from condu_ray.store import artifacts
@@ -37,7 +38,7 @@ from condu_ray.store.location import Place
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-PRIVATE = ("storage", "tracking", "cluster", "run", "method", "tasks", "seed", "evaluation")
+PRIVATE = ("storage", "tracking", "cluster", "run", "method", "tasks", "seed", "evaluation", "protocol", "label_space")
 """Settings in which two runs differ without being compared by them."""
 
 
@@ -81,13 +82,15 @@ class Stored:
         return {name: stored_run(checked.under(config)) for name, config in configs.items()}
 
     def table(self) -> DataFrame:
-        """Returns what is finished, a row a trial: method, order, seed, swept settings, and the metrics in percent."""
+        """Returns what is finished, a row a trial and protocol: method, order, seed, swept settings, metrics (%)."""
         from pandas import DataFrame
 
         rows = []
         for record in self.records:
             about = {key: record[key] for key in ("trial", "method", "order_name", "seed")}
-            rows.append(about | record["settings"] | asdict(continual_metrics(record["accuracy"])))
+            for protocol, found in matrices(record).items():
+                metrics = asdict(continual_metrics(found["accuracy"]))
+                rows.append(about | record["settings"] | {"protocol": protocol} | metrics)
         return DataFrame(rows)
 
 
@@ -138,17 +141,8 @@ def _run(name: str, folder: Place, config: Mapping[str, Any]) -> Stored:
         found = json.loads(artifacts.read_text(path))
         about = {"order_name": "given", "order": found["tasks"], "seed": found["seed"], "settings": {}}
         for method, entry in found["methods"].items():
-            union = entry.get("union")
-            records.append(
-                {
-                    "trial": f"{name}.{method}",
-                    "method": method,
-                    "accuracy": entry["accuracy"],
-                    "union": {"accuracy": union["accuracy"]} if union else None,
-                    "seconds": entry["seconds"],
-                    **about,
-                }
-            )
+            record = {"trial": f"{name}.{method}", "method": method, "seconds": entry["seconds"]}
+            records.append(record | accuracies(entry) | about)
     return Stored(name, "run", folder, config, (), tuple(records))
 
 
@@ -172,7 +166,10 @@ def together(found: Sequence[Stored]) -> list[dict[str, Any]]:
             whole = {**record, "trial": f"{one.name}:{record['trial']}", "settings": named}
             if identity not in joined:
                 joined[identity] = one.name, whole
-            elif joined[identity][1]["accuracy"] != record["accuracy"]:
+                continue
+            before, now = accuracies(joined[identity][1]), accuracies(record)
+            joined[identity][1].update(now | before)  # one may be measured by protocols that the other is not
+            if any(before.get(key, found) != found for key, found in now.items()):
                 raise ConfigError(
                     f"{joined[identity][0]} and {one.name} have other results for {record['method']} in order "
                     f"{record['order_name']} with equal settings (other data or versions?); report them apart"
@@ -216,12 +213,20 @@ def write_sweep_report(
     records = together(found) if len(found) > 1 else list(found[0].records)
     if not records:
         raise ConfigError(f"{', '.join(one.name for one in found)}: no trial is finished; run the command again")
-    rows = published_rows("mtil") if published else ()
+    rows, left_out = _published(found, records) if published else ([], [])
     about = {"costs": costs(storage, found), **extra}
     name = " + ".join(one.name for one in found)
-    sweep_report(records, folder, name=name, published=rows, extra=about)
+    sweep_report(records, folder, name=name, published=rows, left_out=left_out, extra=about)
     numbers: dict[str, Any] = json.loads(artifacts.read_text(folder / sweep_numbers_path(folder).name))
     return numbers
+
+
+def _published(
+    found: Sequence[Stored], records: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[LeftOut]]:
+    """The papers' figures of the same protocols, shots, data sets and orders, and the others."""
+    shots = {one.config.get("shots") for one in found}
+    return fitting(measured(records), shots, {tuple(record["order"]) for record in records})
 
 
 def written_report(storage: Place, stored: Stored) -> dict[str, Any]:
@@ -242,10 +247,12 @@ def aggregates(numbers: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for group in numbers["groups"]:
         label = re.sub(r"[^\w\-./ ]+", "_", group["group"])  # what MLflow takes in names
-        for metric in ("last", "average", "transfer", "backward_transfer"):
-            spread = group["task"][metric]
-            found[f"{metric}/{label}"] = spread["mean"]
-            found[f"{metric}_std/{label}"] = spread["std"]
+        for protocol in PROTOCOLS:
+            for metric in ("last", "average", "transfer", "backward_transfer") if protocol in group else ():
+                spread = group[protocol][metric]
+                name = metric if protocol == "task" else f"{protocol}/{metric}"
+                found[f"{name}/{label}"] = spread["mean"]
+                found[f"{name}_std/{label}"] = spread["std"]
     paid = numbers["extra"]["costs"]
     found |= {f"cost/{key}": float(value) for key, value in paid.items()}
     return {key: value for key, value in found.items() if value is not None}

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from condu_ray.benchmark import Task
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, Protocol
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import ModelState
-from condu_ray.metrics import continual_metrics
-from condu_ray.plan.measurement import Measurement, Space, label_spaces
+from condu_ray.metrics import METRICS, MORE, continual_metrics
+from condu_ray.plan.measurement import Measurement, protocols
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import RunPlan, plan_run
@@ -89,37 +89,37 @@ class StoredRun:
         """Returns the measurements, one a row.
 
         Columns: `method`, `seed`, `session` (0-based), `learned_task`, `task`, `task_position` (0-based), `seen`
-        (whether the task is learned by then), `label_space`, `correct`, `images`, `accuracy` (percent), `relative_l2`,
+        (whether the task is learned by then), `protocol`, `correct`, `images`, `accuracy` (percent), `relative_l2`,
         `sign_agreement` and `rescaler` (of learned tasks of methods that merge), `state`, `expert` (keys).
         """
         from pandas import DataFrame
 
         places = {task.name: place for place, task in enumerate(self.tasks)}
         columns = (
-            *("method", "seed", "session", "learned_task", "task", "task_position", "seen", "label_space", "correct"),
+            *("method", "seed", "session", "learned_task", "task", "task_position", "seen", "protocol", "correct"),
             *("images", "accuracy", "relative_l2", "sign_agreement", "rescaler", "state", "expert"),
         )
         rows = [
             vars(accuracy)
             | {"method": one.method, "seed": self.config.seed, "session": one.entry.position}
             | {"learned_task": one.entry.task, "task": one.task, "task_position": places[one.task]}
-            | {"seen": one.seen, "label_space": one.space, "accuracy": accuracy.percent}
+            | {"seen": one.seen, "protocol": one.protocol, "accuracy": accuracy.percent}
             | {"state": one.entry.state, "expert": one.entry.expert}
             for one, accuracy in self.measured
         ]
         return DataFrame(rows, columns=columns)
 
-    def matrix(self, method: str, space: Space = "task") -> DataFrame:
+    def matrix(self, method: str, protocol: Protocol = "task") -> DataFrame:
         """Returns accuracies in percent: a row a committed session (its task), a column a task; NaN: not measured yet.
 
         Raises:
-            ValueError: the run has no such method, or it is not measured over that label space.
+            ValueError: the run has no such method, or it is not measured by that protocol.
         """
         one, names = self._of(method), [task.name for task in self.tasks]
-        if space not in label_spaces(self.config, one.method):
-            raise ValueError(f"{method}: is not measured over the label space {space!r}")
+        if protocol not in protocols(self.config, one.method):
+            raise ValueError(f"{method}: is not measured under the protocol {protocol!r}")
         rows = self.rows()
-        rows = rows[(rows["method"] == method) & (rows["label_space"] == space)]
+        rows = rows[(rows["method"] == method) & (rows["protocol"] == protocol)]
         found = rows.pivot(index="learned_task", columns="task", values="accuracy")
         return found.reindex(index=[entry.task for entry in one.entries], columns=names)
 
@@ -143,22 +143,22 @@ class StoredRun:
         return DataFrame(rows, columns=columns)
 
     def metrics(self) -> DataFrame:
-        """Returns Transfer, Average, Last, BWT and forgetting in percent, a row a method and label space.
+        """Returns Transfer, Average, Last, BWT and forgetting in percent, a row a method and protocol.
 
         `sessions` says over how many: those that are measured on all tasks, from the first on, and their own tasks.
         """
         from pandas import DataFrame
 
-        names = ("transfer", "average", "last", "backward_transfer", "forgetting")
+        names = (*METRICS, *MORE)
         rows = []
         for name, one in self.methods.items():
-            for space in label_spaces(self.config, one.method):
-                matrix = self.matrix(name, space)
+            for protocol in protocols(self.config, one.method):
+                matrix = self.matrix(name, protocol)
                 count = int(matrix.notna().all(axis=1).cummin().sum())
                 values = continual_metrics(matrix.to_numpy()[:count, :count]) if count else None
-                about = {"method": name, "label_space": space, "sessions": count}
+                about = {"method": name, "protocol": protocol, "sessions": count}
                 rows.append(about | ({key: getattr(values, key) for key in names} if values else {}))
-        return DataFrame(rows, columns=["method", "label_space", "sessions", *names])
+        return DataFrame(rows, columns=["method", "protocol", "sessions", *names])
 
     def state(self, method: str, session: int = -1) -> ModelState:
         """Loads what a method has after a session: 0-based, -1 is the last that is committed.

@@ -22,19 +22,9 @@ from condu_ray.store.layout import record_path
 from condu_ray.store.location import Place
 
 FIXED = (
-    "storage",
-    "run",
-    "as_published",
-    "method",
-    "tasks",
-    "seed",
-    "data",
-    "model",
-    "pretrained",
-    "recipe",
-    "label_space",
-    "shots",
-)
+    "storage", "run", "as_published", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "protocol",
+    "label_space", "shots", "paper", "on_mismatch",
+)  # fmt: skip
 """Top-level fields that are the same for all trials, or have an axis of their own."""
 SECTIONS = ("evaluation", "tracking", "cluster")
 """Parts that say how a sweep runs and not what it compares."""

@@ -4,8 +4,8 @@ A trial is stored as a *record*, a dict of plain values:
 
 - `trial` (the trial's id), `method`, `order_name`, `order` (T names, the first learned first), `seed`;
 - `settings`: the fields that the sweep varied, by dotted name ({} if none);
-- `accuracy`: percent, T rows of T values: [t][i] is the i-th task of `order` after session t;
-- `union`: None, or {"accuracy": ...}, the same over the classes of all tasks, task not known;
+- `accuracy`: percent, T rows of T values: [t][i] is the i-th task of `order` after session t, protocol `task`;
+- `own`, `union`, `xtail`: {"accuracy": ...}, the same under another protocol; None or left out where not measured;
 - `seconds`, `experts_trained`, `experts_reused`, `measurements`, `measurements_reused`: what it cost.
 """
 
@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from condu_ray.config import Protocol
 from condu_ray.metrics import COSTS, ContinualMetrics, MetricsError, continual_metrics
+from condu_ray.report.protocols import matrices
 
-_REQUIRED = ("trial", "method", "order_name", "order", "seed", "accuracy")
+_REQUIRED = ("trial", "method", "order_name", "order", "seed")
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,8 @@ class Record:
     order_name: str  #: never the same for two orders
     order: tuple[str, ...]
     seed: int
-    accuracy: np.ndarray  #: float64 (T, T), percent
-    metrics: ContinualMetrics
-    union: np.ndarray | None  #: the same with the task not known
-    union_metrics: ContinualMetrics | None
+    accuracy: Mapping[Protocol, np.ndarray]  #: by protocol that was measured, float64 (T, T), percent
+    metrics: Mapping[Protocol, ContinualMetrics]
     costs: Mapping[str, float | None]  #: by key of `condu_ray.metrics.COSTS`; None where there is none
 
     @property
@@ -45,14 +45,9 @@ class Record:
         """What trials of other groups share: order and seed."""
         return self.order, self.seed
 
-    def matrix(self, space: str) -> np.ndarray | None:
-        """Returns the accuracy matrix of a label space, `task` or `union`."""
-        return self.accuracy if space == "task" else self.union
-
-    def metric(self, name: str, space: str = "task") -> float:
-        """Returns a metric of `ContinualMetrics` by its field's name, nan if the label space was not measured."""
-        metrics = self.metrics if space == "task" else self.union_metrics
-        return float("nan") if metrics is None else getattr(metrics, name)
+    def metric(self, name: str, protocol: Protocol) -> float:
+        """Returns a metric of `ContinualMetrics` by its field's name, nan if the protocol was not measured."""
+        return getattr(self.metrics[protocol], name) if protocol in self.metrics else float("nan")
 
 
 def check_records(records: Iterable[Mapping[str, Any]]) -> list[Record]:
@@ -75,6 +70,8 @@ def check_records(records: Iterable[Mapping[str, Any]]) -> list[Record]:
     for record in records:
         if lacking := [key for key in _REQUIRED if record.get(key) is None]:
             raise ValueError(f"trial {record.get('trial', '?')}: the record lacks {', '.join(lacking)}")
+        if not matrices(record):
+            raise ValueError(f"trial {record['trial']}: the record lacks accuracy")
     varied = _varied(records)
     leaves = _short_names(varied)
     names: dict[tuple[str, ...], str] = {}
@@ -91,9 +88,9 @@ def check_records(records: Iterable[Mapping[str, Any]]) -> list[Record]:
             same = f"{group}, order {record['order_name']}, seed {record['seed']}"
             raise ValueError(f"trial {record['trial']}: is trial {seen[identity]} again ({same}); give one of them")
         seen[identity] = record["trial"]
-        accuracy, metrics = _measured(record, "accuracy", record["accuracy"])
-        union = (record.get("union") or {}).get("accuracy")
-        union_accuracy, union_metrics = (None, None) if union is None else _measured(record, "union", union)
+        accuracy = {
+            protocol: _matrix(record, protocol, part["accuracy"]) for protocol, part in matrices(record).items()
+        }
         trials.append(
             Record(
                 trial=str(record["trial"]),
@@ -104,9 +101,7 @@ def check_records(records: Iterable[Mapping[str, Any]]) -> list[Record]:
                 order=order,
                 seed=int(record["seed"]),
                 accuracy=accuracy,
-                metrics=metrics,
-                union=union_accuracy,
-                union_metrics=union_metrics,
+                metrics={protocol: continual_metrics(matrix) for protocol, matrix in accuracy.items()},
                 costs={key: None if record.get(key) is None else float(record[key]) for key in COSTS},
             )
         )
@@ -165,12 +160,13 @@ def _check_tasks(record: Mapping[str, Any], first: Mapping[str, Any]) -> None:
         raise ValueError(f"{one} and that of trial {first['trial']}; a sweep's trials have the same tasks")
 
 
-def _measured(record: Mapping[str, Any], key: str, accuracy: Any) -> tuple[np.ndarray, ContinualMetrics]:
+def _matrix(record: Mapping[str, Any], protocol: Protocol, accuracy: Any) -> np.ndarray:
+    key = "accuracy" if protocol == "task" else protocol
     try:
-        metrics = continual_metrics(accuracy)
+        continual_metrics(accuracy)
     except MetricsError as error:
         raise ValueError(f"trial {record['trial']}: {key}: {error}") from error
     matrix = np.asarray(accuracy, dtype=np.float64)
     if len(matrix) != len(record["order"]):
         raise ValueError(f"trial {record['trial']}: {key} is {matrix.shape} for {len(record['order'])} tasks")
-    return matrix, metrics
+    return matrix

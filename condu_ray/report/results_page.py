@@ -21,9 +21,14 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
+from condu_ray.config import Protocol
 from condu_ray.metrics import COMPARED, HEADLINE, METRICS
+from condu_ray.report.protocols import PROTOCOLS, matrices
+from condu_ray.report.protocols import measured as measured_protocols
 from condu_ray.report.text import markdown_table
 
+_SIGNS: Mapping[Protocol, str] = {"task": "", "own": "own", "union": "∪", "xtail": "xtail"}
+"""What stands before the heading of a protocol's column."""
 FOLDER = Path(__file__).parent / "results"
 _KEYS = {"title", "columns", "rows", "command", "setting", "decimals", "about", "notes", "picture"}
 
@@ -134,16 +139,12 @@ def dumps(results: Mapping[str, Any]) -> str:
 
 
 def _of_run(report: Mapping[str, Any]) -> dict[str, Any]:
-    spaces = ["", "union"] if any("union" in entry for entry in report["methods"].values()) else [""]
-    columns, rows = ["method"], []
-    for space in spaces:
-        columns += [
-            f"∪ {METRICS[key].heading}" if space else METRICS[key].heading for key in (HEADLINE if space else COMPARED)
-        ]
+    protocols, columns, rows = measured_protocols(report["methods"].values()), ["method"], []
+    shown = [(one, key) for one in protocols for key in (HEADLINE if one != protocols[0] else COMPARED)]
+    for protocol, key in shown:
+        columns.append(f"{_SIGNS[protocol]} {METRICS[key].heading}".strip())
     for name, entry in report["methods"].items():
-        numbers = [entry.get(key) for key in COMPARED]
-        if len(spaces) > 1:
-            numbers += [entry.get("union", {}).get(key) for key in HEADLINE]
+        numbers = [matrices(entry).get(protocol, {}).get(key) for protocol, key in shown]
         rows.append([f"`{name}`", *(None if number is None else round(number, 4) for number in numbers)])
     trained, seconds = report.get("experts_trained"), report.get("wall_seconds")
     cost = f"{trained} experts fine-tuned, {seconds:.0f} s in all; " if trained and seconds else ""
@@ -154,7 +155,8 @@ def _of_run(report: Mapping[str, Any]) -> dict[str, Any]:
 def _of_sweep(report: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for group in report["groups"]:
-        spreads, last = group["task"], group["task"]["last"]
+        protocol = next(one for one in PROTOCOLS if one in group)
+        spreads, last = group[protocol], group[protocol]["last"]
         low, high = f"{last['low']:.1f}", f"{last['high']:.1f}"
         shown = [f"{spreads[key]['mean']:.1f} ± {spreads[key]['std'] or 0:.1f}" for key in COMPARED]
         rows.append([f"`{group['group']}`", *shown, "the same in all" if low == high else f"{low} ... {high}"])

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from condu_ray.config import Protocol
 from condu_ray.metrics import HEADLINE, METRICS
+from condu_ray.report.protocols import by_method
 from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes, value_limits
 from condu_ray.report.text import as_matrix, as_number
 from condu_ray.store.location import Place
@@ -83,17 +85,18 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
     return save_figure(figure, path)
 
 
-def accuracy_over_sessions(results: Mapping[str, Any], path: Place) -> Place:
+def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Protocol = "task") -> Place:
     """Draws one panel per task: its accuracy (percent) after each session, a line per method.
 
     Args:
         results: Results of a run, as `condu_ray.report.run_report.write_report` takes them.
         path: Where the PNG goes.
+        protocol: What is shown; methods that were not measured by it are left out.
 
     Returns:
         The path.
     """
-    tasks, methods = list(results["tasks"]), results["methods"]
+    tasks, methods = list(results["tasks"]), by_method(results, protocol)
     matrices = {name: as_matrix(entry["accuracy"], len(tasks)) for name, entry in methods.items()}
     columns = min(4, len(tasks))
     rows = math.ceil(len(tasks) / columns)
@@ -121,25 +124,26 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Place) -> Place:
         panel.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], min_n_ticks=4))
         style_axes(panel)
     figure.supxlabel("session (shaded: before the task is learned; dashed: the session that learns it)", fontsize=10)
-    figure.supylabel("accuracy in %", fontsize=10)
+    figure.supylabel(f"accuracy in %, protocol {protocol}", fontsize=10)
     if lines:
         figure.legend(handles=lines, loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)
     return save_figure(figure, path)
 
 
-def metrics_bars(results: Mapping[str, Any], path: Place) -> Place:
+def metrics_bars(results: Mapping[str, Any], path: Place, protocol: Protocol = "task") -> Place:
     """Draws Transfer, Average and Last (percent) of all methods as grouped bars; a metric without a value is "n/a".
 
     Args:
         results: Results of a run, as `condu_ray.report.run_report.write_report` takes them.
         path: Where the PNG goes.
+        protocol: What is shown; methods that were not measured by it are left out.
 
     Returns:
         The path.
     """
-    methods = results["methods"]
+    methods = by_method(results, protocol)
     if len(methods) > _SIDE_BY_SIDE:
-        return _metrics_rows(methods, path)
+        return _metrics_rows(methods, path, protocol)
     legend_columns = min(len(methods), 4)
     lines = math.ceil(len(methods) / max(1, legend_columns))
     figure = Figure(figsize=(max(6.0, 1.8 + 0.42 * 3 * (len(methods) + 1)), 3.7 + 0.22 * lines), layout="constrained")
@@ -173,7 +177,7 @@ def metrics_bars(results: Mapping[str, Any], path: Place) -> Place:
     axes.set_xticks(range(len(HEADLINE)), [METRICS[metric].heading for metric in HEADLINE], fontsize=11)
     axes.set_ylim(0, 105)
     axes.set_yticks(range(0, 101, 20))
-    axes.set_ylabel(METRICS["last"].unit, fontsize=10)
+    axes.set_ylabel(f"{METRICS['last'].unit}, protocol {protocol}", fontsize=10)
     style_axes(axes)
     axes.tick_params(axis="x", length=0, labelsize=11)
     if methods:
@@ -181,7 +185,7 @@ def metrics_bars(results: Mapping[str, Any], path: Place) -> Place:
     return save_figure(figure, path)
 
 
-def _metrics_rows(methods: Mapping[str, Any], path: Place) -> Place:
+def _metrics_rows(methods: Mapping[str, Any], path: Place, protocol: Protocol) -> Place:
     """As `metrics_bars`, a panel a metric and a row a method: names stand at their bars, however many there are."""
     names = list(methods)
     figure = Figure(figsize=(9.5, 1.1 + 0.24 * len(names)), layout="constrained")
@@ -202,5 +206,5 @@ def _metrics_rows(methods: Mapping[str, Any], path: Place) -> Place:
         panel.tick_params(axis="y", length=0, labelsize=9)
     panels[0].set_yticks(places, names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
-    figure.supxlabel(f"{METRICS['last'].unit} (dark: the highest)", fontsize=10)
+    figure.supxlabel(f"{METRICS['last'].unit}, protocol {protocol} (dark: the highest)", fontsize=10)
     return save_figure(figure, path)

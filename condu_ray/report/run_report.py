@@ -3,11 +3,14 @@
 Results are one dict:
 
 - `tasks`: T names, in the order in which they were learned;
-- `methods`: by name, a dict with `accuracy` (percent, T rows of T values: [t][i] is task i after session t), the
-  metrics `transfer`, `average`, `last`, `backward_transfer`, `forgetting` (percent), `seconds`, and optionally `union`
-  (accuracy and metrics over the classes of all tasks, task not known) and
+- `methods`: by name, a dict with, of protocol `task`, `accuracy` (percent, T rows of T values: [t][i] is task i after
+  session t) and the metrics `transfer`, `average`, `last`, `backward_transfer`, `forgetting` (percent); with the same
+  of other protocols under their names (`own`, `union`, `xtail`), as far as measured; with `seconds`, and optionally
   `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then);
-- `run`, `recipe`, `seed`, `config`, `versions`, `command`.
+- `protocols`: those that were asked for;
+- optionally `zero_shot`: as `condu_ray.report.zero_shot` describes it;
+- `run`, `recipe`, `seed`, `config`, `versions`, `command`, and `backbone` (what it is and what was decided for it, a
+  line each; runs of earlier versions have none).
 
 A value that does not exist (Transfer of one task) is nan or None, and null in the file; so what was read back from
 `results.json` gives the same report.
@@ -20,6 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from condu_ray.metrics import COSTS, METRICS
+from condu_ray.report.protocols import described, matrices, measured, named
 from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
 from condu_ray.report.run_summary import summary_rows
 from condu_ray.report.text import (
@@ -32,6 +36,7 @@ from condu_ray.report.text import (
     provenance,
     write,
 )
+from condu_ray.report.zero_shot import verdict, zero_shot_rows
 from condu_ray.store.location import Place
 
 
@@ -44,7 +49,8 @@ def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = Tru
         pictures: Whether to write more than `results.json`.
 
     Returns:
-        The files: `results.json`, `report.md`, `metrics.png`, `accuracy.png` and a `matrix-<method>.png` a method.
+        The files: `results.json`, `report.md`; `metrics.png` and `accuracy.png`, of other protocols than `task`
+        `own_metrics.png` and so on; and of the first protocol a `matrix-<method>.png` a method.
 
     Raises:
         ValueError: If `tasks` or `methods` is missing, or an accuracy matrix has not the shape (T, T). What could
@@ -57,19 +63,23 @@ def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = Tru
     tasks, methods = results["tasks"], results["methods"]
     for name, entry in methods.items():
         try:
-            for part in (entry, entry.get("union")):
-                if part is not None:
-                    as_matrix(part["accuracy"], len(tasks))
+            found = matrices(entry)
+            if not found:
+                raise KeyError("accuracy")
+            for part in found.values():
+                as_matrix(part["accuracy"], len(tasks))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"method {name!r}: no usable 'accuracy' ({error})") from error
     if not pictures:
         return written
     names = _picture_names(methods)
     written.append(write(folder / "report.md", _markdown(results, names)))
-    written.append(metrics_bars(results, folder / "metrics.png"))
-    written.append(accuracy_over_sessions(results, folder / "accuracy.png"))
+    for protocol in measured(methods.values()):
+        written.append(metrics_bars(results, folder / named("metrics.png", protocol), protocol))
+        written.append(accuracy_over_sessions(results, folder / named("accuracy.png", protocol), protocol))
     for name, entry in methods.items():
-        written.append(heat_map(entry["accuracy"], tasks, name, folder / names[name]))
+        protocol, part = next(iter(matrices(entry).items()))
+        written.append(heat_map(part["accuracy"], tasks, f"{name}, protocol {protocol}", folder / names[name]))
     return written
 
 
@@ -93,40 +103,49 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         f"# Report of {escaped(results.get('run', 'a run'))}",
         f"Recipe {escaped(results.get('recipe', 'not named'))}, seed {escaped(results.get('seed', 'not named'))}, "
         f"{len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {', '.join(map(escaped, tasks))}.",
-        "## Methods",
-        _summary(summary_rows(results)),
-        "\n".join(f"- **{heading}**: {meaning}." for heading, meaning in meanings.items()),
-        "All but the seconds are in percent; – means that the value does not exist (a single task has no Transfer).",
-        *_union(results),
-        "![Transfer, Average and Last of each method](metrics.png)",
+    ]
+    protocols = measured(methods.values())
+    for protocol in protocols:
+        parts += [f"## Methods, protocol {protocol}", described(protocol), _summary(summary_rows(results, protocol))]
+        if protocol == protocols[0]:
+            parts += [
+                "\n".join(f"- **{heading}**: {meaning}." for heading, meaning in meanings.items()),
+                "All but the seconds are in percent; – means that the value does not exist (a single task has no "
+                "Transfer).",
+            ]
+        if lacking := [name for name in methods if protocol not in matrices(methods[name])]:
+            parts.append(f"Not measured, for they need the task's identity: {', '.join(map(escaped, lacking))}.")
+        picture = named("metrics.png", protocol)
+        parts.append(f"![Transfer, Average and Last of each method, protocol {protocol}]({picture})")
+    if compared := results.get("zero_shot"):
+        rows = [[escaped(cell) for cell in row.values()] for row in zero_shot_rows(compared)]
+        heads = list(zero_shot_rows(compared)[0])
+        parts += [
+            "## Zero-shot, published and measured",
+            f"{escaped(verdict(compared))}.",
+            markdown_table(heads, rows, left=1),
+        ]
+    parts += [
         "## Accuracy over the sessions",
-        "![Accuracy on each task after each session](accuracy.png)",
+        *(
+            f"![Accuracy on each task after each session, protocol {protocol}]({named('accuracy.png', protocol)})"
+            for protocol in protocols
+        ),
         "## Accuracy matrices",
         "A row is the model after a session, a column a task; bold is the session that learns the task, right of it "
         "are the tasks that are not learned yet.",
     ]
     for name, entry in methods.items():
-        parts += [f"### {escaped(name)}", _matrix(as_matrix(entry["accuracy"], len(tasks)).tolist(), tasks)]
-        parts.append(f"![Accuracy matrix of {escaped(name)}]({pictures[name]})")
-        if entry.get("union"):
-            parts += ["Over the classes of all tasks:"]
-            parts.append(_matrix(as_matrix(entry["union"]["accuracy"], len(tasks)).tolist(), tasks))
+        parts.append(f"### {escaped(name)}")
+        for number, (protocol, part) in enumerate(matrices(entry).items()):
+            matrix = _matrix(as_matrix(part["accuracy"], len(tasks)).tolist(), tasks)
+            parts += [f"Protocol `{protocol}`:", matrix]
+            if not number:
+                parts.append(f"![Accuracy matrix of {escaped(name)}, protocol {protocol}]({pictures[name]})")
         if entry.get("reconstruction"):
             parts += ["Reconstruction of each expert's delta, relative L2 error / share of signs that agree:"]
             parts.append(_reconstruction(entry["reconstruction"], tasks))
     return markdown_page([*parts, *provenance(results)])
-
-
-def _union(results: Mapping[str, Any]) -> list[str]:
-    """The second table, where there is one."""
-    rows = summary_rows(results, "union")
-    if not rows:
-        return []
-    return [
-        "## Methods, task not known",
-        "The label space is the union of the classes of all tasks. Methods that need the task's identity are not here.",
-        _summary(rows),
-    ]
 
 
 def _summary(rows: Sequence[Mapping[str, str]]) -> str:

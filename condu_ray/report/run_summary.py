@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from condu_ray.config import Protocol
 from condu_ray.metrics import COSTS, METRICS
+from condu_ray.report.protocols import by_method, measured
 from condu_ray.report.text import number_text
 
 
-def summary_rows(results: Mapping[str, Any], space: str = "task") -> list[dict[str, str]]:
-    """Returns a table of the methods, to print.
+def summary_rows(results: Mapping[str, Any], protocol: Protocol) -> list[dict[str, str]]:
+    """Returns a table of the methods that were measured by a protocol, to print.
 
     Args:
         results: The results, as `condu_ray.report.run_report` describes them.
-        space: Label space: `task`, or `union` for those methods that were measured over it.
+        protocol: What is shown.
 
     Returns:
         One dict a method: column heading -> text ("Method", "Transfer", ... "Seconds"), in the order of the columns;
-        over the union without the seconds, which are those of the whole method.
+        seconds, which are those of the whole method, only in the first protocol's table.
     """
-    columns = METRICS if space == "union" else {**METRICS, "seconds": COSTS["seconds"]}
+    first = measured(results["methods"].values())[0] == protocol
+    columns = {**METRICS, "seconds": COSTS["seconds"]} if first else METRICS
     rows = []
-    for name, entry in results["methods"].items():
-        measured = entry if space == "task" else entry.get("union")
-        if measured is not None:
-            cells = {column.heading: number_text(measured.get(key), column.digits) for key, column in columns.items()}
-            rows.append({"Method": name, **cells})
+    for name, found in by_method(results, protocol).items():
+        values = {**found, "seconds": results["methods"][name].get("seconds")}
+        cells = {column.heading: number_text(values.get(key), column.digits) for key, column in columns.items()}
+        rows.append({"Method": name, **cells})
     return rows

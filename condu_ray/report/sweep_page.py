@@ -6,21 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from condu_ray.config import Protocol
 from condu_ray.metrics import COMPARED, COSTS, METRICS
+from condu_ray.report.protocols import described, named
+from condu_ray.report.published import LeftOut
 from condu_ray.report.records import Record
 from condu_ray.report.statistics import PairedTest, pairs_needed
 from condu_ray.report.sweep_tables import (
     best_groups,
     bound_groups,
     group_spread,
+    measured_groups,
     order_means,
     published_decimals,
     rounded,
 )
 from condu_ray.report.text import appendix, escaped, markdown_page, markdown_table, number_text
-
-#: Label spaces, and what headings say of them.
-SPACES = {"task": "", "union": ", task not known"}
 
 _LONG = 15  # comparisons that a page shows unfolded
 
@@ -31,8 +32,9 @@ Groups = Mapping[str, Sequence[Record]]
 def sweep_page(
     name: str,
     groups: Groups,
-    comparisons: Mapping[str, Mapping[str, Sequence[PairedTest]]],
+    comparisons: Mapping[Protocol, Mapping[str, Sequence[PairedTest]]],
     published: Sequence[Mapping[str, Any]],
+    left_out: Sequence[LeftOut],
     extra: Mapping[str, Any] | None,
 ) -> str:
     """Returns the page, as Markdown that links the pictures of `sweep_report`.
@@ -40,8 +42,9 @@ def sweep_page(
     Args:
         name: The sweep's name.
         groups: Trials by group.
-        comparisons: By label space that was measured (`task`, `union`), by metric, the tests of all pairs of groups.
-        published: Rows of `condu_ray.report.published.published_rows`.
+        comparisons: By protocol that was measured, by metric, the tests of all pairs of groups.
+        published: Rows of `condu_ray.report.published`, each shown under its protocol.
+        left_out: Rows that are no figures of what was measured here, and why.
         extra: What else to print at the end, by heading.
     """
     orders = orders_by_name(groups)
@@ -55,22 +58,24 @@ def sweep_page(
         "A method with other settings counts as one of its own.",
         *_missing(groups),
     ]
-    for space in comparisons:
-        parts += [f"## Methods over the orders{SPACES[space]}", _summary_table(groups, space)]
-        if space == "task":
+    for number, protocol in enumerate(comparisons):
+        parts += [f"## Methods over the orders, protocol {protocol}", described(protocol)]
+        parts += [_summary_table(groups, protocol)]
+        if not number:
             parts += [
                 "Mean ± standard deviation over the trials, in percent; bold is the best mean (zero-shot and "
                 "individual, which are bounds, are not compared). – means that the value does not exist.",
                 "\n".join(f"- **{metric.heading}**: {metric.meaning}." for metric in METRICS.values()),
-                "![Transfer, Average, Last and BWT of each method in each order](methods_over_orders.png)",
             ]
-        else:
-            parts.append("The label space is the union of the classes of all tasks.")
-        parts += ["Worst and best order by Last (means over the seeds):", _extremes_table(groups, space)]
-        parts += _published(published) if space == "task" else []
+        picture = named("methods_over_orders.png", protocol)
+        parts += [f"![Transfer, Average, Last and BWT of each method in each order, protocol {protocol}]({picture})"]
+        parts += ["Worst and best order by Last (means over the seeds):", _extremes_table(groups, protocol)]
+        parts += _published([row for row in published if row["protocol"] == protocol])
+    parts += _left_out(left_out)
+    main = next(iter(comparisons))
     parts += [
-        "![Last of each method in each order](order_heat_map.png)",
-        "## What the position in the order does",
+        f"![Last of each method in each order, protocol {main}](order_heat_map.png)",
+        f"## What the position in the order does, protocol {main}",
         "Accuracy after the last session, by the position at which a task was learned; with few orders it also shows "
         "which tasks happened to stand there:",
         "![Accuracy after the last session by position](accuracy_by_position.png)",
@@ -78,8 +83,8 @@ def sweep_page(
         "long ago, so that the right end is the mean of few:",
         "![Change of accuracy by sessions since learning](forgetting_curve.png)",
     ]
-    for space, by_metric in comparisons.items():
-        parts += _comparisons(by_metric, space, len(seeds))
+    for protocol, by_metric in comparisons.items():
+        parts += _comparisons(by_metric, protocol, len(seeds))
     parts += ["## Cost", _cost_table(groups), "Sums over the trials of a method; seconds are the mean of a trial."]
     parts += [
         "## Orders",
@@ -101,9 +106,11 @@ def _missing(groups: Groups) -> list[str]:
     return ["**Trials are missing**, so that means below are over different orders:", "\n".join(lines)]
 
 
-def _summary_table(groups: Groups, space: str) -> str:
-    measured = {group: trials for group, trials in groups.items() if any(t.matrix(space) is not None for t in trials)}
-    spreads = {metric: {g: group_spread(trials, metric, space) for g, trials in measured.items()} for metric in METRICS}
+def _summary_table(groups: Groups, protocol: Protocol) -> str:
+    measured = measured_groups(groups, protocol)
+    spreads = {
+        metric: {g: group_spread(trials, metric, protocol) for g, trials in measured.items()} for metric in METRICS
+    }
     bold = {metric: best_groups(found, bound_groups(measured), metric) for metric, found in spreads.items()}
     rows = []
     for group in measured:
@@ -117,11 +124,11 @@ def _summary_table(groups: Groups, space: str) -> str:
     return markdown_table(["Method", *(metric.heading for metric in METRICS.values()), "Trials"], rows, left=1)
 
 
-def _extremes_table(groups: Groups, space: str) -> str:
+def _extremes_table(groups: Groups, protocol: Protocol) -> str:
     rows = []
     for group, trials in groups.items():
-        means = order_means(trials, "last", space)
-        found = group_spread(trials, "last", space)
+        means = order_means(trials, "last", protocol)
+        found = group_spread(trials, "last", protocol)
         if not found.count:
             continue
         values = [value for value in means.values() if not math.isnan(value)]
@@ -133,12 +140,12 @@ def _extremes_table(groups: Groups, space: str) -> str:
     return markdown_table(["Method", "Range", "Worst", "in order", "Best", "in order"], rows, left=1)
 
 
-def _comparisons(by_metric: Mapping[str, Sequence[PairedTest]], space: str, seeds: int) -> list[str]:
+def _comparisons(by_metric: Mapping[str, Sequence[PairedTest]], protocol: Protocol, seeds: int) -> list[str]:
     count = len(next(iter(by_metric.values())))
     if not count:
         return []
     parts = [
-        f"## Do methods differ{SPACES[space]}?",
+        f"## Do methods differ, protocol {protocol}?",
         "Wilcoxon's signed-rank test, exact and two-sided, on the differences (the first minus the second) at the same "
         f"order and seed; p adjusted by Holm for the {_counted(count, 'comparison')} of a metric; significant at 0.05. "
         "It is about orders of these tasks, not about other tasks. Fewer than six unequal pairs can never reach 0.05, "
@@ -190,6 +197,15 @@ def _published(published: Sequence[Mapping[str, Any]]) -> list[str]:
         "test here. Percent.",
         markdown_table(heads, rows, left=3),
     ]
+
+
+def _left_out(rows: Sequence[LeftOut]) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        f"- {escaped(row['method'])}, {escaped(row['source'])}, {escaped(row['setting'])}: {why}" for row, why in rows
+    ]
+    return ["Published figures that are not shown, for they are of something else:", "\n".join(lines)]
 
 
 def orders_by_name(groups: Groups) -> dict[str, tuple[str, ...]]:

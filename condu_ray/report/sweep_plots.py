@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from condu_ray.config import Protocol
 from condu_ray.metrics import METRICS
 from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes, value_limits
 from condu_ray.store.location import Place
@@ -27,13 +28,16 @@ _BAND = "mean over the orders, shaded: ± standard error"
 _AROUND = LinearSegmentedColormap.from_list("around", ["#b35806", "#f7b565", "#ffffff", "#79b4dd", "#08589e"])
 
 
-def methods_over_orders(values: Mapping[str, Mapping[str, Sequence[float]]], path: Place) -> Place:
+def methods_over_orders(
+    values: Mapping[str, Mapping[str, Sequence[float]]], path: Place, protocol: Protocol = "task"
+) -> Place:
     """Draws one panel a metric: a row a group, a dot a trial, and over them mean and standard deviation.
 
     Args:
         values: By metric's heading, by group, the values (percent) of its trials; nan is left out. All metrics have
             the same groups.
         path: Where the PNG goes.
+        protocol: By which the values were measured.
 
     Returns:
         The path.
@@ -72,7 +76,7 @@ def methods_over_orders(values: Mapping[str, Mapping[str, Sequence[float]]], pat
         panel.tick_params(axis="y", length=0)
     panels[0].set_yticks(places, labels, fontsize=9)
     panels[0].set_ylim(heights.sum(), 0)
-    figure.supxlabel("percent", fontsize=9)
+    figure.supxlabel(f"percent, protocol {protocol}", fontsize=9)
     handles = [
         Line2D([], [], ls="", marker="o", ms=5, color=MUTED, alpha=0.6, mew=0, label="one order"),
         Line2D([], [], ls="-", lw=1.2, marker="|", ms=8, mew=1.8, color="black", label="mean ± standard deviation"),
@@ -81,22 +85,28 @@ def methods_over_orders(values: Mapping[str, Mapping[str, Sequence[float]]], pat
     return save_figure(figure, path)
 
 
-def accuracy_by_position(matrices: Mapping[str, Sequence[np.ndarray]], path: Place) -> Place:
+def accuracy_by_position(
+    matrices: Mapping[str, Sequence[np.ndarray]], path: Place, protocol: Protocol = "task"
+) -> Place:
     """Draws the accuracy after the last session against the position at which a task was learned.
 
     Args:
         matrices: By group, the accuracy matrices of its trials: percent, (T, T), tasks in the order of the trial.
         path: Where the PNG goes.
+        protocol: By which the values were measured.
 
     Returns:
         The path.
     """
     curves = {group: np.array([matrix[-1] for matrix in found]) for group, found in matrices.items()}
-    ends = ("position of the task in the order (1: learned first)", "accuracy after the last session, in %")
+    ends = (
+        "position of the task in the order (1: learned first)",
+        f"accuracy after the last session, in %\nprotocol {protocol}",
+    )
     return save_figure(_curves(curves, 1, *ends, zero=False), path)
 
 
-def forgetting_curve(matrices: Mapping[str, Sequence[np.ndarray]], path: Place) -> Place:
+def forgetting_curve(matrices: Mapping[str, Sequence[np.ndarray]], path: Place, protocol: Protocol = "task") -> Place:
     """Draws the change of the accuracy on a task in the sessions after the one that learned it.
 
     At k sessions later it is the mean of A[i+k, i] - A[i, i] over the T - k tasks that were learned so early.
@@ -104,6 +114,7 @@ def forgetting_curve(matrices: Mapping[str, Sequence[np.ndarray]], path: Place) 
     Args:
         matrices: By group, the accuracy matrices of its trials: percent, (T, T), tasks in the order of the trial.
         path: Where the PNG goes.
+        protocol: By which the values were measured.
 
     Returns:
         The path.
@@ -111,16 +122,17 @@ def forgetting_curve(matrices: Mapping[str, Sequence[np.ndarray]], path: Place) 
     curves = {}
     for group, found in matrices.items():
         curves[group] = np.array([_change_since_learned(matrix) for matrix in found])
-    ends = ("sessions since the task was learned", "change of the accuracy since then, in points")
+    ends = ("sessions since the task was learned", f"change of the accuracy since then, in points\nprotocol {protocol}")
     return save_figure(_curves(curves, 0, *ends, zero=True), path)
 
 
-def order_heat_map(values: Mapping[str, Mapping[str, float]], path: Place) -> Place:
+def order_heat_map(values: Mapping[str, Mapping[str, float]], path: Place, protocol: Protocol = "task") -> Place:
     """Draws Last in a cell for each order (row) and group (column), coloured by what the order changes.
 
     Args:
         values: By group, by order's name, percent. An order that a group lacks, or nan, is a grey cell.
         path: Where the PNG goes.
+        protocol: By which the values were measured.
 
     Returns:
         The path.
@@ -150,7 +162,7 @@ def order_heat_map(values: Mapping[str, Mapping[str, float]], path: Place) -> Pl
     axes.set_xticks(range(len(groups)), labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
     axes.set_yticks(range(len(orders)), orders, fontsize=9)
     axes.spines[:].set_color("#d8d8d8")
-    axes.set_title(f"{METRICS['last'].heading} in %, by order", fontsize=11, loc="left")
+    axes.set_title(f"{METRICS['last'].heading} in %, by order, protocol {protocol}", fontsize=11, loc="left")
     bar = figure.colorbar(image, ax=axes, aspect=25, pad=0.02)
     bar.set_label("minus the method's mean\nover the orders, in points", fontsize=9)
     bar.ax.tick_params(labelsize=8)

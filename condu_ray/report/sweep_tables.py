@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from condu_ray.config import Protocol
 from condu_ray.metrics import COMPARED, COSTS, METRICS
+from condu_ray.report.protocols import PROTOCOLS, named
 from condu_ray.report.records import Record
 from condu_ray.report.statistics import Spread, spread
 from condu_ray.report.text import as_number, csv_text, latex
@@ -16,28 +18,28 @@ from condu_ray.report.text import as_number, csv_text, latex
 BOUNDS = ("zero-shot", "individual")
 
 
-def group_spread(trials: Sequence[Record], metric: str, space: str = "task") -> Spread:
+def group_spread(trials: Sequence[Record], metric: str, protocol: Protocol) -> Spread:
     """Returns the spread of a metric over the trials of a group.
 
     Args:
         trials: Trials of one group.
         metric: Field of `ContinualMetrics`.
-        space: Label space, `task` or `union`; trials that did not measure it are left out.
+        protocol: Trials that were not measured by it are left out.
 
     Returns:
         The spread over all trials (percent); `worst` and `best` are names of orders, by their means over the seeds.
     """
     better = METRICS[metric].higher_is_better
-    whole = spread({trial.key: trial.metric(metric, space) for trial in trials}, higher_is_better=better)
-    orders = spread(order_means(trials, metric, space), higher_is_better=better)
+    whole = spread({trial.key: trial.metric(metric, protocol) for trial in trials}, higher_is_better=better)
+    orders = spread(order_means(trials, metric, protocol), higher_is_better=better)
     return Spread(whole.count, whole.mean, whole.std, whole.low, whole.high, orders.worst, orders.best)
 
 
-def order_means(trials: Sequence[Record], metric: str, space: str = "task") -> dict[str, float]:
+def order_means(trials: Sequence[Record], metric: str, protocol: Protocol) -> dict[str, float]:
     """Returns, by order's name, the mean of a metric (percent) over the seeds; nan where it was not measured."""
     by_order: dict[str, list[float]] = {}
     for trial in trials:
-        value = trial.metric(metric, space)
+        value = trial.metric(metric, protocol)
         by_order.setdefault(trial.order_name, []).extend([] if math.isnan(value) else [value])
     return {name: sum(values) / len(values) if values else math.nan for name, values in by_order.items()}
 
@@ -62,31 +64,30 @@ def best_groups(spreads: Mapping[str, Spread], bounds: Sequence[str], metric: st
 
 
 def summary_csv(groups: Mapping[str, Sequence[Record]]) -> str:
-    """Returns a CSV table with a row for each group, label space and metric; numbers as they are, nan as nothing."""
+    """Returns a CSV table with a row for each group, protocol and metric; numbers as they are, nan as nothing."""
     settings = _setting_names(groups)
-    heads = ["method", *settings.values(), "label_space", "metric"]
+    heads = ["method", *settings.values(), "protocol", "metric"]
     rows = [[*heads, "mean", "std", "min", "max", "worst_order", "best_order", "n"]]
     for trials in groups.values():
         first = trials[0]
-        for space in ("task", "union"):
+        for protocol in protocols_of(trials):
             for metric in METRICS:
-                found = group_spread(trials, metric, space)
-                if space == "union" and not found.count:
-                    continue
+                found = group_spread(trials, metric, protocol)
                 numbers = [found.mean, found.std, found.low, found.high]
                 values = [_plain(first.settings.get(key)) for key in settings]
                 orders = [found.worst or "", found.best or ""]
-                rows.append([first.method, *values, space, metric, *map(_plain, numbers), *orders, str(found.count)])
+                rows.append([first.method, *values, protocol, metric, *map(_plain, numbers), *orders, str(found.count)])
     return csv_text(rows)
 
 
 def trials_csv(groups: Mapping[str, Sequence[Record]]) -> str:
-    """Returns a CSV table with a row a trial: what it was, its metrics in both label spaces, and what it cost."""
+    """Returns a CSV table with a row a trial: what it was, its metrics by each protocol, and what it cost."""
     settings = _setting_names(groups)
-    union = [f"union_{metric}" for metric in METRICS]
-    rows = [["trial", "method", *settings.values(), "order_name", "order", "seed", *METRICS, *union, *COSTS]]
-    for trial in (trial for trials in groups.values() for trial in trials):
-        metrics = [_plain(trial.metric(metric, space)) for space in ("task", "union") for metric in METRICS]
+    trials = [trial for found in groups.values() for trial in found]
+    columns = {named(metric, one): (metric, one) for one in protocols_of(trials) for metric in METRICS}
+    rows = [["trial", "method", *settings.values(), "order_name", "order", "seed", *columns, *COSTS]]
+    for trial in trials:
+        metrics = [_plain(trial.metric(metric, protocol)) for metric, protocol in columns.values()]
         values = [_plain(trial.settings.get(key)) for key in settings]
         what = [trial.trial, trial.method, *values, trial.order_name, ",".join(trial.order), str(trial.seed)]
         rows.append([*what, *metrics, *(_plain(trial.costs[key]) for key in COSTS)])
@@ -94,24 +95,22 @@ def trials_csv(groups: Mapping[str, Sequence[Record]]) -> str:
 
 
 def summary_tex(
-    groups: Mapping[str, Sequence[Record]], name: str, published: Sequence[Mapping[str, Any]] = (), space: str = "task"
+    groups: Mapping[str, Sequence[Record]], name: str, protocol: Protocol, published: Sequence[Mapping[str, Any]] = ()
 ) -> str:
     """Returns a LaTeX table for `booktabs`: mean and standard deviation a group, the best mean in bold.
 
     Args:
-        groups: Trials by group; those without a trial in the label space are left out.
+        groups: Trials by group; those without a trial under the protocol are left out.
         name: The sweep's name, for the caption.
-        published: Rows of `condu_ray.report.published`, set apart below a rule and never in bold.
-        space: Label space, `task` or `union`.
+        protocol: What is shown.
+        published: Rows of `condu_ray.report.published` of that protocol, set apart below a rule and never in bold.
     """
-    kept = {
-        group: trials for group, trials in groups.items() if any(trial.matrix(space) is not None for trial in trials)
-    }
+    kept = measured_groups(groups, protocol)
     bounds = bound_groups(kept)
     heads = " & ".join(METRICS[metric].heading for metric in COMPARED)
     cells: dict[str, list[str]] = {group: [] for group in kept}
     for metric in COMPARED:
-        spreads = {group: group_spread(trials, metric, space) for group, trials in kept.items()}
+        spreads = {group: group_spread(trials, metric, protocol) for group, trials in kept.items()}
         bold = best_groups(spreads, bounds, metric)
         for group, found in spreads.items():
             cells[group].append(_tex_cell(found, METRICS[metric].digits, group in bold))
@@ -131,12 +130,11 @@ def summary_tex(
     trials = [trial for found in kept.values() for trial in found]
     orders = len({trial.order for trial in trials})
     count = f"{orders} task order{'' if orders == 1 else 's'}"
-    known = "" if space == "task" else ", task not known"
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{latex(name)}: mean $\pm$ standard deviation over {count}{known}, in percent.}}",
+        rf"\caption{{{latex(name)}: mean $\pm$ standard deviation over {count}, in percent; protocol {protocol}.}}",
         rf"\begin{{tabular}}{{l{'r' * len(COMPARED)}}}",
         r"\toprule",
         rf"Method & {heads} \\",
@@ -147,6 +145,17 @@ def summary_tex(
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def measured_groups(groups: Mapping[str, Sequence[Record]], protocol: Protocol) -> dict[str, Sequence[Record]]:
+    """Returns the groups that have a trial under a protocol."""
+    return {group: trials for group, trials in groups.items() if protocol in protocols_of(trials)}
+
+
+def protocols_of(trials: Iterable[Record]) -> list[Protocol]:
+    """Returns the protocols by which any of the trials was measured, in the order of tables."""
+    found = {protocol for trial in trials for protocol in trial.metrics}
+    return [protocol for protocol in PROTOCOLS if protocol in found]
 
 
 def bound_groups(groups: Mapping[str, Sequence[Record]]) -> list[str]:

@@ -65,12 +65,12 @@ def measurement_path(storage: P, key: str) -> P:
 
 
 def checked_folder(storage: P) -> P:
-    """Verdicts on data sets."""
+    """Verdicts on data sets, and on backbones with them."""
     return storage / "checked"
 
 
 def verdict_path(checked: P, key: str) -> P:
-    """The verdict on a data set, in a folder of verdicts."""
+    """A verdict, in a folder of verdicts."""
     return checked / f"{key}.json"
 
 
@@ -129,9 +129,9 @@ def results_folder(run: P) -> P:
     return run / "results"
 
 
-def rows_path(run: P, method: str, position: int, space: str = "task") -> P:
-    """The rows of one session of one method, over one label space; `position` is 0-based, the number is not."""
-    return results_folder(run) / f"{method}-{position + 1:02d}{'' if space == 'task' else f'-{space}'}.parquet"
+def rows_path(run: P, method: str, position: int, protocol: str = "task") -> P:
+    """The rows of one session of one method, by one protocol; `position` is 0-based, the number is not."""
+    return results_folder(run) / f"{method}-{position + 1:02d}{'' if protocol == 'task' else f'-{protocol}'}.parquet"
 
 
 def report_folder(run: P) -> P:

@@ -15,6 +15,19 @@ class LocationError(ValueError):
     """What is no place that can be written to or read from; the message names it and says what to give."""
 
 
+def home(text: str) -> str:
+    """Returns a path as a shell would give it: `~` and `~user` at its begin are home folders.
+
+    Raises:
+        LocationError: there is no such user.
+    """
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        user = found.split("/")[0]
+        raise LocationError(f"{user} is no user's home; for a folder of that name write ./{user}")
+    return found
+
+
 @total_ordering
 class Location:
     """A folder or a file, by its name alone; whether it is there is asked of its backend (store/backend.py).
@@ -78,3 +91,12 @@ class Location:
 Place = Location | Path
 """What every function of store/ takes; a `Path` is a location of the file system."""
 P = TypeVar("P", Location, Path, Location | Path)
+
+
+def given(place: str | PurePath | Location) -> Location:
+    """Returns the location that a person names, `~` and `~user` being home folders.
+
+    Raises:
+        LocationError: as `Location` and `home`.
+    """
+    return Location(home(str(place)) if isinstance(place, str | PurePath) else place)

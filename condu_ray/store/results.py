@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         ("task", pa.string()),
         ("task_position", pa.int64()),
         ("seen", pa.bool_()),
-        ("label_space", pa.string()),
+        ("protocol", pa.string()),
         ("correct", pa.int64()),
         ("images", pa.int64()),
         ("accuracy", pa.float64()),
@@ -35,6 +35,8 @@ SCHEMA = pa.schema(
 )
 """Columns of the rows; accuracy in percent, session and task_position 0-based."""
 _SEAL = b"condu_ray.rows"
+_OLD_COLUMN = "label_space"
+"""What `protocol` was called before."""
 
 
 def write_rows(path: Place, rows: Sequence[dict[str, Any]]) -> None:
@@ -76,12 +78,13 @@ def read_file(path: Place) -> list[dict[str, Any]]:
         raise ArtifactError(f"{path}: cannot be read ({error}); {advice}") from error
     except (pa.ArrowException, ValueError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); {advice}") from error
-    if not table.schema.equals(SCHEMA, check_metadata=False):
+    today = {name: "protocol" if name == _OLD_COLUMN else name for name in table.schema.names}
+    if not table.rename_columns(list(today.values())).schema.equals(SCHEMA, check_metadata=False):
         raise ArtifactError(f"{path}: its columns are not those of results; {advice}")
     seal = (table.schema.metadata or {}).get(_SEAL)
     if seal is not None and seal.decode("ascii", "replace") != _digest(_stem(path), table):
         raise ArtifactError(f"{path}: rows differ from their checksum, or are another file's; {advice}")
-    return rows
+    return [{today[name]: value for name, value in row.items()} for row in rows]
 
 
 def read_rows(folder: Place) -> list[dict[str, Any]]:

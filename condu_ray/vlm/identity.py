@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from operator import itemgetter
 from typing import Any
 
 from torch import nn
@@ -68,7 +69,7 @@ def _tokenizer(tokenizer: Any) -> list[Any]:
     said = [type(tokenizer).__name__, type(inner).__name__, settings, [_name(function) for function in functions]]
     tokens = [] if functions[1] is not None else tokenizer(list(PROBES)).tolist()  # a reduction draws by chance
     pattern = getattr(getattr(inner, "pat", None), "pattern", "")
-    return [*said, sorted(words.items(), key=str), merges, pattern, rest, tokens]
+    return [*said, sorted(words.items(), key=itemgetter(1)), merges, pattern, rest, tokens]
 
 
 def _name(function: Any) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from condu_ray.benchmark import Task
 from condu_ray.benchmark.tasks import META, TaskError
 
-LOOK = 1024
+LOOK = 256
 """Tokens up to which a prompt's length is told; longer ones are told as so many."""
 BATCH = 256
 """Prompts that are tokenised at once."""

@@ -72,7 +72,7 @@ OVERVIEW = Board(
                 ),
                 Panel(
                     "Sessions measured",
-                    "Sessions that are measured on every task, by method and label space. A run ends when all are.",
+                    "Sessions that are measured on every task, by method and protocol. A run ends when all are.",
                     [(total("condu_sessions_measured_total", "method", "space"), "{{method}}, {{space}}")],
                     "bargauge",
                     width=8,

@@ -134,7 +134,7 @@ ACCURACY = Panel(
     "Accuracy",
     "Mean over all tasks, learned or not, after the latest measured session. A method that forgets falls; one that "
     "keeps rises as tasks are learned. The matrix by task is on the dashboard Merging.",
-    [(latest("condu_accuracy_ratio", "method", "space", how="avg"), "{{method}}, classes of {{space}}")],
+    [(latest("condu_accuracy_ratio", "method", "space", how="avg"), "{{method}}, protocol {{space}}")],
     unit="percentunit",
     high=1,
 )

@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="picture to write")
     arguments = parser.parse_args()
     from condu_ray.orchestration.cluster.env import ray_cluster
+    from condu_ray.orchestration.watch.lines import Lines
 
     draws = random.Random(0)
     spread = arguments.seconds / 2
@@ -117,7 +118,7 @@ def main() -> None:
         for number in range(arguments.experts)
     }
     rows = []
-    with ray_cluster("local", namespace="bench_nodes"):
+    with ray_cluster("local", "bench_nodes", Lines()):
         for nodes in NODES:
             rows.append((nodes, once(nodes, lengths, arguments.merge), without_cost(nodes, lengths)))
     table = Table("Nodes", "Seconds", "At no cost", "% of its speed", title=f"{arguments.experts} experts, asleep")

@@ -80,6 +80,7 @@ def test_a_sample_is_drawn_by_its_seed_without_repeats(write):
     assert found.sample(10, seed=0) == sample
     assert found.sample(10, seed=1) != sample
     assert set(found.sample(1000, seed=0)) == set(captions)
+    assert found.sample(0, seed=0) == found.captions  # all as they are
     again = load(write("turned.parquet", captions[::-1], [b"1"] * 80))
     assert again.sample(10, seed=0) == sample  # in whatever order they come
 

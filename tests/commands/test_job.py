@@ -1,10 +1,17 @@
-"""How a job ends: the exit code and the message for what was raised in it."""
+"""How a command ends: the exit code and the message for what was raised in it, whatever becomes of what it says."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
+from condu_ray.command_line import EXIT_CODES
 from condu_ray.commands.job import job
+from condu_ray.orchestration.cluster.failure import RunError, at_work
 from condu_ray.orchestration.cluster.room import ResourceError
-from condu_ray.orchestration.lanes.crew import RunError
 from condu_ray.store.artifacts import ArtifactError
 
 
@@ -14,28 +21,124 @@ class ActorError(ValueError):
     cause = ValueError("one task has no images")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def environment(monkeypatch):
     monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
 
 
-@pytest.mark.parametrize("error", [ValueError("bad"), ArtifactError("bad"), ResourceError("bad")])
-def test_bad_input_is_refused_with_2(error, capsys):
-    with pytest.raises(SystemExit) as end, job():
-        raise error
-    assert end.value.code == 2
-    assert capsys.readouterr().err == "error: bad\n"
+@pytest.mark.usefixtures("environment")
+class TestTheEnd:
+    @pytest.mark.parametrize("error", [ValueError("bad"), ArtifactError("bad"), ResourceError("bad")])
+    def test_bad_input_is_refused_with_2(self, error, capsys):
+        with pytest.raises(SystemExit) as end, job():
+            raise error
+        assert end.value.code == 2
+        assert capsys.readouterr().err == "error: bad\n"
+
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (RunError("no lane is left"), "no lane is left"),
+            (ActorError(), "one task has no images"),
+            (ValueError("bad"), "bad"),
+            (UnicodeEncodeError("ascii", "∪", 0, 1, "no sign"), "no sign"),
+            (ArtifactError("torn"), "torn"),
+            (ResourceError("a node has gone"), "a node has gone"),
+        ],
+    )
+    def test_what_fails_once_work_has_begun_ends_with_its_message_and_1(self, error, words):
+        with pytest.raises(SystemExit) as end, job(), at_work():
+            raise error
+        assert str(end.value.code).startswith("error: ")  # which Python prints, and ends with 1
+        assert words in end.value.code
+
+    def test_what_nobody_foresaw_keeps_its_traceback(self):
+        with pytest.raises(KeyError, match="a bug"), job(), at_work():
+            raise KeyError("a bug")
 
 
-@pytest.mark.parametrize(
-    ("error", "words"), [(RunError("no lane is left"), "no lane is left"), (ActorError(), "one task has no images")]
-)
-def test_a_run_that_failed_ends_with_its_message_and_1(error, words):
-    with pytest.raises(SystemExit) as end, job():
-        raise error
-    assert end.value.code == f"error: {words}"  # which Python prints, and ends with 1
+WORKS = """
+import sys, threading, time
+from condu_ray.commands.job import job
+from condu_ray.console import output
+with job():
+    threading.Thread(target=time.sleep, args=({hold},)).start()  # which Python waits for at its end
+    for line in range({lines}):
+        output().print("[bold]condu ∪[/] – ± ", line)
+        print("naïve", file=sys.stderr, flush=True)
+    print("done", flush=True)
+    {end}
+"""
 
 
-def test_what_nobody_foresaw_keeps_its_traceback():
-    with pytest.raises(RuntimeError, match="a bug"), job():
-        raise RuntimeError("a bug")
+def started(lines, end, shell='exec {python} -c "$SCRIPT"', hold=60, **variables):
+    """A command that works, in a shell that decides where its output goes."""
+    script = WORKS.format(lines=lines, end=end, hold=hold).encode("ascii", "backslashreplace").decode()
+    return subprocess.Popen(
+        ["bash", "-o", "pipefail", "-c", shell.format(python=sys.executable)],
+        env=os.environ | {"SCRIPT": script} | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        encoding="utf-8", errors="replace",
+    )  # fmt: skip
+
+
+OUTPUTS = {
+    "ASCII": ("", {"PYTHONIOENCODING": "ascii"}),
+    "LANG=C": ("", {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    "Latin-1": ("", {"PYTHONIOENCODING": "latin-1"}),
+    "strict": ("", {"PYTHONIOENCODING": "ascii:strict"}),
+    "a full disk": (" > /dev/full", {}),
+    "both on a full disk": (" > /dev/full 2> /dev/full", {}),
+    "closed": (" >&- 2>&-", {}),
+    "a reader that goes": (" | head -1", {}),
+    "a reader of errors that goes": (" 2> >(head -1)", {}),
+}
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_what_a_command_says_never_changes_its_end(case, code):
+    where, variables = OUTPUTS[case]
+    end = ("pass", "sys.exit(1)", "raise ValueError('∪')")[code]
+    shell = ("" if "|" in where else "exec ") + '{python} -c "$SCRIPT"' + where
+    process = started(3000, end, shell, hold=0, **variables)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    if not where:
+        assert out.startswith(("condu U - +-  0\n", "condu U - \ufffd  0\n"))  # Latin-1 has one of the signs
+        assert out.endswith("done\n")
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_ends_a_command_at_once_with_a_sentence(number, name):
+    process = started(0, "time.sleep(60)")
+    assert process.stdout.readline() == "done\n"
+    begin = time.monotonic()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert err == f"stopped by {name}: what was committed stays, and the same command goes on from there\n"
+    assert time.monotonic() - begin < 10
+    assert str(128 + number) in EXIT_CODES
+
+
+def test_a_second_signal_does_not_wait_for_what_the_first_one_started():
+    slow = (
+        "\n    try: print('works', flush=True); time.sleep(60)"
+        "\n    finally: print('tidies up', flush=True); time.sleep(60)"
+    )
+    process = started(0, slow)
+    assert process.stdout.readline() == "done\n"
+    assert process.stdout.readline() == "works\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "tidies up\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=5) == 143
+
+
+def test_an_ignored_signal_stays_so():
+    process = started(0, "time.sleep(60)", shell="trap '' INT; exec {python} -c \"$SCRIPT\"")
+    assert process.stdout.readline() == "done\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 143

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import condu_ray
 from condu_ray import Experiment, evaluate, fine_tune, load_backbone, load_tasks
+from condu_ray.benchmark import TaskError
 from condu_ray.learn.retry import local_stream
 from condu_ray.methods import get
 from condu_ray.methods.registry import MethodError
@@ -33,6 +35,20 @@ def settings(storage, **changes):
     return Experiment.model_validate(
         {"training": training, "lora": {"rank": 4, "lr": 1e-2}, "storage": storage} | changes
     )
+
+
+def test_prompts_that_are_cut_or_are_one_text_are_refused(tmp_path, backbone, tasks):
+    walls, doors, _ = tasks
+    long = replace(doors, templates=("a photo that somebody took of one of the many {}",))
+    same = replace(doors, classes=("salt & pepper", "salt &amp; pepper"))
+    for task, words in ((long, "2 of 2 prompts have more tokens"), (same, "are the same tokens")):
+        with pytest.raises(TaskError, match=words):
+            fine_tune(backbone, task, config=settings(tmp_path))
+        with pytest.raises(TaskError, match=words):
+            evaluate(backbone, walls, among=(walls, task))
+    cut = replace(doors, templates=("a {} door, one of an old house in the town",))
+    fine_tune(backbone, cut, config=settings(tmp_path, long_prompts="cut"))
+    assert evaluate(backbone, cut, long_prompts="cut").images == doors.test_rows
 
 
 def equal(one, other):

@@ -47,7 +47,7 @@ class Written:
 
     def accuracy(self, unit):
         """Correct of 100 images."""
-        return 10 * unit.entry.position + TASKS.index(unit.task) + 50 * unit.seen + (unit.space == "union")
+        return 10 * unit.entry.position + TASKS.index(unit.task) + 50 * unit.seen + (unit.protocol == "union")
 
     def sessions(self, method, count, precision="fp32"):
         """Commits some sessions; returns their measurements."""
@@ -91,13 +91,13 @@ class TestFinished:
         rows = finished.rows()
         assert len(rows) == 9 * 3  # individual wants the task's identity, so it has no union
         row = rows[(rows.method == "condu") & (rows.session == 1) & (rows.task == "walls")].iloc[0]
-        assert (row.learned_task, row.task_position, row.seen, row.label_space) == ("doors", 0, True, "task")
+        assert (row.learned_task, row.task_position, row.seen, row.protocol) == ("doors", 0, True, "task")
         assert (row.correct, row.images, row.accuracy, row.relative_l2, row.rescaler) == (60, 100, 60.0, 0.5, 2.0)
         assert row.state == finished.methods["condu"].entries[1].state
         assert rows[~rows.seen].relative_l2.isna().all()
 
     def test_metrics_are_those_of_the_matrices(self, finished):
-        found = finished.metrics().set_index(["method", "label_space"])
+        found = finished.metrics().set_index(["method", "protocol"])
         assert list(found.index) == [("condu", "task"), ("condu", "union"), ("individual", "task")]
         expected = continual_metrics(finished.matrix("condu").to_numpy())
         assert found.loc["condu", "task"].to_dict() == {"sessions": 3} | vars(expected)
@@ -134,7 +134,7 @@ class TestFinished:
         ("call", "message"),
         [
             (lambda run: run.matrix("ties"), "has no method ties; it has condu, individual"),
-            (lambda run: run.matrix("individual", "union"), "not measured over the label space 'union'"),
+            (lambda run: run.matrix("individual", "union"), "not measured under the protocol 'union'"),
             (lambda run: run.state("condu", 3), "session 3 is not committed; there are 3"),
             (lambda run: run.expert("wall"), "has no expert of a task wall by any method"),
         ],
@@ -151,7 +151,7 @@ class TestOpen:
         assert run.matrix("condu").shape == (0, 3)
         assert list(run.metrics().sessions) == [0, 0, 0]
         units = written.sessions("condu", 2)
-        written.measure(unit for unit in units[:-1] if unit.space == "task")
+        written.measure(unit for unit in units[:-1] if unit.protocol == "task")
         written.measure(units[-1:])
         run = open_run(written.storage, "r")
         matrix = run.matrix("condu")

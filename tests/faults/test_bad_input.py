@@ -390,7 +390,9 @@ def test_good_input_passes(tmp_path: Path, task_data: Path, small_backbone: Path
     references(pq.read_table(world.data / TRAIN)["image"].to_pylist()[3])(world)
     found = world.check(*ONE, "--method", "zscl", "--distillation.reference", str(tmp_path / "refs.parquet"))
     assert [path.name for path in found.config.distillation.reference] == ["refs.parquet"]
-    assert len(list((world.storage / "checked").iterdir())) == 4  # three tasks, and the references
+    assert (
+        len(list((world.storage / "checked").iterdir())) == 4 + 3 + 1
+    )  # tasks and references; tasks and training on the backbone
     assert make_trials(parse(["--orders", "2"], Sweep), resolve_orders("2", ("a", "b"), 0))
 
 

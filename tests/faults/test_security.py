@@ -20,7 +20,8 @@ from condu_ray.benchmark import TaskError, load_tasks
 from condu_ray.benchmark.images import MAX_PIXELS, inspect_image
 from condu_ray.command_line import ConfigError, parse
 from condu_ray.config import Experiment, Sweep
-from condu_ray.orchestration.watch.tracking import flatten, shown_uri
+from condu_ray.orchestration.watch.mlflow_address import shown_uri
+from condu_ray.orchestration.watch.tracking import flatten
 from condu_ray.store.artifacts import ArtifactError, publish, read_meta
 from condu_ray.store.passwords import without_passwords
 from condu_ray.store.provenance import command

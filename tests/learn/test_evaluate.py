@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from condu_ray.benchmark import load_task
+from condu_ray.benchmark.label_space import label_space
 from condu_ray.benchmark.rows import sample
 from condu_ray.learn import features as features_module
 from condu_ray.learn.evaluate import Evaluator, class_ids
@@ -108,6 +109,26 @@ def test_classes_of_one_name_are_one_class(task):
     one = replace(task, classes=("Maine Coon", "dog", "great_white shark"))
     other = replace(task, classes=("great white  Shark", "maine_coon", "bird", "dogs"))
     assert class_ids([one, other]).tolist() == [0, 1, 2, 2, 0, 3, 4]
+    assert class_ids([one, other], apart=True).tolist() == list(range(7))
+
+
+def test_under_xtail_a_class_is_right_only_in_its_own_task_and_all_have_one_template(evaluator, tasks, small_backbone):
+    space, among = label_space("xtail", tasks), label_space("union", tasks)
+    names = [name for task in space for name in task.classes]
+    first = [names.index(name) for name in names]  # one prompt, so that the first of equal names is predicted
+    assert len(set(names)) < len(names)
+    templates = 0
+    for task in tasks:
+        before = sum(len(other.classes) for other in space[: [other.name for other in space].index(task.name)])
+        for seed in (1, 2, 3):
+            weights = named(noise(evaluator.features.theta0, seed), f"w{seed}")
+            scores, labels = logits_by_hand(small_backbone, task, seed, space)
+            right = int((scores[:, first].argmax(1) == before + labels).sum())
+            count = evaluator.known(task, weights, space, apart=True)
+            assert (count.correct, count.images) == (right, len(labels))
+            assert count.correct <= evaluator.known(task, weights, space).correct
+            templates += evaluator.known(task, weights, space).correct != evaluator.known(task, weights, among).correct
+    assert templates > 0  # else one template or several would be the same, and this test says nothing of it
 
 
 @pytest.fixture

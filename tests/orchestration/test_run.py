@@ -73,7 +73,7 @@ def test_rows_say_where_they_come_from(undisturbed):
     for row in rows:
         expected = results["methods"][row["method"]]["accuracy"][row["session"]][row["task_position"]]
         assert row["accuracy"] == expected == pytest.approx(100 * row["correct"] / row["images"])
-        assert row["label_space"] == "task"
+        assert row["protocol"] == "task"
         assert (row["relative_l2"] is not None) == (row["method"] == "condu" and row["seen"])
     first = next(row for row in rows if row["relative_l2"] is not None)
     assert first["relative_l2"] < 1e-6  # one task alone is brought back whole

@@ -20,13 +20,15 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from condu_ray.benchmark import TaskError, load_tasks
-from condu_ray.config import Experiment
+from condu_ray.benchmark.orders import resolve_orders
+from condu_ray.config import Experiment, Sweep
 from condu_ray.learn.retry import local_stream
 from condu_ray.merging import fingerprint
 from condu_ray.methods import get
 from condu_ray.methods.training import Worker, train_expert
 from condu_ray.plan import first_pass
-from condu_ray.plan.preflight import check
+from condu_ray.plan.preflight import check, check_trials
+from condu_ray.plan.trials import make_trials
 from condu_ray.vlm.lora import LoraError
 from condu_ray.vlm.model import CONFIG, EMBEDDED, MERGES, WEIGHTS, BackboneError, backbone_spec, load_backbone
 
@@ -233,11 +235,22 @@ def test_a_second_run_tries_nothing_and_another_one_what_is_new(settings, monkey
     assert tries(method="condu,zero-shot,sequential", seed=3, run="other")[:2] == ([], 0)
     assert tries(method="condu,condu-lora")[1] == 1
     assert tries(method="condu-lora", lora={"rank": 2})[1] == 1
+    assert tries(method="condu-lora,pam", pam={"rank": 3})[1] == 1  # PAM's adapters are other ones
     assert tries(training={"precision": "bf16"})[:2] == ([*every, "walls"], 1)
     (settings["storage"] / "checked").joinpath("some").write_text("")
     for path in (settings["storage"] / "checked").iterdir():
         path.write_text("{}")  # damaged: tried again
     assert tries()[:2] == ([*every, "walls"], 1)
+
+
+def test_what_a_sweep_varies_is_tried_too(settings):
+    sweep = Sweep(**settings, method="condu,condu-lora", lora={"rank": 4}, seeds=2, sweep=("lora.rank=8,33",))
+    checked = check(sweep.experiment())
+    orders = resolve_orders("2", [task.name for task in checked.tasks], 0)
+    configs = [trial.config(checked.config, "check") for trial in make_trials(sweep, orders)]
+    check_trials(checked, [config for config in configs if config.lora.rank == 8 or config.method == ("condu",)])
+    with pytest.raises(LoraError, match="rank 33"):
+        check_trials(checked, configs)
 
 
 @pytest.mark.parametrize("method", ["condu", "condu-lora"])

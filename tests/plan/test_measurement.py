@@ -3,10 +3,11 @@
 import pytest
 
 from condu_ray.benchmark import load_tasks
+from condu_ray.benchmark.label_space import label_space
 from condu_ray.config import Evaluation, Experiment, Training
 from condu_ray.methods import METHODS, ModelState, get
 from condu_ray.options import Inference
-from condu_ray.plan.measurement import label_spaces, measurement_key, routed
+from condu_ray.plan.measurement import measurement_key, protocols, routed
 
 STATE = ModelState("state", ("walls", "doors"), ("key-1", "key-2"))
 
@@ -16,19 +17,49 @@ def tasks(task_data):
     return load_tasks(task_data, None)
 
 
+ALL = ("task", "own", "union", "xtail")
+ROUTED = ("condu", "condu-lora", "emr")
+BY_KIND = {
+    "router": {
+        "task": {True: "model", False: "routed"}, "own": {True: "routed", False: "routed"},
+        "union": {True: "routed", False: "routed"}, "xtail": {True: "routed", False: "routed"},
+    },
+    "one model": {protocol: {True: "model", False: "model"} for protocol in ALL},
+    "task identity": {"task": {True: "model", False: "model"}},
+}  # fmt: skip
+"""By kind of method, by protocol that it is measured under, by whether the task is learned: what predicts."""
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_a_union_of_classes_is_for_methods_that_need_no_task(name):
-    method, union = get(name), Experiment(label_space="union")
-    assert label_spaces(Experiment(), method) == ["task"]
-    assert label_spaces(union, method) == (["task"] if name == "individual" else ["task", "union"])
-    for seen, space in ((True, "task"), (False, "task"), (True, "union"), (False, "union")):
-        expected = name in ("condu", "condu-lora", "emr") and not (seen and space == "task")
-        assert routed(method, seen, space) == expected
+def test_under_which_protocols_a_method_is_measured_and_what_predicts_there(name):
+    method, config = get(name), Experiment(protocol=ALL)
+    expected = BY_KIND["router" if name in ROUTED else "task identity" if name == "individual" else "one model"]
+    assert protocols(Experiment(), method) == ["task"]
+    assert protocols(config, method) == list(expected)
+    for protocol, by_seen in expected.items():
+        for seen, predicted in by_seen.items():
+            assert routed(method, seen, protocol) == (predicted == "routed")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_which_protocols_are_one_measurement(tasks, name):
+    """Nothing is measured twice, and nothing is taken for what it is not."""
+    method = get(name)
+    for task, seen in ((tasks[0], True), (tasks[2], False)):
+        keys = {
+            protocol: measurement_key(
+                Experiment(), "theta0", "fp32", method, STATE, task, seen, protocol, label_space(protocol, tasks)
+            )
+            for protocol in protocols(Experiment(protocol=ALL), method)
+        }
+        same = keys.get("own") == keys["task"]
+        assert same == (name not in (*ROUTED, "individual") or (name in ROUTED and not seen))
+        assert len(set(keys.values())) == len(keys) - same
 
 
 BASE = {
     "config": Experiment(), "backbone": "theta0", "precision": "fp32", "method": "condu", "state": STATE, "task": 0,
-    "seen": True, "space": False,
+    "seen": True, "protocol": "task",
 }  # fmt: skip
 OTHER_K = Experiment(inference=Inference(top_k=2))
 
@@ -40,14 +71,16 @@ OTHER_K = Experiment(inference=Inference(top_k=2))
         ({}, {"precision": "bf16"}, False),
         ({}, {"task": 1}, False),
         ({}, {"seen": False}, False),  # by the nearest experts
-        ({}, {"space": True}, False),
+        ({}, {"protocol": "union"}, False),
         ({}, {"state": ModelState("other", STATE.tasks, STATE.experts)}, False),
         ({}, {"config": Experiment(evaluation=Evaluation(max_images=7))}, False),
         ({}, {"config": Experiment(evaluation=Evaluation(batch_size=7, evaluators=3))}, True),
-        ({}, {"config": Experiment(seed=5, training=Training(steps=7), label_space="union")}, True),
+        ({}, {"config": Experiment(seed=5, training=Training(steps=7), protocol=("own", "union"))}, True),
         ({}, {"config": OTHER_K}, True),
         ({"seen": False}, {"config": OTHER_K}, False),
-        ({"space": True}, {"config": OTHER_K}, False),
+        ({"protocol": "own"}, {"config": OTHER_K}, False),
+        ({"protocol": "union"}, {"config": OTHER_K}, False),
+        ({"protocol": "own"}, {"state": ModelState("other", STATE.tasks, STATE.experts)}, False),
         # The same weights are the same measurement, whoever serves them.
         ({"method": "individual"}, {"method": "sequential", "task": 0}, False),
         ({"method": "individual", "task": 1}, {"method": "sequential"}, True),
@@ -61,10 +94,30 @@ def test_a_measurement_is_known_again_by_all_that_it_depends_on(tasks, base, cha
     def key(changes):
         values = BASE | changes
         task, method = tasks[values.pop("task")], get(values.pop("method"), values["config"])
-        space = tasks if values.pop("space") else ()
+        space = label_space(values["protocol"], tasks)
         return measurement_key(**values, method=method, task=task, space=space)
 
     assert (key(base) == key(base | change)) == same
+
+
+@pytest.mark.parametrize("protocol", ["union", "xtail"])
+def test_the_order_of_tasks_does_not_count_in_their_classes(tasks, protocol):
+    def key(among):
+        space = label_space(protocol, among)
+        return measurement_key(
+            Experiment(), "theta0", "fp32", get("sequential"), STATE, tasks[0], True, protocol, space
+        )
+
+    assert key(tasks) == key(tasks[::-1])
+    assert key(tasks) != key(tasks[:2])
+
+
+def test_a_label_space_is_the_tasks_whose_classes_are_chosen_from(tasks):
+    assert label_space("task", tasks) == label_space("own", tasks) == ()
+    assert label_space("union", tasks) == tuple(tasks)
+    one_template = label_space("xtail", tasks)
+    assert [(task.name, task.classes) for task in one_template] == sorted((task.name, task.classes) for task in tasks)
+    assert {task.templates for task in one_template} == {("a photo of a {}.",)}
 
 
 @pytest.mark.parametrize("name", ["condu", "emr", "individual"])
@@ -81,9 +134,3 @@ def test_after_the_first_session_a_trigger_may_be_skipped(tasks, name):
     later = ModelState("later", (tasks[0].name, tasks[1].name), ("key-1", "key-2"))
     assert key(later, first_session="pretrained") == key(later)
     assert key(first, seen=False, first_session="pretrained") == key(first, seen=False)  # routed, by all that there is
-
-
-def test_the_order_of_tasks_does_not_count_in_their_union(tasks):
-    common = (Experiment(), "theta0", "fp32", get("sequential"), STATE, tasks[0], True)
-    assert measurement_key(*common, tasks) == measurement_key(*common, tasks[::-1])
-    assert measurement_key(*common, tasks) != measurement_key(*common, tasks[:2])

@@ -150,8 +150,10 @@ def test_references_that_zscl_cannot_use_are_named(settings, task_data, referenc
         (
             {"method": "individual", "label_space": "union"},
             MethodError,
-            ["--label_space union", "individual", "such as condu"],
+            ["--protocol union", "individual", "such as condu"],
         ),
+        ({"method": "individual", "protocol": "task,own"}, MethodError, ["--protocol own", "individual"]),
+        ({"method": "condu,individual", "protocol": "own,xtail"}, MethodError, ["individual", "own,xtail", "task"]),
         ({"method": "condu-lora", "lora": {"rank": 33}}, LoraError, ["rank 33", "1 to 32"]),
         ({"method": "condu,pam", "lora": {"rank": 33}}, LoraError, ["rank 33"]),
     ],

@@ -63,7 +63,7 @@ def test_items_and_states_know_what_came_before(tasks, name):
         ({"training": Training(lanes=2, threads=2, workers=2, max_failures=1)}, False, False),
         ({"merging": Merging(rescaler="tensor_mean")}, False, True),
         ({"lora": Lora(rank=1, merge="factors")}, False, False),
-        ({"label_space": "union"}, False, False),
+        ({"protocol": "task,union"}, False, False),
         ({"backbone": "other"}, True, True),
         ({"precision": "bf16"}, True, True),
     ],

@@ -85,7 +85,8 @@ def test_markdown(tmp_path: Path) -> None:
         "| 2 task_1 | 90.0 | **82.2** | 31.0 |",
         "| 3 task_2 | 89.0 | 81.0 | **–** |",
         "| 2 | 0.125 / 0.750 | 0.125 / 0.750 |  |",
-        "![Accuracy matrix of zero-shot](matrix-zero-shot.png)",
+        "![Accuracy matrix of zero-shot, protocol task](matrix-zero-shot.png)",
+        "## Methods, protocol task",
         "python jobs/run_mtil.py --recipe mini_mtil",
         '  "torch": "2.15"',
         "````json",  # longer than the fence inside the config
@@ -94,13 +95,47 @@ def test_markdown(tmp_path: Path) -> None:
     assert "- **Last**: mean accuracy over all tasks after the last session." in text
 
 
-def test_second_table_for_the_union(tmp_path: Path) -> None:
+def test_every_protocol_has_its_tables_and_pictures_and_is_named_there(tmp_path: Path) -> None:
+    results = make_results()
+    condu = results["methods"]["condu-ft"]
+    for number, name in enumerate(("own", "union", "xtail")):
+        matrix = [[80.0 - 10 * number] * 3] * 3
+        condu[name] = {"accuracy": matrix, "transfer": 61.25, "average": 70.5, "last": 60.06 - 10 * number}
+    paths = write_report(results, tmp_path)
+    lines = paths[1].read_text(encoding="utf-8").splitlines()
+    for name, last in {"own": "60.1", "union": "50.1", "xtail": "40.1"}.items():
+        start = lines.index(f"## Methods, protocol {name}")
+        assert lines[start + 2].startswith(f"Protocol `{name}`: ")
+        shown = lines[start + 4 : start + 8]
+        assert shown == [
+            "| Method | Transfer | Average | Last | BWT | Forgetting |", "| :-- | --: | --: | --: | --: | --: |",
+            f"| condu-ft | 61.2 | 70.5 | {last} | – | – |", "",
+        ]  # fmt: skip
+        assert lines[start + 8] == "Not measured, for they need the task's identity: zero-shot."
+        assert lines.count(f"Protocol `{name}`:") == 1  # above its matrix
+        assert {tmp_path / f"{name}_metrics.png", tmp_path / f"{name}_accuracy.png"} < set(paths)
+        assert any(line.endswith(f"({name}_accuracy.png)") for line in lines)
+    assert load_strict(paths[0])["methods"]["condu-ft"]["xtail"]["last"] == 40.06
+
+
+def test_results_without_the_task_known(tmp_path: Path) -> None:
+    results = make_results()
+    for entry in results["methods"].values():
+        entry["own"] = {key: entry.pop(key) for key in ("accuracy", "transfer", "average", "last")}
+    paths = write_report(results, tmp_path)
+    text = paths[1].read_text(encoding="utf-8")
+    assert "| condu-ft | 61.2 | 70.5 | 80.0 | – | – | 12.3 |" in text
+    assert "protocol task" not in text
+    assert [path.name for path in paths[2:4]] == ["own_metrics.png", "own_accuracy.png"]
+
+
+def test_what_was_written_before_there_were_protocols_is_read(tmp_path: Path) -> None:
     results = make_results()
     results["methods"]["condu-ft"]["union"] = {**results["methods"]["condu-ft"], "last": 60.06}
-    lines = write_report(results, tmp_path)[1].read_text(encoding="utf-8").splitlines()
-    _, _, *rows = lines[lines.index("| Method | Transfer | Average | Last | BWT | Forgetting |") :][:4]
-    assert rows == ["| condu-ft | 61.2 | 70.5 | 60.1 | -1.23 | 2.35 |", ""]
-    assert lines.count("Over the classes of all tasks:") == 1
+    assert "protocols" not in results
+    text = write_report(results, tmp_path)[1].read_text(encoding="utf-8")
+    assert "## Methods, protocol union" in text
+    assert "| condu-ft | 61.2 | 70.5 | 60.1 | -1.23 | 2.35 |" in text
 
 
 def test_one_task(tmp_path: Path) -> None:

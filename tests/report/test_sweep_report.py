@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def sweep(methods: tuple[str, ...], orders: int, tasks: int, seeds: int = 1, uni
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is drawn."""
     for draw in (accuracy_by_position, forgetting_curve, methods_over_orders, order_heat_map):
-        monkeypatch.setattr(f"condu_ray.report.sweep_report.{draw.__name__}", lambda values, path: path)
+        monkeypatch.setattr(f"condu_ray.report.sweep_report.{draw.__name__}", lambda values, path, protocol: path)
 
 
 @pytest.fixture
@@ -113,15 +114,16 @@ def test_summary(tmp_path: Path) -> None:
     last = rows["condu", "last"]
     assert {key: float(last[key]) for key in ("mean", "min", "max", "n")} == {"mean": 81, "min": 80, "max": 82, "n": 2}
     assert float(last["std"]) == pytest.approx(2**0.5)
-    assert (last["worst_order"], last["best_order"], last["label_space"]) == ("given", "reversed", "task")
+    assert (last["worst_order"], last["best_order"], last["protocol"]) == ("given", "reversed", "task")
     assert rows["pam", "last"]["worst_order"] == "reversed"
     assert rows["pam", "forgetting"]["worst_order"] == "reversed"  # low is good: 30 is worse than 20
     assert float(rows["pam", "backward_transfer"]["mean"]) == -25
     assert rows["condu", "transfer"]["worst_order"] == rows["condu", "transfer"]["best_order"] == ""  # all equal
     trials = rows_of(tmp_path / "trials.csv")
     assert [row["trial"] for row in trials] == [entry["trial"] for entry in TWO_METHODS]
-    wanted = {"order": "b,a", "last": "82", "average": "68.5", "union_last": "", "seconds": "8", "experts_reused": "1"}
+    wanted = {"order": "b,a", "last": "82", "average": "68.5", "seconds": "8", "experts_reused": "1"}
     assert {key: trials[1][key] for key in wanted} == wanted
+    assert not any("union" in column for column in trials[0])  # which nobody measured
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -159,54 +161,95 @@ def test_tests_over_twelve_orders_find_what_differs(tmp_path: Path) -> None:
         assert test["adjusted"] == 3 * 2 / 2**12
 
 
+def other(first: float, last: float) -> dict:
+    """What a record has of one more protocol, with this Transfer and this accuracy on the first task at the end."""
+    return {"accuracy": [[50.0, first], [last, 60.0]]}
+
+
 @pytest.mark.usefixtures("no_pictures")
 def test_numbers(tmp_path: Path) -> None:
-    union = {"accuracy": [[50.0, 10.0], [40.0, 60.0]]}
-    sweep_report([record(union=union), record("pam")], tmp_path, name="x", published=published_rows("coin"))
+    union, own = other(10.0, 40.0), other(20.0, 45.0)
+    rows = published_rows("coin")
+    sweep_report([record(union=union, own=own), record("pam")], tmp_path, name="x", published=rows)
     numbers = load_strict(tmp_path / "sweep.json")
     assert numbers["orders"] == {"given": ["a", "b"]}
     condu, pam = numbers["groups"]
-    assert condu["union"]["last"]["mean"] == 50
+    assert (condu["union"]["last"]["mean"], condu["own"]["last"]["mean"]) == (50, 52.5)
     assert pam["union"]["last"] == {"count": 0, **dict.fromkeys(("mean", "std", "low", "high", "worst", "best"))}
-    assert numbers["trials"][0]["union"] == union["accuracy"]
-    assert numbers["trials"][0]["metrics"]["average"] == 67.5
-    assert numbers["trials"][1]["union_metrics"] is None
+    first, second = numbers["trials"]
+    assert (first["union_accuracy"], first["own_accuracy"]) == (union["accuracy"], own["accuracy"])
+    assert (first["metrics"]["average"], first["own_metrics"]["transfer"]) == (67.5, 20)
+    assert not {"union_accuracy", "union_metrics", "xtail_accuracy"} & set(second)
     assert [row["method"] for row in numbers["published"]] == ["pam", "sequential"]
-    spaces = [row["label_space"] for row in rows_of(tmp_path / "summary.csv")]
-    assert (spaces.count("task"), spaces.count("union")) == (10, 5)
+    protocols = [row["protocol"] for row in rows_of(tmp_path / "summary.csv")]
+    assert [protocols.count(name) for name in ("task", "own", "union", "xtail")] == [10, 5, 5, 0]
+    trials = rows_of(tmp_path / "trials.csv")
+    assert [(row["last"], row["own_last"], row["union_transfer"]) for row in trials] == [
+        ("80", "52.5", "10"), ("80", "", ""),
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_second_table_for_the_union(tmp_path: Path) -> None:
-    sweep_report(sweep(("condu", "pam"), 2, 3, union=True), tmp_path, name="x")
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert text.count("| Method | Transfer | Average | Last | BWT | Forgetting | Trials |") == 2
-    assert "## Methods over the orders, task not known" in text
-    assert "## Do methods differ, task not known?" in text
-    assert (tmp_path / "summary.tex").read_text(encoding="utf-8").count(r"\toprule") == 2
+def test_every_protocol_has_its_tables_and_is_named_there(tmp_path: Path) -> None:
+    measured = {"own": other(20.0, 45.0), "union": other(10.0, 40.0), "xtail": other(5.0, 35.0)}
+    records = [record(method, order, **measured) for method in ("condu", "pam") for order in ("ab", "ba")]
+    files = sweep_report([*records, record("individual")], tmp_path, name="x")
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    assert lines.count("| Method | Transfer | Average | Last | BWT | Forgetting | Trials |") == 4
+    for number, (name, last) in enumerate({"task": "80.0", "own": "52.5", "union": "50.0", "xtail": "47.5"}.items()):
+        start = lines.index(f"## Methods over the orders, protocol {name}")
+        assert lines[start + 2].startswith(f"Protocol `{name}`: ")
+        shown = lines[start : start + 9]
+        assert any(line.startswith("| condu |") and f"{last}** ± 0.0" in line for line in shown)
+        assert any(line.startswith("| individual |") for line in shown) == (number == 0)
+        assert f"## Do methods differ, protocol {name}?" in lines
+        picture = "methods_over_orders.png" if not number else f"{name}_methods_over_orders.png"
+        assert any(f"protocol {name}]({picture})" in line for line in lines)
+        assert tmp_path / picture in files
+    tex = (tmp_path / "summary.tex").read_text(encoding="utf-8")
+    assert [f"in percent; protocol {name}.}}" in tex for name in ("task", *measured)] == [True] * 4
+    assert tex.count(r"\toprule") == 4
+
+
+def test_a_sweep_that_never_measured_the_task_known(tmp_path: Path, figures: list[Figure]) -> None:
+    records = [record(method, order, accuracy=None, own=other(20.0, 45.0)) for method in "xy" for order in ("ab", "ba")]
+    sweep_report(records, tmp_path, name="x")
+    assert {row["protocol"] for row in rows_of(tmp_path / "summary.csv")} == {"own"}
+    assert "protocol task" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+    for figure in figures:
+        figure.draw_without_rendering()
+        shown = [text.get_text() for text in figure.findobj(Text)]
+        assert any("protocol own" in text for text in shown)
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_published_rows_stand_apart(tmp_path: Path) -> None:
-    records = [*TWO_METHODS, record("zero-shot", "ab", 99.0)]
-    sweep_report(records, tmp_path / "with", name="x", published=published_rows("mtil"))
+def test_published_rows_stand_apart_and_beside_their_own_protocol(tmp_path: Path) -> None:
+    measured = {"own": other(20.0, 45.0), "union": other(10.0, 40.0)}
+    records = [*TWO_METHODS, record("zero-shot", "ab", 99.0, **measured)]
+    rows = published_rows("mtil") + published_rows("task_agnostic")
+    left_out = [(row, "5 training images a class") for row in published_rows("few_shot")]
+    sweep_report(records, tmp_path / "with", name="x", published=rows, left_out=left_out)
     sweep_report(records, tmp_path / "without", name="x")
     found, plain = (load_strict(tmp_path / folder / "sweep.json") for folder in ("with", "without"))
     assert {**found, "published": []} == plain  # no statistic knows of them
     for file in FILES[1:3]:
         assert (tmp_path / "with" / file).read_bytes() == (tmp_path / "without" / file).read_bytes()
     text = (tmp_path / "with" / "report.md").read_text(encoding="utf-8")
-    table = text[text.index("### Published figures") : text.index("## What the position")]
-    assert "not measured here" in table
-    source = "ConDU (ICLR 2026, arXiv 2503.10705) | order I, CLIP ViT-B/16"
-    assert f"| condu | {source} | 70.8 | 78.8 | 87.1 | – |" in table
-    assert "| sequential | ZSCL (ICCV 2023), Table 3 | order I, CLIP ViT-B/16 | 44.6 | 55.9 | 77.3 | -12.05 |" in table
+    task, own, union = re.split("## Methods over the orders, protocol own|.*protocol union\n|## What the pos", text)[:3]
+    assert "not measured here" in task
+    source = "ConDU (ICLR 2026, arXiv 2503.10705) | order I"
+    assert f"| condu | {source}, CLIP ViT-B/16 | 70.8 | 78.8 | 87.1 | – |" in task
+    assert "| sequential | ZSCL (ICCV 2023), Table 3 | order I, CLIP ViT-B/16 | 44.6 | 55.9 | 77.3 | -12.05 |" in task
+    assert f"| condu | {source}, task not known, CLIP ViT-B/16 | – | 78.1 | 86.4 | – |" in own
+    assert "### Published" not in union
+    assert "- condu, ConDU (ICLR 2026, arXiv 2503.10705), order I, five images a class" in union
+    assert ": 5 training images a class" in union
     tex = (tmp_path / "with" / "summary.tex").read_text(encoding="utf-8")
-    measured, rule, apart = tex.partition("\\midrule\n\\multicolumn{5}{l}{\\emph{published: ConDU")
+    measured_there, rule, apart = tex.partition("\\midrule\n\\multicolumn{5}{l}{\\emph{published: ConDU")
     assert rule
     assert "condu & $70.8$ & $78.8$ & $87.1$ & -- \\\\" in apart
-    assert "mathbf" not in apart
-    assert "87.1" not in measured
+    assert "condu & -- & $78.1$ & $86.4$ & -- \\\\" in apart[apart.index("protocol own") :]
+    assert "87.1" not in measured_there
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -216,7 +259,8 @@ def test_latex(tmp_path: Path) -> None:
     lines = (tmp_path / "summary.tex").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "% needs \\usepackage{booktabs}"
     assert any(
-        r"\caption{50\% of \{x\}: mean $\pm$ standard deviation over 2 task orders, in percent.}" in x for x in lines
+        r"\caption{50\% of \{x\}: mean $\pm$ standard deviation over 2 task orders, in percent; protocol task.}" in x
+        for x in lines
     )
     # A bound comes first, behind a rule, and is not in bold though no mean is higher; one trial has no deviation.
     top = lines.index("Method & Transfer & Average & Last & BWT \\\\")
@@ -325,7 +369,7 @@ def test_one_task(tmp_path: Path) -> None:
         ([record(accuracy=[[1.0]])], "accuracy is .1, 1. for 2 tasks"),
         ([record(union={"accuracy": [[1.0]]})], "union is .1, 1. for 2 tasks"),
         ([record(accuracy=None)], "trial condu-ab-70.0: the record lacks accuracy"),
-        ([{"method": "condu"}], r"trial \?: the record lacks trial, order_name, order, seed, accuracy"),
+        ([{"method": "condu"}], r"trial \?: the record lacks trial, order_name, order, seed"),
     ],
 )
 def test_bad_records(records: list[dict], message: str, tmp_path: Path) -> None:

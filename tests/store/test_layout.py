@@ -18,7 +18,7 @@ VALUES = {
     "sweep": [SWEEP],
     "names": [["<names>"]],
     "position": [0],
-    "space": ["task", "<space>"],
+    "protocol": ["task", "<protocol>"],
     "checked": [layout.checked_folder(STORAGE)],
     "datasets": [layout.datasets_folder(STORAGE)],
     "claims": [layout.claims_folder(STORAGE), layout.leases_folder(RUN), layout.leases_folder(SWEEP)],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from condu_ray.command_line import ConfigError, parse
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, Sweep
 from condu_ray.store.location import Location, LocationError
 
 
@@ -25,6 +25,32 @@ def test_a_scheme_without_a_backend_is_refused_by_name(text):
     with pytest.raises(LocationError, match="give a folder") as caught:
         Location(text)
     assert text.partition("://")[0] + "://" in str(caught.value)
+
+
+HOMES = {
+    "~": "/home/me", "~/x": "/home/me/x", "~root/x": "/root/x", "a/~": "a/~", "./~": "~", "~a~": None,
+    "~nobody-here": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOMES)
+def test_a_home_folder_is_meant_wherever_a_person_names_a_place(text, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(tmp_path)
+    for flag in ("storage", "data", "distillation.captions", "distillation.reference", "model", "pretrained", "orders"):
+        if HOMES[text] is None:
+            with pytest.raises(ConfigError, match=rf"{flag}.*no user's home; for a folder of that name write \./~"):
+                parse([f"--{flag}", text], Sweep)
+            continue
+        found = parse([f"--{flag}", text], Sweep)
+        for part in flag.split("."):
+            found = getattr(found, part)
+        wanted = text if flag in ("model", "pretrained", "orders") and text[0] != "~" else HOMES[text]
+        assert str(found[0] if flag == "distillation.reference" else found) == wanted
+    words = "no user's home" if HOMES[text] is None else "no such file|directory"
+    with pytest.raises(ConfigError, match=words):
+        parse(["--config", f"{text}/config.yaml"])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [3, None, True, ["a"], b"a"])

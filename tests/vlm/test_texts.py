@@ -7,6 +7,7 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
 
 from condu_ray.benchmark import Task, TaskError
+from condu_ray.benchmark.mtil.catalog import CATALOG
 from condu_ray.store.location import Location
 from condu_ray.vlm.texts import Texts, check_texts, read
 
@@ -172,9 +173,16 @@ def test_a_tokenizer_that_leaves_out_tokens_by_chance_may_not_cut():
 
 
 def test_longer_than_is_looked_at_is_too_long():
-    with pytest.raises(TaskError, match="with 1024"):
+    with pytest.raises(TaskError, match="with 256"):
         check(KINDS["own"][0], "cat", templates=(f"{{}}{' a' * 3000}",))
 
 
 def test_braces_in_a_name_are_text():
     assert check(OWN["lower"], "{}", "{0}", "set {1}", "}{").cut == 0
+
+
+@pytest.mark.parametrize("clean", CLEANED)
+@pytest.mark.parametrize("name", sorted(CATALOG))
+def test_mtils_own_classes_are_read_whole_and_told_apart(name, clean):
+    names = CATALOG[name].names()
+    assert check(OWN[clean], *names.classes, templates=names.templates).cut == 0

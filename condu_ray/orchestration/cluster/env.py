@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from condu_ray.orchestration.cluster.stop import Stopped
+from condu_ray.orchestration.cluster.surroundings import SurroundingsError, check_surroundings
+
+if TYPE_CHECKING:
+    from condu_ray.orchestration.watch.lines import Lines
 
 SETTINGS = {
     # The Train controller polls its workers every 2 s by default, and a worker's report waits for a poll.
@@ -28,6 +37,8 @@ SETTINGS = {
 DRIVER_SETTINGS = {
     # The driver's C++ side prints an error about how Ray Data's own actors are made; it is none of ours.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # The C++ side otherwise takes SIGTERM for a crash: a stack, and signal 6.
+    "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     # A local raylet otherwise prints a warning once it has started eight processes on two cores; we need a dozen.
     "RAY_worker_maximum_startup_concurrency": "4",
 }
@@ -41,36 +52,85 @@ def apply() -> None:
 
 
 @contextmanager
-def ray_cluster(address: str | None, namespace: str) -> Iterator[None]:
+def ray_cluster(address: str | None, namespace: str, lines: Lines) -> Iterator[None]:
     """Joins a cluster, or starts a local one that ends with the block.
+
+    A process that has joined one already (`ray.init()` in a notebook) stays there, whatever the address, and after the
+    block too.
 
     Args:
         address: Ray address; None takes RAY_ADDRESS, and where that is unset, a local cluster.
         namespace: namespace of the run's actors, explicit because a job's default one is random.
+        lines: says that Ray starts, where it takes long.
+
+    Raises:
+        SurroundingsError: the cluster cannot be joined, or none started.
     """
     apply()
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    check_surroundings(address)
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    # Trials of a sweep log from wherever Ray puts them, and a worker does not have the driver's environment.
-    passed = {name for name in os.environ if name.startswith("MLFLOW_TRACKING_")}
-    variables = {name: os.environ[name] for name in (*SETTINGS, *sorted(passed))}
-    ray.init(
-        address=address,
-        namespace=namespace,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": variables},
-        **options,
-    )
+    if ray.is_initialized():
+        yield
+        return
     from condu_ray.orchestration.watch.discovery import announced
 
+    stopped = False
     try:
+        with lines.waiting("Ray starts"):
+            _init(address, namespace)
         with announced() if address == "local" else nullcontext():
             yield
+    except Stopped:
+        stopped = True
+        raise
     finally:
-        ray.shutdown()
+        if not stopped:  # else the process ends, and its cluster with it
+            ray.shutdown()
+
+
+def _init(address: str, namespace: str) -> None:
+    """Calls `ray.init`, and keeps to ourselves what it would say and whose signal it would take."""
+    import ray
+
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with _quiet():
+            ray.init(
+                address=address,
+                namespace=namespace,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {name: os.environ[name] for name in SETTINGS}},
+                **options,
+            )
+    except SystemExit:  # by Ray's own handler
+        if callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        what = "no Ray cluster can be started here" if address == "local" else f"no cluster can be joined at {address}"
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SurroundingsError(f"{what}: {why}; see --cluster.address, RAY_ADDRESS and RAY_TMPDIR") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leads this process's error output to nowhere: Ray's C++ side remarks there on the log level that we set."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def quiet_data() -> None:

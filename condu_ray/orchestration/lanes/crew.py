@@ -13,6 +13,7 @@ import ray
 from condu_ray.config import Experiment
 from condu_ray.orchestration.cluster.background import background
 from condu_ray.orchestration.cluster.env import beside_driver
+from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.cluster.room import ResourceError, Room, room_for
 from condu_ray.orchestration.lanes.board import Board
 from condu_ray.orchestration.lanes.fit import fit_lane
@@ -27,10 +28,6 @@ END_SECONDS = 60.0
 """How long lanes whose experts are all there may take to close."""
 BOARD = "board"
 """The board's name in the run's namespace."""
-
-
-class RunError(RuntimeError):
-    """A run or a sweep that cannot go on; the message says why, and what was committed stays."""
 
 
 class Crew:
@@ -99,8 +96,8 @@ class Crew:
         for number, future in enumerate(self._futures):
             if future.done() and future.exception() is not None:
                 raise RunError(
-                    f"lane {number} failed after {self._config.training.max_failures} restarts: "
-                    f"{future.exception()}. What was committed stays; the same command goes on from there."
+                    f"lane {number} failed: {future.exception()}. What was committed stays; the same command goes on "
+                    "from there."
                 ) from future.exception()
         if self._keys <= news.there:
             if self.working:  # again and again: a board that died comes back open

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -80,8 +80,21 @@ def _row_ranges(number: int, task: Task) -> list[dict[str, Any]]:
     return rows
 
 
+def _progress(images: Sequence[int], counts: Mapping[int, Tensor]) -> str:
+    """Returns how many tasks and images are encoded, of those that are to be."""
+    done = [int(count.sum()) for count in counts.values()]
+    tasks = sum(found == wanted for found, wanted in zip(done, images, strict=True))
+    return f"{tasks} of {len(images)} tasks, {sum(done):,} of {sum(images):,} images"
+
+
 def make_prototypes(
-    storage: Place, spec: BackboneSpec, backbone: str, tasks: Sequence[Task], room: Room, threads: int
+    storage: Place,
+    spec: BackboneSpec,
+    backbone: str,
+    tasks: Sequence[Task],
+    room: Room,
+    threads: int,
+    tell: Callable[[str], None],
 ) -> int:
     """Encodes the training images and prompts of every task that has no stored features yet.
 
@@ -92,6 +105,7 @@ def make_prototypes(
         tasks: tasks to be covered.
         room: how many encoders, with how much GPU.
         threads: CPU threads an encoder.
+        tell: takes how far it is, in words for people, whenever a chunk is there.
 
     Returns:
         The number of tasks that were encoded now.
@@ -115,6 +129,10 @@ def make_prototypes(
     sums: dict[int, Tensor] = {}
     counts = {number: torch.zeros(len(task.classes), dtype=torch.int64) for number, task in enumerate(todo)}
     texts: dict[int, Tensor] = {}
+    images = [0] * len(todo)
+    for chunk in rows:
+        images[chunk["task"]] += chunk["stop"] - chunk["start"]
+    tell(_progress(images, counts))
     for batch in encoded.iter_batches(batch_size=None, batch_format="numpy"):
         values = torch.from_numpy(np.stack(list(batch["sum"])).astype(np.float64))
         for row, (number, label, count) in enumerate(zip(batch["task"], batch["label"], batch["count"], strict=True)):
@@ -124,6 +142,7 @@ def make_prototypes(
             else:
                 sums.setdefault(number, torch.zeros(shape, dtype=torch.float64))[label] += values[row]
                 counts[number][label] += int(count)
+        tell(_progress(images, counts))
     for number, task in enumerate(todo):
         save_prototypes(storage, backbone, task, sums[number], counts[number], texts[number])
     return len(todo)

@@ -12,6 +12,7 @@ import ray
 import torch
 
 from condu_ray.benchmark import load_task
+from condu_ray.benchmark.label_space import label_space
 from condu_ray.config import Experiment
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
@@ -24,7 +25,7 @@ from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.measurement import Measurement, routed
 from condu_ray.plan.preflight import Checked
 from condu_ray.store.experts import load_expert
-from condu_ray.store.ledger import Entry
+from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm.model import BackboneSpec, load_backbone
@@ -63,6 +64,8 @@ class EvaluatorActor:
         telemetry.gauge("condu_evaluators_active", 1, run=self._run)
 
     def _state(self, method: Method, entry: Entry) -> ModelState:
+        if entry.state == ROOT:
+            return ModelState()
         key = f"{method.config.run_name}/{method.name}/{entry.state}"
         if key not in self._states:
             self._states[key] = load_session(method.config.run_folder, method, entry)
@@ -89,11 +92,11 @@ class EvaluatorActor:
     def _measure(self, wanted: Measurement) -> Accuracy:
         method, task = get(wanted.method, wanted.config), self._tasks[wanted.task]
         state = self._state(method, wanted.entry)
-        space = tuple(self._tasks.values()) if wanted.space == "union" else ()
-        if not routed(method, wanted.seen, wanted.space):
+        space, apart = label_space(wanted.protocol, list(self._tasks.values())), wanted.protocol == "xtail"
+        if not routed(method, wanted.seen, wanted.protocol):
             weights = PRETRAINED if method.skips_trigger(state) else self._weights(method, state, wanted.task)
-            found = self._evaluator.known(task, weights, space)
-            fidelity = wanted.space == "task" and wanted.seen and method.keeps_model
+            found = self._evaluator.known(task, weights, space, apart)
+            fidelity = not space and wanted.seen and method.keeps_model
             return self._with_fidelity(found, method, state, wanted.task) if fidelity else found
         options, theta0 = method.config.inference, self._evaluator.features.backbone.fingerprint
         experts = {name: self._weights(method, state, name) for name in state.tasks}
@@ -108,7 +111,7 @@ class EvaluatorActor:
             )
             for name in state.tasks
         }
-        return self._evaluator.aggregated(task, experts, prototypes, options, space)
+        return self._evaluator.aggregated(task, experts, prototypes, options, space, apart)
 
     def _with_fidelity(self, found: Accuracy, method: Method, state: ModelState, task: str) -> Accuracy:
         """How near what serves a learned task is to the expert that was merged."""

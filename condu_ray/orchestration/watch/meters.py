@@ -25,7 +25,7 @@ TAGS: Mapping[str, str] = MappingProxyType(
         "part": "`lane`, `state` (the state actor) or `evaluator`",
         "what": "`expert` or `measurement`",
         "result": "`hit` (storage, or somebody beside us, has it) or `miss`",
-        "space": "classes to choose among: `task` (the task's own) or `union` (all tasks')",
+        "space": "the protocol: `task`, `own`, `union` or `xtail` (`--protocol`)",
         "state": "`finished` or `left`",
     }
 )

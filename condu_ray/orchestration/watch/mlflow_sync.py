@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from condu_ray.orchestration.watch.mlflow_address import check_tracking
 from condu_ray.orchestration.watch.recorder import Recorder
 from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check
@@ -32,7 +33,9 @@ def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
     """
     base = stored.experiment(storage)
     tracking = base.tracking.model_copy(update={"enabled": True, "uri": uri})
-    checked = check(base.model_copy(update={"tracking": tracking}))
+    base = base.model_copy(update={"tracking": tracking})
+    check_tracking(base)
+    checked = check(base)
     if stored.kind == "run":
         there = _send(checked, sum(record["seconds"] for record in stored.records))
         return "is in MLflow" if there else "is not finished, or not on this machine: nothing was sent"

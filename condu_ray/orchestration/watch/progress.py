@@ -6,17 +6,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from condu_ray.orchestration.watch.lines import LINE_SECONDS, Lines
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.results import SessionResult
+from condu_ray.report.protocols import measured
 from condu_ray.report.run_summary import summary_rows
+from condu_ray.report.zero_shot import verdict, zero_shot_lines
 from condu_ray.store.location import Place
-
-LINE_SECONDS = 10.0
-"""How often a line is printed where there is no terminal (a job's log)."""
 
 
 class Display:
@@ -25,16 +24,17 @@ class Display:
     Args:
         tasks: task names in order.
         steps: steps an expert.
+        lines: says the lines.
     """
 
-    def __init__(self, tasks: Sequence[str], steps: int) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+    def __init__(self, tasks: Sequence[str], steps: int, lines: Lines) -> None:
+        self.console, self.say = lines.console, lines.say
         self._tasks, self._steps, self._experts = list(tasks), steps, 0
         self._bars: Progress | None = None
         self._ids: dict[int, Any] = {}
         self._rows: dict[str, dict[int, Sequence[float]]] = {}
         self._shown: dict[str, int] = {}
-        self._last, self._begin = time.monotonic(), time.monotonic()
+        self._last = time.monotonic()
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -64,12 +64,7 @@ class Display:
                 if number not in self._ids:
                     self._ids[number] = self._bars.add_task("train", total=self._steps, detail="starting")
 
-    def say(self, text: str) -> None:
-        """Prints a line with the time since the start."""
-        minutes, seconds = divmod(int(time.monotonic() - self._begin), 60)
-        self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}")
-
-    def lanes(self, news: News, lanes: int, experts: int, pending: int) -> None:
+    def lanes(self, news: News, lanes: int, experts: int, pending: int, waiting: Sequence[str] = ()) -> None:
         """Shows where training is.
 
         Args:
@@ -77,6 +72,7 @@ class Display:
             lanes: how many there are.
             experts: how many they train together.
             pending: measurements that wait.
+            waiting: for what the run waits.
         """
         self._room(lanes, experts)
         words, trained = news.words, len(news.trained)
@@ -88,17 +84,17 @@ class Display:
             for number, word in words.items():
                 detail = f"loss {word.loss:.2f}  {word.images_per_second:.0f} images/s"
                 self._bars.update(self._ids[number], completed=word.step, description=str(word), detail=detail)
-        elif time.monotonic() - self._last >= LINE_SECONDS and words:
+        elif time.monotonic() - self._last >= LINE_SECONDS:
             self._last = time.monotonic()
             parts = [
                 f"{word} {word.step}/{word.steps} loss {word.loss:.2f} {word.images_per_second:.0f} images/s"
                 for _, word in sorted(working.items())
             ]
-            if trained < self._experts:
+            if words and trained < self._experts:
                 parts.append(f"{trained}/{self._experts} experts{', ' if left else ''}{left}")
             if pending:
                 parts.append(f"{pending} measurements wait")
-            self.say("; ".join(parts) or "waiting")
+            self.say("; ".join([*parts, *waiting]) or "waiting")
 
     def _left(self, words: Mapping[int, Word], trained: int) -> str:
         """The time that training still takes, from the lanes' speed now."""
@@ -116,7 +112,7 @@ class Display:
         Args:
             result: a session; one that is measured before an earlier one waits for it.
         """
-        method = result.method if result.space == "task" else f"{result.method} ∪"
+        method = result.method if result.protocol == "task" else f"{result.method} {result.protocol}"
         rows, shown = self._rows.setdefault(method, {}), self._shown.get(method, 0)
         rows[result.entry.position] = result.percent
         while shown in rows:
@@ -139,13 +135,14 @@ class Display:
             folder: the run's folder.
         """
         self.__exit__()
-        for space, title in (("task", "accuracy, percent"), ("union", "task not known: classes of all tasks")):
-            rows = summary_rows(results, space)
-            if rows:
-                table = Table(title=title, title_justify="left")
-                for name in rows[0]:
-                    table.add_column(name, justify="left" if name == "Method" else "right")
-                for row in rows:
-                    table.add_row(*row.values())
-                self.console.print(table)
+        for protocol in measured(results["methods"].values()):
+            rows = summary_rows(results, protocol)
+            table = Table(title=f"accuracy, percent, protocol {protocol}", title_justify="left")
+            for name in rows[0]:
+                table.add_column(name, justify="left" if name == "Method" else "right")
+            for row in rows:
+                table.add_row(*row.values())
+            self.console.print(table)
+        if compared := results.get("zero_shot"):
+            self.console.print(f"{zero_shot_lines(compared)}\n{verdict(compared)}", markup=False)
         self.console.print(f"report: {folder / 'report' / 'report.md'}")

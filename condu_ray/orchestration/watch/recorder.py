@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 
+from condu_ray.config import Protocol
 from condu_ray.orchestration.watch import telemetry
-from condu_ray.orchestration.watch.tracking import Tracker
-from condu_ray.plan.measurement import Measurement
+from condu_ray.orchestration.watch.tracking import Tracker, ended
+from condu_ray.plan.measurement import Measurement, protocols
 from condu_ray.plan.results import Results, SessionResult
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 
 
 class Recorder:
-    """A run's record; a block that opens its MLflow runs, and closes those as failed that it leaves by an exception.
+    """A run's record; a block that opens its MLflow runs, and closes as failed or killed what an exception leaves.
 
     Args:
         results: the run's results, as they fill.
@@ -37,7 +38,7 @@ class Recorder:
         if error is None:
             self.tracker.close()
         else:
-            self.tracker.fail()
+            self.tracker.fail(ended(error))
 
     def replay(self, rows: Iterable[tuple[Measurement, Accuracy]]) -> Iterator[SessionResult]:
         """Adds what was measured before to the results, and records and yields each session that it completes."""
@@ -56,29 +57,27 @@ class Recorder:
         position = session.entry.position
         values: dict[str, float | None] = {}
         # Last comes first: MLflow's plots of several runs open with the metric that was logged first.
-        metrics = self.results.metrics(session.method, session.space, position + 1)
+        metrics = self.results.metrics(session.method, session.protocol, position + 1)
         if metrics is not None:
             values |= {"last": metrics["last"]} | metrics
         values["mean_accuracy"] = sum(session.percent) / len(session.percent)
         values |= {f"task_accuracy/{task}": accuracy.percent for task, accuracy in session.found.items()}
         values["evaluation_seconds"] = sum(accuracy.seconds for accuracy in session.found.values())
-        if session.space == "task":
+        if session.protocol == "task":
             values |= {f"reconstruction/{task}": accuracy.relative_l2 for task, accuracy in session.found.items()}
             values["merge_seconds"] = session.entry.seconds
-        else:
-            values = {f"{session.space}/{key}": value for key, value in values.items()}
-        self.tracker.metrics(session.method, position + 1, values)
+        self.tracker.metrics(session.method, position + 1, _named(session.protocol, values))
 
     def _export(self, session: SessionResult) -> None:
         """Exports a session's accuracies; the latest session is shown."""
-        method, space, position = session.method, session.space, session.entry.position
+        method, protocol, position = session.method, session.protocol, session.entry.position
         tags = {"run": self.results.plan.config.run_name, "method": method}
-        telemetry.inc("condu_sessions_measured_total", space=space, **tags)
+        telemetry.inc("condu_sessions_measured_total", space=protocol, **tags)
         later = range(position + 1, len(session.found))
-        if any(self.results.session(method, space, one) is not None for one in later):
+        if any(self.results.session(method, protocol, one) is not None for one in later):
             return
         for task, accuracy in session.found.items():
-            telemetry.gauge("condu_accuracy_ratio", accuracy.percent / 100, task=task, space=space, **tags)
+            telemetry.gauge("condu_accuracy_ratio", accuracy.percent / 100, task=task, space=protocol, **tags)
             if accuracy.relative_l2 is not None:
                 telemetry.gauge("condu_reconstruction_error_ratio", accuracy.relative_l2, task=task, **tags)
 
@@ -90,5 +89,12 @@ class Recorder:
         """
         for plan in self.results.plan.methods:
             size = len(plan.sessions)
-            self.tracker.metrics(plan.method.name, size, self.results.metrics(plan.method.name, "task", size) or {})
+            for protocol in protocols(self.results.plan.config, plan.method):
+                found = self.results.metrics(plan.method.name, protocol, size) or {}
+                self.tracker.metrics(plan.method.name, size, _named(protocol, found))
             self.tracker.finish(plan.method.name, report)
+
+
+def _named(protocol: Protocol, values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Metrics under their names in MLflow: those of `task` are plain, others begin with their protocol."""
+    return {key if protocol == "task" else f"{protocol}/{key}": value for key, value in values.items()}

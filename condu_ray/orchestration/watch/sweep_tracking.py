@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from condu_ray.config import Experiment
-from condu_ray.orchestration.watch.tracking import IDENTITY, open_experiment, shown_uri
+from condu_ray.orchestration.watch.mlflow_address import shown_uri
+from condu_ray.orchestration.watch.tracking import IDENTITY, ended, open_experiment
 from condu_ray.store.artifacts import local
 from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
@@ -40,7 +41,7 @@ class Parent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._try(self._fail)
+            self._try(lambda: self._fail(ended(error)))
 
     def _open(self) -> None:
         client, experiment = open_experiment(self._config)
@@ -67,14 +68,14 @@ class Parent:
             client.log_artifacts(self.run, str(local(report)), "report")
             self._close("FINISHED")
 
-    def _fail(self) -> None:
-        """Closes the run as failed, and its children whose trials ended with the cluster."""
+    def _fail(self, status: str) -> None:
+        """Closes the run as `ended` says, and so its children whose trials ended with the cluster."""
         if self.run is not None:
             client, experiment = open_experiment(self._config)
             open_children = f"tags.mlflow.parentRunId = '{self.run}' and attributes.status = 'RUNNING'"
             for child in client.search_runs([experiment], open_children):
-                client.set_terminated(child.info.run_id, "FAILED")
-            self._close("FAILED")
+                client.set_terminated(child.info.run_id, status)
+            self._close(status)
 
     def _close(self, status: str) -> None:
         if self.run is not None:

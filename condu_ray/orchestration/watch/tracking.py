@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from condu_ray.config import Experiment
+from condu_ray.orchestration.watch.mlflow_address import TrackingError, own_uri, shown_uri, tracking_uri, unreachable
 from condu_ray.settings import content_hash, flatten
 from condu_ray.store import artifacts
 from condu_ray.store.layout import mlflow_artifacts_folder, mlflow_database
@@ -24,30 +27,35 @@ IDENTITY = "condu_ray.identity"
 """Tag by which a run is found again, so that a repeated command makes no second one."""
 
 
-def tracking_uri(config: Experiment) -> str:
-    """Returns the tracking URI: the config's, MLFLOW_TRACKING_URI, or an absolute SQLite file in the storage folder."""
-    default = f"sqlite:///{(mlflow_database(config.storage)).absolute()}"
-    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
-
-
-def shown_uri(config: Experiment) -> str:
-    """Returns the tracking URI without a password."""
-    return without_passwords(tracking_uri(config))
-
-
 def open_experiment(config: Experiment) -> tuple[Any, str]:
-    """Returns an MlflowClient and the id of the configuration's experiment, which is made where there is none."""
+    """Returns an MlflowClient and the id of the configuration's experiment, which is made where there is none.
+
+    Raises:
+        TrackingError: nobody answers at the address, or the experiment was deleted.
+    """
+    uri = tracking_uri(config)
+    if why := unreachable(uri):
+        raise TrackingError(why)
     from mlflow import MlflowClient
 
     for noisy in ("alembic", "mlflow"):  # each prints how it sets up a new SQLite file
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=tracking_uri(config))
+    client = MlflowClient(tracking_uri=uri)
     name = config.tracking.experiment
     experiment = client.get_experiment_by_name(name)
-    if experiment is not None:
-        return client, experiment.experiment_id
-    local = tracking_uri(config).startswith("sqlite:")
+    local = uri.startswith("sqlite")
     place = artifacts.local(mlflow_artifacts_folder(config.storage)).absolute().as_uri() if local else None
+    if experiment is not None:
+        if experiment.lifecycle_stage != "active":
+            raise TrackingError(
+                f"experiment {name!r} was deleted there; restore it (MLFLOW_TRACKING_URI='{shown_uri(config)}' mlflow "
+                f"experiments restore --experiment-id {experiment.experiment_id}), or name another by "
+                "--tracking.experiment"
+            )
+        if uri == own_uri(config) and place is not None and experiment.artifact_location != place:
+            database = artifacts.local(mlflow_database(config.storage))
+            _move(database, experiment.experiment_id, experiment.artifact_location, place)
+        return client, experiment.experiment_id
     try:
         tags = {"mlflow.experimentKind": "custom_model_development"}  # or the pages open as those of a chat model
         return client, client.create_experiment(name, artifact_location=place, tags=tags)
@@ -56,6 +64,31 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
         if experiment is None:
             raise
         return client, experiment.experiment_id
+
+
+def _move(database: Path, experiment: str, before: str, now: str) -> None:
+    """Tells a store that its artifacts have moved with it: it holds the place as it was, and MLflow cannot change it.
+
+    Args:
+        database: the storage folder's own SQLite file.
+        experiment: its id.
+        before: where the store has them; another kind of place than a folder stays.
+        now: where they are.
+    """
+    if not before.startswith("file:"):
+        return
+    with closing(sqlite3.connect(database, timeout=30.0)) as store, store:
+        store.execute(
+            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+            "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+            (now, len(before) + 1, int(experiment), len(before) + 1, f"{before}/"),
+        )
+        store.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (now, int(experiment)))
+
+
+def ended(error: BaseException) -> str:
+    """Returns as what an MLflow run ends that is left by an exception: KILLED by a signal, else FAILED."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
 class Tracker:
@@ -159,15 +192,15 @@ class Tracker:
             self._client.set_terminated(self._runs[method])
             self._finished.add(method)
 
-    def fail(self) -> None:
-        """Closes the runs that are open as failed, and waits for it but briefly: the user waits for the reason."""
-        self._put(self._fail)
+    def fail(self, status: str) -> None:
+        """Closes the runs that are open as `ended` says, and waits for it but briefly: the user waits for the end."""
+        self._put(lambda: self._fail(status))
         self.close(timeout=10.0)
 
-    def _fail(self) -> None:
+    def _fail(self, status: str) -> None:
         for method, run in self._runs.items():
             if method not in self._finished:
-                self._client.set_terminated(run, "FAILED")
+                self._client.set_terminated(run, status)
 
     def run_id(self, method: str) -> str | None:
         """Returns a method's MLflow run, known when `close` has returned; None when MLflow could not be reached."""
@@ -179,4 +212,5 @@ class Tracker:
             self._queue.put(None)
             self._thread.join(timeout)
             if self._thread.is_alive():
-                log.warning("MLflow at %s is slow: the last entries may be missing", shown_uri(self._config))
+                why = unreachable(tracking_uri(self._config)) or "is slow"
+                log.warning("MLflow at %s: %s; the last entries may be missing", shown_uri(self._config), why)

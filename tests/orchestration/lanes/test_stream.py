@@ -51,8 +51,10 @@ def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_
     backbone = load_backbone(spec)
     tasks = [load_task(task_data / name) for name in ("walls", "doors")]
     room = Room(lanes=1, gpus_per_worker=0, gpus_per_evaluator=0, evaluators=1)
-    assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1) == 2
-    assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1) == 0
+    told: list[str] = []
+    assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1, told.append) == 2
+    assert (told[0], told[-1]) == ("0 of 2 tasks, 0 of 40 images", "2 of 2 tasks, 40 of 40 images")
+    assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1, told.append) == 0
     preprocessor = Preprocessor(spec.preprocess)
     for task in tasks:
         table = pq.read_table(task.train)

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.orchestration.watch.progress import Display
 from condu_ray.plan.results import SessionResult
@@ -24,10 +25,9 @@ def news(words, trained=0):
 
 
 def shown(use, terminal=False):
-    display = Display(["a", "b"], steps=10)
-    buffer = io.StringIO()
-    display.console = Console(file=buffer, highlight=False, soft_wrap=True, width=200, force_terminal=terminal)
-    with display:
+    buffer, lines = io.StringIO(), Lines()
+    lines.console = Console(file=buffer, highlight=False, soft_wrap=True, width=200, force_terminal=terminal)
+    with Display(["a", "b"], 10, lines) as display:
         use(display)
     return buffer.getvalue()
 

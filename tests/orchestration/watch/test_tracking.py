@@ -1,17 +1,12 @@
 import logging
 import time
 
+import pytest
+
 from condu_ray.config import Experiment, Tracking
-from condu_ray.orchestration.watch.tracking import Tracker, flatten, tracking_uri
-
-
-def test_the_default_store_is_an_absolute_file_below_storage(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert tracking_uri(Experiment()) == f"sqlite:///{tmp_path}/storage/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert tracking_uri(Experiment()) == "http://127.0.0.1:1"
-    assert tracking_uri(Experiment(tracking=Tracking(uri="sqlite:///x"))) == "sqlite:///x"
+from condu_ray.orchestration.watch.mlflow_address import tracking_uri
+from condu_ray.orchestration.watch.sweep_tracking import Parent
+from condu_ray.orchestration.watch.tracking import Tracker, ended, flatten, open_experiment
 
 
 def test_settings_get_dotted_names():
@@ -48,13 +43,14 @@ def logged(tmp_path, *, labels=None, end="close"):
     from mlflow import MlflowClient
 
     config = Experiment(storage=tmp_path, run="r")
+    open_experiment(config)  # a new store takes seconds, and what fails waits but briefly
     tracker = Tracker(config, ["a", "b"], labels=labels)
     tracker.start("condu", "state")
     tracker.metrics("condu", 1, {"last": 1.0})
     if end == "finish":
         (tmp_path / "report").mkdir(exist_ok=True)
         tracker.finish("condu", tmp_path / "report")
-    (tracker.fail if end == "fail" else tracker.close)()
+    tracker.fail("FAILED") if end == "fail" else tracker.close()
     client = MlflowClient(tracking_uri(config))
     return client.search_runs([client.get_experiment_by_name("condu_ray").experiment_id])
 
@@ -78,3 +74,82 @@ def test_trials_of_a_sweep_differ_only_in_what_it_varies(tmp_path, monkeypatch):
     assert labels.items() <= run.data.params.items()
     assert not {"order", "tasks", "run"} & set(run.data.params)
     assert (run.data.tags["order"], run.data.tags["run"]) == ("a,b", "r")
+
+
+def finished(storage, **tracking):
+    """Logs a run that finishes, with a report; returns a client of its store and the run."""
+    from mlflow import MlflowClient
+
+    config = Experiment(storage=storage, tracking=Tracking(**tracking))
+    tracker = Tracker(config, ["a"])
+    tracker.start("condu", "state")
+    (storage / "report").mkdir(parents=True, exist_ok=True)
+    (storage / "report" / "report.md").write_text("all is well")
+    tracker.finish("condu", storage / "report")
+    tracker.close()
+    client = MlflowClient(tracking_uri(config))
+    return client, client.get_run(tracker.run_id("condu"))
+
+
+@pytest.fixture
+def own_store(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.mark.usefixtures("own_store")
+@pytest.mark.parametrize("name", ["a?b #%41 c", "100%", "größe", "a&b=c;d@e:f", "x'y"])
+def test_any_sign_may_be_in_the_storage_folders_name(tmp_path, name):
+    client, run = finished(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["mlartifacts", "mlflow.db", "report"]
+    assert len(list((tmp_path / name / "mlartifacts").rglob("report.md"))) == 1
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "report")] == ["report/report.md"]
+
+
+@pytest.mark.usefixtures("own_store")
+def test_artifacts_go_and_are_found_where_the_storage_was_moved_to(tmp_path):
+    _, first = finished(tmp_path / "before")
+    (tmp_path / "before").rename(tmp_path / "now")
+    before = Experiment(storage=tmp_path / "now", seed=1)
+    tracker = Tracker(before, ["a"])
+    tracker.start("condu", "state")
+    tracker.finish("condu", tmp_path / "now" / "report")
+    tracker.close()
+    assert not (tmp_path / "before").exists()
+    client, _ = finished(tmp_path / "now")
+    for run in (first.info.run_id, tracker.run_id("condu")):
+        assert [file.path for file in client.list_artifacts(run, "report")] == ["report/report.md"]
+        assert client.get_run(run).info.artifact_uri.startswith((tmp_path / "now" / "mlartifacts").as_uri())
+    assert len(list((tmp_path / "now" / "mlartifacts").rglob("report.md"))) == 2
+
+
+@pytest.mark.usefixtures("own_store")
+def test_an_experiment_that_was_deleted_says_how_to_restore_it(tmp_path, caplog):
+    client, run = finished(tmp_path)
+    client.delete_experiment(run.info.experiment_id)
+    tracker = Tracker(Experiment(storage=tmp_path), ["a"])
+    tracker.start("condu", "state")
+    with caplog.at_level(logging.WARNING):
+        tracker.close()
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("condu_ray")]
+    for word in (
+        "'condu_ray' was deleted", f"mlflow experiments restore --experiment-id {run.info.experiment_id}",
+        f"MLFLOW_TRACKING_URI='sqlite:///{tmp_path}/mlflow.db'", "--tracking.experiment", "in the run's folder",
+    ):  # fmt: skip
+        assert word in line
+
+
+@pytest.mark.usefixtures("own_store")
+@pytest.mark.parametrize(("error", "status"), [(ValueError(), "FAILED"), (KeyboardInterrupt(), "KILLED")])
+def test_what_a_run_and_a_sweep_with_its_trials_end_as(tmp_path, error, status):
+    config = Experiment(storage=tmp_path, run="sweep")
+    parent = Parent(config, {})
+    trial = Tracker(config, ["a"], parent.__enter__().run)  # which died with the cluster
+    trial.start("condu", "state")
+    trial.close()
+    own = Tracker(config, ["a"])
+    own.start("condu", "state")
+    own.fail(ended(error))
+    parent.__exit__(type(error), error, None)
+    client, experiment = open_experiment(config)
+    assert [run.info.status for run in client.search_runs([experiment])] == [status] * 3

@@ -1,0 +1,81 @@
+"""What a command says to people; what becomes of it never ends the work that it tells of."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import os
+import sys
+import unicodedata
+from typing import Any, TextIO
+
+from rich.console import Console
+
+_PLAIN = "condu_ray.plain"
+_SPELT = {"∪": "U", "–": "-", "−": "-", "±": "+-", "…": "...", "×": "x", "‘": "'", "’": "'", "“": '"', "”": '"'}
+
+
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    """Spells what a terminal has no sign for: without accents, by a similar sign, or as `?`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = ""
+    for sign in error.object[error.start : error.end]:
+        base = unicodedata.normalize("NFKD", sign)
+        found += _SPELT.get(sign) or "".join(part for part in base if part.isascii()) or "?"
+    return found, error.end
+
+
+codecs.register_error(_PLAIN, _plainly)
+
+
+class Steady:
+    """A text stream whose writing never fails: not on a full disk, for a reader that is gone, or a foreign sign.
+
+    Args:
+        stream: where it goes; None, as Python has it for an output that is closed, is nowhere.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        # Nowhere takes the closed output's number, which the next file that is opened would get otherwise.
+        self._stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
+        if hasattr(self._stream, "reconfigure"):
+            self._stream.reconfigure(errors=_PLAIN)
+
+    def write(self, text: str) -> int:
+        """Writes what can be written, and says that it wrote all."""
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError) as error:  # a ValueError: it was closed
+            self._lost(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes what can be flushed."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._lost(error)
+
+    def _lost(self, error: OSError | ValueError) -> None:
+        """Leads what a reader that is gone would get to nowhere, or Python would try it again at its end, and fail."""
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def steady() -> None:
+    """Makes this process's output steady, whoever writes to it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, Steady):
+            setattr(sys, name, Steady(stream))
+
+
+def output() -> Console:
+    """Returns a console on this process's output: long lines stay whole, and numbers are not coloured."""
+    return Console(highlight=False, soft_wrap=True)

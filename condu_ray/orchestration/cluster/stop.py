@@ -1,0 +1,65 @@
+"""SIGTERM and Ctrl-C: how a driver is asked to end, by a person, `ray job stop`, `kubectl delete` or a spot notice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+GRACE_SECONDS = 15.0
+"""How long a driver takes at most to tell MLflow and to free what it holds."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to end, and nothing of it goes on after."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Raises `Stopped` in the block for the first signal; a second one, or `GRACE_SECONDS`, end the process at once.
+
+    A signal that is ignored (`nohup`, a shell's job in the background) stays so. Only the main thread can be asked.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        if before[number] != signal.SIG_IGN:
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) == _stop:
+                signal.signal(number, handler)
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    for other in SIGNALS:
+        signal.signal(other, lambda second, _: end(second))
+    late = threading.Timer(GRACE_SECONDS, end, [number])
+    late.daemon = True
+    late.start()
+    raise Stopped(number)
+
+
+def end(number: int) -> NoReturn:
+    """Ends this process with a sentence and the exit code of a signal, as nothing else can.
+
+    Python's own end joins Ray's threads, which wait for one another, and may be aborted by them. What was started for
+    this process alone ends with it.
+    """
+    name = {signal.SIGINT: "Ctrl-C"}.get(signal.Signals(number), signal.Signals(number).name)
+    sentence = f"stopped by {name}: what was committed stays, and the same command goes on from there\n"
+    with suppress(OSError):  # nobody listens
+        os.write(2, sentence.encode())
+    os._exit(128 + number)

@@ -1,0 +1,45 @@
+"""What a run or a sweep says to people, a line each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from condu_ray.console import output
+
+LINE_SECONDS = 10.0
+"""How often a line says where a run is, or for what it waits, in a job's log."""
+
+
+class Lines:
+    """Lines with the time since the first of them could have been said."""
+
+    def __init__(self) -> None:
+        self.console = output()
+        self._begin = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        minutes, seconds = divmod(int(time.monotonic() - self._begin), 60)
+        self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}")
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Says every `LINE_SECONDS` for what the block waits, from a thread, since the block itself cannot.
+
+        Args:
+            what: as in `waiting: Ray starts (10 s)`.
+        """
+        over, begin = threading.Event(), time.monotonic()
+
+        def tell() -> None:
+            while not over.wait(LINE_SECONDS):
+                self.say(f"waiting: {what} ({time.monotonic() - begin:.0f} s)")
+
+        threading.Thread(target=tell, name="waiting", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()

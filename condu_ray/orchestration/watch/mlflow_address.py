@@ -1,0 +1,122 @@
+"""Where MLflow is: its address as a person gives it, made one that every process understands, and a look at it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import urllib.request
+from importlib.metadata import entry_points
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from condu_ray.config import Experiment
+from condu_ray.names import nearest
+from condu_ray.store.layout import mlflow_database
+from condu_ray.store.passwords import without_passwords
+
+PORTS = {"http": 80, "https": 443, "mysql": 3306, "postgresql": 5432, "mssql": 1433}
+"""Servers that a run can log to, and where they listen."""
+CLOUDS = ("databricks", "databricks-uc", "uc")
+LOOK_SECONDS = 3.0
+_GIVE = "give http://host:port of a server, or sqlite:///PATH/mlflow.db"
+
+
+class TrackingError(ValueError):
+    """MLflow's address is none, or its experiment cannot be logged to; the message says what to give."""
+
+
+def sqlite_uri(path: os.PathLike[str] | str) -> str:
+    """Returns the address of a SQLite file, whatever signs its path has."""
+    plain = str(Path(path).absolute())
+    quoted = quote(plain)
+    # For `sqlite:` MLflow also makes the file's folder, by the address as it stands, with %20 in its name.
+    return f"sqlite:///{plain}" if quoted == plain else f"sqlite+pysqlite:///{quoted}"
+
+
+def own_uri(config: Experiment) -> str:
+    """Returns the address of the SQLite file in the storage folder."""
+    return sqlite_uri(mlflow_database(config.storage))
+
+
+def tracking_uri(config: Experiment) -> str:
+    """Returns the tracking URI: the config's, MLFLOW_TRACKING_URI, or the SQLite file in the storage folder.
+
+    Raises:
+        TrackingError: what is given is no address of MLflow.
+    """
+    given = (config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or "").strip()
+    return _checked(given) if given else own_uri(config)
+
+
+def shown_uri(config: Experiment) -> str:
+    """Returns the tracking URI without a password."""
+    return without_passwords(tracking_uri(config))
+
+
+def check_tracking(config: Experiment) -> None:
+    """Refuses an address that cannot be one; looks at no server.
+
+    Raises:
+        TrackingError: as `tracking_uri`, where the run is to be logged.
+    """
+    if config.tracking.enabled:
+        tracking_uri(config)
+
+
+def _checked(uri: str) -> str:
+    """Returns an address that is the same in every working directory."""
+    name = f"--tracking.uri or MLFLOW_TRACKING_URI {without_passwords(uri)!r}"
+    if re.fullmatch(r"(localhost|[\w-]+(\.[\w-]+)+|[\w-]+:\d+)(:\d+)?(/\S*)?", uri) and not uri.endswith(".db"):
+        raise TrackingError(f"{name}: begins with no scheme; write http://{without_passwords(uri)}")
+    scheme, colon, rest = uri.partition(":")
+    kind = scheme.lower().split("+")[0]
+    if kind in CLOUDS:
+        return uri
+    if not colon or not rest.startswith("//") or kind == "file":
+        raise TrackingError(f"{name}: MLflow keeps no runs in a plain folder or file; {_GIVE}")
+    if kind == "sqlite":
+        return _absolute(uri, name)
+    if kind in PORTS:
+        try:
+            parts = urlsplit(uri)
+            good = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:
+            good = False
+        if not good and kind in ("http", "https"):
+            raise TrackingError(f"{name}: names no host, or no port; {_GIVE}")
+        return uri
+    plugins = [one.name for one in entry_points(group="mlflow.tracking_store")]
+    if scheme in plugins:
+        return uri
+    known = [*PORTS, "sqlite", *CLOUDS, *plugins]
+    raise TrackingError(f"{name}: MLflow knows no {scheme}://{nearest(scheme, known)}; {_GIVE}")
+
+
+def _absolute(uri: str, name: str) -> str:
+    """Returns the address of a SQLite file by its absolute path: Ray's processes work in folders of their own."""
+    _, slashes, rest = uri.partition(":///")
+    path, query, options = rest.partition("?")
+    if not slashes or not path or path == ":memory:":
+        raise TrackingError(f"{name}: names no file, so that nothing would be kept; give sqlite:///PATH/mlflow.db")
+    if path.startswith("/"):
+        return uri
+    return f"{sqlite_uri(os.path.expanduser(unquote(path)))}{query}{options}"
+
+
+def unreachable(uri: str) -> str | None:
+    """Returns why nobody answers at a server's address, or None where somebody does, or where it is no server.
+
+    MLflow's own client tries a server that is not there for minutes before it says so.
+    """
+    parts = urlsplit(uri)
+    kind = parts.scheme.split("+")[0]
+    if kind not in PORTS or not parts.hostname:
+        return None
+    if kind in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        return None
+    try:
+        socket.create_connection((parts.hostname, parts.port or PORTS[kind]), timeout=LOOK_SECONDS).close()
+    except OSError as error:
+        return f"no server answers there ({error.strerror or error}); start it, or give another --tracking.uri"
+    return None

@@ -1,0 +1,142 @@
+"""What Ray cannot work in is refused before it starts, in a sentence that says what to set."""
+
+import signal
+import socket
+import sys
+import time
+
+import pytest
+
+from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.cluster.surroundings import SOCKET_BYTES, SurroundingsError, check_surroundings
+from condu_ray.orchestration.watch.lines import Lines
+
+
+def closed_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+BAD = {
+    "Train V1": ("local", {"RAY_TRAIN_V2_ENABLED": "0"}, ["RAY_TRAIN_V2_ENABLED=0", "unset it"]),
+    "Train V1 in words": ("auto", {"RAY_TRAIN_V2_ENABLED": "false"}, ["RAY_TRAIN_V2_ENABLED=false", "unset it"]),
+    "an interval that is no number": (
+        "local", {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "soon"}, ["INTERVAL_S=soon", "no number", "unset it"],
+    ),
+    "threads that are no number": ("local", {"OMP_NUM_THREADS": "all"}, ["OMP_NUM_THREADS=all", "no number"]),
+    "no threads": ("local", {"OMP_NUM_THREADS": "0"}, ["OMP_NUM_THREADS=0", "above 0"]),
+    "a long TMPDIR": ("local", {"TMPDIR": "/tmp/" + "x" * 60}, ["TMPDIR=/tmp/xx", "65 bytes", "set RAY_TMPDIR"]),
+    "a long TMPDIR of few signs": ("local", {"TMPDIR": "/tmp/" + "é" * 25}, ["55 bytes", "set RAY_TMPDIR"]),
+    "a long RAY_TMPDIR": ("local", {"RAY_TMPDIR": "/" + "x" * 60, "TMPDIR": "/tmp"}, ["RAY_TMPDIR=/xx", "61 bytes"]),
+    "a TMPDIR that is a file": ("local", {"TMPDIR": "/dev/null"}, ["TMPDIR=/dev/null", "set RAY_TMPDIR"]),
+    "a cluster that is gone": ("127.0.0.1:{port}", {}, ["127.0.0.1:", "no cluster answers", "refused", "`local`"]),
+    "a client's cluster that is gone": ("ray://127.0.0.1:{port}", {}, ["ray://127.0.0.1:", "no cluster answers"]),
+    "a host that nobody knows": ("no-such-host.invalid:6379", {}, ["no-such-host.invalid:6379", "no cluster answers"]),
+    "an address without a port": ("10.0.0.1", {}, ["10.0.0.1", "no address", "host:port"]),
+    "a port that is none": ("10.0.0.1:99999", {}, ["99999", "no address"]),
+    "the dashboard's address": ("http://127.0.0.1:8265", {}, ["http://127.0.0.1:8265", "no address", "ray://"]),
+    "words": ("the big one", {}, ["the big one", "no address"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_ray_cannot_work_in_is_refused_by_name(case):
+    address, variables, words = BAD[case]
+    begin = time.monotonic()
+    with pytest.raises(SurroundingsError) as error:
+        check_surroundings(address.format(port=closed_port()), variables)
+    assert time.monotonic() - begin < 30
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+GOOD = [
+    ("local", {}), ("auto", {}), ("local", {"RAY_TRAIN_V2_ENABLED": "1", "OMP_NUM_THREADS": "2,1"}),
+    ("local", {"CUDA_VISIBLE_DEVICES": ""}), ("local", {"TMPDIR": "/tmp/" + "x" * 90, "RAY_TMPDIR": "/tmp"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("address", "variables"), GOOD)
+def test_what_it_can_work_in_is_not(address, variables):
+    check_surroundings(address, variables)
+
+
+def test_a_folder_of_the_longest_name_still_has_room_for_rays_sockets():
+    from ray._private.utils import validate_socket_filepath
+
+    folder = "/tmp/" + "x" * 60
+    with pytest.raises(SurroundingsError, match=r"at most (\d+) bytes") as error:
+        check_surroundings("local", {"TMPDIR": folder})
+    most = int(str(error.value).split("at most ")[1].split()[0])
+    longest = folder[:most]
+    check_surroundings("local", {"TMPDIR": longest})
+    socket_of = f"{longest}/ray/session_2026-11-26_14-43-07_406123_4194304/sockets/plasma_store"
+    validate_socket_filepath(socket_of)
+    assert len(socket_of) > SOCKET_BYTES - 8
+
+
+class Ray:
+    """Stands for the package `ray`: notes what is asked of it."""
+
+    def __init__(self, up=False, error=None, seconds=0.0):
+        self.up, self.error, self.seconds, self.calls = up, error, seconds, []
+
+    def is_initialized(self):
+        return self.up
+
+    def init(self, **options):
+        self.calls.append("init")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray's own does, with a handler of its own
+        time.sleep(self.seconds)
+        if self.error:
+            raise self.error
+
+    def shutdown(self):
+        self.calls.append("shutdown")
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    def use(**given):
+        found = Ray(**given)
+        monkeypatch.setitem(sys.modules, "ray", found)
+        return found
+
+    for name in ("RAY_ADDRESS", "TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("condu_ray.orchestration.watch.discovery.announced", env.nullcontext)
+    return use
+
+
+def test_a_cluster_that_a_notebook_has_joined_is_used_and_left_up(ray):
+    found = ray(up=True)
+    with env.ray_cluster(None, "n", Lines()):
+        pass
+    assert found.calls == []
+
+
+def test_a_cluster_of_ones_own_ends_with_the_block_and_takes_no_signal(ray):
+    found, before = ray(), signal.getsignal(signal.SIGTERM)
+    with env.ray_cluster(None, "n", Lines()):
+        assert signal.getsignal(signal.SIGTERM) == before
+    assert found.calls == ["init", "shutdown"]
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no route"), RuntimeError("no route\nand a page more"), OSError("no route"), ValueError()]
+)
+def test_what_ray_raises_at_its_start_is_one_sentence(ray, error):
+    ray(error=error)
+    words = "no Ray cluster can be started here: (no route|ValueError); see --cluster.address"
+    with pytest.raises(SurroundingsError, match=words), env.ray_cluster("local", "n", Lines()):
+        pass
+
+
+def test_a_long_start_says_for_what_it_waits(ray, capsys, monkeypatch):
+    monkeypatch.setattr("condu_ray.orchestration.watch.lines.LINE_SECONDS", 0.05)
+    ray(seconds=0.5)
+    with env.ray_cluster("local", "n", Lines()):
+        pass
+    assert "waiting: Ray starts (0 s)" in capsys.readouterr().out

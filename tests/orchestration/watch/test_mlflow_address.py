@@ -1,0 +1,92 @@
+"""MLflow's address: what is meant by it, in every working directory and with any sign, or why it is none."""
+
+import socket
+
+import pytest
+
+from condu_ray.config import Experiment, Tracking
+from condu_ray.orchestration.watch.mlflow_address import TrackingError, check_tracking, tracking_uri, unreachable
+
+ADDRESSES = {
+    None: "sqlite:///{here}/storage/mlflow.db",
+    "": "sqlite:///{here}/storage/mlflow.db",
+    "sqlite:///runs.db": "sqlite:///{here}/runs.db",
+    "sqlite:///a/runs.db?timeout=3": "sqlite:///{here}/a/runs.db?timeout=3",
+    "sqlite+pysqlite:///runs.db": "sqlite:///{here}/runs.db",
+    "sqlite:///50%25/runs.db": "sqlite+pysqlite:///{here}/50%25/runs.db",
+    "sqlite:////data/runs.db": "sqlite:////data/runs.db",
+    "sqlite:///~/runs.db": "sqlite:////home/me/runs.db",
+    " http://127.0.0.1:5000 ": "http://127.0.0.1:5000",
+    "https://user:secret@host/mlflow": "https://user:secret@host/mlflow",
+    "postgresql+psycopg2://user@host/runs": "postgresql+psycopg2://user@host/runs",
+    "mysql://host/runs": "mysql://host/runs",
+    "databricks": "databricks",
+    "databricks://profile": "databricks://profile",
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("given", ADDRESSES)
+@pytest.mark.parametrize("by", ["setting", "environment"])
+def test_what_is_meant_by_an_address(here, monkeypatch, given, by):
+    if by == "environment" and given is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    config = Experiment(tracking=Tracking(uri=given if by == "setting" else None))
+    assert tracking_uri(config) == ADDRESSES[given].format(here=here)
+
+
+NONE = {
+    "127.0.0.1:5000": ["write http://127.0.0.1:5000"],
+    "localhost:5000": ["write http://localhost:5000"],
+    "mlflow:5000": ["write http://mlflow:5000"],
+    "mlflow.example.com": ["write http://mlflow.example.com"],
+    "mlflow.example.com:5000/x": ["write http://mlflow.example.com:5000/x"],
+    "htp://host:5000": ["htp://", "did you mean http?"],
+    "postgres://host/runs": ["postgres://", "did you mean postgresql?"],
+    "s3://bucket/runs": ["s3://", "sqlite:///PATH"],
+    "ftp://user:secret@host/x": ["ftp://host/x"],
+    "http://": ["names no host"],
+    "http://host:port": ["no port"],
+    "http:/host:5000": ["http:/host:5000"],
+    "runs": ["plain folder", "sqlite:///PATH/mlflow.db"],
+    "/data/mlruns": ["plain folder", "sqlite:///PATH/mlflow.db"],
+    "file:///data/mlruns": ["plain folder", "sqlite:///PATH/mlflow.db"],
+    "mlflow.db": ["plain folder", "sqlite:///PATH/mlflow.db"],
+    "sqlite://": ["names no file"],
+    "sqlite:///:memory:": ["names no file"],
+}
+
+
+@pytest.mark.parametrize("given", NONE)
+def test_what_is_no_address_says_what_to_give(here, given):
+    with pytest.raises(TrackingError) as error:
+        check_tracking(Experiment(tracking=Tracking(uri=given)))
+    for word in ["--tracking.uri", "MLFLOW_TRACKING_URI", *NONE[given]]:
+        assert word in str(error.value)
+    assert "secret" not in str(error.value)
+    check_tracking(Experiment(tracking=Tracking(uri=given, enabled=False)))  # nobody asks
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg2", "mysql"])
+def test_a_server_that_is_not_there_is_told_from_one_that_is(scheme, monkeypatch):
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
+        assert unreachable(uri) is None
+    assert "no server answers there (Connection refused)" in unreachable(uri)
+
+
+def test_nobody_is_asked_where_a_proxy_stands_between_or_where_there_is_no_server(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
+    monkeypatch.setenv("no_proxy", "")
+    assert unreachable("http://no-such-host.invalid:5000") is None
+    assert unreachable("sqlite:////data/runs.db") is None
+    assert unreachable("databricks") is None
