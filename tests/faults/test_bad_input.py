@@ -151,7 +151,7 @@ DATA = {
     ),
     "meta is a number": Bad(broken(write("data/" + META, "3")), TaskError, ["cars/meta.json", "holds a int", "object"]),
     "meta endless": Bad(broken(write("data/" + META, "[" * 99999)), TaskError, ["cars/meta.json", "not JSON"]),
-    "split empty": Bad(broken(write("data/" + TRAIN, b"")), TaskError, ["cars/train.parquet", "cut short", "anew"]),
+    "split empty": Bad(broken(write("data/" + TRAIN, b"")), TaskError, ["cars/train.parquet", "is empty", "anew"]),
     "split cut short": Bad(broken(cut("data/" + TRAIN)), TaskError, ["cars/train.parquet", "cut short", "anew"]),
     "split without rows": Bad(
         broken(table(TEST, lambda columns: columns.update(image=[], label=[]))), TaskError, ["test.parquet", "no rows"]
@@ -179,7 +179,7 @@ DATA = {
     ),
     "split is a link to nowhere": Bad(
         broken(lambda world: (remove("data/" + TEST)(world), a_link("data/" + TEST, "/nowhere")(world))), TaskError,
-        ["cars/test.parquet", "missing"],
+        ["cars/test.parquet", "is a link to /nowhere, where nothing is"],
     ),
     "task with a name of 120 letters": Bad(
         broken(lambda world: (world.data / "cars").rename(world.data / ("c" * 120)), "--tasks", "c" * 120), TaskError,
