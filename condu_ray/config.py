@@ -226,7 +226,7 @@ class Sweep(Experiment):
     trials: int = Field(0, ge=0)
     """Trials side by side; 0: as many as the cluster's CPUs, four to eight: they merge and wait, no more."""
     cache_report: bool = False
-    """Whether to list what the sweep finds in storage, and what it would train and measure, and stop there."""
+    """Whether to list which experts the sweep finds in storage, and how many it would train, and stop there."""
     published: bool = False
     """Whether the report shows the papers' figures beside the measured ones."""
 

@@ -27,9 +27,9 @@ def run(config: Experiment | None = None, **changes: Any) -> StoredRun:
     from condu_ray.orchestration.cluster import env
 
     env.apply()  # before Ray is loaded
-    from condu_ray.orchestration import run as engine
+    from condu_ray.orchestration import run as main_job
 
-    engine.run(settings)
+    main_job.run(settings)
     return open_run(settings.storage, settings.run_name)
 
 

@@ -34,17 +34,16 @@ class Engine:
     """The workers of a run, or of all trials of a sweep, on a cluster that is up. A run is a sweep of one trial.
 
     Args:
-        config: settings of the run, or those that all trials share; `run` names it.
-        checked: tasks and backbone.
+        checked: settings of the run, or those that all trials share (`run` names it), tasks and backbone.
         folder: of the run or the sweep.
-        trials: configurations of the trials; a run's own.
+        trials: configurations of the trials; none: a run, whose driver merges.
     """
 
-    def __init__(self, config: Experiment, checked: Checked, folder: Place, trials: Sequence[Experiment]) -> None:
-        self.config, self.checked = config, checked
-        self.room = room_for(config)
-        self.precision = resolved_precision(config.training.precision, self.room.gpus_per_worker > 0)
-        self.plans = [plan_run(checked.under(trial), self.precision) for trial in trials]
+    def __init__(self, checked: Checked, folder: Place, trials: Sequence[Experiment] = ()) -> None:
+        self.config, self.checked = checked.config, checked
+        self.room, self._merges = room_for(self.config), not trials
+        self.precision = resolved_precision(self.config.training.precision, self.room.gpus_per_worker > 0)
+        self.plans = [plan_run(checked.under(trial), self.precision) for trial in trials or [self.config]]
         self.experts = different(expert for plan in self.plans for expert in plan.experts)
         self._folder, self._begin, self._encoding = folder, time.perf_counter(), ""
 
@@ -64,7 +63,7 @@ class Engine:
         self.crew = Crew(self.config, self._lane, self.experts, self.room, train_folder(self._folder))
         self.pool = Pool(self.config, self.checked, self.precision, self.room)
         found = len(self.experts) - len(self.crew.missing)
-        plans = self.plans[0].methods if len(self.plans) == 1 else ()
+        plans = self.plans[0].methods if self._merges else ()
         self.pulse = Pulse(self.config.run_name, self.config.storage, found, self.crew.missing, plans)
         self._prototypes: Future[None] = background(self._make_prototypes, say)
         self.crew.start()

@@ -84,7 +84,7 @@ def learn(checked: Checked, display: Display) -> dict[str, Any]:
         RunError: training failed for good.
     """
     begin, config = time.perf_counter(), checked.config
-    engine = Engine(config, checked, config.run_folder, [config])
+    engine = Engine(checked, config.run_folder)
     (plan,) = engine.plans
     with at_work(), Recorder(Results(plan)) as recorder:
         engine.start(display.say)

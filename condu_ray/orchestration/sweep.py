@@ -18,7 +18,7 @@ from typing import Any
 import ray
 
 from condu_ray.benchmark.orders import resolve_orders
-from condu_ray.config import Sweep, content_hash
+from condu_ray.config import Sweep, Tracking, content_hash
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.background import background
 from condu_ray.orchestration.cluster.failure import RunError, at_work
@@ -33,7 +33,7 @@ from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check, check_trials
 from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
-from condu_ray.plan.trials import Trial, make_trials, read_records, sweep_name
+from condu_ray.plan.trials import Trial, count_records, make_trials, read_records, sweep_name
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
 from condu_ray.store.drafts import remove_drafts
@@ -62,6 +62,10 @@ def run_sweep(sweep: Sweep) -> list[Place]:
     """
     begin, lines = time.perf_counter(), Lines()
     check_tracking(sweep)
+    if sweep.shots is not None and sweep.seeds > 1:
+        raise ValueError(
+            "--seeds: images of --shots are drawn by the seed, one draw a sweep; sweep each --seed on its own"
+        )
     if sweep.repair:
         mend(sweep.storage)
     with lines.waiting("tasks and backbone are checked"):
@@ -75,24 +79,19 @@ def run_sweep(sweep: Sweep) -> list[Place]:
     folder = sweep_folder(sweep.storage, name).absolute()
     with lease(folder):
         remove_drafts(sweep.storage)
-        _remember(folder, base, trials)
-        if sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
-            # By the environment: a setting would be in the files that Tune writes. Absolute, for trials work elsewhere.
-            os.environ["MLFLOW_TRACKING_URI"] = tracking_uri(sweep)
-            base = base.model_copy(update={"tracking": sweep.tracking.model_copy(update={"uri": None})})
-        config = base.experiment().model_copy(update={"run": name}).absolute()  # Tune works in folders of its own
-        left = [trial for trial in trials if trial.id not in read_records(folder, trials)]
-        lines.console.print(
-            f"sweep {name}: {len(trials)} trials, {len(trials) - len(left)} finished before, {len(left)} to run"
-        )
+        config = base.experiment().model_copy(update={"run": name, "tracking": _tracking(base)}).absolute()
+        done = read_records(folder, trials)
+        left = [trial for trial in trials if trial.id not in done]
+        lines.console.print(f"sweep {name}: {len(trials)} trials, {len(done)} finished before, {len(left)} to run")
         lines.console.print(*checked.words, sep="\n", markup=False)
         cluster = partial(env.ray_cluster, sweep.cluster.address, f"condu_ray/{name}", lines)
-        work = partial(_Running, base, checked.under(config), folder, trials, left, lines)
+        work = partial(_Running, base, checked.under(config), folder, left, lines)
         if sweep.cache_report:
             if left:
                 with cluster():
                     lines.console.print(work().cache_report())
             return []
+        _remember(folder, base, trials)
         methods = dict.fromkeys(trial.method for trial in trials)
         with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}) as parent:
             if left:
@@ -100,6 +99,12 @@ def run_sweep(sweep: Sweep) -> list[Place]:
                     work().run(parent)
             with at_work():
                 return _report(base, name, parent, time.perf_counter() - begin, lines)
+
+
+def _tracking(sweep: Sweep) -> Tracking:
+    """Returns MLflow's settings for trials, which work in Tune's folders: with an absolute address."""
+    given = sweep.tracking.enabled and (sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"))
+    return sweep.tracking.model_copy(update={"uri": tracking_uri(sweep)}) if given else sweep.tracking
 
 
 def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial]) -> None:
@@ -124,8 +129,7 @@ class _Running:
         sweep: its settings.
         checked: those that all trials share, tasks and backbone.
         folder: the sweep's.
-        trials: all of them.
-        left: those that are not finished.
+        left: trials that are not finished.
         lines: for people.
     """
 
@@ -134,22 +138,20 @@ class _Running:
         sweep: Sweep,
         checked: Checked,
         folder: Place,
-        trials: Sequence[Trial],
         left: Sequence[Trial],
         lines: Lines,
     ) -> None:
         self.sweep, self.checked, self.folder, self.left, self.say = sweep, checked, folder, left, lines.say
         self.config, self.shown = checked.config, time.monotonic()
-        configs = [trial.config(self.config, self.config.run_name) for trial in trials]
-        self.engine = Engine(self.config, checked, folder, configs)
-        self.plans = dict(zip((trial.id for trial in trials), self.engine.plans, strict=True))
+        configs = [trial.config(self.config, self.config.run_name) for trial in left]
+        self.engine = Engine(checked, folder, configs)
 
     def cache_report(self) -> str:
         """Returns what storage has of the experts that the sweep needs; nothing is changed there."""
         here = {expert.key for expert in self.engine.experts if expert.finished or expert.adoptable}
         by_method: dict[str, tuple[int, int]] = {}
-        for trial in self.left:
-            keys = {expert.key for expert in self.plans[trial.id].experts}
+        for trial, plan in zip(self.left, self.engine.plans, strict=True):
+            keys = {expert.key for expert in plan.experts}
             found, needed = by_method.get(trial.method, (0, 0))
             by_method[trial.method] = (found + len(keys & here), needed + len(keys))
         lines = [
@@ -187,7 +189,7 @@ class _Running:
             self.folder,
             {trial.id: trial for trial in self.left},
             self.engine.precision,
-            f"condu_ray/{self.config.run_name}",
+            ray.get_runtime_context().namespace,
             parent,
             {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},
         )
@@ -210,7 +212,7 @@ class _Running:
     def _show(self, news: News) -> None:
         """Prints and exports where the sweep is."""
         self.shown = time.monotonic()
-        finished, wanted = len(read_records(self.folder, self.left)), len(self.engine.crew.missing)
+        finished, wanted = count_records(self.folder, self.left), len(self.engine.crew.missing)
         self.engine.pulse.beat((news.words, len(news.trained), finished), news.there)
         self.engine.pulse.trials(finished, len(self.left) - finished)
         words = [f"{word} {word.step}/{word.steps}" for word in news.words.values()]

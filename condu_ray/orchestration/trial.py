@@ -79,10 +79,10 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
             time.sleep(LOOK_SECONDS)
         seconds = time.perf_counter() - begin
         telemetry.observe("condu_trial_seconds", seconds, run=sweep, method=trial.method)
-        found = report(recorder, begin, reused=merger.reused, trained=0, pictures=False)["methods"][trial.method]
-    keys = [expert.key for expert in results.plan.experts]
-    makers = [artifacts.read_meta(expert_folder(config.storage, key))["run"] for key in keys]
-    trained = makers.count(config.run_name)  # whichever trial's post came first
+        keys = [expert.key for expert in results.plan.experts]
+        makers = [artifacts.read_meta(expert_folder(config.storage, key))["run"] for key in keys]
+        trained = makers.count(config.run_name)  # whichever trial's post came first
+        found = report(recorder, begin, reused=merger.reused, trained=trained, pictures=False)["methods"][trial.method]
     shown = next(iter(matrices(found).values()))  # Ray Tune's metrics are of one protocol
     record = trial.record() | {
         "run": config.run_name,

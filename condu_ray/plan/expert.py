@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from condu_ray.config import Experiment
 from condu_ray.store import artifacts
-from condu_ray.store.experts import adopt_expert
+from condu_ray.store.experts import adopt_expert, adoptable
 from condu_ray.store.layout import expert_folder
 from condu_ray.store.location import Place
 
@@ -76,11 +76,7 @@ class PlannedExpert:
     @property
     def adoptable(self) -> bool:
         """Whether the expert is in storage under the other key alone."""
-        return (
-            self.same is not None
-            and not self.finished
-            and artifacts.exists(expert_folder(self.config.storage, self.same))
-        )
+        return self.same is not None and adoptable(self.config.storage, self.key, self.same)
 
 
 def different(experts: Iterable[PlannedExpert]) -> list[PlannedExpert]:

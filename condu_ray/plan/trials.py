@@ -16,9 +16,9 @@ from condu_ray.command_line import ConfigError, field_names, nearest
 from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
 from condu_ray.methods.registry import take
-from condu_ray.store.artifacts import read_sealed
+from condu_ray.store.artifacts import names, read_sealed
 from condu_ray.store.backend import backend
-from condu_ray.store.layout import record_path
+from condu_ray.store.layout import record_path, trials_folder
 from condu_ray.store.location import Place
 
 FIXED = (
@@ -172,6 +172,11 @@ def sweep_name(sweep: Sweep, trials: Sequence[Trial], fingerprint: str) -> str:
         return sweep.run
     kept = sweep.experiment().identity(exclude={"storage", "tracking", "cluster", "method", "tasks"})
     return f"{sweep.recipe}-sweep-{content_hash([[trial.record() for trial in trials], kept, fingerprint])[:8]}"
+
+
+def count_records(folder: Place, trials: Sequence[Trial]) -> int:
+    """Returns how many of the trials are finished, by a look at names alone."""
+    return len({trial.id for trial in trials} & {name.removesuffix(".json") for name in names(trials_folder(folder))})
 
 
 def read_records(folder: Place, trials: Sequence[Trial]) -> dict[str, dict[str, Any]]:

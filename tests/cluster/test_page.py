@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import sizing
@@ -65,7 +66,7 @@ def test_the_submitted_command_is_right_and_fits_its_cluster(rendered):
     assert words[:2] == ["python", "cluster/with_room.py"]
     asked = with_room.arguments(words[2:])
     _, config = settings(shlex.join(asked.command))
-    assert config.storage.is_relative_to(MOUNT)
+    assert Path(config.storage).is_relative_to(MOUNT)
     (cluster,) = rendered["overlays/gpu/cluster"]
     most = resources(cluster["spec"], "maxReplicas")
     assert asked.gpus <= most["GPU"]
