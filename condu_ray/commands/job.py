@@ -30,9 +30,12 @@ def job() -> Iterator[None]:
     try:
         with stop.stoppable():
             yield
-    except stop.Stopped as stopped:
+    except KeyboardInterrupt:
+        number = stop.asked()
+        if number is None:
+            raise
         sys.stdout.flush()
-        stop.end(stopped.number)
+        stop.end(number)
     except (ValueError, ArtifactError, ResourceError) as error:
         refuse(error)
     except RunError as error:

@@ -86,7 +86,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
             f"sweep {name}: {len(trials)} trials, {len(trials) - len(left)} finished before, {len(left)} to run"
         )
         lines.console.print(*checked.words, sep="\n", markup=False)
-        cluster = partial(env.ray_cluster, sweep.cluster.address, f"condu_ray/{name}", lines)
+        cluster = partial(env.ray_cluster, sweep.cluster.address, name, lines)
         work = partial(_Running, base, checked.under(config), folder, trials, left, lines)
         if sweep.cache_report:
             if left:
@@ -187,7 +187,7 @@ class _Running:
             self.folder,
             {trial.id: trial for trial in self.left},
             self.engine.precision,
-            f"condu_ray/{self.config.run_name}",
+            env.namespace(self.config.run_name),
             parent,
             {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},
         )

@@ -19,13 +19,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def cluster():
-    with ray_cluster("local", namespace="test"):
+    with ray_cluster("local", "test", Lines()):
         yield
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbone, frozen):
-    from condu_ray.orchestration.lanes.stream import started, training_batches
+    from condu_ray.orchestration.watch.lines import Lines
+from condu_ray.orchestration.lanes.stream import started, training_batches
 
     spec = backbone_spec(pretrained=str(small_backbone))
     chunks = [
