@@ -9,6 +9,7 @@ from condu_ray.benchmark import load_task
 from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.orchestration.cluster.env import ray_cluster
 from condu_ray.orchestration.cluster.room import Room
+from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from condu_ray.vlm.preprocess import Preprocessor, normalise
 from condu_ray.vlm.prototypes import class_prototypes
@@ -25,8 +26,7 @@ def cluster():
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbone, frozen):
-    from condu_ray.orchestration.watch.lines import Lines
-from condu_ray.orchestration.lanes.stream import started, training_batches
+    from condu_ray.orchestration.lanes.stream import started, training_batches
 
     spec = backbone_spec(pretrained=str(small_backbone))
     chunks = [
