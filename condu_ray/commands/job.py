@@ -30,10 +30,13 @@ def job() -> Iterator[None]:
     try:
         with stop.stoppable():
             yield
-    except stop.Stopped as stopped:
-        sys.stdout.flush()
-        stop.end(stopped.number)
-    except (ValueError, ArtifactError, ResourceError) as error:
-        refuse(error)
-    except RunError as error:
-        sys.exit(f"error: {error}")
+    except BaseException as error:
+        number = stop.asked()
+        if number is not None:
+            sys.stdout.flush()
+            stop.end(number)
+        if isinstance(error, ValueError | ArtifactError | ResourceError):
+            refuse(error)
+        if isinstance(error, RunError):
+            sys.exit(f"error: {error}")
+        raise

@@ -64,7 +64,7 @@ def run(config: Experiment) -> dict[str, Any]:
             display.say(escape(line))
         results = from_storage(checked, display)
         if results is None:
-            with env.ray_cluster(config.cluster.address, f"condu_ray/{config.run_name}", lines):
+            with env.ray_cluster(config.cluster.address, config.run_name, lines):
                 results = learn(checked, display)
         display.finish(results, config.run_folder)
         return results

@@ -117,6 +117,10 @@ def _nbytes(folder: Place) -> int:
 def start_state_actor(config: Experiment) -> Any:
     """Starts the actor, which Ray restarts as often as it dies, and retries the call that it died in."""
     actor = ray.remote(ModelKeeper).options(
-        name="state", num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=1, **env.beside_driver()
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=1,
+        **env.named("state", config.run_name),
     )
     return actor.remote(config.absolute())

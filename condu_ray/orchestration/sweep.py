@@ -84,7 +84,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         left = [trial for trial in trials if trial.id not in done]
         lines.console.print(f"sweep {name}: {len(trials)} trials, {len(done)} finished before, {len(left)} to run")
         lines.console.print(*checked.words, sep="\n", markup=False)
-        cluster = partial(env.ray_cluster, sweep.cluster.address, f"condu_ray/{name}", lines)
+        cluster = partial(env.ray_cluster, sweep.cluster.address, name, lines)
         work = partial(_Running, base, checked.under(config), folder, left, lines)
         if sweep.cache_report:
             if left:
@@ -189,7 +189,7 @@ class _Running:
             self.folder,
             {trial.id: trial for trial in self.left},
             self.engine.precision,
-            ray.get_runtime_context().namespace,
+            env.namespace(self.config.run_name),
             parent,
             {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},
         )

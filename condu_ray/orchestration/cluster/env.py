@@ -8,10 +8,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
-from condu_ray.orchestration.cluster.stop import Stopped
+from condu_ray.orchestration.cluster import stop
 from condu_ray.orchestration.cluster.surroundings import SurroundingsError, check_surroundings
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def apply() -> None:
 
 
 @contextmanager
-def ray_cluster(address: str | None, namespace: str, lines: Lines) -> Iterator[None]:
+def ray_cluster(address: str | None, run: str, lines: Lines) -> Iterator[None]:
     """Joins a cluster, or starts a local one that ends with the block.
 
     A process that has joined one already (`ray.init()` in a notebook) stays there, whatever the address, and after the
@@ -60,7 +60,7 @@ def ray_cluster(address: str | None, namespace: str, lines: Lines) -> Iterator[N
 
     Args:
         address: Ray address; None takes RAY_ADDRESS, and where that is unset, a local cluster.
-        namespace: namespace of the run's actors, explicit because a job's default one is random.
+        run: the run's or sweep's name.
         lines: says that Ray starts, where it takes long.
 
     Raises:
@@ -72,25 +72,40 @@ def ray_cluster(address: str | None, namespace: str, lines: Lines) -> Iterator[N
     import ray
 
     if ray.is_initialized():
-        yield
+        try:
+            yield
+        finally:
+            _leave(namespace(run))
         return
     from condu_ray.orchestration.watch.discovery import announced
 
-    stopped = False
     try:
         with lines.waiting("Ray starts"):
-            _init(address, namespace)
+            _init(address, namespace(run))
         with announced() if address == "local" else nullcontext():
             yield
-    except Stopped:
-        stopped = True
-        raise
     finally:
-        if not stopped:  # else the process ends, and its cluster with it
+        if stop.asked() is None:  # else the process ends, and its cluster with it
             ray.shutdown()
 
 
-def _init(address: str, namespace: str) -> None:
+def namespace(run: str) -> str:
+    """Returns the namespace of a run's actors, explicit because a driver's default one is random."""
+    return f"condu_ray/{run}"
+
+
+def _leave(space: str) -> None:
+    """Ends the actors of a run on a cluster that goes on: its lanes end for want of their board."""
+    import ray
+    from ray.util import list_named_actors
+
+    for actor in list_named_actors(all_namespaces=True):
+        if actor["namespace"] == space:
+            with suppress(ValueError):  # it ended by itself
+                ray.kill(ray.get_actor(actor["name"], namespace=space))
+
+
+def _init(address: str, space: str) -> None:
     """Calls `ray.init`, and keeps to ourselves what it would say and whose signal it would take."""
     import ray
 
@@ -100,7 +115,7 @@ def _init(address: str, namespace: str) -> None:
         with _quiet():
             ray.init(
                 address=address,
-                namespace=namespace,
+                namespace=space,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 runtime_env={"env_vars": {name: os.environ[name] for name in SETTINGS}},
@@ -140,13 +155,18 @@ def quiet_data() -> None:
         logging.getLogger(f"ray.data._internal.{noisy}").setLevel(logging.ERROR)
 
 
-def beside_driver() -> dict[str, Any]:
-    """Returns the option that places an actor on the driver's node, as long as that lives.
+def named(name: str, run: str) -> dict[str, Any]:
+    """Returns the options of an actor that is found by its name, on the driver's node as long as that lives.
 
     The head runs the driver of a submitted job; what remembers must not stand on a spot node.
+
+    Args:
+        name: among the actors of its run.
+        run: the run's or sweep's name.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=True)}
+    place = NodeAffinitySchedulingStrategy(here, soft=True)
+    return {"name": name, "namespace": namespace(run), "scheduling_strategy": place}

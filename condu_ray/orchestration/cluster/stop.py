@@ -14,18 +14,19 @@ GRACE_SECONDS = 15.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal asked this process to end, and nothing of it goes on after."""
+_asked: list[int] = []
 
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
+
+def asked() -> int | None:
+    """Returns the signal that asked this process to end, after which nothing of it goes on; None while none did."""
+    return _asked[0] if _asked else None
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raises `Stopped` in the block for the first signal; a second one, or `GRACE_SECONDS`, end the process at once.
+    """Raises a KeyboardInterrupt in the block for the first signal; a second one, or `GRACE_SECONDS`, end the process.
 
+    What was raised does not say which signal it was, for Ray raises one of its own where it was waiting; `asked` does.
     A signal that is ignored (`nohup`, a shell's job in the background) stays so. Only the main thread can be asked.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -46,10 +47,11 @@ def stoppable() -> Iterator[None]:
 def _stop(number: int, frame: object) -> NoReturn:
     for other in SIGNALS:
         signal.signal(other, lambda second, _: end(second))
+    _asked.append(number)
     late = threading.Timer(GRACE_SECONDS, end, [number])
     late.daemon = True
     late.start()
-    raise Stopped(number)
+    raise KeyboardInterrupt
 
 
 def end(number: int) -> NoReturn:

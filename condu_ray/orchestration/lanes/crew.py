@@ -12,7 +12,7 @@ import ray
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.cluster.background import background
-from condu_ray.orchestration.cluster.env import beside_driver
+from condu_ray.orchestration.cluster.env import named
 from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.cluster.room import ResourceError, Room, room_for
 from condu_ray.orchestration.lanes.board import Board
@@ -56,7 +56,7 @@ class Crew:
         # A lane must not wait for a state that nobody is making yet, so what starts from one is posted by who makes it.
         first = [expert for expert in experts if expert.state is None]
         keeper = ray.remote(Board).options(
-            name=BOARD, num_cpus=0, max_restarts=-1, max_task_retries=-1, **beside_driver()
+            num_cpus=0, max_restarts=-1, max_task_retries=-1, **named(BOARD, config.run_name)
         )
         self.board: Any = keeper.remote(first, self.lanes)
         self._futures: list[Future[None]] = []

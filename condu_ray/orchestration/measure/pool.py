@@ -7,7 +7,7 @@ from typing import Any
 import ray
 
 from condu_ray.config import Experiment
-from condu_ray.orchestration.cluster.env import beside_driver
+from condu_ray.orchestration.cluster.env import named
 from condu_ray.orchestration.cluster.room import Room
 from condu_ray.orchestration.measure.evaluator import start_evaluator
 from condu_ray.orchestration.measure.measuring import MEASURING, Measuring
@@ -33,7 +33,11 @@ class Pool:
         self._evaluators: list[Any] = []
         self.waiting = 0
         service = ray.remote(Measuring).options(
-            name=MEASURING, num_cpus=0, max_concurrency=1000, max_restarts=-1, max_task_retries=-1, **beside_driver()
+            num_cpus=0,
+            max_concurrency=1000,
+            max_restarts=-1,
+            max_task_retries=-1,
+            **named(MEASURING, config.run_name),
         )
         self.service: Any = service.remote(config.absolute().storage, config.run_name)
 

@@ -4,6 +4,7 @@ import signal
 import socket
 import sys
 import time
+import types
 
 import pytest
 
@@ -93,6 +94,12 @@ class Ray:
         if self.error:
             raise self.error
 
+    def get_actor(self, name, namespace):
+        return namespace, name
+
+    def kill(self, actor):
+        self.calls.append(actor)
+
     def shutdown(self):
         self.calls.append("shutdown")
 
@@ -110,11 +117,14 @@ def ray(monkeypatch):
     return use
 
 
-def test_a_cluster_that_a_notebook_has_joined_is_used_and_left_up(ray):
-    found = ray(up=True)
+def test_a_cluster_that_a_notebook_has_joined_is_used_and_left_up_without_what_was_ours(ray, monkeypatch):
+    found, util = ray(up=True), types.ModuleType("ray.util")
+    mine, other = {"namespace": "condu_ray/n", "name": "board"}, {"namespace": "another", "name": "board"}
+    util.list_named_actors = lambda all_namespaces: [mine, other]
+    monkeypatch.setitem(sys.modules, "ray.util", util)
     with env.ray_cluster(None, "n", Lines()):
-        pass
-    assert found.calls == []
+        assert found.calls == []
+    assert found.calls == [("condu_ray/n", "board")]
 
 
 def test_a_cluster_of_ones_own_ends_with_the_block_and_takes_no_signal(ray):

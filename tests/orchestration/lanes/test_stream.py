@@ -9,6 +9,7 @@ from condu_ray.benchmark import load_task
 from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.orchestration.cluster.env import ray_cluster
 from condu_ray.orchestration.cluster.room import Room
+from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from condu_ray.vlm.preprocess import Preprocessor, normalise
 from condu_ray.vlm.prototypes import class_prototypes
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def cluster():
-    with ray_cluster("local", namespace="test"):
+    with ray_cluster("local", "test", Lines()):
         yield
 
 

@@ -75,6 +75,14 @@ def test_lines_come_now_and_then(monkeypatch):
     assert shown(lambda display: display.lanes(news({0: WORD}), 1, 2, 0)) == ""  # the last one was a moment ago
 
 
+def test_a_log_says_for_what_a_run_waits(at_once):
+    words = ["prototypes: 1 of 2 tasks, 1,240 of 3,700 images", "waiting: lanes start (8 s)"]
+    assert "; ".join(words) in shown(lambda display: display.lanes(news({}), 1, 2, 0, words))
+    text = shown(lambda display: display.lanes(news({0: WORD}), 1, 2, 0, words[:1]))
+    assert "0/2 experts, 30 s left; prototypes: 1 of 2 tasks" in text
+    assert shown(lambda display: display.lanes(news({}), 1, 2, 0)).endswith("waiting\n")
+
+
 def test_a_terminal_gets_bars():
     text = shown(lambda display: display.lanes(news({0: WORD}, 1), 1, 2, 0), terminal=True)
     assert "experts" in text
