@@ -199,7 +199,8 @@ class Tracker:
 
     def _fail(self, status: str) -> None:
         for method, run in self._runs.items():
-            if method not in self._finished:
+            # A sweep that was stopped has said of its trials how they end, before they hear of it.
+            if method not in self._finished and self._client.get_run(run).info.status == "RUNNING":
                 self._client.set_terminated(run, status)
 
     def run_id(self, method: str) -> str | None:

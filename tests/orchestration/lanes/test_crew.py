@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -39,7 +40,7 @@ class Lanes:
                 if self.fail is not None:
                     raise self.fail
             for expert in experts:
-                expert.folder.mkdir(parents=True)
+                Path(expert.folder).mkdir(parents=True)
                 (expert.folder / "meta.json").touch()
                 ray.get(board.trained.remote(expert.key))
             time.sleep(0.05)

@@ -144,12 +144,14 @@ def test_an_experiment_that_was_deleted_says_how_to_restore_it(tmp_path, caplog)
 def test_what_a_run_and_a_sweep_with_its_trials_end_as(tmp_path, error, status):
     config = Experiment(storage=tmp_path, run="sweep")
     parent = Parent(config, {})
-    trial = Tracker(config, ["a"], parent.__enter__().run)  # which died with the cluster
+    trial = Tracker(config, ["a"], parent.__enter__().run)
     trial.start("condu", "state")
-    trial.close()
     own = Tracker(config, ["a"])
     own.start("condu", "state")
     own.fail(ended(error))
+    while trial.run_id("condu") is None:
+        time.sleep(0.01)
     parent.__exit__(type(error), error, None)
+    trial.fail("FAILED")  # it hears only then that there is no cluster any more
     client, experiment = open_experiment(config)
     assert [run.info.status for run in client.search_runs([experiment])] == [status] * 3
