@@ -34,8 +34,8 @@ def lane(board: Any, folder: Path, number: int, lengths: dict[str, float]) -> No
             for expert in work:
                 if claims.acquire(expert.key):
                     time.sleep(lengths[expert.key])
-                    expert.folder.mkdir(parents=True)
-                    (expert.folder / MANIFEST).touch()
+                    Path(expert.folder).mkdir(parents=True)
+                    Path(expert.folder, MANIFEST).touch()
                     ray.get(board.trained.remote(expert.key))
                     claims.release(expert.key)
             if not work:

@@ -1,6 +1,7 @@
 """The check before the bill: go or stop, by theta0's accuracies, before anything is trained."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -101,8 +102,8 @@ def test_the_main_job_looks_before_it_trains(config, published, capsys):
     with pytest.raises(RunError, match="not as published") as caught:
         run(config)
     assert all(f"{task} " in str(caught.value) for task in ("walls", "doors", "cars"))
-    assert not list(experts_folder(config.storage).glob("*"))
-    assert not results_path(config.run_folder).exists()
+    assert not list(Path(experts_folder(config.storage)).glob("*"))
+    assert not Path(results_path(config.run_folder)).exists()
     found = run(config.model_copy(update={"on_mismatch": "warn"}))
     assert "On it goes" in capsys.readouterr().out
     assert found["experts_trained"] == 3
