@@ -41,7 +41,7 @@ class Lanes:
                     raise self.fail
             for expert in experts:
                 Path(expert.folder).mkdir(parents=True)
-                (expert.folder / "meta.json").touch()
+                Path(expert.folder / "meta.json").touch()
                 ray.get(board.trained.remote(expert.key))
             time.sleep(0.05)
 
