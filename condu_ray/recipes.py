@@ -1,7 +1,8 @@
 """Recipes: functions that return a whole configuration. `--recipe NAME` picks one; flags override it.
 
 Those of MTIL are the public scripts' hyperparameters (github.com/zhangzicong518/ConDU), for `--data` as
-`condu-ray prepare` writes it; condu_ray/constants.py says of each where it comes from.
+`condu-ray prepare` writes it; condu_ray/constants.py says of each where it comes from. `xtail` has no such
+script: it is RAIL's protocol with order I's rates and steps.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def task_agnostic() -> Experiment:
 
 
 def xtail() -> Experiment:
-    """RAIL's X-TAIL: MTIL without CIFAR100, 16 images a class, classes of all sets, one template for all of them."""
+    """RAIL's X-TAIL: MTIL without CIFAR100, 16 images a class, classes of all sets, one template for all; our rates."""
     tasks = tuple(task for task in ORDER_1 if task != "cifar100")
     return mtil_order1().model_copy(update={"recipe": "xtail", "tasks": tasks, "shots": 16, "protocol": ("xtail",)})
 

@@ -1,5 +1,11 @@
 """ConDU's unify and decouple, written as the paper states them (arXiv 2503.10705, section 3.2): the slow twin.
 
+With delta~_t = delta_t for the new task, and delta~_i = lambda_i (M_i . u) of before for i < t, at every position j
+
+    u_j      = s_j max{|delta~_i,j| : sign(delta~_i,j) = s_j},  0 where there is none,  s_j = sign(sum_i delta~_i,j)
+    M_i,j    = 1 where delta~_i,j u_j > 0, else 0
+    lambda_i = ||delta~_i||_1 / ||M_i . u||_1,  0 where the mask is empty
+
 It materialises every decoupled delta, stacks them, and keeps bool masks. Tests and the benchmark hold ``unify.py``
 against it; nothing else uses it.
 """

@@ -31,7 +31,7 @@ class Condu(Unified):
         return UnifiedDelta.empty()
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> UnifiedDelta:
-        """Section 2, "Unify": sign election, signed maximum, masks and rescalers, in one pass."""
+        """ConDU, section 3.2, "Unify": sign election, signed maximum, masks and rescalers, in one pass."""
         model: UnifiedDelta = state.model
         return model.unify(task, load(expert), rescaler=self.config.merging.rescaler)
 

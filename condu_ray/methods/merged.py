@@ -58,7 +58,7 @@ class Unified(Merged):
         return model.unified
 
     def adapter_of(self, model: UnifiedDelta, task: str) -> Delta:
-        """Section 2, "Decouple": lambda_i * (M_i . u)."""
+        """ConDU, section 3.2, "Decouple": lambda_i * (M_i . u)."""
         return model.decouple(task)
 
     def save(self, model: UnifiedDelta, folder: Path) -> None:

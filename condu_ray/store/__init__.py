@@ -1,1 +1,1 @@
-"""What is on disk: artifacts published atomically, the merge ledger, result rows. Only safetensors, JSON, Parquet."""
+"""What is on disk: artifacts published atomically, the merge ledger, rows. It reads safetensors, JSON, Parquet."""

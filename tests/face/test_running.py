@@ -125,7 +125,7 @@ class TestFinished:
         code = code.replace('"storage", "mini_mtil-seed0"', f'"{written.storage.name}", "r"').replace(
             "flowers", "walls"
         )
-        names = {"reconstruction": condu_ray.reconstruction}
+        names = {}
         exec(compile(code, str(page), "exec"), names)
         assert names["best"]["walls"] == 70.0 + 1
         assert "Reconstruction(relative_l2=" in capsys.readouterr().out

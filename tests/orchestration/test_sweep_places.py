@@ -13,7 +13,7 @@ def test_trials_of_a_sweep_on_a_relative_storage_folder_get_an_absolute_one(
     seen = []
 
     class Running:
-        def __init__(self, base, checked, folder, trials, left, console):
+        def __init__(self, base, checked, folder, left, lines):
             seen.extend(trial.config(checked.config, "s") for trial in left)
 
         def cache_report(self):
