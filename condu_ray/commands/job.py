@@ -38,5 +38,5 @@ def job() -> Iterator[None]:
         if isinstance(error, ValueError | ArtifactError | ResourceError):
             refuse(error)
         if isinstance(error, RunError):
-            sys.exit(f"error: {error}")
+            stop.fail(error)
         raise

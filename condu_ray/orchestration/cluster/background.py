@@ -15,6 +15,14 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
+_PREFIX = "background "
+
+
+def busy() -> bool:
+    """Whether some of this process's background work has not ended."""
+    return any(thread.name.startswith(_PREFIX) for thread in threading.enumerate())
+
+
 def background(job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
     """Starts a job in a daemon thread of its own.
 
@@ -35,5 +43,5 @@ def background(job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future
             future.set_exception(error)
 
     future.set_running_or_notify_cancel()
-    threading.Thread(target=work, name=getattr(job, "__name__", "background"), daemon=True).start()
+    threading.Thread(target=work, name=_PREFIX + getattr(job, "__name__", ""), daemon=True).start()
     return future

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
+
+from condu_ray.orchestration.cluster.background import busy
 
 GRACE_SECONDS = 15.0
 """How long a driver takes at most to tell MLflow and to free what it holds."""
@@ -52,6 +55,19 @@ def _stop(number: int, frame: object) -> NoReturn:
     late.daemon = True
     late.start()
     raise KeyboardInterrupt
+
+
+def fail(error: Exception) -> NoReturn:
+    """Ends this process with an error's message and exit code 1, by force where work beside the main thread goes on.
+
+    That is in Ray's hands, whose cluster has ended: at Python's own end it can bring the process down by a signal.
+    """
+    if not busy():
+        sys.exit(f"error: {error}")
+    print(f"error: {error}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
 
 
 def end(number: int) -> NoReturn:

@@ -20,6 +20,23 @@ def test_what_it_raises_comes_back():
         background(fail).result(timeout=10)
 
 
+def test_a_command_that_fails_beside_its_background_ends_at_once_with_its_message():
+    script = (
+        "import atexit, threading\n"
+        "from condu_ray.commands.job import job\n"
+        "from condu_ray.orchestration.cluster.background import background, busy\n"
+        "from condu_ray.orchestration.cluster.failure import RunError\n"
+        "atexit.register(print, 'Python ended it')\n"
+        "with job():\n"
+        "    background(int).result()\n"
+        "    background(threading.Event().wait)\n"
+        "    assert busy()\n"
+        "    raise RunError('no lane is left')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (1, "error: no lane is left\n", "")
+
+
 def test_a_process_ends_though_its_background_waits_for_ever():
     script = (
         "import sys, threading\n"
