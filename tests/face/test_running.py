@@ -231,6 +231,7 @@ class TestSettings:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_and_a_sweep_with_a_method_from_outside(tmp_path, monkeypatch, task_data, small_backbone):
     (tmp_path / "my_rule.py").write_text(
         "from condu_ray import merge_rule\n"

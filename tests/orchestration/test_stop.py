@@ -27,15 +27,15 @@ def statuses(storage):
     ("kind", "number", "moment"),
     [
         (Job, signal.SIGTERM, "trains"),
-        (Job, signal.SIGINT, "starts"),
-        (Sweep, signal.SIGTERM, "trains"),
+        pytest.param(Job, signal.SIGINT, "starts", marks=pytest.mark.long),
+        pytest.param(Sweep, signal.SIGTERM, "trains", marks=pytest.mark.long),
     ],
 )
 def test_a_signal_ends_a_run_or_sweep_and_the_same_command_goes_on(
     kind, number, moment, tmp_path, task_data, small_backbone
 ):
     flags = ("--orders", "2") if kind is Sweep else ()
-    job = kind(tmp_path / "s", task_data, small_backbone, *flags, steps=400)
+    job = kind(tmp_path / "s", task_data, small_backbone, *flags, steps=100)
     try:
         job.wait_for(lambda: "lanes" in job.log.read_text() if moment == "starts" else len(job.experts) == 1)
         begin = time.monotonic()
@@ -52,7 +52,7 @@ def test_a_signal_ends_a_run_or_sweep_and_the_same_command_goes_on(
     finally:
         job.stop()
     kept = job.experts
-    again = kind(job.storage, task_data, small_backbone, *flags, steps=400)
+    again = kind(job.storage, task_data, small_backbone, *flags, steps=100)
     try:
         assert again.process.wait(240) == 0, again.log.read_text()
     finally:

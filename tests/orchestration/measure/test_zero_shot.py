@@ -96,6 +96,7 @@ def test_who_claims_nothing_is_not_checked(checked):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_main_job_looks_before_it_trains(config, published, capsys):
     parts = {"tracking": config.tracking.model_copy(update={"enabled": False})}
     config = config.model_copy(update=parts | {"cluster": config.cluster.model_copy(update={"address": "local"})})
