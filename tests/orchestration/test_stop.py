@@ -7,7 +7,7 @@ import pytest
 
 from tests.orchestration.job import Job
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 SENTENCE = "the same command goes on from there"
 
 
@@ -27,8 +27,8 @@ def statuses(storage):
     ("kind", "number", "moment"),
     [
         (Job, signal.SIGTERM, "trains"),
-        pytest.param(Job, signal.SIGINT, "starts", marks=pytest.mark.long),
-        pytest.param(Sweep, signal.SIGTERM, "trains", marks=pytest.mark.long),
+        (Job, signal.SIGINT, "starts"),
+        (Sweep, signal.SIGTERM, "trains"),
     ],
 )
 def test_a_signal_ends_a_run_or_sweep_and_the_same_command_goes_on(

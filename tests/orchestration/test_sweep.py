@@ -95,6 +95,7 @@ def test_a_killed_driver_goes_on_and_ends_with_the_same_table(both, tmp_path, ta
         assert (job.storage / "experts" / key / "meta.json").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.long
 def test_a_sweep_that_fails_is_failed_in_mlflow_with_its_trials(tmp_path, task_data, small_backbone):
     from mlflow import MlflowClient
 
