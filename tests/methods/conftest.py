@@ -2,13 +2,15 @@
 
 from types import SimpleNamespace
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from condu_ray.benchmark import load_task, load_tasks
 from condu_ray.config import Experiment
 from condu_ray.learn.chunks import ChunkReader, batches, reference_images, task_images, training_chunks
-from condu_ray.learn.lesson import Lesson
+from condu_ray.learn.lesson import Exemplars, Lesson
 from condu_ray.learn.loop import fine_tune
 from condu_ray.learn.objective import ClipClassifier
 from condu_ray.methods import ModelState, get
@@ -16,6 +18,7 @@ from condu_ray.plan.sessions import plan_method
 from condu_ray.store.ledger import state_id
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights
+from condu_ray.vlm.preprocess import Preprocessor
 
 BATCH = 8
 
@@ -152,3 +155,16 @@ def school(small_backbone, task_data):
         return {name: parameter.detach().clone() for name, parameter in lesson.parameters.items()}, losses
 
     return SimpleNamespace(configured=configured, lesson=lesson, train=train, spec=spec)
+
+
+@pytest.fixture
+def kept(school, task_data):
+    """Exemplars of two earlier tasks: their first test images."""
+
+    def of(name, count):
+        task, preprocessor = load_task(task_data / name), Preprocessor(school.spec.preprocess)
+        table = pq.read_table(task.test).slice(0, count)
+        pixels = np.stack([preprocessor.pixels(encoded.as_py()) for encoded in table["image"]])
+        return Exemplars(name, tuple(task.prompts()), pixels, np.asarray(table["label"], dtype=np.int64))
+
+    return (of("doors", 6), of("cars", 20))

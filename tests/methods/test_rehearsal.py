@@ -5,26 +5,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from condu_ray.benchmark import load_task
 from condu_ray.learn.exemplars import EXEMPLARS, herding
-from condu_ray.learn.lesson import Exemplars
 from condu_ray.learn.objective import Batch, ClipClassifier, Objective, classification_loss
 from condu_ray.learn.teacher import both_ways
 from condu_ray.methods import get
 from condu_ray.vlm.preprocess import Preprocessor
-
-
-@pytest.fixture
-def kept(school, task_data):
-    """Exemplars of two earlier tasks: their first test images."""
-
-    def of(name, count):
-        task, preprocessor = load_task(task_data / name), Preprocessor(school.spec.preprocess)
-        table = pq.read_table(task.test).slice(0, count)
-        pixels = np.stack([preprocessor.pixels(encoded.as_py()) for encoded in table["image"]])
-        return Exemplars(name, tuple(task.prompts()), pixels, np.asarray(table["label"], dtype=np.int64))
-
-    return (of("doors", 6), of("cars", 20))
 
 
 def forward(lesson, objective, batch):
