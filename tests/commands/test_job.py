@@ -78,6 +78,8 @@ def started(lines, end, shell='exec {python} -c "$SCRIPT"', hold=60, **variables
         ["bash", "-o", "pipefail", "-c", shell.format(python=sys.executable)],
         env=os.environ | {"SCRIPT": script} | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         encoding="utf-8", errors="replace",
+        # What runs in the background of a script inherits a Ctrl-C that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
