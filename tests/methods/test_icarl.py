@@ -72,12 +72,3 @@ def test_what_is_stored_is_herded_over_the_whole_data_set(school, kept, tmp_path
     assert len(rows) == stored == len(found)
     assert np.array_equal(np.stack([preprocessor.pixels(one.as_py()) for one in found["image"]]), pixels[rows])
     assert found["label"].to_pylist() == [source["label"][row].as_py() for row in rows.tolist()]
-
-
-def test_the_first_task_is_learned_plainly_bit_for_bit(school):
-    found = []
-    for make in (lambda lesson: get("icarl", lesson.config).objective(lesson), Objective):
-        lesson = school.lesson("icarl", school.configured(), position=0)
-        found.append(school.train(lesson, make(lesson)))
-    assert found[0][1] == found[1][1]
-    assert all(torch.equal(found[0][0][name], found[1][0][name]) for name in found[0][0])

@@ -67,10 +67,11 @@ def test_the_loss_is_the_sum_of_three_terms(school, kept):
     assert all(torch.equal(named[name], lesson.theta0[name] + moved[name]) for name in moved)  # theta_(t-1)
 
 
-def test_without_exemplars_it_is_the_plain_objective_bit_for_bit(school):
+@pytest.mark.parametrize("method", ["rehearsal", "icarl"])
+def test_without_exemplars_it_is_the_plain_objective_bit_for_bit(school, method):
     found = []
-    for make in (lambda lesson: get("rehearsal", lesson.config).objective(lesson), Objective):
-        lesson = school.lesson("rehearsal", school.configured(), position=0)
+    for make in (lambda lesson: get(method, lesson.config).objective(lesson), Objective):
+        lesson = school.lesson(method, school.configured(), position=0)
         found.append(school.train(lesson, make(lesson)))
     assert found[0][1] == found[1][1]
     assert all(torch.equal(found[0][0][name], found[1][0][name]) for name in found[0][0])

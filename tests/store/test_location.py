@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import pwd
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,17 @@ def test_a_scheme_without_a_backend_is_refused_by_name(text):
     assert text.partition("://")[0] + "://" in str(caught.value)
 
 
+HOME = "/somebody"
+ROOT = pwd.getpwnam("root").pw_dir
 HOMES = {
-    "~": "/home/me", "~/x": "/home/me/x", "~root/x": "/root/x", "a/~": "a/~", "./~": "~", "~a~": None,
+    "~": HOME, "~/x": f"{HOME}/x", "~root/x": f"{ROOT}/x", "a/~": "a/~", "./~": "~", "~a~": None,
     "~nobody-here": None,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", HOMES)
 def test_a_home_folder_is_meant_wherever_a_person_names_a_place(text, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", HOME)
     monkeypatch.chdir(tmp_path)
     for flag in ("storage", "data", "distillation.captions", "distillation.reference", "model", "pretrained", "orders"):
         if HOMES[text] is None:

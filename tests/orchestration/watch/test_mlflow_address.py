@@ -15,7 +15,7 @@ ADDRESSES = {
     "sqlite+pysqlite:///runs.db": "sqlite:///{here}/runs.db",
     "sqlite:///50%25/runs.db": "sqlite+pysqlite:///{here}/50%25/runs.db",
     "sqlite:////data/runs.db": "sqlite:////data/runs.db",
-    "sqlite:///~/runs.db": "sqlite:////home/me/runs.db",
+    "sqlite:///~/runs.db": "sqlite:////somebody/runs.db",
     " http://127.0.0.1:5000 ": "http://127.0.0.1:5000",
     "https://user:secret@host/mlflow": "https://user:secret@host/mlflow",
     "postgresql+psycopg2://user@host/runs": "postgresql+psycopg2://user@host/runs",
@@ -28,7 +28,7 @@ ADDRESSES = {
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/somebody")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
