@@ -18,6 +18,8 @@ from condu_ray.store.location import Place
 FILE = "features.safetensors"
 VERSION = 1
 """Raised whenever features change."""
+CUT = "cut after the longest"
+"""How prompts are encoded (`vlm/context.py`)."""
 
 
 class FeatureStore:
@@ -35,7 +37,7 @@ class FeatureStore:
         self._identity = [VERSION, backbone, dict(preprocess), device]
 
     def _path(self, kind: Literal["image", "text"], task: Task, precision: str, count: int) -> Place:
-        what = [task.test_fingerprint, count] if kind == "image" else [task.classes, task.templates]
+        what = [task.test_fingerprint, count] if kind == "image" else [task.classes, task.templates, CUT]
         return feature_folder(self._storage, content_hash([*self._identity, kind, precision, what])[:24])
 
     def load(self, kind: Literal["image", "text"], task: Task, precision: str, count: int = 0) -> Tensor | None:
