@@ -108,6 +108,8 @@ CONSTANTS = (
              "merging.dare_drop"),
     Constant("DARE: merged by the mean", "average", "DARE, README.md of github.com/yule-BUAA/MergeLM",
              "merging.dare_rule"),
+    Constant("Consensus: tasks whose own a value has to be", 2,
+             "TALL masks, config/method/consensus.yaml of github.com/nik-dim/tall_masks", "merging.consensus_least"),
     Constant("TSV-M: factor of the merged delta", 1.0, "TSV-M, arXiv 2412.00081", "merging.tsv_scale"),
     Constant("OPCM: share of singular values that are left alone", 0.5,
              "OPCM, config/method/opcm/opcm.yaml of github.com/tanganke/fusion_bench", "merging.opcm_alpha"),

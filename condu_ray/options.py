@@ -61,6 +61,12 @@ class Merging(Settings):
     """`tsv-m`: factor of the merged delta."""
     iso_scale: float = late(1.0, gt=0)
     """`iso-c`: factor of the merged delta; the authors choose one of up to 3 on validation images."""
+    consensus_threshold: float = late(0.4, ge=0)
+    """`consensus`: a value is a task's own where its delta is more than so many times all the others together."""
+    consensus_least: int = late(2, ge=0)
+    """`consensus`: tasks whose own a value has to be."""
+    consensus_scale: float = late(0.3, gt=0)
+    """`consensus`: factor of the merged delta."""
     opcm_alpha: float = late(0.5, ge=0, le=1)
     """`opcm`: share of the merged singular values whose directions a new delta leaves alone."""
 

@@ -11,6 +11,7 @@ from condu_ray.merging.emr import emr
 from condu_ray.merging.fidelity import Reconstruction, reconstruction
 from condu_ray.merging.opcm import Projected, project
 from condu_ray.merging.spectral import iso_c, tsv_m
+from condu_ray.merging.tall_mask import consensus
 from condu_ray.merging.ties import ties
 from condu_ray.merging.unified import DuplicateTaskError, UnifiedDelta, UnknownTaskError
 from condu_ray.merging.unified_file import UnifiedFileError
@@ -32,6 +33,7 @@ __all__ = [
     "align_",
     "check_delta",
     "conflicts",
+    "consensus",
     "drop_and_rescale",
     "emr",
     "fingerprint",

@@ -1,4 +1,4 @@
-"""Merging baselines: running mean, task arithmetic, TIES, MagMax, DARE, and EMR's one-shot unification."""
+"""Merging baselines: running mean, task arithmetic, TIES, MagMax, DARE, consensus, and EMR's one-shot unification."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from condu_ray.merging.averaging import largest_magnitude, running_mean, running
 from condu_ray.merging.dare import drop_and_rescale
 from condu_ray.merging.delta import Delta
 from condu_ray.merging.emr import emr
+from condu_ray.merging.tall_mask import consensus
 from condu_ray.merging.ties import ties
 from condu_ray.methods.base import LoadExpert, ModelState
 from condu_ray.methods.merged import Merged, Unified
@@ -122,6 +123,34 @@ class Dare(Merged):
     def merged(self, model: Delta) -> Delta:
         """As the rule serves it."""
         return self.rule.merged(model)
+
+
+@register("consensus", "TALL masks, Wang et al., ICML 2024, arxiv.org/abs/2405.07813")
+class Consensus(Merged):
+    """Task arithmetic over the values that several tasks' TALL masks share; made anew from all experts, read twice.
+
+    From the paper: masks and votes. From the code: two tasks at least. Threshold and factor, which they choose on
+    validation images, are the middle of those that they try, and task arithmetic's.
+    """
+
+    def merge_settings(self) -> dict[str, Any]:
+        """Threshold, votes and factor."""
+        options = self.config.merging
+        return {
+            "consensus_threshold": options.consensus_threshold,
+            "consensus_least": options.consensus_least,
+            "consensus_scale": options.consensus_scale,
+        }
+
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
+        """All deltas so far, one in memory at a time: their sum, then their masks."""
+        options = self.config.merging
+        return consensus(
+            state.sources(task, expert, load),
+            threshold=options.consensus_threshold,
+            least=options.consensus_least,
+            scale=options.consensus_scale,
+        )
 
 
 @register("emr", "EMR-Merging, Huang et al., NeurIPS 2024, arxiv.org/abs/2405.17461")

@@ -7,6 +7,7 @@ import torch
 
 from condu_ray.merging import (
     DeltaError,
+    consensus,
     drop_and_rescale,
     emr,
     fingerprint,
@@ -55,6 +56,7 @@ RULES = {
     "ties": lambda deltas: ties(named(deltas)),
     "ties untrimmed": lambda deltas: ties(named(deltas), density=1.0),
     "dare": dare,
+    "consensus": lambda deltas: consensus(named(deltas), least=1, scale=1.0),
     "tsv-m": lambda deltas: tsv_m(named(deltas)),
     "iso-c": lambda deltas: iso_c(named(deltas)),
     "opcm": lambda deltas: fold(project)(deltas).merged,
@@ -64,10 +66,10 @@ RULES = {
     "emr decoupled": lambda deltas: emr(named(deltas)).decouple("task 0"),
 }
 UNIFIED = ("condu", "condu decoupled", "emr", "emr decoupled")
-KEEPS_ONE = ("mean", "sum", "magmax", "ties untrimmed", "tsv-m", "opcm", *UNIFIED)
+KEEPS_ONE = ("mean", "sum", "magmax", "ties untrimmed", "consensus", "tsv-m", "opcm", *UNIFIED)
 KEEPS_EQUALS = ("mean", "magmax", "ties untrimmed", *UNIFIED)
-ANY_ORDER = ("sum", "ties", "ties untrimmed", "tsv-m", "iso-c", "emr")
-ODD = ("mean", "sum", "wise-ft", "magmax", "dare", "tsv-m", "iso-c", "opcm")
+ANY_ORDER = ("sum", "ties", "ties untrimmed", "consensus", "tsv-m", "iso-c", "emr")
+ODD = ("mean", "sum", "wise-ft", "magmax", "dare", "consensus", "tsv-m", "iso-c", "opcm")
 OWN_DTYPE = ("magmax", *UNIFIED)
 ROUNDS = ("tsv-m", "iso-c", "opcm")
 """By singular vectors, which no arithmetic makes exact."""

@@ -25,7 +25,7 @@ class Row:
     Attributes:
         start: `starts_from`.
         first: the method whose first expert it shares; its own name: nobody's but that of rows that name it.
-        reads: experts that a merge reads: `new`, `all` so far, or `none`.
+        reads: experts that a merge reads: `new`, `all` so far, `all twice`, or `none`.
         keeps: what the state after three tasks takes on disk, in bytes of one delta (or pair of factors).
         one: whether one model answers for all tasks.
         routes: whether unlearned tasks go to the nearest experts.
@@ -57,6 +57,7 @@ ROWS = {
     "ties": Row("pretrained", reads="all", keeps=1, serves=None),
     "magmax": Row("previous", reads="new", keeps=1, serves=0.5),
     "dare": Row("pretrained", reads="new", keeps=1, serves=None),
+    "consensus": Row("pretrained", reads="all twice", keeps=1, serves=0.3),
     "tsv-m": Row("pretrained", reads="all", keeps=1),
     "iso-c": Row("pretrained", reads="all", keeps=1, serves=None),
     "opcm": Row("pretrained", reads="new", keeps=1),
@@ -80,7 +81,7 @@ def keys(found):
 
 
 def test_every_method_of_the_package_has_its_row():
-    assert len(ROWS) == 23
+    assert len(ROWS) == 24
     assert ROWS.keys() <= METHODS.keys()
 
 
@@ -178,7 +179,7 @@ class TestEveryRow:
                 method.merge(
                     before, task, f"key-{task}", lambda key: read.append(key) or toy.expert(method, key, method.form)
                 )
-            wanted = {"none": (), "new": (task,), "all": state.tasks}[ROWS[name].reads]
+            wanted = {"none": (), "new": (task,), "all": state.tasks, "all twice": 2 * state.tasks}[ROWS[name].reads]
             assert read == [f"key-{task}" for task in wanted]
             before = state
             read.clear()
