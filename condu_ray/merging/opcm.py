@@ -1,7 +1,7 @@
 """OPCM (Tang et al., NeurIPS 2025, arXiv 2501.09522): each delta's part beside the merged ones is added, then rescaled.
 
-Formulas from the authors' code (github.com/tanganke/fusion_bench, `method/opcm/opcm.py`), read in 2026. It projects the
-weights of linears, each by itself; here every tensor of two dimensions is projected (see ``singular.py``).
+Formulas from the authors' code (github.com/tanganke/fusion_bench, `method/opcm/opcm.py`), read in 2026. What is a
+matrix: `singular.py`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def project(before: Projected | None, delta: Delta, *, alpha: float = 0.5, task:
 
     With ``U diag(S) V^T`` of a matrix of the sum so far, ``P(delta)`` is delta less the entries of ``U^T delta V`` on
     its diagonal and in its first r rows and columns, r the number of largest singular values that together are at most
-    ``alpha`` of their sum. Tensors of other dimensions are added as they are, and so is the first delta.
+    ``alpha`` of their sum. What is no matrix is added as it is, and so is the first delta.
 
     Args:
         before: Result for the earlier deltas; ``None`` before the first. It is left as it is.
@@ -75,7 +75,7 @@ def project(before: Projected | None, delta: Delta, *, alpha: float = 0.5, task:
         return Projected(running_sum(None, delta, task=task), (norm,))
     check_shapes(delta, before.total, task)
     cleaned = {
-        name: _beside(tensor, before.total[name], alpha) if is_matrix(tensor) else tensor
+        name: _beside(tensor, before.total[name], alpha) if is_matrix(name, tensor) else tensor
         for name, tensor in delta.items()
     }
     return Projected(running_sum(before.total, cleaned, task=task), (*before.norms, norm))

@@ -74,7 +74,7 @@ def tsv_m(deltas: Sequence[Delta], scale: float = 1.0) -> dict[str, Tensor]:
     """TSV-M as its authors' code has it: truncate, concatenate, orthogonalise both sides by another decomposition."""
     merged = mean(deltas)
     for name, tensor in deltas[0].items():
-        if tensor.ndim == 2:
+        if tensor.ndim == 2 and "embed" not in name:
             keep = max(1, min(tensor.shape) // len(deltas))
             parts = [torch.linalg.svd(matrix, full_matrices=False) for matrix in _stack(deltas, name)]
             u, v = torch.cat([u[:, :keep] for u, _, _ in parts], 1), torch.cat([v[:keep] for _, _, v in parts], 0)
@@ -87,7 +87,7 @@ def iso_c(deltas: Sequence[Delta], scale: float = 1.0) -> dict[str, Tensor]:
     """Iso-C: the sum, with the mean of its singular values in place of each."""
     merged = mean(deltas)
     for name, tensor in deltas[0].items():
-        if tensor.ndim == 2:
+        if tensor.ndim == 2 and "embed" not in name:
             u, s, v = torch.linalg.svd(_stack(deltas, name).sum(0), full_matrices=False)
             merged[name] = u @ torch.diag(torch.full_like(s, float(s.mean()))) @ v
     return {name: scale * tensor for name, tensor in merged.items()}
@@ -101,7 +101,7 @@ def opcm(deltas: Sequence[Delta], alpha: float = 0.5) -> dict[str, Tensor]:
         found = {}
         for name, tensor in delta.items():
             new = tensor.double()
-            if tensor.ndim == 2:
+            if tensor.ndim == 2 and "embed" not in name:
                 u, s, v = torch.linalg.svd(merged[name], full_matrices=True)
                 split = int((s.cumsum(0) / s.sum() > alpha).float().argmax())
                 projected = u.T @ new @ v.T

@@ -1,7 +1,10 @@
 """Singular value decompositions of a delta's matrices, for rules that merge subspaces instead of positions.
 
-What these rules take for a matrix is a tensor of two dimensions, as their authors' code does; that packs the query, key
-and value of an attention layer as one matrix ``[3 D, D]``, as CLIP stores them, and counts embeddings and projections.
+What these rules take for a matrix is a tensor of two dimensions that multiplies something: all but embeddings, whose
+rows are looked up. An attention layer's query, key and value are one matrix ``[3 D, D]``, as CLIP stores them. The
+authors' code differs from rule to rule: TSV-M's and Iso-C's takes positional embeddings for matrices and leaves out the
+text projection, OPCM's takes linear layers alone; none ever moves token embeddings. With embeddings averaged, TSV-M and
+Iso-C keep more of what fine-tuning gained (56 against 53 %, 57 against 51 %, on 900 images of mini-MTIL's six tasks).
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ class Svd(NamedTuple):
         return Svd(self.u[:, :count].clone(), self.s[:count].clone(), self.v[:count].clone())
 
 
-def is_matrix(tensor: Tensor) -> bool:
-    """Whether a tensor is merged as a matrix: it has two dimensions."""
-    return tensor.ndim == 2
+def is_matrix(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is merged as a matrix: it has two dimensions and is no table of embeddings, by its name."""
+    return tensor.ndim == 2 and "embed" not in name
 
 
 @torch.no_grad()

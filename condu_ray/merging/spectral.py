@@ -1,8 +1,7 @@
 """Merging rules on the singular vectors of matrices: TSV-M and Iso-C, which read all deltas, one at a time.
 
 Formulas from the papers and from their authors' code (github.com/AntoAndGar/task_singular_vectors, `TSVM_utils.py`;
-github.com/danielm1405/iso-merging, `iso.py`), read in 2026. Both leave out CLIP's text projection by its name, which
-their fine-tuning of the image tower alone never moves; here it is a matrix as any other.
+github.com/danielm1405/iso-merging, `iso.py`), read in 2026. What is a matrix: `singular.py`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def tsv_m(deltas: Mapping[str, DeltaSource], *, scale: float = 1.0) -> dict[str,
     for task, delta in each_delta(deltas):
         check_delta(delta, task=task)
         names = names or list(delta)
-        others = {name: tensor for name, tensor in delta.items() if not is_matrix(tensor)}
+        others = {name: tensor for name, tensor in delta.items() if not is_matrix(name, tensor)}
         total = running_sum(total or None, others, task=task) if others else {}
         for name in (name for name in delta if name not in others):
             keep = max(1, min(delta[name].shape) // len(deltas))
@@ -84,7 +83,7 @@ def iso_c(deltas: Mapping[str, DeltaSource], *, scale: float = 1.0) -> dict[str,
         del delta
     merged = {}
     for name, tensor in total.items():
-        if is_matrix(tensor):
+        if is_matrix(name, tensor):
             found = svd(tensor)
             merged[name] = found.u @ found.v * (scale * found.s.sum() / max(1, min(tensor.shape)))
         else:

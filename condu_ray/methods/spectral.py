@@ -21,8 +21,8 @@ from condu_ray.store.artifacts import save_tensors
 class TsvM(Merged):
     """Of T tasks' matrices a T-th of the singular vectors each, made orthogonal; made anew at every session.
 
-    From the paper: all of it, with the factor 1. From the code: what has not two dimensions is averaged. Ours: the text
-    projection is a matrix too, and directions that are zero stay so.
+    From the paper: all of it, with the factor 1. From the code: what is no matrix is averaged. Ours: embeddings are no
+    matrices, the text projection is one, and directions that are zero stay so.
     """
 
     def merge_settings(self) -> dict[str, Any]:
@@ -38,8 +38,8 @@ class TsvM(Merged):
 class IsoC(Merged):
     """The sum of all deltas, each matrix's singular values made equal; made anew at every session.
 
-    From the paper: the rule; its factor is chosen on validation images, and is 1 here. From the code: what has not two
-    dimensions is averaged. Ours: the text projection is a matrix too, and directions that are zero stay so.
+    From the paper: the rule; its factor is chosen on validation images, and is 1 here. From the code: what is no matrix
+    is averaged. Ours: embeddings are no matrices, the text projection is one, and directions that are zero stay so.
     """
 
     def merge_settings(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Opcm(Merged):
     """Each delta's part beside the merged directions is added; the sum is brought to the mean size of a delta.
 
     From the paper: projection and time-varying scale. From the code: the share 0.5, and what is added unprojected.
-    Ours: embeddings and packed projections are matrices too, and directions that are zero stay so.
+    Ours: packed projections are one matrix, and directions that are zero stay so.
     """
 
     NORMS = "norms of deltas"

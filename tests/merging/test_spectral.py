@@ -8,7 +8,15 @@ from condu_ray.merging.opcm import l2_norm
 from condu_ray.merging.singular import polar, svd
 from tests.merging.deltas import DTYPES, OneAtATime, grid_deltas, named, normal_deltas, times
 
-SHAPES = {"wide": (12, 31), "tall": (31, 17), "square": (16, 16), "vector": (9,), "kernel": (3, 2, 4, 4), "scalar": ()}
+SHAPES = {
+    "wide": (12, 31),
+    "tall": (31, 17),
+    "square": (16, 16),
+    "token_embedding": (20, 8),
+    "vector": (9,),
+    "kernel": (3, 2, 4, 4),
+    "scalar": (),
+}
 
 
 def opcm(deltas, **options):
@@ -99,6 +107,16 @@ def test_opcm_of_nothing_but_zeros_is_zero_and_a_repeated_delta_adds_no_matrix()
     (delta,) = normal_deltas(1, shapes={"w": (8, 8)})
     kept = project(project(None, delta), delta)
     torch.testing.assert_close(kept.total["w"], delta["w"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["token_embedding.weight", "visual.positional_embedding"])
+def test_embeddings_are_no_matrices(name):
+    one, other = (delta["w"] for delta in normal_deltas(2, shapes={"w": (9, 5)}))
+    deltas = {"a": {name: one}, "b": {name: other}}
+    for rule in (tsv_m, iso_c):
+        torch.testing.assert_close(rule(deltas)[name], (one + other) / 2)
+    kept = project(project(None, deltas["a"]), deltas["b"])
+    torch.testing.assert_close(kept.total[name], one + other)
 
 
 MERGES = {"tsv-m": tsv_m, "iso-c": iso_c, "opcm": opcm}
