@@ -46,7 +46,9 @@ NORMAL: dict[str, Any] = {
 NAMES = Path(condu_ray.__file__).parent / "benchmark" / "mtil" / "classes" / "sun397.json"
 RATE = 3e-5
 WARM = 5
-"""Steps before the clock starts."""
+"""Steps before the clock starts, of a training that has more."""
+CURVE = {"fp32": 2e-3, "tf32": 2e-2, "bf16": 3e-2}
+"""How far a loss curve may be from the public way's, as a share of the mean loss."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Measured:
-    """One training: losses by step, seconds a step and images a second after the first steps, peak memory in MiB."""
+    """One training: losses by step; seconds, CPU seconds and images a second, without the first steps; peak MiB."""
 
     losses: tuple[float, ...]
     step: float
+    cpu: float
     speed: float
     memory: float
 
@@ -123,7 +126,9 @@ def backbone(size: str, device: str) -> Backbone:
     return Backbone(spec, model, tokenizer, fingerprint=f"random {size}")
 
 
-def drawn(found: Backbone, classes: int, batch: int, batches: int = 4) -> Work:
+def drawn(
+    found: Backbone, classes: int, batch: int, batches: int = 4, theta0: Mapping[str, Tensor] | None = None
+) -> Work:
     """Draws a task: SUN397's first class names, and noisy patterns that tell the classes apart."""
     names = json.loads(NAMES.read_text(encoding="utf-8"))["classes"][:classes]
     task = Task(f"{classes} classes", Location("/nowhere"), tuple(names), ("a photo of a {}.",), 0, 0)
@@ -133,7 +138,7 @@ def drawn(found: Backbone, classes: int, batch: int, batches: int = 4) -> Work:
     patterns = generator.integers(40, 216, (classes, 4, 4, 3))
     grids = np.arange(height) * 4 // height, np.arange(width) * 4 // width
     pixels = patterns[labels][:, grids[0]][:, :, grids[1]] + generator.integers(-40, 40, (1, height, width, 3))
-    theta0 = {name: parameter.detach().clone() for name, parameter in found.trainable.items()}
+    theta0 = theta0 or {name: parameter.detach().clone() for name, parameter in found.trainable.items()}
     return Work(found, theta0, task, pixels.astype(np.uint8), labels.astype(np.int64), batch)
 
 
@@ -159,7 +164,7 @@ def public(
     scale = model.logit_scale.detach().exp()
     optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.999), weight_decay=0.0, fused=fused or None)
     model.train()
-    losses, clock = [], Clock(device)
+    losses, clock = [], Clock(device, steps)
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
@@ -210,7 +215,7 @@ def ours(
         precision=precision,
         seed=0,
     )
-    classifier, clock, objective = change(ClipClassifier(work.backbone.model)), Clock(work.device), Kept(lesson)
+    classifier, clock, objective = change(ClipClassifier(work.backbone.model)), Clock(work.device, steps), Kept(lesson)
 
     def report(progress: Progress) -> None:
         clock.step(progress.step)
@@ -236,21 +241,23 @@ class Kept(Objective):
 class Clock:
     """Seconds and peak memory of a training, on any device, without its first steps."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda, self._begin, self._from = device.type == "cuda", 0.0, 0
+    def __init__(self, device: torch.device, steps: int) -> None:
+        self._cuda, self._warm = device.type == "cuda", min(WARM, steps // 3)
+        self._begin, self._spent, self._from = self._now(), time.process_time(), 0
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
 
     def step(self, done: int) -> None:
         """To be called after every step."""
-        if done == WARM:
-            self._begin, self._from = self._now(), done
+        if done == self._warm:
+            self._begin, self._spent, self._from = self._now(), time.process_time(), done
 
     def measured(self, losses: list[float], steps: int, batch: int) -> Measured:
         """Returns what was measured, after the last step."""
-        seconds = (self._now() - self._begin) / (steps - self._from)
+        count = steps - self._from
+        seconds, spent = (self._now() - self._begin) / count, (time.process_time() - self._spent) / count
         peak = torch.cuda.max_memory_allocated() if self._cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return Measured(tuple(losses), seconds, batch / seconds, peak / (2**20 if self._cuda else 2**10))
+        return Measured(tuple(losses), seconds, spent, batch / seconds, peak / (2**20 if self._cuda else 2**10))
 
     def _now(self) -> float:
         if self._cuda:
