@@ -43,6 +43,11 @@ class Training(Settings):
     for all steps (ConDU's few-shot script)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16` trains under autocast; `auto` takes it where the GPU or the CPU (AVX512-BF16, AMX) has it."""
+    recompute: bool = late(False)
+    """Whether activations are computed again in the backward pass in place of being kept (gradient checkpointing): for
+    models that do not fit a GPU's memory; a step takes about a third longer."""
+    deterministic: bool = late(True)
+    """Whether a GPU may use deterministic algorithms alone, by which an expert trained again has the same bits."""
     workers: int = Field(1, ge=1)
     """Ray Train workers an expert (DistributedDataParallel over their shards of each batch)."""
     lanes: int = Field(0, ge=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,9 +76,12 @@ def compute_context(device: torch.device, precision: str) -> AbstractContextMana
     stack = ExitStack()
     if precision == "bf16":
         stack.enter_context(torch.autocast(device.type, torch.bfloat16))
-    if device.type == "cpu" and torch.is_grad_enabled():
-        stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
+    stack.enter_context(_attention(device))
     return stack
+
+
+def _attention(device: torch.device) -> AbstractContextManager[object]:
+    return sdpa_kernel([SDPBackend.MATH]) if device.type == "cpu" and torch.is_grad_enabled() else nullcontext()
 
 
 def fine_tune(
@@ -136,7 +139,8 @@ def fine_tune(
             loss = objective.loss(batch, image_BD, text_CD)
         # Before the backward pass: a worker that stopped alone would leave the others in its all-reduce.
         losses.add(loss)
-        loss.backward()
+        with _attention(device):  # by which activations are computed again where they were not kept
+            loss.backward()
         optimizer.step()
         objective.after_step(step, optimizer)
         if (step + 1) % CHECK_STEPS == 0 and step + 1 < settings.steps:

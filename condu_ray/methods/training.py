@@ -22,6 +22,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods.base import Method
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import Backbone, set_weights
+from condu_ray.vlm.towers import recomputing
 
 SECOND = 2**31
 """Added to the run's seed for the order of a second stream of the task's images: no run has such a seed."""
@@ -121,7 +122,8 @@ def train_expert(
             training_images=partial(task_images, task.train, preprocess, batch_size=64),
         )
         objective = method.objective(lesson)
-        loss = fine_tune(classifier, stream, objective, report)
+        with recomputing(backbone.model, method.training.recompute):
+            loss = fine_tune(classifier, stream, objective, report)
         if worker.rank:
             return None
         if adapter is None:

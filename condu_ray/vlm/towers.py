@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,25 @@ def train_mode(module: nn.Module) -> None:
     for layer in module.modules():
         if any(name.startswith("running_") for name, _ in layer.named_buffers(recurse=False)):
             layer.training = False  # not `eval()`, which would reach a dropout inside
+
+
+@contextmanager
+def recomputing(model: CLIP, wanted: bool) -> Iterator[None]:
+    """Has transformers compute their activations again in the backward pass inside, where that is wanted.
+
+    open_clip's ModifiedResNet, and towers of timm without it, keep theirs.
+    """
+    if not wanted:
+        yield
+        return
+    model.set_grad_checkpointing(True)
+    try:
+        yield
+    finally:
+        model.set_grad_checkpointing(False)
+        for module in model.modules():  # open_clip's wrapper of Hugging Face's towers turns it on, whatever it is told
+            if callable(off := getattr(module, "gradient_checkpointing_disable", None)):
+                off()
 
 
 def used_parameters(model: CLIP, image_size: tuple[int, int], tokens_CL: Tensor) -> set[str]:

@@ -15,7 +15,7 @@ from condu_ray.learn.retry import local_stream
 from condu_ray.methods import get
 from condu_ray.methods.training import train_expert
 from condu_ray.vlm.model import CONFIG, EMBEDDED, MERGES, WEIGHTS, backbone_spec, load_backbone, set_weights
-from condu_ray.vlm.towers import train_mode
+from condu_ray.vlm.towers import recomputing, train_mode
 
 VIT = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT = {"context_length": 12, "vocab_size": 4096, "width": 32, "heads": 2, "layers": 1}
@@ -132,6 +132,45 @@ def test_what_is_frozen(kind, spec):
         "fixed positions": {"visual.positional_embedding"},
     }
     assert frozen == wanted.get(kind, set())
+
+
+@pytest.mark.parametrize(
+    "kind", ["vision transformer", "patch dropout", "ModifiedResNet", "custom text", "ConvNeXt", "CoCa"], indirect=True
+)
+def test_activations_that_are_computed_again_change_no_bit(kind, spec, task_data):
+    runs, deltas = [], []
+    for again in (False, True):
+        backbone = load_backbone(spec)
+        tower = getattr(backbone.model, "text", backbone.model)
+        ran = []
+        tower.transformer.resblocks[0].register_forward_pre_hook(
+            lambda *_, ran=ran: ran.append(torch.is_grad_enabled())
+        )
+        deltas.append(train(backbone, task_data, recompute=again)[1])
+        runs.append(len(ran))
+        del ran[:]
+        backbone.model.train().encode_text(backbone.tokenizer(["red"])).sum().backward()
+        assert len(ran) == 1  # it is off again
+    assert runs == [3, 6]
+    assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
+
+
+def test_a_tower_that_only_turns_it_on_is_turned_off():
+    class Wrapped(nn.Module):
+        on = False
+
+        def set_grad_checkpointing(self, enable=True):
+            self.on = True
+
+        def gradient_checkpointing_disable(self):
+            self.on = False
+
+    model = Wrapped()
+    with recomputing(model, False):
+        assert not model.on
+    with recomputing(model, True):
+        assert model.on
+    assert not model.on
 
 
 def test_training_mode_leaves_dropout_as_it_is():

@@ -51,7 +51,7 @@ def train_lane(given: dict[str, Lane]) -> None:
     context, board, settings = ray.train.get_context(), lane.board, lane.config.training
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
     tasks = {name: load_task(folder) for name, folder in lane.tasks.items()}
     trainer: Trainer | None = None
     with Claims(claims_folder(lane.config.storage)) as claims:
