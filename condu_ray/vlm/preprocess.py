@@ -54,12 +54,3 @@ def normalise(pixels_BHWC: Tensor, preprocess: Mapping[str, Any]) -> Tensor:
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     """A number a channel, as images take them; kept, for a copy to a GPU waits for all that it has to do."""
     return torch.tensor(values, device=device).view(1, 3, 1, 1)
-
-
-def on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Returns a copy of an array on a device; to a GPU it goes by pinned memory, and nobody waits for it."""
-    if device.type != "cuda":
-        return torch.from_numpy(np.array(array)).to(device)
-    pinned = torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, pin_memory=True)
-    np.copyto(pinned.numpy(), array)
-    return pinned.to(device, non_blocking=True)  # the allocator keeps pinned memory until the copy is done

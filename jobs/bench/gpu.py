@@ -9,7 +9,6 @@ in seconds. Nothing is timed before it was compared: what is off stays in the ta
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from condu_ray.learn.objective import ClipClassifier
-from condu_ray.vlm.context import cut
-from jobs.bench import serving
+from jobs.bench import serving, variants
 from jobs.bench.steps import CURVE, Measured, Work, away, backbone, drawn, ours, public
 
+TABLES = (
+    "gradients", "bits", "waits", "profile", "ladder", "graphs", "merging", "serving", "deterministic", "compile"
+)  # fmt: skip
 GRADIENT = {"fp32": 1e-3, "bf16": 1e-1}
 """How far gradients may be from the CPU's in fp32: the relative L2 norm of the difference."""
 
@@ -72,14 +74,14 @@ def gradient(work: Work, device: str, precision: str, *, whole: bool = False) ->
     found: dict[str, Tensor] = {}
 
     def change(classifier: ClipClassifier) -> nn.Module:
-        return at_whole_context(classifier) if whole else classifier
+        return variants.at_whole_context(classifier) if whole else classifier
 
     def keep(name: str, parameter: Tensor) -> None:
         assert parameter.grad is not None, "it was just accumulated"
         found[name] = parameter.grad.detach().double().cpu().flatten()
 
     own = work.backbone.trainable.items()
-    hooks = [parameter.register_post_accumulate_grad_hook(functools.partial(keep, name)) for name, parameter in own]
+    hooks = [parameter.register_post_accumulate_grad_hook(partial(keep, name)) for name, parameter in own]
     ours(work, 1, precision, change=change)
     for hook in hooks:
         hook.remove()
@@ -122,31 +124,6 @@ def check_waits(report: Report, work: Work) -> None:
     report.row("waits of the host", steps=40, windows=2, waits=counts[1] - counts[0], right=counts[1] - counts[0] <= 2)
 
 
-def at_whole_context(classifier: ClipClassifier) -> nn.Module:
-    """Has prompts encoded at full context."""
-    classifier._cut = lambda tokens: tokens  # type: ignore[assignment]
-    return classifier
-
-
-def at_eights(classifier: ClipClassifier) -> nn.Module:
-    """Has prompts cut at a multiple of eight."""
-    model = classifier.model
-    length = functools.cache(lambda tokens: min(tokens.shape[1], -(-cut(model, tokens).shape[1] // 8) * 8))
-    classifier._cut = lambda tokens: tokens[:, : length(tokens)]  # type: ignore[assignment]
-    return classifier
-
-
-def channels_last(classifier: ClipClassifier) -> nn.Module:
-    """Has convolutions work on channels last."""
-    return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def checkpointed(classifier: ClipClassifier) -> nn.Module:
-    """Has activations computed again in the backward pass."""
-    classifier.model.set_grad_checkpointing(True)
-    return classifier
-
-
 @contextmanager
 def attention(*backends: SDPBackend) -> Iterator[None]:
     """Restricts attention to some kernels."""
@@ -154,7 +131,7 @@ def attention(*backends: SDPBackend) -> Iterator[None]:
         yield
 
 
-def ladder(report: Report, work: Work, steps: int) -> Measured:
+def ladder(report: Report, work: Work, steps: int) -> None:
     """The public way, then with one thing after the other done as here; every row compared with the first."""
     cuda, kind = work.device.type == "cuda", f"training, {work.task.name}"
     first = public(work, steps)
@@ -175,12 +152,12 @@ def ladder(report: Report, work: Work, steps: int) -> Measured:
     own = ours(work, steps)
     row("condu_ray, bf16", own, "bf16")
     row("condu_ray, fp32", ours(work, steps, "fp32"), "fp32")
-    row("condu_ray, bf16, whole context", ours(work, steps, change=at_whole_context), "bf16")
-    row("condu_ray, bf16, cut at eights", ours(work, steps, change=at_eights), "bf16")
-    row("condu_ray, bf16, channels_last", ours(work, steps, change=channels_last), "bf16")
+    row("condu_ray, bf16, whole context", ours(work, steps, change=variants.at_whole_context), "bf16")
+    row("condu_ray, bf16, cut at eights", ours(work, steps, change=variants.at_eights), "bf16")
+    row("condu_ray, bf16, channels_last", ours(work, steps, change=variants.channels_last), "bf16")
     work.backbone.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if cuda:  # on a CPU the loop's attention is another one in the backward pass, and torch refuses
-        row("condu_ray, bf16, recomputed", ours(work, steps, change=checkpointed), "bf16")
+        row("condu_ray, bf16, recomputed", ours(work, steps, change=variants.checkpointed), "bf16")
         work.backbone.model.set_grad_checkpointing(False)
         for name, kinds in {
             "math": (SDPBackend.MATH,),
@@ -188,28 +165,41 @@ def ladder(report: Report, work: Work, steps: int) -> Measured:
         }.items():
             with attention(*kinds):
                 row(f"condu_ray, bf16, attention {name}", ours(work, steps), "bf16")
-    return first
 
 
-def compiled(report: Report, work: Work, steps: int, first: Measured) -> None:
-    """torch.compile, and the seconds until its first step is done."""
-    length = cut(work.backbone.model, work.backbone.tokenizer(work.task.prompts())).shape[1]
-
-    def change(classifier: ClipClassifier) -> nn.Module:
-        classifier._cut = lambda tokens: tokens[:, :length]  # type: ignore[assignment]
-        module: nn.Module = torch.compile(classifier)  # type: ignore[assignment]
-        return module
-
+def started(report: Report, work: Work, steps: int, what: str, change: Callable[[ClipClassifier], nn.Module]) -> None:
+    """A variant with a start of its own, and the seconds until its second step is done; beside this loop as it is."""
+    plain = ours(work, steps)
     begin = time.monotonic()
     ours(work, 2, change=change)
     start = time.monotonic() - begin
     found = ours(work, steps, change=change)
-    off = away(found, first)
+    off = away(found, plain)
     report.row(
-        f"training, {work.task.name}", what="condu_ray, bf16, torch.compile", images_s=found.speed,
-        step_ms=1000 * found.step, MiB=found.memory, times=found.speed / first.speed, start_s=start, curve=off,
+        f"{what}, {work.task.name}", images_s=found.speed, step_ms=1000 * found.step, MiB=found.memory,
+        times=found.speed / plain.speed, start_s=start, curve=off, same=found.losses == plain.losses,
         right=off < CURVE["bf16"],
     )  # fmt: skip
+
+
+def profiled(report: Report, work: Work) -> None:
+    """Milliseconds of a step by what takes them: what the GPU works, what the host does, and its largest operations."""
+    from torch.profiler import ProfilerActivity, profile
+
+    ours(work, 6)
+    cuda, steps = work.device.type == "cuda", 6
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as found:
+        ours(work, steps)
+    rows = found.key_averages()
+    busy = sum(row.self_device_time_total for row in rows) / steps / 1000
+    host = sum(row.self_cpu_time_total for row in rows) / steps / 1000
+    calls = sum(row.count for row in rows if row.key.startswith("aten::")) // steps
+    report.row(f"profile, {work.task.name}", gpu_ms=busy, host_ms=host, calls=calls)
+    for row in sorted(rows, key=lambda one: -one.self_cpu_time_total)[:8]:
+        report.row(
+            "profile", operation=row.key[:40], host_ms=row.self_cpu_time_total / steps / 1000,
+            gpu_ms=row.self_device_time_total / steps / 1000, calls=row.count // steps,
+        )  # fmt: skip
 
 
 def deterministic(report: Report, options: argparse.Namespace) -> None:
@@ -283,6 +273,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=64, help="images a step")
     parser.add_argument("--steps", type=int, default=25, help="steps of each measured training")
     parser.add_argument("--seconds", type=float, default=300, help="no table begins after so many")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, help="some tables alone; default: all")
     parser.add_argument("--out", type=Path, help="JSON file of all rows")
     parser.add_argument("--part", choices=["all", "deterministic"], default="all", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -294,6 +285,8 @@ def main() -> int:
     report.row("machine", device=name, torch=torch.__version__, threads=torch.get_num_threads(), size=options.size)
 
     def table(what: str, build: Callable[[], None]) -> None:
+        if options.tables and what not in options.tables:
+            return
         if time.monotonic() - begin > options.seconds:
             report.row("left out", what=what, why="time")
             return
@@ -305,20 +298,24 @@ def main() -> int:
             torch.cuda.empty_cache()
 
     table("gradients", lambda: check_gradients(report, options.size, options.device))
-    table("unify's bits", lambda: check_merging(report, 20_000 if small else 2_000_000, options.device))
-    found, firsts, last = backbone(options.size, options.device), {}, options.classes[-1]
+    table("bits", lambda: check_merging(report, 20_000 if small else 2_000_000, options.device))
+    found, last = backbone(options.size, options.device), options.classes[-1]
     theta0 = {name: parameter.detach().clone() for name, parameter in found.trainable.items()}  # one for all, in memory
     works = {classes: drawn(found, classes, options.batch, theta0=theta0) for classes in options.classes}
-    table("waits", lambda: check_waits(report, works[options.classes[0]]))
-    for classes, work in works.items():
-        table(f"{classes} classes", lambda: firsts.update({classes: ladder(report, work, options.steps)}))  # noqa: B023
+    table("waits", lambda: check_waits(report, works[max(works)]))
+    for work in works.values():
+        table("profile", partial(profiled, report, work))
+        table("ladder", partial(ladder, report, work, options.steps))
     sizes = [(100_000, 3)] if small else [(20_000_000, 2), (150_000_000, 11), (20_000_000, 32)]
     table("merging", lambda: merge(report, sizes, options.device))
     images = drawn(found, last, 64, 2 if small else 16, theta0)
     table("serving", lambda: serve(report, images, 3 if small else 11, 3))
     table("deterministic", lambda: deterministic(report, options))
-    if last in firsts and not small:
-        table("torch.compile", lambda: compiled(report, works[last], options.steps, firsts[last]))
+    if options.device == "cuda":
+        for work in works.values():
+            table("graphs", partial(started, report, work, options.steps, "CUDA graphs", variants.graphed(work)))
+        work = works[last]
+        table("compile", partial(started, report, work, options.steps, "torch.compile", variants.compiled(work)))
     print(json.dumps({"rows": len(report.rows), "wrong": report.wrong}))
     return report.wrong > 0
 
