@@ -18,7 +18,7 @@ from condu_ray.vlm.model import set_weights
 from condu_ray.vlm.preprocess import normalise
 from condu_ray.vlm.transfer import on_device
 from condu_ray.vlm.zeroshot import image_features, logits, text_features
-from jobs.bench.steps import NORMAL, Work
+from jobs.bench.steps import Work
 
 SHARES = (0.30, 0.25, 0.2, 0.12, 0.08, 0.04, 0.009, 0.001)  # as in a transformer: few large tensors, many small
 
@@ -140,7 +140,7 @@ class Aggregation:
     def apart(self) -> Served:
         """T models that are there already, fp32, prompts at full context, float32 images: the public way."""
         work, device = self._work, self._work.device
-        mean, std = (torch.tensor(NORMAL[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+        mean, std = (torch.tensor(work.backbone.spec.preprocess[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
         ready = torch.from_numpy(work.pixels).permute(0, 3, 1, 2).float().div(255).sub(mean).div(std).contiguous()
 
         models = []

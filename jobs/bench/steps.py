@@ -157,7 +157,7 @@ def public(
     """
     work.reset()
     model, device, parameters = work.backbone.model, work.device, list(work.backbone.trainable.values())
-    mean, std = (torch.tensor(NORMAL[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    mean, std = (torch.tensor(work.backbone.spec.preprocess[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     images = (torch.from_numpy(work.pixels).permute(0, 3, 1, 2).float().div(255).sub(mean).div(std)).contiguous()
     labels, tokens = torch.from_numpy(work.labels), work.backbone.tokenizer(work.task.prompts())
     tokens = (cut(model, tokens) if short else tokens).to(device)
