@@ -17,7 +17,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.store.ledger import ROOT
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import Backbone, set_weights
-from condu_ray.vlm.preprocess import normalise
+from condu_ray.vlm.preprocess import normalise, on_device
 from condu_ray.vlm.zeroshot import image_features, text_features
 
 FEATURE_BYTES = 2**29
@@ -116,7 +116,7 @@ class Features:
             for pixels, labels in self.decoded.batches(task):
                 chosen = rows[start : start + len(labels)]
                 if chosen.any():
-                    images = torch.from_numpy(pixels[chosen]).to(self.device)
+                    images = on_device(pixels[chosen], self.device)
                     found = image_features(self.backbone.model, normalise(images, self.backbone.spec.preprocess))
                     if kept is None:
                         kept = torch.full((count, found.shape[1]), torch.nan)
