@@ -2,7 +2,8 @@
 
 `python jobs/rehearse_full_size.py` makes ViT-B-16-quickgelu in open_clip's layout (600 MB of float32), runs
 `jobs/run_mtil.py` on three of mini-MTIL's tasks for a few steps, and prints and keeps seconds a phase, memory by
-process (PSS, sampled) and bytes on disk. Accuracies are those of noise; nothing else differs from a run with OpenAI's weights.
+process (PSS, sampled) and bytes on disk. Accuracies are those of noise; nothing else differs from a run with OpenAI's
+weights.
 """
 
 from __future__ import annotations
@@ -121,8 +122,8 @@ def table(found: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]
         "rows": rows,
         "command": "python jobs/rehearse_full_size.py",
         "setting": f"{MODEL} with random weights, {given.tasks}, {given.method}, {given.steps} steps of "
-        f"{given.batch_size} images, {given.shots} training images a class, {given.max_images} test images a task, {given.threads} threads, fp32; torch "
-        f"{versions['torch']}, revision {versions['git'][:7]}.",
+        f"{given.batch_size} images, {given.shots} training images a class, {given.max_images} test images a task, "
+        f"{given.threads} threads, fp32; torch {versions['torch']}, revision {versions['git'][:7]}.",
     }
 
 
