@@ -135,9 +135,9 @@ def main() -> None:
     parser.add_argument("--method", default="condu,condu-lora")
     for name, default in (
         ("steps", 4),
-        ("batch_size", 16),
-        ("shots", 10),
-        ("max_images", 40),
+        ("batch_size", 8),
+        ("shots", 5),
+        ("max_images", 20),
         ("lanes", 1),
         ("threads", 2),
     ):
