@@ -63,6 +63,14 @@ def draw(name: str, folder: str) -> None:
     mini_mtil(Location(folder), tasks=[name])
 
 
+def given_command(kept: dict[str, Any]) -> str:
+    """Returns what measures the settings of some records again."""
+    names = {record["setting"] for record in kept["records"] if record["align"]}
+    chosen = [setting.name for setting in SETTINGS if setting.name in names]
+    few = "" if len(chosen) == len(SETTINGS) else f" --settings {','.join(chosen)}"
+    return f"python jobs/study_pam.py --out pam.json{few}"
+
+
 def tables(file: Path) -> None:
     """Makes files of results of a study's records; what is written by hand there stays."""
     kept = json.loads(file.read_text(encoding="utf-8"))
@@ -71,7 +79,7 @@ def tables(file: Path) -> None:
     for name, make in (("pam_alignment", effects), ("pam_inside", inside)):
         path = FOLDER / f"{name}.json"
         before = read_results(path) if path.exists() else {}
-        made = make(kept["records"], "python jobs/study_pam.py --out pam.json", setting)
+        made = make(kept["records"], given_command(kept), setting)
         path.write_text(dumps(made | {k: v for k, v in before.items() if k in ("title", "about", "notes")}), "utf-8")
         print(path)
 
@@ -88,7 +96,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="how many drawn orders are passed over before them")
     parser.add_argument("--seed", type=int, default=0, help="seed of the orders")
     parser.add_argument("--steps", type=int, help="steps of a training in place of each setting's, to try the study")
-    parser.add_argument("--processes", type=int, default=1, help="side by side")
+    parser.add_argument("--processes", type=int, default=1, help="side by side; two at most on one GPU")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads a process")
     parser.add_argument("--at_once", type=int, default=0, help="trainings side by side; 0: 16, or 96 on a GPU")
     parser.add_argument("--minutes", type=float, default=1e6, help="nothing is begun after")

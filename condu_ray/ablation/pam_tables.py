@@ -58,8 +58,8 @@ def inside(records: Sequence[Record], command: str, setting: str) -> dict[str, A
         rows += [[f"`{name}`", kind, *_inside(list(found.values()))] for kind, found in seen]
     return {
         "title": "What happens inside PAM",
-        "columns": ["setting", "alignment", "in conflict", "of these in B A", "one sign at the merge", "in B A",
-                    "norm kept", "of B A kept", "expert", "after its merge", "at the end"],
+        "columns": ["setting", "alignment", "in conflict", "in conflict, B A", "one sign", "one sign, B A", "norm kept",
+                    "norm kept, B A", "expert", "after its merge", "at the end"],
         "rows": rows,
         "command": command,
         "setting": setting,
