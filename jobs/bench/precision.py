@@ -65,13 +65,13 @@ def main() -> None:
     given = parser.parse_args()
     mini_mtil(Location(given.data), tasks=MINI_MTIL_DEFAULT)
     found: dict[str, dict[str, dict[str, float]]] = {"individual": {}, "condu": {}}
-    for precision in PRECISIONS:
-        for kind in found.values():
-            kind[precision] = {}
-        for seed in range(given.seeds):
+    for kind in found.values():
+        kind |= {precision: {} for precision in PRECISIONS}
+    for seed in range(given.seeds):
+        for precision in PRECISIONS:
             for kind, values in zip(found.values(), measured(precision, seed, given), strict=True):
                 kind[precision] |= {f"{seed}/{name}": value for name, value in values.items()}
-            print(precision, seed, json.dumps({name: fmean(kind[precision].values()) for name, kind in found.items()}))
+            print(precision, seed, json.dumps({name: kind[precision] for name, kind in found.items()}), flush=True)
     rows = []
     for name, what in (("individual", "an expert on its task"), ("condu", "Last of an order")):
         fp32, bf16 = (np.array(list(found[name][precision].values())) for precision in PRECISIONS)
