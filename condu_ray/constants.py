@@ -68,6 +68,7 @@ CONSTANTS = (
     Constant("weight decay", 0.0, _ARGS, "training.weight_decay", ALL),
     Constant("AdamW's first beta", 0.9, "ZSCL, mtil/src/models/finetune.py"),
     Constant("AdamW's second beta", 0.999, _ARGS, "training.beta2", ALL),
+    Constant("precision: no autocast", "fp32", "ZSCL, mtil/src/models/finetune.py", "training.precision", ALL),
     Constant("label smoothing", 0.2, _FT, "training.label_smoothing", ALL),
     Constant("learning rate of all tasks but the two below", 1e-5, _FT, "training.lr", ALL),
     Constant(

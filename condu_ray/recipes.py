@@ -52,6 +52,7 @@ def _mtil(name: str, order: tuple[str, ...], steps: int, full: dict[str, float],
             weight_decay=0.0,
             beta2=0.999,
             label_smoothing=0.2,
+            precision="fp32",
         ),
         lora=Lora(rank=64, scale=0.125, targets=("mlp",), init="normal", std=0.01, lr_by_task=rates),
         # The paper's rank. It has no rate for CLIP: the median of ConDU's stands in, with the same kind of scale.

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ import torch
 
 from condu_ray.ablation.pam import study
 from condu_ray.ablation.pam_settings import SETTINGS, Form, Setting, by_form
+from condu_ray.ablation.pam_tables import effects, inside
 from condu_ray.benchmark import load_task
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, mini_mtil
 from condu_ray.benchmark.orders import draw_orders
 from condu_ray.names import nearest
 from condu_ray.recipes import mini_mtil as recipe
+from condu_ray.report.results_page import FOLDER, dumps, read_results
 from condu_ray.store.location import Location
 from condu_ray.vlm.model import backbone_spec, load_backbone
 
@@ -60,22 +63,47 @@ def draw(name: str, folder: str) -> None:
     mini_mtil(Location(folder), tasks=[name])
 
 
+def given_command(kept: dict[str, Any]) -> str:
+    """Returns what measures the settings of some records again."""
+    names = {record["setting"] for record in kept["records"] if record["align"]}
+    chosen = [setting.name for setting in SETTINGS if setting.name in names]
+    few = "" if len(chosen) == len(SETTINGS) else f" --settings {','.join(chosen)}"
+    return f"python jobs/study_pam.py --out pam.json{few}"
+
+
+def tables(file: Path) -> None:
+    """Makes files of results of a study's records; what is written by hand there stays."""
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    orders = len({record["order"] for record in kept["records"]})
+    setting = f"Percent, {orders} orders, seed 0, fp32 on {kept['device']}; torch {kept['torch']}."
+    for name, make in (("pam_alignment", effects), ("pam_inside", inside)):
+        path = FOLDER / f"{name}.json"
+        before = read_results(path) if path.exists() else {}
+        made = make(kept["records"], given_command(kept), setting)
+        path.write_text(dumps(made | {k: v for k, v in before.items() if k in ("title", "about", "notes")}), "utf-8")
+        print(path)
+
+
 def main() -> None:
     """Reads flags, does the work in processes, and writes what is there after each piece."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = [setting.name for setting in SETTINGS]
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of the records")
+    parser.add_argument("--out", type=Path, default=Path("pam.json"), help="JSON file of the records")
+    parser.add_argument("--tables", type=Path, help="no study: make the committed results of such a file")
     parser.add_argument("--data", default="storage/study_pam", help="folder of mini-MTIL's tasks, drawn if not there")
     parser.add_argument("--settings", default=",".join(known), help="names, comma-separated; default: all")
     parser.add_argument("--orders", type=int, default=8, help="orders of the tasks")
     parser.add_argument("--first", type=int, default=0, help="how many drawn orders are passed over before them")
     parser.add_argument("--seed", type=int, default=0, help="seed of the orders")
     parser.add_argument("--steps", type=int, help="steps of a training in place of each setting's, to try the study")
-    parser.add_argument("--processes", type=int, default=1, help="side by side")
+    parser.add_argument("--processes", type=int, default=1, help="side by side; two at most on one GPU")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads a process")
     parser.add_argument("--at_once", type=int, default=0, help="trainings side by side; 0: 16, or 96 on a GPU")
     parser.add_argument("--minutes", type=float, default=1e6, help="nothing is begun after")
     given = parser.parse_args()
+    if given.tables:
+        tables(given.tables)
+        return
     begin, device = time.time(), "cuda" if torch.cuda.is_available() else "cpu"
     chosen = []
     for name in given.settings.split(","):
@@ -83,8 +111,6 @@ def main() -> None:
             parser.error(f"--settings {name}: there is none{nearest(name, known)}")
         chosen.append(next(setting for setting in SETTINGS if setting.name == name))
     if given.steps:
-        from dataclasses import replace
-
         chosen = [replace(setting, steps=given.steps) for setting in chosen]
     todo = work(chosen, given.orders, given.first, given.seed, given.at_once or (96 if device == "cuda" else 16))
     records: list[dict[str, Any]] = []

@@ -77,8 +77,7 @@ class Setting(Form):
     def plain(self) -> Setting:
         """The same without alignment."""
         kept = {one.name: getattr(self, one.name) for one in fields(Form)}
-        name = "plain" if self.merge == "average" and self.form == Form() else f"plain of {self.name}"
-        return Setting(**kept, name=name, merge=self.merge, align=False)
+        return Setting(**kept, name=f"plain of {self.name}", merge=self.merge, align=False)
 
     def config(self, recipe: Experiment) -> Experiment:
         """Returns the configuration of its method; what PAM has no option for is the study's own."""

@@ -8,6 +8,7 @@ import torch
 
 from condu_ray.ablation.pam import Alignment, at_merge, study
 from condu_ray.ablation.pam_settings import SETTINGS, Form, by_form
+from condu_ray.ablation.pam_tables import effects, inside
 from condu_ray.ablation.side_by_side import SideBySide, stream
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Experiment, Training
@@ -90,6 +91,12 @@ def test_every_setting_can_be_studied(tasks, small_backbone):
         {one["expert"]["cars"] for one in records if one["order"] == "reversed" and one["options"]["steps"] == 8}
     )
     assert {one["options"]["align"] for one in records} == {True, False}
+    table, seen = effects(records, "", ""), inside(records, "", "")
+    assert [row[0] for row in table["rows"]] == [f"`{one.name}`" for one in SETTINGS]
+    assert len(seen["rows"]) == 2 * len(SETTINGS)
+    assert all(len(row) == len(found["columns"]) for found in (table, seen) for row in found["rows"])
+    mine = [by["paper", order]["last"] - by["plain of paper", order]["last"] for order in orders]
+    assert table["rows"][0][5] == pytest.approx(sum(mine) / 2)
 
 
 def test_alignment_of_all_positions_after_each_step_leaves_none_in_conflict_at_the_next_look(tasks, small_backbone):

@@ -19,6 +19,7 @@ VALUES = {
     "names": [["<names>"]],
     "position": [0],
     "protocol": ["task", "<protocol>"],
+    "measure_on": ["test", "validation"],
     "checked": [layout.checked_folder(STORAGE)],
     "datasets": [layout.datasets_folder(STORAGE)],
     "claims": [layout.claims_folder(STORAGE), layout.leases_folder(RUN), layout.leases_folder(SWEEP)],
