@@ -126,7 +126,12 @@ class Experiment(Settings):
     method: Annotated[tuple[str, ...], Split] = ("condu",)
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Where | None = None
-    """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
+    """Folder of task folders (train.parquet, test.parquet, meta.json), or data in another form (class folders, Parquet
+    of Hugging Face, WebDataset, CSV: benchmark/README.md); default: mini-MTIL, drawn by the package."""
+    template: str | None = late(None)
+    """Prompt of data in another form, `{}` for the class; default: what they bring, else "a photo of a {}."."""
+    test_share: float = late(0.2, gt=0, lt=1)
+    """Share of each class that is tested on, of data in another form that have no test split."""
     tasks: Annotated[tuple[str, ...] | None, Split] = None
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
@@ -192,6 +197,13 @@ class Experiment(Settings):
         repeated = sorted({name for name in value or () if (value or ()).count(name) > 1})
         if repeated:
             raise ValueError(f"names {', '.join(repeated)} more than once")
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _one_place(cls, value: str | None) -> str | None:
+        if value is not None and (value.count("{}") != 1 or value.count("{") + value.count("}") != 2):
+            raise ValueError("needs exactly one {} for the class name, such as 'a photo of a {}.'")
         return value
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from condu_ray import benchmark
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.ingest.bring import bring
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
 from condu_ray.config import Experiment
 from condu_ray.face.settings import changed
@@ -58,18 +59,19 @@ def load_tasks(
     """Loads tasks in the order in which they are to be learned.
 
     Args:
-        folder: folder of task folders (`train.parquet`, `test.parquet`, `meta.json`); None: mini-MTIL, which is drawn.
+        folder: folder of task folders (`train.parquet`, `test.parquet`, `meta.json`), or data in another form (class
+            folders, Parquet of Hugging Face, WebDataset, CSV), which is converted once; None: mini-MTIL, drawn.
         names: which, in which order; None: all of the folder, or mini-MTIL's default six.
-        cache: where mini-MTIL is drawn, once; None: `condu_ray` in XDG_CACHE_HOME or ~/.cache.
+        cache: where mini-MTIL is drawn and data are converted, once; None: `condu_ray` in XDG_CACHE_HOME or ~/.cache.
 
     Raises:
         TaskError: a task is not there or not what it should be. Images are not looked at
             (`condu_ray.benchmark.require_valid` does).
     """
-    if folder is not None:
-        return benchmark.load_tasks(folder, names)
-    names = names or MINI_MTIL_DEFAULT
     home = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "condu_ray")
+    if folder is not None:
+        return bring(folder, home, names)
+    names = names or MINI_MTIL_DEFAULT
     drawn = home / f"mini_mtil-{MINI_MTIL_VERSION}"
     mini_mtil(drawn, tasks=[name for name in MINI_MTIL_TASKS if name in names])
     return benchmark.load_tasks(drawn, names)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from condu_ray.benchmark import Task, load_tasks, require_valid
 from condu_ray.benchmark.few_shot import few_shot
+from condu_ray.benchmark.ingest.bring import bring
+from condu_ray.benchmark.ingest.convert import Options
+from condu_ray.benchmark.ingest.gather import Say
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
 from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import nearest
 from condu_ray.config import Experiment, content_hash
+from condu_ray.console import output
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
 from condu_ray.plan.first_pass import described, first_pass
@@ -48,12 +53,17 @@ class Checked:
         return replace(self, config=config, tasks=tuple(tasks[name] for name in config.tasks or tasks))
 
 
-def check(config: Experiment) -> Checked:
+def check(config: Experiment, say: Say | None = None) -> Checked:
     """Loads and checks methods, storage, tasks, backbone and references, and tries them; no Ray.
+
+    Args:
+        config: the run's configuration.
+        say: takes a line for people, such as how far data are converted; None: the console.
 
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
     """
+    say = say or partial(output().print, markup=False)
     methods = take(config)
     _check_options(config, methods)
     artifacts.check_writable(config.storage)
@@ -70,7 +80,10 @@ def check(config: Experiment) -> Checked:
             )
         data = _drawn(config)
         mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
-    tasks = load_tasks(data, names)
+    if config.data is None:
+        tasks = load_tasks(data, names)
+    else:
+        tasks = bring(data, config.storage, names, Options(config.template, config.test_share), say)
     _check_rates(config, data, tasks)
     opaque = config.transparent == "refuse"
     require_valid(tasks, cache_folder=checked_folder(config.storage), refuse_transparent=opaque)

@@ -89,6 +89,11 @@ def few_shot_folder(datasets: P, data: str, shots: int, seed: int, digest: str) 
     return datasets / f"{data}-{shots}shot-seed{seed}-{digest}"
 
 
+def converted_folder(datasets: P, task: str, digest: str) -> P:
+    """A task converted from data in another form, in a folder of data sets; its own folder has the task's name."""
+    return datasets / f"{task}-{digest}" / task
+
+
 def runs_folder(storage: P) -> P:
     """All runs, trials of sweeps among them."""
     return storage / "runs"

@@ -34,6 +34,21 @@ def test_good_input_passes_and_its_verdict_is_kept(settings):
     assert check(Experiment(**settings)).backbone == found.backbone
 
 
+def test_data_in_another_form_are_tasks_like_any_other(settings, tmp_path, capsys):
+    for task in check(Experiment(**settings)).tasks:
+        for split in (task.train, task.test):
+            for row, one in enumerate(pq.read_table(split).to_pylist()):
+                path = tmp_path / "trees" / task.name / split.stem / task.classes[one["label"]] / f"{row}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(one["image"])
+    config = Experiment(**(settings | {"data": tmp_path / "trees", "tasks": ("walls", "doors"), "shots": 2}))
+    found = check(config)
+    assert [(task.name, task.train_rows) for task in found.tasks] == [("walls", 6), ("doors", 4)]
+    assert "24 train and 24 test images of 3 classes" in capsys.readouterr().out
+    assert check(config).tasks == found.tasks
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
