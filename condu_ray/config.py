@@ -151,11 +151,13 @@ class Experiment(Settings):
     on_mismatch: Literal["stop", "warn"] = late("stop")
     """What to do when they are not: end the run, or say so and go on."""
     model: Named = "tiny-clip"
-    """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
+    """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, `hf-hub:org/name`, or the embedded
+    `tiny-clip`."""
     pretrained: Named | None = None
-    """open_clip tag (`openai`), safetensors file, or a folder with open_clip_config.json and its weights."""
+    """open_clip tag (`openai`), file of weights (safetensors, or a state dict or checkpoint of torch), or a folder with
+    open_clip_config.json and its weights."""
     preprocess: str | None = late(None)
-    """For a safetensors file, which says nothing of it: the open_clip tag whose mean, std and resizing its weights were
+    """For a file of weights, which says nothing of it: the open_clip tag whose mean, std and resizing its weights were
     trained with, `TAG` of the architecture or `ARCHITECTURE:TAG`; default: what all tags of the architecture say."""
     long_prompts: Literal["refuse", "cut"] = late("refuse")
     """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""

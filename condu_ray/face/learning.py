@@ -39,10 +39,11 @@ def load_backbone(model: str = "tiny-clip", pretrained: str | None = None, prepr
     """Loads a CLIP-like model in fp32 on the CPU; what a run would say of it first is a warning here.
 
     Args:
-        model: `tiny-clip` (2.2 M parameters, in the package), an open_clip architecture such as `ViT-B-16`, or a folder
-            in open_clip's form.
-        pretrained: an open_clip tag such as `openai`, a safetensors file, or a folder in open_clip's form.
-        preprocess: for a safetensors file, the tag whose mean, std and resizing its weights were trained with.
+        model: `tiny-clip` (2.2 M parameters, in the package), an open_clip architecture such as `ViT-B-16`, a folder in
+            open_clip's form, or `hf-hub:org/name`.
+        pretrained: an open_clip tag such as `openai`, a file of weights (safetensors, or a state dict or checkpoint of
+            torch), or a folder in open_clip's form.
+        preprocess: for a file of weights, the tag whose mean, std and resizing its weights were trained with.
 
     Raises:
         BackboneError: nothing of that name, or its weights cannot be read.

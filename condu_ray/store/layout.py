@@ -10,13 +10,34 @@ from collections.abc import Sequence
 
 from condu_ray.store.location import P
 
-PLACES = ("experts", "prototypes", "features", "datasets", "evaluations", "checked", "runs", "sweeps", "damaged")
+PLACES = (
+    "backbones",
+    "experts",
+    "prototypes",
+    "features",
+    "datasets",
+    "evaluations",
+    "checked",
+    "runs",
+    "sweeps",
+    "damaged",
+)
 """Folders that runs make in the storage folder."""
 
 
 def marker_path(storage: P) -> P:
     """The file that says in which format what is there was written."""
     return storage / "storage.json"
+
+
+def backbones_folder(storage: P) -> P:
+    """All pretrained models, as workers load them."""
+    return storage / "backbones"
+
+
+def backbone_folder(storage: P, fingerprint: str) -> P:
+    """The artifact of a pretrained model."""
+    return backbones_folder(storage) / fingerprint
 
 
 def experts_folder(storage: P) -> P:

@@ -78,7 +78,8 @@ def divide(pictures: Sequence[Picture], share: float, where: str) -> tuple[list[
         if len(own) < 2:
             short.append(f"{label!r}")
             continue
-        wanted, taken = max(1, round(sum(map(len, own)) * share)), 0
+        total = sum(map(len, own))
+        wanted, taken = min(total - 1, max(1, round(total * share))), 0
         for group in own:  # in the order of ranks, which is random
             if taken + len(group) <= wanted:
                 test.update(group)
