@@ -118,7 +118,7 @@ def _unpickled(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         if isinstance(error, pickle.UnpicklingError) and named:
             why = f"holds more than tensors ({named[1]}), which would run code when it is opened; {SAFELY}"
         else:
-            why = f"cannot be read as a checkpoint of torch ({type(error).__name__}): cut short? Copy it anew, or {SAFELY}"
+            why = f"cannot be read as a checkpoint of torch ({type(error).__name__}): cut short? Copy it anew"
         raise BackboneError(f"{path}: {why}") from error
     notes: list[str] = []
     state = _state(found, path, notes)

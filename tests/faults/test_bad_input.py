@@ -241,7 +241,7 @@ BACKBONES = {
     "weights empty": Bad(broken(write(f"clip/{WEIGHTS}", b"")), BackboneError, [WEIGHTS, "cut short", "copy it anew"]),
     "weights are a pickle": Bad(
         broken(write(f"clip/{WEIGHTS}", pickle.dumps({"a": 1}))), BackboneError,
-        [WEIGHTS, "cannot be read as a checkpoint of torch", "save_file"],
+        [WEIGHTS, "cannot be read as a checkpoint of torch", "anew"],
     ),
     "checkpoint is a torch archive": Bad(
         broken(
