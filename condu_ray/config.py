@@ -132,6 +132,11 @@ class Experiment(Settings):
     """Prompt of data in another form, `{}` for the class; default: what they bring, else "a photo of a {}."."""
     test_share: float = late(0.2, gt=0, lt=1)
     """Share of each class that is tested on, of data in another form that have no test split."""
+    more_data: Annotated[tuple[Where, ...], Split] = late(())
+    """Further folders of tasks, in any form: what `data` (or mini-MTIL) has not is looked for in them, in order."""
+    imported: dict[str, str] = late({})
+    """Experts that were fine-tuned elsewhere: keys in storage by task, as `condu-ray import` gives them; these tasks
+    are not trained."""
     tasks: Annotated[tuple[str, ...] | None, Split] = None
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)

@@ -52,8 +52,9 @@ class WeightsFile:
 def pickled(path: Path) -> bool:
     """Whether a file is what torch.save writes: a zip archive with a pickle, or before torch 1.6 a bare one."""
     with path.open("rb") as file:
-        start = file.read(2)
-    return start == b"PK" or (start[:1] == b"\x80" and start[1:] <= b"\x05")
+        start = file.read(9)
+    # Safetensors begin with the length of a JSON object, of which the first bytes may look like a pickle's.
+    return start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] <= b"\x05" and start[8:] != b"{")
 
 
 def check_weights(path: Path) -> None:

@@ -184,7 +184,7 @@ DATA = {
         broken(lambda world: (world.data / "cars").rename(world.data / ("c" * 120)), "--tasks", "c" * 120), TaskError,
         ["120 characters", "rename the folder"],
     ),
-    "data is a file": Bad(broken(write("file", ""), "--data", "{here}/file"), TaskError, ["file", "no such folder"]),
+    "data is a file": Bad(broken(write("file", ""), "--data", "{here}/file"), TaskError, ["file", "no data set"]),
     "data is empty": Bad(
         broken(lambda world: (world.here / "none").mkdir(), "--data", "{here}/none"), TaskError,
         ["none", "no task to load"]

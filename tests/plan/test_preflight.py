@@ -14,7 +14,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.prototype_store import prototype_key
 from condu_ray.methods import METHODS
 from condu_ray.methods.registry import MethodError
-from condu_ray.plan import preflight
+from condu_ray.plan import data, preflight
 from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.store.artifacts import ArtifactError
@@ -212,7 +212,8 @@ def test_mini_mtil_distils_on_those_of_its_tasks_that_are_not_learned(settings, 
             drawn.append(name)
             shutil.copytree(task_data / "walls", folder / name, dirs_exist_ok=True)
 
-    monkeypatch.setattr(preflight, "mini_mtil", draw)
+    for module in (preflight, data):  # references, and tasks
+        monkeypatch.setattr(module, "mini_mtil", draw)
     monkeypatch.chdir(tmp_path)
     base = settings | {"data": None, "storage": "storage", "method": "zscl"}
     learned = MINI_MTIL_TASKS[2:4]

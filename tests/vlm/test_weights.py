@@ -7,7 +7,7 @@ import zipfile
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from condu_ray.vlm.model import CONFIG, MERGES, WEIGHTS, BackboneError, backbone_spec, load_backbone
@@ -116,6 +116,16 @@ def test_what_holds_more_than_tensors_is_refused_and_not_run(kind, tmp_path, mon
     assert [word for word in (*words, "model.pt") if word not in str(caught.value)] == []
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "was-run").exists()
+
+
+def test_safetensors_are_no_pickle_whatever_the_length_of_their_names(tmp_path):
+    """Their first two bytes are those of a pickle for every so many lengths of their head."""
+    lengths = set()
+    for size in range(1, 800, 8):
+        save_file({"a" * size: torch.zeros(1)}, tmp_path / "a.safetensors")
+        lengths.add((tmp_path / "a.safetensors").read_bytes()[:2])
+        assert list(read_weights(tmp_path / "a.safetensors").load()) == ["a" * size]
+    assert {b"\x80\x00", b"\x80\x02"} < lengths
 
 
 def test_cut_short(tmp_path):

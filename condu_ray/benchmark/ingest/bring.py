@@ -13,6 +13,7 @@ from condu_ray.benchmark.ingest.source import Source, visible
 from condu_ray.benchmark.meta import TaskError, read_json
 from condu_ray.benchmark.tasks import META, ORDER, Task, hash_file, load_task, load_tasks, safe_name
 from condu_ray.store.artifacts import ArtifactError, exists, is_file, local, read_meta, read_sealed, write_sealed
+from condu_ray.store.artifacts import names as artifact_names
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import checked_folder, converted_folder, datasets_folder, verdict_path
 from condu_ray.store.location import Location, Place
@@ -67,6 +68,21 @@ def ours(data: Place) -> bool:
     except (OSError, ValueError):
         return not is_file(data)
     return META in inside or any(_has_meta(data / name) for name in inside)
+
+
+def names_in(data: Place) -> tuple[list[str], list[str]]:
+    """Returns the names of the tasks in a folder, in whatever form: all, and those to learn where none is named.
+
+    Raises:
+        TaskError: a layout that is mixed or wrong.
+    """
+    place = Location(data).absolute()
+    if ours(place):
+        every = [name for name in artifact_names(place) if _has_meta(place / name)]
+    else:
+        every = [source.name for source in sources(local(place))]
+    ordered = read_json(place / ORDER, list, "the tasks' names, in order") if is_file(place / ORDER) else every
+    return every, [name for name in ordered if name in every]
 
 
 def _has_meta(place: Place) -> bool:
@@ -135,4 +151,4 @@ def _warn_of_others(data: Path, tasks: Sequence[Task]) -> None:
                 )  # fmt: skip
 
 
-__all__ = ["LAYOUTS", "bring", "in_order", "ours"]
+__all__ = ["LAYOUTS", "bring", "in_order", "names_in", "ours"]
