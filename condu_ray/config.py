@@ -136,7 +136,17 @@ class Experiment(Settings):
     method: Annotated[tuple[str, ...], Split] = ("condu",)
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Where | None = None
-    """Folder of task folders (train.parquet, test.parquet, meta.json); default: mini-MTIL, drawn by the package."""
+    """Folder of task folders (train.parquet, test.parquet, meta.json), or data in another form (class folders, Parquet
+    of Hugging Face, WebDataset, CSV: benchmark/README.md); default: mini-MTIL, drawn by the package."""
+    template: str | None = late(None)
+    """Prompt of data in another form, `{}` for the class; default: what they bring, else "a photo of a {}."."""
+    test_share: float = late(0.2, gt=0, lt=1)
+    """Share of each class that is tested on, of data in another form that have no test split."""
+    more_data: Annotated[tuple[Where, ...], Split] = late(())
+    """Further folders of tasks, in any form: what `data` (or mini-MTIL) has not is looked for in them, in order."""
+    imported: dict[str, str] = late({})
+    """Experts that were fine-tuned elsewhere: keys in storage by task, as `condu-ray import` gives them; these tasks
+    are not trained."""
     tasks: Annotated[tuple[str, ...] | None, Split] = None
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
@@ -164,11 +174,13 @@ class Experiment(Settings):
     on_mismatch: Literal["stop", "warn"] = late("stop")
     """What to do when they are not: end the run, or say so and go on."""
     model: Named = "tiny-clip"
-    """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, or the embedded `tiny-clip`."""
+    """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, `hf-hub:org/name`, or the embedded
+    `tiny-clip`."""
     pretrained: Named | None = None
-    """open_clip tag (`openai`), safetensors file, or a folder with open_clip_config.json and its weights."""
+    """open_clip tag (`openai`), file of weights (safetensors, or a state dict or checkpoint of torch), or a folder with
+    open_clip_config.json and its weights."""
     preprocess: str | None = late(None)
-    """For a safetensors file, which says nothing of it: the open_clip tag whose mean, std and resizing its weights were
+    """For a file of weights, which says nothing of it: the open_clip tag whose mean, std and resizing its weights were
     trained with, `TAG` of the architecture or `ARCHITECTURE:TAG`; default: what all tags of the architecture say."""
     long_prompts: Literal["refuse", "cut"] = late("refuse")
     """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
@@ -216,6 +228,13 @@ class Experiment(Settings):
         repeated = sorted({name for name in value or () if (value or ()).count(name) > 1})
         if repeated:
             raise ValueError(f"names {', '.join(repeated)} more than once")
+        return value
+
+    @field_validator("template")
+    @classmethod
+    def _one_place(cls, value: str | None) -> str | None:
+        if value is not None and (value.count("{}") != 1 or value.count("{") + value.count("}") != 2):
+            raise ValueError("needs exactly one {} for the class name, such as 'a photo of a {}.'")
         return value
 
     @property

@@ -82,4 +82,6 @@ def test_rooms_are_small():
 def test_no_pickle_is_loaded():
     for path in [*FILES, *PACKAGE.parent.glob("jobs/**/*.py")]:
         assert "pickle.load" not in path.read_text(), path
-        assert "torch.load" not in path.read_text(), path
+        loads = path.read_text().count("torch.load(")
+        assert loads == path.read_text().count("weights_only=True"), path  # each of them reads tensors alone
+        assert not loads or path.name == "weights.py", path

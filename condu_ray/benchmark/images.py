@@ -62,19 +62,25 @@ def picture_digest(data: bytes | None) -> bytes:
 
 def inspect_image(data: bytes | None) -> Seen:
     """Decodes an image as training will, and says what is to be known of it."""
+    return inspect(data)[0]
+
+
+def inspect(data: bytes | None) -> tuple[Seen, Image.Image | None]:
+    """Returns what `inspect_image` says of an image, and its picture where it can be used."""
     if not data:
         # A random hash: two missing images are not the same image.
-        return Seen(os.urandom(16), "is null" if data is None else "has no bytes", False, False)
+        return Seen(os.urandom(16), "is null" if data is None else "has no bytes", False, False), None
     digest, wrong, animated, transparent = hashlib.sha256(data).digest()[:16], None, False, False
+    picture: Image.Image | None = None
     try:
-        _, animated, transparent = _decode(data)
+        picture, animated, transparent = _decode(data)
     except ImageError as error:
         wrong = str(error)
     except UnidentifiedImageError:  # its text holds the buffer's address, which differs from run to run
         wrong = "not an image in a known format"
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error and more
         wrong = f"does not decode ({error})"
-    return Seen(digest, wrong, animated, transparent)
+    return Seen(digest, wrong, animated, transparent), picture
 
 
 def _decode(data: bytes) -> tuple[Image.Image, bool, bool]:

@@ -96,18 +96,23 @@ def load_task(folder: str | Place) -> Task:
     """
     folder = _existing(folder, f"a folder with {TRAIN}, {TEST} and {META}")
     errors: list[str] = []
-    if not _SAFE_NAME.fullmatch(folder.name):
-        allowed = "letters, digits, '.', '_' and '-', a letter or digit first"
-        errors.append(f"{folder}: the name {folder.name!r} is not safe in paths; rename the folder with {allowed}")
-    if len(folder.name) > _MAX_NAME:
-        errors.append(
-            f"{folder}: the name has {len(folder.name)} characters; rename the folder with {_MAX_NAME} or less"
-        )
+    if problem := safe_name(folder.name):
+        errors.append(f"{folder}: {problem}")
     classes, templates = read_meta(folder / META, errors)
     rows = [_read_structure(folder / split, errors) for split in (TRAIN, TEST)]
     if errors:
         raise TaskError("\n".join(errors))
     return Task(folder.name, folder, classes, templates, *rows)
+
+
+def safe_name(name: str) -> str:
+    """Returns why a task cannot have a name, and what to do; empty where it can."""
+    if not _SAFE_NAME.fullmatch(name):
+        allowed = "letters, digits, '.', '_' and '-', a letter or digit first"
+        return f"the name {name!r} is not safe in paths; rename the folder with {allowed}"
+    if len(name) > _MAX_NAME:
+        return f"the name has {len(name)} characters; rename the folder with {_MAX_NAME} or less"
+    return ""
 
 
 def load_tasks(folder: str | Place, names: Sequence[str] | None = None) -> list[Task]:

@@ -11,12 +11,14 @@ from condu_ray import __version__
 from condu_ray.command_line import CONSOLE, EXIT_CODES, ConfigError, refuse
 from condu_ray.names import nearest
 
-COMMANDS = ("run", "sweep", "report", "prepare", "methods", "ablate-merging", "ablate-inference")
+COMMANDS = ("run", "sweep", "report", "prepare", "import", "methods", "ablate-merging", "ablate-inference")
+MODULES = {"import": "import_expert"}
+"""Modules whose name is not the command's."""
 
 
 def command(name: str) -> tuple[Callable[[], None], str]:
     """Returns what runs a command, and its purpose in a line."""
-    module = import_module(f"condu_ray.commands.{name.replace('-', '_')}")
+    module = import_module(f"condu_ray.commands.{MODULES.get(name, name.replace('-', '_'))}")
     return module.main, module.__doc__ or ""
 
 

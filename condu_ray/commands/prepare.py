@@ -1,9 +1,11 @@
-"""Prepare MTIL's eleven data sets as tasks."""
+"""Prepare data sets as tasks: MTIL's eleven, or your own in any form that is read."""
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from condu_ray.command_line import EXIT_CODES, ConfigError, program
 from condu_ray.commands.job import job
@@ -12,19 +14,70 @@ from condu_ray.names import nearest
 from condu_ray.store.location import LocationError, given, home
 
 
+def _own(arguments: Namespace) -> None:
+    """Converts a user's data sets, each of which appears whole or not at all."""
+    from condu_ray.benchmark.ingest.bring import in_order
+    from condu_ray.benchmark.ingest.convert import Options, prepare_own
+    from condu_ray.benchmark.ingest.find import LAYOUTS
+    from condu_ray.config import Experiment
+
+    others = [name for name in ("root", "out", "download", "check", "allow_counts") if getattr(arguments, name)]
+    if others or arguments.source is None or arguments.to is None:
+        raise ConfigError("--from and --to go together, with --only, --template and --test_share beside them alone")
+    try:
+        source, target = Path(home(arguments.source)).absolute(), given(arguments.to).absolute()
+    except LocationError as error:
+        raise ConfigError(f"--from or --to: {error}") from error
+    if not source.exists():
+        raise ConfigError(f"--from {source}: no such folder or file")
+    said = {"template": arguments.template, "test_share": arguments.test_share}
+    try:
+        Experiment.model_validate(said)
+    except ValidationError as error:
+        raise ConfigError("; ".join(f"--{one['loc'][0]}: {one['msg']}" for one in error.errors())) from error
+    names = None
+    if arguments.only is not None:
+        names = list(dict.fromkeys(name.strip() for name in arguments.only.split(",") if name.strip()))
+    found = in_order(source, names)
+    if not found:
+        raise ConfigError(f"--from {source}: no data set there; what is read: {LAYOUTS}")
+    console = output()
+    for one in found:
+        for note in prepare_own(one, target, Options(**said), lambda words: console.print(words, markup=False))[
+            "notes"
+        ]:
+            console.print(f"{one.name}: {note}", markup=False)
+    console.print(f"give it to a run: --data {target}", markup=False)
+
+
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepares what is asked for; the exit code is 0 if all of it is ready, 1 if not, 2 for a wrong argument."""
     parser = ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
-    parser.add_argument("--root", required=True, help="folder of the original files (torchvision's root)")
-    parser.add_argument("--out", required=True, help="folder of the tasks; give it to a run as --data")
-    parser.add_argument("--only", help="names of data sets, comma-separated; default: all")
+    parser.add_argument("--root", help="MTIL: folder of the original files (torchvision's root)")
+    parser.add_argument("--out", help="MTIL: folder of the tasks; give it to a run as --data")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        help="your own: class folders, Parquet of Hugging Face, WebDataset or CSV; or a folder of such",
+    )
+    parser.add_argument("--to", help="your own: folder of the tasks; give it to a run as --data")
+    parser.add_argument("--template", help="your own: the prompt, {} for the class; default: 'a photo of a {}.'")
+    parser.add_argument(
+        "--test_share", type=float, default=0.2, help="your own: share of each class for the test, where there is none"
+    )
+    parser.add_argument("--only", help="names of data sets or tasks, comma-separated; default: all")
     parser.add_argument("--download", action="store_true", help="fetch what is missing (37 GB for SUN397 alone)")
     parser.add_argument("--check", action="store_true", help="only say what is there; convert nothing")
     parser.add_argument(
         "--allow-counts", action="store_true", help="accept other numbers of images than the originals'"
     )
     arguments = parser.parse_args(argv)
+    if arguments.source is not None or arguments.to is not None:
+        _own(arguments)
+        return
+    if arguments.root is None or arguments.out is None:
+        raise ConfigError("give --root and --out for MTIL's data sets, or --from and --to for your own")
     from condu_ray.benchmark.mtil import CATALOG, prepare, show
 
     names = list(CATALOG)

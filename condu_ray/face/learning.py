@@ -17,6 +17,7 @@ from torch import Tensor
 
 from condu_ray import benchmark
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.ingest.bring import bring
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
 from condu_ray.config import Experiment
 from condu_ray.face.settings import changed
@@ -38,10 +39,11 @@ def load_backbone(model: str = "tiny-clip", pretrained: str | None = None, prepr
     """Loads a CLIP-like model in fp32 on the CPU; what a run would say of it first is a warning here.
 
     Args:
-        model: `tiny-clip` (2.2 M parameters, in the package), an open_clip architecture such as `ViT-B-16`, or a folder
-            in open_clip's form.
-        pretrained: an open_clip tag such as `openai`, a safetensors file, or a folder in open_clip's form.
-        preprocess: for a safetensors file, the tag whose mean, std and resizing its weights were trained with.
+        model: `tiny-clip` (2.2 M parameters, in the package), an open_clip architecture such as `ViT-B-16`, a folder in
+            open_clip's form, or `hf-hub:org/name`.
+        pretrained: an open_clip tag such as `openai`, a file of weights (safetensors, or a state dict or checkpoint of
+            torch), or a folder in open_clip's form.
+        preprocess: for a file of weights, the tag whose mean, std and resizing its weights were trained with.
 
     Raises:
         BackboneError: nothing of that name, or its weights cannot be read.
@@ -58,18 +60,19 @@ def load_tasks(
     """Loads tasks in the order in which they are to be learned.
 
     Args:
-        folder: folder of task folders (`train.parquet`, `test.parquet`, `meta.json`); None: mini-MTIL, which is drawn.
+        folder: folder of task folders (`train.parquet`, `test.parquet`, `meta.json`), or data in another form (class
+            folders, Parquet of Hugging Face, WebDataset, CSV), which is converted once; None: mini-MTIL, drawn.
         names: which, in which order; None: all of the folder, or mini-MTIL's default six.
-        cache: where mini-MTIL is drawn, once; None: `condu_ray` in XDG_CACHE_HOME or ~/.cache.
+        cache: where mini-MTIL is drawn and data are converted, once; None: `condu_ray` in XDG_CACHE_HOME or ~/.cache.
 
     Raises:
         TaskError: a task is not there or not what it should be. Images are not looked at
             (`condu_ray.benchmark.require_valid` does).
     """
-    if folder is not None:
-        return benchmark.load_tasks(folder, names)
-    names = names or MINI_MTIL_DEFAULT
     home = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "condu_ray")
+    if folder is not None:
+        return bring(folder, home, names)
+    names = names or MINI_MTIL_DEFAULT
     drawn = home / f"mini_mtil-{MINI_MTIL_VERSION}"
     mini_mtil(drawn, tasks=[name for name in MINI_MTIL_TASKS if name in names])
     return benchmark.load_tasks(drawn, names)

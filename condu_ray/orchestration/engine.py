@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from condu_ray.config import Experiment
@@ -25,6 +26,7 @@ from condu_ray.plan.preflight import Checked
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.store.layout import train_folder
 from condu_ray.store.location import Place
+from condu_ray.vlm.staged import staged
 
 Say = Callable[[str], None]
 """Takes a line for people."""
@@ -58,6 +60,8 @@ class Engine:
         Raises:
             RunError: it does not show them.
         """
+        checked = self.checked
+        self.checked = replace(checked, spec=staged(self.config.storage.absolute(), checked.spec, checked.backbone))
         check_zero_shot(self.checked, self.precision, self.room, say)
         adopt(self.experts)
         self.crew = Crew(self.config, self._lane, self.experts, self.room, train_folder(self._folder))

@@ -55,7 +55,7 @@ def run(config: Experiment) -> dict[str, Any]:
     if config.repair:
         mend(config.storage)
     with lines.waiting("tasks and backbone are checked"):
-        checked = check(config)
+        checked = check(config, lambda words: lines.say(escape(words)))
     config, tasks = checked.config, [task.name for task in checked.tasks]
     with lease(config.run_folder), Display(tasks, config.training.steps, lines) as display:
         remove_drafts(config.storage)

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import ray
+from rich.markup import escape
 
 from condu_ray.benchmark.orders import resolve_orders
 from condu_ray.config import Sweep, Tracking, content_hash
@@ -69,7 +70,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
     if sweep.repair:
         mend(sweep.storage)
     with lines.waiting("tasks and backbone are checked"):
-        checked = check(sweep.experiment())
+        checked = check(sweep.experiment(), lambda words: lines.say(escape(words)))
     orders = resolve_orders(sweep.orders, [task.name for task in checked.tasks], sweep.seed)
     base = sweep.model_copy(update={"distillation": checked.config.distillation})
     trials = make_trials(base, orders)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from condu_ray.benchmark import Task, load_tasks, require_valid
+from condu_ray.benchmark import Task, require_valid
 from condu_ray.benchmark.few_shot import few_shot
-from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
+from condu_ray.benchmark.ingest.gather import Say
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, mini_mtil
 from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.benchmark.validation import hold_out
 from condu_ray.command_line import nearest
 from condu_ray.config import Experiment, content_hash
+from condu_ray.console import output
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
+from condu_ray.plan.data import drawn, tasks_of
 from condu_ray.plan.first_pass import described, first_pass
+from condu_ray.plan.imported import check_imported
 from condu_ray.plan.measurement import protocols
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
-from condu_ray.store.layout import checked_folder, datasets_folder, mini_mtil_folder
-from condu_ray.store.location import Location
+from condu_ray.store.layout import checked_folder, datasets_folder
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
 
@@ -49,30 +53,25 @@ class Checked:
         return replace(self, config=config, tasks=tuple(tasks[name] for name in config.tasks or tasks))
 
 
-def check(config: Experiment) -> Checked:
+def check(config: Experiment, say: Say | None = None) -> Checked:
     """Loads and checks methods, storage, tasks, backbone and references, and tries them; no Ray.
+
+    Args:
+        config: the run's configuration.
+        say: takes a line for people, such as how far data are converted; None: the console.
 
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
     """
+    say = say or partial(output().print, markup=False)
     methods = take(config)
     _check_options(config, methods)
     artifacts.check_writable(config.storage)
     if artifacts.is_file(config.run_folder):
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
     spec = backbone_spec(config.model, config.pretrained, config.preprocess)
-    data, names = config.data, config.tasks
-    if data is None:
-        names = names or MINI_MTIL_DEFAULT
-        if unknown := [name for name in names if name not in MINI_MTIL_TASKS]:
-            raise TaskError(
-                f"task {unknown[0]!r} is none of mini-MTIL's ({', '.join(MINI_MTIL_TASKS)}); for other tasks give "
-                "--data the folder of their folders, such as `condu-ray prepare` writes for MTIL"
-            )
-        data = _drawn(config)
-        mini_mtil(data, tasks=[name for name in MINI_MTIL_TASKS if name in names] or None)
-    tasks = load_tasks(data, names)
-    _check_rates(config, data, tasks)
+    tasks = tasks_of(config, say)
+    _check_rates(config, tasks)
     opaque = config.transparent == "refuse"
     require_valid(tasks, cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
     if any("reference" in method.needs for method in methods):
@@ -89,6 +88,7 @@ def check(config: Experiment) -> Checked:
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
+    check_imported(config, methods, tasks, backbone.fingerprint)
     texts = first_pass(backbone, tasks, config, methods)
     words = (backbone.described, *backbone.notes, described(tasks, texts), *_held_out(config))
     return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
@@ -114,11 +114,6 @@ def _held_out(config: Experiment) -> tuple[str, ...]:
     return (f"{held}; measured on {config.measure_on} images",)
 
 
-def _drawn(config: Experiment) -> Location:
-    """Where mini-MTIL's tasks are drawn."""
-    return mini_mtil_folder(config.storage, MINI_MTIL_VERSION)
-
-
 def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
     """Refuses options that contradict one another."""
     for protocol in config.protocol:
@@ -135,8 +130,9 @@ def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
             )
 
 
-def _check_rates(config: Experiment, data: Location, tasks: Sequence[Task]) -> None:
+def _check_rates(config: Experiment, tasks: Sequence[Task]) -> None:
     """Refuses a learning rate for a task that does not exist; the recipe's own, and those of other tasks, may stay."""
+    data = config.data or drawn(config)
     known = {task.name for task in tasks} | set(artifacts.names(data)) | set(MINI_MTIL_TASKS)
     recipe = RECIPES[config.recipe]() if config.recipe in RECIPES else Experiment()
     for field in ("training", "lora"):
@@ -158,7 +154,7 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
                 f"--method {who} needs reference images: give --distillation.reference a Parquet file with columns "
                 "image and caption, or a task folder that is not one of the tasks"
             )
-        data = _drawn(config)
+        data = drawn(config)
         mini_mtil(data, tasks=unused)
         paths = tuple(data / name for name in unused)
         distillation = config.distillation.model_copy(update={"reference": paths})

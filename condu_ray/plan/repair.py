@@ -24,6 +24,7 @@ from condu_ray.store.artifacts import (
 )  # fmt: skip
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import (
+    backbones_folder,
     checked_folder,
     damaged_folder,
     datasets_folder,
@@ -71,8 +72,9 @@ def mend(storage: Place) -> int:
 def damaged(storage: P) -> list[tuple[P, str]]:
     """Verifies everything that runs would take from a storage folder; changes nothing.
 
-    Experts, prototypes, data sets drawn from others, sessions, ledgers, measurements, verdicts on data, result rows and
-    records of trials. Files that writers were at when they were killed are hidden, count for nothing, and are left out.
+    Backbones, experts, prototypes, data sets drawn from others, sessions, ledgers, measurements, verdicts on data,
+    result rows and records of trials. Files that writers were at when they were killed are hidden, count for nothing,
+    and are left out.
 
     Args:
         storage: storage folder; it must not be written to meanwhile, or what is just being made may be listed.
@@ -149,7 +151,7 @@ def _methods(storage: P) -> Iterator[tuple[P, str]]:
 
 def _artifacts(storage: P) -> Iterator[tuple[P, str]]:
     """Folders with a manifest."""
-    shelves = [experts_folder(storage), prototypes_folder(storage), features_folder(storage)]
+    shelves = [backbones_folder(storage), experts_folder(storage), prototypes_folder(storage), features_folder(storage)]
     for run in (run_folder(storage, name) for name in names(runs_folder(storage))):
         shelves += [sessions_folder(run, method) for method in names(run)]
     for folder in (shelf / name for shelf in shelves for name in names(shelf)):

@@ -85,7 +85,9 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
             elif state is not None:
                 needs = session_folder(config.run_folder, method.name, position - 1, earlier[-1][0], state)
             expert = PlannedExpert(config, method.name, task.name, position, key, start, state, needs, earlier, same)
-            earlier = (*earlier, (task.name, key))
+            if (imported := config.imported.get(task.name)) is not None:  # it is in storage, and is never trained
+                expert = PlannedExpert(config, method.name, task.name, position, imported, earlier=earlier)
+            earlier = (*earlier, (task.name, expert.key))
         key_or_theta0 = expert.key if expert else backbone
         identity = state_id(parent, method.name, task.name, key_or_theta0, method.state_identity())
         sessions.append(PlannedSession(position, task.name, expert, parent, identity))

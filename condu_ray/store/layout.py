@@ -10,13 +10,34 @@ from collections.abc import Sequence
 
 from condu_ray.store.location import P
 
-PLACES = ("experts", "prototypes", "features", "datasets", "evaluations", "checked", "runs", "sweeps", "damaged")
+PLACES = (
+    "backbones",
+    "experts",
+    "prototypes",
+    "features",
+    "datasets",
+    "evaluations",
+    "checked",
+    "runs",
+    "sweeps",
+    "damaged",
+)
 """Folders that runs make in the storage folder."""
 
 
 def marker_path(storage: P) -> P:
     """The file that says in which format what is there was written."""
     return storage / "storage.json"
+
+
+def backbones_folder(storage: P) -> P:
+    """All pretrained models, as workers load them."""
+    return storage / "backbones"
+
+
+def backbone_folder(storage: P, fingerprint: str) -> P:
+    """The artifact of a pretrained model."""
+    return backbones_folder(storage) / fingerprint
 
 
 def experts_folder(storage: P) -> P:
@@ -93,6 +114,11 @@ def validation_folder(datasets: P, data: str, share: str, seed: int, digest: str
     """Tasks without held-out training images, which are their test images, or which have their own test images."""
     kind = "validation" if measure_on == "validation" else "without-validation"
     return datasets / f"{data}-{kind}{share}-seed{seed}-{digest}"
+
+
+def converted_folder(datasets: P, task: str, digest: str) -> P:
+    """A task converted from data in another form, in a folder of data sets; its own folder has the task's name."""
+    return datasets / f"{task}-{digest}" / task
 
 
 def runs_folder(storage: P) -> P:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from condu_ray.vlm.weights import BackboneError, WeightsFile, pickled, read_weights
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """What a weight may be stored in, as safetensors calls it."""
@@ -41,32 +43,6 @@ HUGGING_FACE = (
 """Hugging Face's CLIPModel in open_clip's names; query, key and value are one tensor there, projections transposed."""
 
 
-class BackboneError(ValueError):
-    """A backbone that cannot be loaded; the message names the model, tag or file."""
-
-
-def check_weights(path: Path) -> None:
-    """Refuses a file of weights that is no safetensors file: any other form may run code when it is opened.
-
-    Raises:
-        BackboneError: it is a pickle, cut short, or something else.
-    """
-    convert = "load it where it can be trusted, and write it with safetensors.torch.save_file(model.state_dict(), ...)"
-    try:
-        with path.open("rb") as file:
-            start = file.read(2)
-        # A torch checkpoint is a zip archive of pickles; before torch 1.6 it was a bare pickle (protocol 2 or later).
-        if start == b"PK" or (start[:1] == b"\x80" and start[1:] <= b"\x05"):
-            raise BackboneError(f"{path}: is a pickled checkpoint, which runs code when it is opened; {convert}")
-        with safe_open(path, framework="pt") as tensors:
-            if not tensors.keys():
-                raise BackboneError(f"{path}: holds no tensor; copy it anew")
-    except OSError as error:
-        raise BackboneError(f"{path}: cannot be read ({error.strerror or error}); look at the disk") from error
-    except SafetensorError as error:
-        raise BackboneError(f"{path}: cannot be loaded: cut short or no safetensors ({error}); copy it anew") from error
-
-
 def load_weights(model: nn.Module, path: Path, name: str) -> list[str]:
     """Loads a file of weights into a model, strictly: every tensor of the model has to be there.
 
@@ -75,7 +51,7 @@ def load_weights(model: nn.Module, path: Path, name: str) -> list[str]:
 
     Args:
         model: as open_clip built it.
-        path: a safetensors file.
+        path: a safetensors file, or a state dict or checkpoint of torch.
         name: the model's, for messages.
 
     Returns:
@@ -84,26 +60,23 @@ def load_weights(model: nn.Module, path: Path, name: str) -> list[str]:
     Raises:
         BackboneError: it is damaged, quantised, or of another architecture; the message says what it looks like.
     """
-    check_weights(path)
-    own = model.state_dict()
-    with safe_open(path, framework="pt") as file:
-        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
-        stored = {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+    own, file = model.state_dict(), read_weights(path)
+    stored = file.stored
     _refuse_quantised(path, stored, own)
     shapes = {key: shape for key, (_, shape) in stored.items()}
     for renamed, what in _readings(shapes):
         hugging_face = any(new.startswith("text_model.") for new in renamed.values())
         if not hugging_face and not _fits({new: shapes[old] for old, new in renamed.items()}, own):
             continue
-        held = load_file(path)
+        held = file.load()
         tensors = {new: held[old] for old, new in renamed.items()}
         if hugging_face:
             tensors = from_hugging_face(tensors)
             what.append("Hugging Face's names were turned into open_clip's")
         if _fits({key: tuple(tensor.shape) for key, tensor in tensors.items()}, own):
             model.load_state_dict({key: tensor.reshape(own[key].shape) for key, tensor in tensors.items()})
-            return [f"{path}: {', '.join(what)}"] if what else []
-    return _as_open_clip_reads(model, path, name, shapes)
+            return [*file.notes, *([f"{path}: {', '.join(what)}"] if what else [])]
+    return [*file.notes, *_as_open_clip_reads(model, file, name, shapes)]
 
 
 def _refuse_quantised(path: Path, stored: Mapping[str, tuple[str, tuple[int, ...]]], own: Mapping[str, Tensor]) -> None:
@@ -166,13 +139,20 @@ def from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _as_open_clip_reads(model: nn.Module, path: Path, name: str, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+def _as_open_clip_reads(
+    model: nn.Module, file: WeightsFile, name: str, shapes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
     """Leaves it to open_clip, which knows older forms of its own and resizes position embeddings."""
     from open_clip.factory import load_checkpoint
 
-    own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    path, own = file.path, {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     try:
-        load_checkpoint(model, str(path))
+        with tempfile.TemporaryDirectory() as folder:
+            read = path
+            if path.suffix != ".safetensors" or pickled(path):  # open_clip goes by the name's end
+                read = Path(folder) / "weights.safetensors"
+                save_file({key: tensor.clone().contiguous() for key, tensor in file.load().items()}, read)
+            load_checkpoint(model, str(read))
     except Exception as error:  # what it raises on a foreign file is of any class
         raise BackboneError(_looks_like(path, name, shapes, own)) from error
     return [

@@ -1,13 +1,23 @@
-"""The Hugging Face hub, from which open_clip fetches a tag's weights, where there is no network."""
+"""The Hugging Face hub, from which open_clip fetches weights: by name, and where there is no network."""
 
 from __future__ import annotations
 
 import os
 import socket
 import urllib.request
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
+from condu_ray.vlm.weights import BackboneError
+
 LOOK_SECONDS = 5.0
+CONFIG = "open_clip_config.json"
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "vocab.txt", "merges.txt",
+    "sentencepiece.bpe.model", "spiece.model", "tokenizer.model",
+)  # fmt: skip
+"""Files of a tokenizer of Hugging Face's, of which a repository has some."""
 
 
 def look() -> None:
@@ -48,3 +58,35 @@ def missing(error: BaseException, tag: str) -> str | None:
             )
         link = link.__cause__ or link.__context__
     return None
+
+
+def fetched(repository: str) -> Path:
+    """Fetches a model in open_clip's form, once, into the hub's own cache (HF_HOME).
+
+    Args:
+        repository: `org/name`.
+
+    Returns:
+        The folder with its configuration, weights and, where it is Hugging Face's, its tokenizer.
+
+    Raises:
+        BackboneError: there is no network, no such repository, or it is not in open_clip's form.
+    """
+    from open_clip.pretrained import download_pretrained_from_hf
+
+    look()
+    try:
+        config = Path(download_pretrained_from_hf(repository, filename=CONFIG))
+        download_pretrained_from_hf(repository)
+    except Exception as error:  # open_clip wraps whatever there was into FileNotFoundError
+        if away := missing(error, f"--model hf-hub:{repository}"):
+            raise BackboneError(away) from error
+        raise BackboneError(
+            f"--model hf-hub:{repository}: cannot be fetched ({error}); it needs a repository of open_clip's form, "
+            f"with {CONFIG} and weights, that HF_TOKEN may read"
+        ) from error
+    if '"hf_tokenizer_name"' in config.read_text(encoding="utf-8"):
+        for name in TOKENIZER:
+            with suppress(FileNotFoundError):  # no tokenizer has all of them
+                download_pretrained_from_hf(repository, filename=name)
+    return config.parent

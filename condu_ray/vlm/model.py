@@ -14,16 +14,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from condu_ray.vlm import hub
-from condu_ray.vlm.checkpoint import BackboneError, load_weights
+from condu_ray.vlm.checkpoint import load_weights
 from condu_ray.vlm.identity import backbone_fingerprint
 from condu_ray.vlm.spec import CONFIG, EMBEDDED, FOLDER, MERGES, WEIGHTS, BackboneSpec, backbone_spec
 from condu_ray.vlm.towers import used_parameters
+from condu_ray.vlm.weights import BackboneError
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -109,6 +111,8 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
     """
     import open_clip
 
+    config = open_clip.get_model_config(spec.model)
+    _check_packages(spec, config)
     model, tokenizer, notes = build(spec)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and name.rsplit(".", 1)[-1] != "attn_mask" and not tensor.isfinite().all():
@@ -125,8 +129,28 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
     frozen = frozenset({name for name, _ in model.named_parameters()} - used) | frozenset(FROZEN)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    config = open_clip.get_model_config(spec.model)
-    return Backbone(spec, model, tokenizer, backbone_fingerprint(model, spec, config, tokenizer), frozen, notes)
+    fingerprint = backbone_fingerprint(model, spec, config, tokenizer)
+    if spec.fingerprint and fingerprint != spec.fingerprint:
+        raise BackboneError(
+            f"{spec.staged}: is not what was staged there of {spec.name}; give --repair true, or remove the folder"
+        )
+    return Backbone(spec, model, tokenizer, fingerprint, frozen, notes)
+
+
+def _check_packages(spec: BackboneSpec, config: Mapping[str, Any] | None) -> None:
+    """Refuses a backbone with parts of Hugging Face's where their package is not, before its weights are fetched.
+
+    Raises:
+        BackboneError: names the package.
+    """
+    texts = (config or {}).get("text_cfg", {})
+    wanted = [name for name in ("hf_tokenizer_name", "hf_model_name") if texts.get(name)]
+    if wanted and find_spec("transformers") is None:
+        what = {"hf_tokenizer_name": "tokenizer", "hf_model_name": "text tower"}[wanted[-1]]
+        raise BackboneError(
+            f"backbone {spec.name}: its {what} is Hugging Face's ({texts[wanted[-1]]}), which needs the package "
+            "transformers; install transformers and sentencepiece beside condu_ray, on every node"
+        )
 
 
 def build(spec: BackboneSpec) -> tuple[CLIP, Any, tuple[str, ...]]:
@@ -143,9 +167,12 @@ def build(spec: BackboneSpec) -> tuple[CLIP, Any, tuple[str, ...]]:
 
     local = spec.file
     said: list[str] = []
+    words = spec.model
     if not spec.model.startswith(FOLDER):
         texts = (open_clip.get_model_config(spec.model) or {}).get("text_cfg", {})
-        if local is None or texts.get("hf_tokenizer_name"):
+        if spec.staged is not None and texts.get("hf_tokenizer_name"):
+            words = f"{FOLDER}{spec.staged}"  # whose configuration is the same, and which has the tokenizer's files
+        elif local is None or texts.get("hf_tokenizer_name"):
             hub.look()
     try:
         with _heard(said):
@@ -158,7 +185,7 @@ def build(spec: BackboneSpec) -> tuple[CLIP, Any, tuple[str, ...]]:
                 precision="fp32",
                 device="cpu",
             )
-            tokenizer = open_clip.get_tokenizer(spec.model, **spec.tokenizer)
+            tokenizer = open_clip.get_tokenizer(words, **spec.tokenizer)
             done = load_weights(model, local, spec.name) if local else []
     except BackboneError:
         raise

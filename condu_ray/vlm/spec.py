@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from condu_ray.names import nearest
-from condu_ray.vlm.checkpoint import BackboneError, check_weights
+from condu_ray.vlm import hub
+from condu_ray.vlm.weights import BackboneError, check_weights
 
 EMBEDDED = Path(__file__).parent / "tiny_clip"
 """The backbone shipped with the package."""
 
 CONFIG, WEIGHTS, MERGES = "open_clip_config.json", "open_clip_model.safetensors", "bpe_simple_vocab.txt.gz"
+WEIGHT_FILES = (WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+"""Names of weights in a folder of open_clip's form, by preference."""
+HUB = "hf-hub:"
+"""What open_clip's name of a repository of the Hugging Face hub begins with."""
 MAX_SIDE = 8000
 """Largest side of a model's input, in pixels."""
 FOLDER = "local-dir:"
@@ -36,6 +41,9 @@ class BackboneSpec:
         tokenizer: keyword arguments of open_clip.get_tokenizer.
         quick_gelu: whether the model is built with QuickGELU where its own configuration says plain GELU.
         notes: what was decided that neither argument says, a line each; a run shows them first.
+        title: what messages call it, where that is neither the architecture nor a folder.
+        staged: the folder in storage that has its weights, and its tokenizer, for workers (`vlm/staged.py`).
+        fingerprint: what a staged one has to be.
     """
 
     model: str
@@ -44,6 +52,9 @@ class BackboneSpec:
     tokenizer: dict[str, Any]
     quick_gelu: bool = False
     notes: tuple[str, ...] = ()
+    title: str = ""
+    staged: str | None = None
+    fingerprint: str = ""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -54,13 +65,17 @@ class BackboneSpec:
     @property
     def file(self) -> Path | None:
         """The file of weights; None for a tag, whose file open_clip fetches."""
+        if self.staged is not None:
+            return Path(self.staged) / WEIGHTS
         if self.model.startswith(FOLDER):
-            return Path(self.model.removeprefix(FOLDER)) / WEIGHTS
+            return weights_in(Path(self.model.removeprefix(FOLDER)))
         return Path(self.pretrained) if self.pretrained and Path(self.pretrained).is_absolute() else None
 
     @property
     def name(self) -> str:
         """What messages and a run's first line call it."""
+        if self.title:
+            return self.title
         model = self.model.removeprefix(FOLDER)
         model = "tiny-clip" if Path(model) == EMBEDDED else model
         return f"{model} ({self.pretrained})" if self.pretrained else model
@@ -72,7 +87,8 @@ def backbone_spec(
     """Finds what `--model` and `--pretrained` name, without loading weights.
 
     Args:
-        model: `tiny-clip` (embedded), an open_clip architecture, or a folder in open_clip's form.
+        model: `tiny-clip` (embedded), an open_clip architecture, a folder in open_clip's form, or `hf-hub:org/name`,
+            which is fetched.
         pretrained: an open_clip tag, a checkpoint file, or a folder in open_clip's form (which wins over `model`).
         preprocess: for a checkpoint file, the tag (`TAG` of the architecture, or `ARCHITECTURE:TAG`) whose mean, std,
             resizing and interpolation its weights were trained with; None: what all tags of the architecture say.
@@ -85,12 +101,11 @@ def backbone_spec(
     from open_clip.pretrained import is_pretrained_cfg
 
     model, given = model.removeprefix(FOLDER), Path(pretrained).expanduser() if pretrained else None
-    if model.startswith("hf-hub:"):
-        raise BackboneError(
-            f"--model {model}: models of the Hugging Face hub are not fetched by name; download its {CONFIG} and "
-            f"{WEIGHTS} into a folder, and give --model that folder"
-        )
-    if given is not None and given.is_dir():
+    if model.startswith(HUB):
+        if pretrained is not None:
+            raise BackboneError(f"--model {model} brings its weights; leave out --pretrained {pretrained}")
+        found = replace(_folder_spec(hub.fetched(model.removeprefix(HUB))), title=model)
+    elif given is not None and given.is_dir():
         found = _folder_spec(given.absolute())
     elif given is None and model == "tiny-clip":
         found = _folder_spec(EMBEDDED)
@@ -119,13 +134,18 @@ def backbone_spec(
     return found
 
 
+def weights_in(folder: Path) -> Path:
+    """Returns the file of weights of a folder in open_clip's form, whether or not it is there."""
+    return next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), folder / WEIGHTS)
+
+
 def _folder_spec(folder: Path) -> BackboneSpec:
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
     path = folder / CONFIG
-    if not (folder / WEIGHTS).is_file():
+    if not weights_in(folder).is_file():
         raise BackboneError(f"{folder}: {WEIGHTS} is missing; a backbone folder holds it beside {CONFIG}")
-    check_weights(folder / WEIGHTS)
+    check_weights(weights_in(folder))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         vision, said = config["model_cfg"]["vision_cfg"], dict(config.get("preprocess_cfg", {}))
@@ -166,8 +186,6 @@ def _file_spec(model: str, path: Path, preprocess: str | None, config: Mapping[s
     from open_clip.pretrained import get_pretrained_cfg, is_pretrained_cfg
 
     check_weights(path)
-    if path.suffix != ".safetensors":
-        raise BackboneError(f"--pretrained {path}: open_clip reads it as a pickle; name it *.safetensors")
     tags = open_clip.list_pretrained_tags_by_model(model)
     if preprocess is not None:
         architecture, _, tag = preprocess.rpartition(":")

@@ -11,7 +11,7 @@ import pytest
 
 from condu_ray import __version__
 from condu_ray.command_line import run_command
-from condu_ray.commands.__main__ import COMMANDS, main
+from condu_ray.commands.__main__ import COMMANDS, MODULES, main
 from condu_ray.store.provenance import command
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_what_is_no_command(console, arguments, words):
 
 def test_every_command_is_a_module_and_every_module_a_command():
     found = {path.stem for path in ROOT.glob("condu_ray/commands/*.py") if "\ndef main(" in path.read_text()}
-    assert {name.replace("_", "-") for name in found - {"__main__"}} == set(COMMANDS)
+    assert found - {"__main__"} == {MODULES.get(name, name.replace("-", "_")) for name in COMMANDS}
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -58,7 +58,10 @@ def dangers(source: str) -> list[str]:
                 found.append(f"line {node.lineno}: {module}.{name}")
         elif isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
             module = modules.get(called.value.id, called.value.id)
-            if called.attr in LOADS.get(module, ()):
+            tensors_alone = any(
+                one.arg == "weights_only" and getattr(one.value, "value", None) is True for one in node.keywords
+            )
+            if called.attr in LOADS.get(module, ()) and not (module == "torch" and tensors_alone):
                 found.append(f"line {node.lineno}: {module}.{called.attr}")
         for keyword in node.keywords:
             value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None

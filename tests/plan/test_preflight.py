@@ -14,7 +14,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.prototype_store import prototype_key
 from condu_ray.methods import METHODS
 from condu_ray.methods.registry import MethodError
-from condu_ray.plan import preflight
+from condu_ray.plan import data, preflight
 from condu_ray.plan.preflight import check
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
@@ -34,6 +34,21 @@ def test_good_input_passes_and_its_verdict_is_kept(settings):
     assert [task.name for task in found.tasks] == ["walls", "doors", "cars"]
     assert len(list((settings["storage"] / "checked").iterdir())) == 3 + 3 + 1  # data, the backbone on them, training
     assert check(Experiment(**settings)).backbone == found.backbone
+
+
+def test_data_in_another_form_are_tasks_like_any_other(settings, tmp_path, capsys):
+    for task in check(Experiment(**settings)).tasks:
+        for split in (task.train, task.test):
+            for row, one in enumerate(pq.read_table(split).to_pylist()):
+                path = tmp_path / "trees" / task.name / split.stem / task.classes[one["label"]] / f"{row}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(one["image"])
+    config = Experiment(**(settings | {"data": tmp_path / "trees", "tasks": ("walls", "doors"), "shots": 2}))
+    found = check(config)
+    assert [(task.name, task.train_rows) for task in found.tasks] == [("walls", 6), ("doors", 4)]
+    assert "24 train and 24 test images of 3 classes" in capsys.readouterr().out
+    assert check(config).tasks == found.tasks
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -229,7 +244,8 @@ def test_mini_mtil_distils_on_those_of_its_tasks_that_are_not_learned(settings, 
             drawn.append(name)
             shutil.copytree(task_data / "walls", folder / name, dirs_exist_ok=True)
 
-    monkeypatch.setattr(preflight, "mini_mtil", draw)
+    for module in (preflight, data):  # references, and tasks
+        monkeypatch.setattr(module, "mini_mtil", draw)
     monkeypatch.chdir(tmp_path)
     base = settings | {"data": None, "storage": "storage", "method": "zscl"}
     learned = MINI_MTIL_TASKS[2:4]

@@ -28,7 +28,7 @@ VALUES = {
 OF_RUNS = ("config", "method", "ledger", "session", "sessions", "results", "rows", "ablation")
 """First words of the names of functions whose run is no sweep."""
 SHELVES = (
-    "experts", "experts/.claims", "prototypes", "features", "evaluations", "checked", "datasets", "runs",
+    "backbones", "experts", "experts/.claims", "prototypes", "features", "evaluations", "checked", "datasets", "runs",
     "runs/.leases", "runs/<name>/<method>/sessions", "runs/<name>/results", "sweeps", "sweeps/.leases",
     "sweeps/<name>/trials",
 )  # fmt: skip

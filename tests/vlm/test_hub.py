@@ -1,11 +1,13 @@
 """Weights of a tag where there is no network: one sentence with what to set, soon."""
 
+import json
+import shutil
 import time
 
 import pytest
 
 from condu_ray.vlm import hub
-from condu_ray.vlm.model import BackboneError, build
+from condu_ray.vlm.model import BackboneError, build, load_backbone
 from condu_ray.vlm.spec import backbone_spec
 
 
@@ -43,3 +45,52 @@ def test_nobody_is_asked_behind_a_proxy_or_twice(constants, monkeypatch):
 
 def test_an_error_of_another_kind_is_left_to_others():
     assert hub.missing(ValueError("size mismatch"), "a tag") is None
+
+
+@pytest.fixture
+def repository(small_backbone, monkeypatch, tmp_path):
+    """A repository of the hub; open_clip's download is stubbed, its file lies as in the hub's cache."""
+    from open_clip import pretrained
+
+    asked, there = [], tmp_path / "models--org--small" / "snapshots" / "0123"
+    shutil.copytree(small_backbone, there)
+
+    def download(repository, filename=None, **options):
+        asked.append((repository, filename))
+        path = there / (filename or "open_clip_model.safetensors")
+        if repository != "org/small" or not path.exists():
+            raise FileNotFoundError(f"Failed to download file ({filename}) for {repository}. Last error: 404")
+        return str(path)
+
+    monkeypatch.setattr(pretrained, "download_pretrained_from_hf", download)
+    monkeypatch.setattr(hub, "look", lambda: None)
+    return asked, there
+
+
+def test_a_model_of_the_hub_is_fetched_by_its_name(repository, small_backbone):
+    asked, _ = repository
+    spec = backbone_spec("hf-hub:org/small")
+    assert asked == [("org/small", "open_clip_config.json"), ("org/small", None)]
+    assert spec.name == "hf-hub:org/small"
+    backbone = load_backbone(spec)
+    assert backbone.fingerprint == load_backbone(backbone_spec(pretrained=str(small_backbone))).fingerprint
+    assert backbone.described.startswith("backbone hf-hub:org/small: ")
+
+
+def test_its_tokenizers_files_are_fetched_where_it_has_one_of_its_own(repository):
+    asked, there = repository
+    config = json.loads((there / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "org/words"
+    (there / "open_clip_config.json").write_text(json.dumps(config))
+    backbone_spec("hf-hub:org/small")
+    assert ("org/small", "tokenizer.json") in asked
+
+
+def test_what_the_hub_has_not_is_named(repository):
+    with pytest.raises(BackboneError, match=r"hf-hub:org/none: cannot be fetched .*404.*open_clip_config.json"):
+        backbone_spec("hf-hub:org/none")
+
+
+def test_a_model_of_the_hub_without_a_network_is_named_soon(constants):
+    with pytest.raises(BackboneError, match=r"hf-hub:org/none: its weights or tokenizer are not on this machine"):
+        backbone_spec("hf-hub:org/none")

@@ -96,7 +96,7 @@ def test_a_file_gets_what_its_architecture_or_a_named_tag_says(file, model, name
         ("ViT-B-16", None, None, ["needs --pretrained", "openai"]),
         ("tiny-clip", "no/such/folder", None, ["no/such/folder", "no such folder"]),
         ("ViT-B-16-quickgelu", "laion2b_s34b_b88k", None, ["plain GELU", "has QuickGELU", "give ViT-B-16"]),
-        ("hf-hub:some/clip", None, None, ["hf-hub:some/clip", "into a folder"]),
+        ("hf-hub:some/clip", "openai", None, ["hf-hub:some/clip brings its weights", "leave out"]),
         ("ViT-L-14", "FILE", None, ["disagree", "openai and laion2b_s32b_b82k", "--preprocess"]),
         ("ViT-S-32", "FILE", None, ["ViT-S-32 has no tag", "--preprocess", "ViT-B-16:openai"]),
         ("ViT-L-14", "FILE", "openay", ["--preprocess openay", "did you mean openai"]),

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from condu_ray.benchmark.images import inspect_image
 from condu_ray.benchmark.mtil.catalog import DataSet
 from condu_ray.benchmark.mtil.names import IngestError, Names
 from condu_ray.benchmark.mtil.sources import SEED, Part, read_layout
+from condu_ray.benchmark.splits import write_split
 from condu_ray.benchmark.tasks import TEST, TRAIN
 from condu_ray.config import content_hash
 from condu_ray.store.artifacts import ArtifactError, exists, publish, read_meta, verified
@@ -26,8 +23,6 @@ from condu_ray.store.claims import Claims
 from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.location import Place
 
-GROUP_ROWS, GROUP_BYTES = 1024, 32 * 2**20
-"""A row group ends at whichever comes first; this much, and one batch of decoded images, is in memory at a time."""
 FORM = 1
 """Part of what identifies a converted task: raise it when the files come out otherwise, and all are written anew."""
 
@@ -166,9 +161,6 @@ def _write_split(path: Path, layout: Layout, meta: dict[str, Any], pool: ThreadP
     """Streams a split into a Parquet file; returns a hash of each image."""
     part, labels = layout.parts[path.name], layout.labels[path.name]
     about = {key: meta[key] for key in ("name", "title", "source", "licence", "split", "order")}
-    schema = pa.schema(
-        [("image", pa.binary()), ("label", pa.int32())], metadata={"dataset": json.dumps(about, sort_keys=True)}
-    )
     digests: list[bytes] = []
     bad: list[str] = []
 
@@ -180,26 +172,19 @@ def _write_split(path: Path, layout: Layout, meta: dict[str, Any], pool: ThreadP
         seen = inspect_image(data)
         return data, seen.digest, None if seen.wrong is None else f"{part.origin(index)}: {seen.wrong}"
 
-    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_statistics=["label"]) as writer:
-        images: list[bytes] = []
-        rows: list[int] = []
-        size = 0
+    def rows() -> Iterator[tuple[bytes, int]]:
         for start in range(0, len(part.order), _BATCH):
             batch = part.order[start : start + _BATCH]
             for index, (data, digest, wrong) in zip(batch, pool.map(load, batch), strict=True):
                 if wrong is not None:
                     bad.append(wrong)
                     continue
-                images.append(data)
-                rows.append(labels[part.labels[index]])
                 digests.append(digest)
-                size += len(data)
-                if len(images) >= GROUP_ROWS or size >= GROUP_BYTES:
-                    _write_group(writer, schema, images, rows)
-                    size = 0
+                yield data, labels[part.labels[index]]
             if len(bad) >= _MAX_BAD:
-                break
-        _write_group(writer, schema, images, rows)
+                return
+
+    write_split(path, rows(), about)
     if bad:
         rest = (
             f" and {'at least ' if len(bad) >= _MAX_BAD else ''}{len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
@@ -207,14 +192,6 @@ def _write_split(path: Path, layout: Layout, meta: dict[str, Any], pool: ThreadP
         message = f"{'; '.join(bad[:_SHOWN])}{rest}; extract the original files again"
         raise IngestError(f"{meta['name']}: images cannot be used: {message}")
     return digests
-
-
-def _write_group(writer: pq.ParquetWriter, schema: pa.Schema, images: list[bytes], labels: list[int]) -> None:
-    if images:
-        columns: Sequence[pa.Array] = [pa.array(images, pa.binary()), pa.array(labels, pa.int32())]
-        writer.write_table(pa.table(columns, schema=schema), row_group_size=len(images))
-    images.clear()
-    labels.clear()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from condu_ray.benchmark import check_task, load_task
+from condu_ray.benchmark import check_task, load_task, splits
 from condu_ray.benchmark.mtil import CATALOG, IngestError, convert, prepare
 from condu_ray.store.claims import Claims
 
@@ -65,7 +65,7 @@ def test_the_same_files_give_the_same_bytes(name, trees, tmp_path):
 def test_row_groups_are_bounded(limits, rows, trees, tmp_path, monkeypatch):
     tree = trees("eurosat")
     for limit, value in limits.items():
-        monkeypatch.setattr(convert, limit, value)
+        monkeypatch.setattr(convert if limit == "_BATCH" else splits, limit, value)
     convert.convert(trees.entry("eurosat", tree), tree.root, tmp_path / "out")
     metadata = pq.read_metadata(tmp_path / "out" / "eurosat" / "train.parquet")
     assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == rows

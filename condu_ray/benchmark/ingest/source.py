@@ -1,0 +1,163 @@
+"""What a data set is that is not in the package's form yet: samples by split, whatever its files are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from condu_ray.benchmark.meta import TaskError
+
+Label = str | int
+"""A class by its name, or by its number in a list of names."""
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+}
+"""What folders, files and columns call a split."""
+NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
+"""Class names by number and prompts, a line each, beside files that have numbers alone (CLIP_benchmark's names)."""
+PHOTOS = (".heic", ".heif", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".svg")
+"""Files that are pictures to a person, and that nothing here reads."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as it lies there."""
+
+    origin: str  #: what messages call it: a path, or a file with a row, line or key
+    label: Label | None  #: its class; None where it has none
+    data: bytes | None  #: the encoded picture; None where there is none
+    wrong: str = ""  #: why it cannot be used, where its source knows
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that can be converted.
+
+    Attributes:
+        name: of the task.
+        place: where it lies.
+        form: what it is, for messages.
+        splits: what yields the samples of a split, by `train`, `test`, `validation`; `all` alone: it has no splits.
+        files: all that its samples are read from.
+        names: class names by number; None where samples have them.
+        templates: prompts that it brings; empty for none.
+        official: whether its splits are as somebody published them, in files that no one edits by hand.
+        notes: what a user should know, a line each.
+    """
+
+    name: str
+    place: Path
+    form: str
+    splits: Mapping[str, Callable[[], Iterator[Sample]]]
+    files: tuple[Path, ...]
+    names: tuple[str, ...] | None = None
+    templates: tuple[str, ...] = ()
+    official: bool = False
+    notes: tuple[str, ...] = field(default=())
+
+
+def split_of(name: str) -> str | None:
+    """Returns the split that a file's name or a folder's begins with (`train-00000-of-00001.parquet`), else None."""
+    word = re.match(r"[A-Za-z]+", name)
+    return SPLITS.get(word[0].lower()) if word and re.match(r"[-_.\d]|$", name[word.end() :]) else None
+
+
+def by_split(folder: Path, files: list[Path], notes: list[str]) -> dict[str, list[Path]]:
+    """Sorts files into splits, by their names or that of the folder that they are in.
+
+    Raises:
+        TaskError: some say their split and others do not.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        own = split_of(path.name) or (split_of(path.parent.name) if path.parent != folder else None)
+        found.setdefault(own or "all", []).append(path)
+    if "all" in found and len(found) > 1:
+        named = next(paths[0] for split, paths in found.items() if split != "all")
+        raise TaskError(
+            f"{folder}: {named.relative_to(folder)} says its split and {found['all'][0].relative_to(folder)} does not; "
+            "begin the names of all with train or test, or move what is no part of the data away"
+        )
+    return chosen(found, folder, notes)
+
+
+def chosen(splits: Mapping[str, list[Path]], folder: Path, notes: list[str]) -> dict[str, list[Path]]:
+    """Returns `train` and `test` of the splits that there are, `validation` for `test` where there is none, or `all`.
+
+    Raises:
+        TaskError: there is no training split.
+    """
+    found = dict(splits)
+    if "validation" in found and "test" not in found:
+        found["test"] = found.pop("validation")
+        notes.append(f"{folder}: its validation split is what is tested on, for it has no test split")
+    elif found.pop("validation", None) is not None:
+        notes.append(f"{folder}: its validation split is left out")
+    if "train" in found and "test" not in found:
+        return {"all": found["train"]}
+    if "all" not in found and "train" not in found:
+        raise TaskError(f"{folder}: has no training images (found: {', '.join(splits)}); add a train split")
+    return found
+
+
+def lines_of(folder: Path, name: str) -> tuple[str, ...] | None:
+    """Returns the lines of a text file beside the data; None where there is none.
+
+    Raises:
+        TaskError: it is no text.
+    """
+    path = folder / name
+    if not path.is_file():
+        return None
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: cannot be read as text ({error}); write it as UTF-8, one name a line") from error
+
+
+def templates_of(folder: Path) -> tuple[str, ...]:
+    """Returns the prompts that lie beside the data, `{}` for the class's name."""
+    return tuple(line.replace("{c}", "{}") for line in lines_of(folder, TEMPLATES) or ())
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is an image by the end of its name."""
+    suffix = Path(name).suffix.lower()
+    return suffix in PHOTOS or (suffix != ".pdf" and suffix in _suffixes())
+
+
+def unread(name: str) -> str:
+    """Returns why a file that is a picture to a person cannot be read; empty where it can be tried."""
+    suffix = Path(name).suffix.lower()
+    return f"{suffix} is not read here; convert it to JPEG or PNG" if suffix in PHOTOS else ""
+
+
+def _suffixes() -> set[str]:
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+def visible(folder: Path) -> list[Path]:
+    """Returns what is in a folder, sorted, without hidden names and what file browsers leave.
+
+    Raises:
+        TaskError: it may not be read.
+    """
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise TaskError(f"{folder}: cannot be read ({error.strerror or error}); change its permissions") from error
+    return [path for path in found if not path.name.startswith((".", "__MACOSX")) and path.name not in _LEFT]
+
+
+_LEFT = ("Thumbs.db", "desktop.ini")

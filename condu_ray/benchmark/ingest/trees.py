@@ -1,0 +1,120 @@
+"""Trees of class folders, as torchvision's ImageFolder reads them: `train/<class>/*.jpg`, `test/...`, or no splits."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from condu_ray.benchmark.ingest.source import SPLITS, Sample, Source, chosen, is_picture, unread, visible
+from condu_ray.benchmark.meta import TaskError
+
+
+def tree_source(folder: Path) -> Source | None:
+    """Returns the tree that a folder is, None if it is none.
+
+    Raises:
+        TaskError: pictures lie where no class is, or at unequal depths.
+    """
+    inside = [path for path in visible(folder) if path.is_dir()]
+    named = [path for path in inside if path.name.lower() in SPLITS]
+    others = [path for path in inside if path not in named]
+    splits = [path for path in named if any(map(_holds, _folders(path)))]
+    notes: list[str] = []
+    if splits:
+        flat = [path for path in named if path not in splits and _pictures(path)]
+        classes = [path for path in others if _pictures(path)]
+        if flat or classes:
+            raise TaskError(
+                f"{folder}: {splits[0].name}/ holds class folders, and {(flat or classes)[0].name}/ beside it pictures "
+                f"without; lay all of them as {splits[0].name}/<class>/*, or move what is no part of the data away"
+            )
+        parts: dict[str, list[Path]] = {}
+        for path in splits:
+            _refuse_loose(path)
+            parts.setdefault(SPLITS[path.name.lower()], []).append(path)
+        trees = chosen(parts, folder, notes)
+    else:
+        direct, deep = [path for path in inside if _pictures(path)], [path for path in inside if not _pictures(path)]
+        if not direct:
+            return None
+        if not others:
+            raise TaskError(f"{folder}: {direct[0].name}/ holds pictures without class folders; lay them as "
+                            f"{direct[0].name}/<class>/*")  # fmt: skip
+        if deeper := [path for path in deep if _holds(path)]:
+            raise TaskError(
+                f"{folder}: pictures lie in {direct[0].name}/ itself and deeper in {deeper[0].name}/, so that nobody "
+                "knows which of the two is a class; lay all as <task>/<class>/* or <task>/train/<class>/*"
+            )
+        _refuse_loose(folder)
+        trees = {"all": [folder]}
+    files: list[Path] = []
+    listed = {split: _listed(paths, files, notes) for split, paths in trees.items()}
+    return Source(
+        folder.name,
+        folder,
+        "tree of class folders",
+        {split: partial(_samples, folder, found) for split, found in listed.items()},
+        tuple(files),
+        notes=tuple(notes),
+    )
+
+
+def _samples(folder: Path, listed: list[tuple[str, Path]]) -> Iterator[Sample]:
+    for name, path in listed:
+        yield read_picture(path, str(path.relative_to(folder)), name)
+
+
+def read_picture(path: Path, origin: str, label: str) -> Sample:
+    """Reads one picture's file."""
+    if why := unread(path.name):
+        return Sample(origin, label, None, why)
+    try:
+        return Sample(origin, label, path.read_bytes())
+    except OSError as error:
+        return Sample(origin, label, None, error.strerror or str(error))
+
+
+def _listed(trees: list[Path], files: list[Path], notes: list[str]) -> list[tuple[str, Path]]:
+    """Returns the class and path of every picture of a split, and adds all paths to `files`."""
+    found, other = [], []
+    for tree in trees:
+        for place in _folders(tree):
+            name = unicodedata.normalize("NFC", place.name)  # a Mac's folders are decomposed, and another's are not
+            pictures = []
+            for parent, inner, names in os.walk(place, followlinks=True):
+                inner[:] = sorted(one for one in inner if not one.startswith("."))
+                paths = [Path(parent, one) for one in sorted(names) if not one.startswith(".")]
+                pictures += [path for path in paths if is_picture(path.name)]
+                other += [path for path in paths if not is_picture(path.name)]
+            if not pictures:
+                raise TaskError(f"{place}: a class without a picture; add some, or remove the folder")
+            found += [(name, path) for path in pictures]
+    other = [path for path in other if path.name not in ("Thumbs.db", "desktop.ini")]
+    if other:
+        notes.append(f"{len(other)} files in class folders are no pictures by their names ({other[0]}), and left out")
+    files += [path for _, path in found]
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in visible(folder) if path.is_dir()]
+
+
+def _pictures(folder: Path) -> bool:
+    """Whether a folder itself has pictures."""
+    return any(is_picture(path.name) and path.is_file() for path in visible(folder))
+
+
+def _holds(folder: Path) -> bool:
+    """Whether there is a picture in a folder or below."""
+    return any(is_picture(name) for _, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
+def _refuse_loose(folder: Path) -> None:
+    if loose := [path for path in visible(folder) if path.is_file() and is_picture(path.name)]:
+        raise TaskError(
+            f"{loose[0]}: a picture beside the class folders; move it into the folder of its class, or away"
+        )

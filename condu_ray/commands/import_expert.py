@@ -1,0 +1,92 @@
+"""Merge an expert that was fine-tuned elsewhere into a run, or begin a run with it."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from condu_ray.command_line import EXIT_CODES, ConfigError, parse, program
+from condu_ray.commands.job import job
+from condu_ray.config import Experiment
+from condu_ray.console import output
+from condu_ray.store.location import Location, LocationError, given, home
+
+
+@job()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Imports the expert, then runs what is left of the run: its merge and its measurements."""
+    parser = ArgumentParser(
+        prog=program(), description=__doc__, allow_abbrev=False,
+        epilog=f"A run that is not there yet takes all flags of `condu-ray run` beside these. {EXIT_CODES}",
+    )  # fmt: skip
+    parser.add_argument("run", help="a run's name in --storage, or its folder; a new name begins a run")
+    parser.add_argument("--task", required=True, help="the task that the expert was fine-tuned on")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="open_clip or OpenAI state dict (.safetensors, .pt), or a LoRA folder of PEFT",
+    )
+    parser.add_argument("--data", help="folder with the task, in any form; default: the run's own data")
+    parser.add_argument("--method", help="which of the run's methods merge it, comma-separated; default: all")
+    parser.add_argument("--storage", help="storage folder (default: storage)")
+    arguments, rest = parser.parse_known_args(argv)
+    from condu_ray.orchestration.run import run
+    from condu_ray.plan.imported import import_expert, with_expert
+    from condu_ray.vlm.model import backbone_spec, load_backbone
+
+    try:
+        config = _begun(arguments.run, arguments.storage)
+        checkpoint = Path(home(arguments.checkpoint)).absolute()
+        data = given(arguments.data).absolute() if arguments.data else None
+    except LocationError as error:
+        raise ConfigError(f"--checkpoint, --data or --storage: {error}") from error
+    if not checkpoint.exists():
+        raise ConfigError(f"--checkpoint {checkpoint}: no such file or folder")
+    methods = tuple(name.strip() for name in arguments.method.split(",")) if arguments.method else None
+    if config is None:
+        flags = ["--run", arguments.run, "--storage", arguments.storage or "storage", *rest]
+        for name, value in (("--data", arguments.data), ("--method", arguments.method)):
+            flags += [name, value] if value else []
+        new = parse(flags, Experiment, __doc__ or "")
+        config, data = new.model_copy(update={"tasks": new.tasks or (arguments.task,)}), None
+    elif rest:
+        raise ConfigError(
+            f"{rest[0]}: the run has its settings already; --task, --checkpoint, --data and --method go here"
+        )
+    config = with_expert(config, arguments.task, "", data, methods)
+    backbone = load_backbone(backbone_spec(config.model, config.pretrained, config.preprocess))
+    key, found = import_expert(config, backbone, arguments.task, checkpoint)
+    console = output()
+    sizes = ", ".join(f"{tower} {size:.4f}" for tower, size in found.relative.items())
+    console.print(f"{arguments.task}: expert {key}; its delta's norm over theta0's: {sizes}", markup=False)
+    for note in found.notes:
+        console.print(f"{checkpoint.name}: {note}", markup=False)
+    run(with_expert(config, arguments.task, key))
+
+
+def _begun(name: str, storage: str | None) -> Experiment | None:
+    """Returns the settings of a run that is there, None for a new one."""
+    from condu_ray.plan.stored import find
+    from condu_ray.store import artifacts
+    from condu_ray.store.layout import config_path, run_folder
+
+    place = given(storage or "storage").absolute()
+    folder = Path(home(name)).absolute()
+    if artifacts.is_file(config_path(Location(folder))) and (
+        storage is None or run_folder(place, folder.name) == folder
+    ):
+        place, name = Location(folder.parent.parent), folder.name
+    elif "/" in name:
+        raise ConfigError(f"{name}: no run's folder; give a name in --storage, or a folder with config.json")
+    if not artifacts.is_file(config_path(run_folder(place, name))):
+        return None
+    found = find(place, name)
+    if found.kind != "run":
+        raise ConfigError(f"{name}: is a sweep, whose trials take what its command says; import into a run")
+    return found.experiment(place).model_copy(update={"run": name})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

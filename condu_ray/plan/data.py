@@ -1,0 +1,81 @@
+"""The tasks of a run: of its data, or mini-MTIL's, and of further folders."""
+
+from __future__ import annotations
+
+from condu_ray.benchmark import Task, load_tasks
+from condu_ray.benchmark.ingest.bring import bring, names_in, ours
+from condu_ray.benchmark.ingest.convert import Options
+from condu_ray.benchmark.ingest.gather import Say
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
+from condu_ray.benchmark.tasks import TaskError
+from condu_ray.config import Experiment
+from condu_ray.names import nearest
+from condu_ray.store.layout import mini_mtil_folder
+from condu_ray.store.location import Location, Place
+
+
+def drawn(config: Experiment) -> Location:
+    """Where mini-MTIL's tasks are drawn."""
+    return mini_mtil_folder(config.storage, MINI_MTIL_VERSION)
+
+
+def tasks_of(config: Experiment, say: Say) -> list[Task]:
+    """Loads a run's tasks in the order in which they are learned; data in another form are converted.
+
+    Args:
+        config: the run's settings.
+        say: takes a line for people.
+
+    Raises:
+        TaskError: a task is not there, or not what it should be.
+        ArtifactError: what was converted before is damaged, or cannot be written.
+    """
+    names, options = config.tasks, Options(config.template, config.test_share)
+    if config.data is not None and not config.more_data:
+        return bring(config.data, config.storage, names, options, say)
+    found, wanted = _places(config)
+    order = list(names or wanted)
+    if unknown := [name for name in order if name not in found]:
+        if config.data is None and not config.more_data:
+            raise TaskError(
+                f"task {unknown[0]!r} is none of mini-MTIL's ({', '.join(MINI_MTIL_TASKS)}); for other tasks give "
+                "--data the folder of their folders, such as `condu-ray prepare` writes for MTIL"
+            )
+        raise TaskError(f"no task {unknown[0]!r} in --data or --more_data{nearest(unknown[0], list(found), most=3)}")
+    every = {folder: ours(folder) for folder in found.values() if folder != drawn(config)}
+    tasks: dict[str, Task] = {}
+    for folder in dict.fromkeys(found[name] for name in order):
+        own = [name for name in order if found[name] == folder]
+        if folder == drawn(config):
+            mini_mtil(folder, tasks=[name for name in MINI_MTIL_TASKS if name in own])
+            loaded = load_tasks(folder, own)
+        else:  # options are for data in another form; where there is none, they are refused
+            said = options if not every[folder] or all(every.values()) else None
+            loaded = bring(folder, config.storage, own, said, say)
+        tasks |= {task.name: task for task in loaded}
+    return [tasks[name] for name in order]
+
+
+def _places(config: Experiment) -> tuple[dict[str, Place], list[str]]:
+    """Returns the folder that each task is in, and the tasks of a run that names none."""
+    if config.data is None:
+        found: dict[str, Place] = dict.fromkeys(MINI_MTIL_TASKS, drawn(config))
+        wanted = list(MINI_MTIL_DEFAULT)
+    else:
+        every, wanted = names_in(config.data)
+        found = dict.fromkeys(every, config.data)
+    for folder in config.more_data:
+        every, ordered = names_in(folder)
+        wanted += [name for name in ordered if name not in found]
+        found |= {name: folder for name in every if name not in found}
+    return found, wanted
+
+
+def default_names(config: Experiment) -> list[str]:
+    """Returns the tasks that a run learns where its settings name none, in their order."""
+    return _places(config)[1]
+
+
+def has(config: Experiment, task: str) -> bool:
+    """Whether a run's data have a task."""
+    return task in _places(config)[0]

@@ -1,0 +1,94 @@
+"""LoRA adapters in the form of PEFT's `save_pretrained`, as weight deltas: scale * B A, under open_clip's names.
+
+Names and scales are PEFT's (github.com/huggingface/peft, tuners/lora): `base_model.model.<module>.lora_A.weight`
+[r, in] and `.lora_B.weight` [out, r]; the scale is lora_alpha / r, or lora_alpha / sqrt(r) with `use_rslora`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condu_ray.vlm.checkpoint import from_hugging_face
+from condu_ray.vlm.weights import BackboneError, read_weights
+
+CONFIG, FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+UNREAD = {"use_dora": "DoRA", "fan_in_fan_out": "transposed weights", "modules_to_save": "whole modules beside it"}
+"""Settings by which an adapter is more than scale * B A."""
+_FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.\w+)?\.weight")
+
+
+def adapter_delta(folder: Path) -> dict[str, Tensor]:
+    """Reads an adapter's folder.
+
+    Args:
+        folder: with `adapter_config.json` and `adapter_model.safetensors`.
+
+    Returns:
+        The weight delta, float32, by open_clip's parameter names: of an adapter of open_clip's modules as they are, of
+        Hugging Face's CLIPModel translated (query, key and value as the one tensor that they are in open_clip).
+
+    Raises:
+        BackboneError: it is no LoRA, or more than that; the message names the key.
+    """
+    said = _config(folder)
+    path = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise BackboneError(f"{folder}: has no {FILES[0]} beside its {CONFIG}; save it with PEFT's save_pretrained")
+    factors: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_weights(path).load().items():
+        found = _FACTOR.fullmatch(key)
+        if found is None:
+            raise BackboneError(f"{path}: {key!r} is no factor of LoRA on a linear layer; merge it in its own program")
+        factors.setdefault(found["module"].replace(".base_layer", ""), {})[found["part"]] = tensor.float()
+    deltas: dict[str, Tensor] = {}
+    for module, pair in factors.items():
+        if pair.keys() != {"A", "B"} or pair["A"].ndim != 2 or pair["B"].ndim != 2:
+            raise BackboneError(f"{path}: {module} has not two matrices, lora_A and lora_B")
+        if pair["A"].shape[0] != pair["B"].shape[1]:
+            shapes = f"{list(pair['A'].shape)} and {list(pair['B'].shape)}"
+            raise BackboneError(f"{path}: {module}: lora_A and lora_B of {shapes} have no rank in common")
+        deltas[f"{module}.weight"] = _scale(said, module, pair["A"].shape[0]) * (pair["B"] @ pair["A"])
+    return _open_clips(deltas)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        said: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind, alpha, rank = said["peft_type"], said["lora_alpha"], said["r"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackboneError(f"{path}: missing, or no configuration of PEFT's LoRA ({error!r})") from error
+    if kind != "LORA" or not all(isinstance(one, int | float) and one > 0 for one in (alpha, rank)):
+        raise BackboneError(f"{path}: is {kind} with lora_alpha {alpha} and r {rank}; LoRA alone is read")
+    if more := [what for name, what in UNREAD.items() if said.get(name)]:
+        raise BackboneError(f"{path}: has {' and '.join(more)}; merge it into its weights, and give these")
+    return said
+
+
+def _scale(said: Mapping[str, Any], module: str, rank: int) -> float:
+    """Returns what B A is multiplied by, for a module whose alpha may be its own."""
+    patterns = said.get("alpha_pattern") or {}
+    own = [value for pattern, value in patterns.items() if re.fullmatch(rf"(?:.*\.)?{pattern}", module)]
+    alpha = float(own[0] if own else said["lora_alpha"])
+    return alpha / math.sqrt(rank) if said.get("use_rslora") else alpha / rank
+
+
+def _open_clips(deltas: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns deltas under open_clip's names."""
+    found = dict(deltas)
+    for name, tensor in deltas.items():
+        if attention := re.fullmatch(r"(.*\.self_attn\.)[qkv]_proj\.weight", name):
+            for letter in "qkv":  # what was not adapted did not change
+                found.setdefault(f"{attention[1]}{letter}_proj.weight", torch.zeros_like(tensor))
+    if any(name.startswith(("text_model.", "vision_model.", "text_projection", "visual_projection")) for name in found):
+        found = from_hugging_face({name: found[name] for name in found})
+    # PEFT wraps torch's MultiheadAttention as one module, whose own weight is query, key and value.
+    return {re.sub(r"\.attn\.weight$", ".attn.in_proj_weight", name): tensor for name, tensor in found.items()}

@@ -1,0 +1,67 @@
+"""`condu-ray prepare --from DIR --to DIR`: a person's own data as tasks in the package's form."""
+
+import json
+
+import pytest
+
+from condu_ray.benchmark import check_task, load_tasks
+from condu_ray.commands.prepare import main
+from tests.benchmark.ingest.forms import class_folders, shards
+
+
+def prepare(*flags):
+    """Runs the command in this process; returns its exit code."""
+    try:
+        main([str(flag) for flag in flags])
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture
+def data(tmp_path):
+    class_folders(tmp_path / "data" / "birds")
+    shards(tmp_path / "data" / "tools")
+    return tmp_path / "data"
+
+
+def test_all_of_a_folder_is_prepared_once(data, tmp_path, capsys):
+    target = tmp_path / "tasks"
+    assert prepare("--from", data, "--to", target, "--template", "a {} outdoors.") == 0
+    tasks = load_tasks(target)
+    assert [task.name for task in tasks] == ["birds", "tools"]
+    assert {task.templates for task in tasks} == {("a {} outdoors.",)}
+    assert [check_task(task) for task in tasks] == [[], []]
+    assert f"give it to a run: --data {target}" in capsys.readouterr().out
+    assert prepare("--from", data, "--to", target, "--template", "a {} outdoors.", "--only", "birds") == 0
+    assert f"birds: is in {target / 'birds'} already" in capsys.readouterr().out
+    assert sorted(path.name for path in target.iterdir()) == ["birds", "tools"]
+
+
+def test_other_options_do_not_overwrite(data, tmp_path, capsys):
+    assert prepare("--from", data, "--to", tmp_path / "tasks") == 0
+    before = json.loads((tmp_path / "tasks" / "birds" / "meta.json").read_text())
+    assert prepare("--from", data, "--to", tmp_path / "tasks", "--template", "one {}") == 2
+    assert "is there already, of other data or options" in capsys.readouterr().err
+    assert json.loads((tmp_path / "tasks" / "birds" / "meta.json").read_text()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--from", "data"), ["--from and --to go together"]),
+        (("--from", "data", "--to", "t", "--root", "r"), ["go together", "alone"]),
+        (("--from", "none", "--to", "t"), ["none: no such folder or file"]),
+        (("--from", "empty", "--to", "t"), ["no data set there", "<task>/train/<class>/*.jpg"]),
+        (("--from", "data", "--to", "t", "--template", "a dog"), ["--template", "exactly one {}"]),
+        (("--from", "data", "--to", "t", "--test_share", "1"), ["--test_share", "less than 1"]),
+        (("--from", "data", "--to", "t", "--only", "bird"), ["no task 'bird'", "did you mean birds"]),
+        ((), ["--root and --out", "--from and --to"]),
+    ],
+)
+def test_wrong_arguments_are_refused(flags, words, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert prepare(*flags) == 2
+    told = capsys.readouterr().err
+    assert [word for word in words if word not in told] == []

@@ -1,0 +1,29 @@
+"""Every kind of worker holds the backbone that is staged in storage, with the driver's files gone."""
+
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+
+from condu_ray.config import Experiment
+from condu_ray.orchestration.lanes.trainer import Trainer
+from condu_ray.orchestration.measure.encoders import Encode
+from condu_ray.orchestration.measure.evaluator import EvaluatorActor
+from condu_ray.plan.preflight import check
+from condu_ray.vlm.staged import staged
+
+
+def test_workers_load_what_is_staged(task_data, small_backbone, tmp_path):
+    shutil.copytree(small_backbone, tmp_path / "given")
+    settings = {"storage": tmp_path / "storage", "data": task_data, "pretrained": str(tmp_path / "given")}
+    checked = check(Experiment(**settings))
+    spec = staged(checked.config.storage, checked.spec, checked.backbone)
+    shutil.rmtree(tmp_path / "given")
+    tasks = {task.name: task for task in checked.tasks}
+    trainer = Trainer(spec, tasks, precision="fp32", rank=0, world=1, device="cpu")
+    folders = {name: task.folder for name, task in tasks.items()}
+    evaluator = EvaluatorActor(spec, checked.config, "fp32", folders, cuda=False)
+    assert trainer.backbone.fingerprint == evaluator._evaluator.features.backbone.fingerprint == checked.backbone
+    encode = Encode(asdict(spec), threads=1, cuda=False)
+    rows = {"folder": [str(folders["walls"])], "task": [0], "start": [0], "stop": [0], "group": [0], "end": [0]}
+    assert encode({name: np.asarray(value) for name, value in rows.items()})["sum"].shape == (3, 16)

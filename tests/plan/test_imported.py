@@ -1,0 +1,194 @@
+"""An expert that was fine-tuned by others' code alone: imported, merged, and as good as it was there."""
+
+import io
+import json
+
+import numpy as np
+import open_clip
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from condu_ray.benchmark.tasks import TaskError
+from condu_ray.command_line import ConfigError
+from condu_ray.commands.import_expert import _begun
+from condu_ray.config import Experiment
+from condu_ray.face.learning import evaluate
+from condu_ray.methods.registry import MethodError
+from condu_ray.orchestration.run import write_config
+from condu_ray.orchestration.state import ModelKeeper
+from condu_ray.plan.imported import import_expert, takes_imported, with_expert
+from condu_ray.plan.preflight import check
+from condu_ray.plan.run_plan import plan_run
+from condu_ray.plan.stored_run import stored_run
+from condu_ray.store.location import Location
+from condu_ray.vlm.model import backbone_spec, load_backbone
+from tests.benchmark.ingest.forms import class_folders
+from tests.conftest import write_task
+
+
+def plain_loop(folder, task, path, steps=5):
+    """Fine-tunes an open_clip model on a task by others' code alone; returns how many test images it has right."""
+    torch.manual_seed(0)
+    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}", precision="fp32")
+    words = open_clip.get_tokenizer(f"local-dir:{folder}", bpe_path=str(folder / "bpe_simple_vocab.txt.gz"))
+    meta = json.loads((task / "meta.json").read_text())
+    tokens = words([meta["template"].replace("{}", name) for name in meta["classes"]])
+
+    def read(split):
+        rows = pq.read_table(task / f"{split}.parquet").to_pydict()
+        images = [transform(Image.open(io.BytesIO(image)).convert("RGB")) for image in rows["image"]]
+        return torch.stack(images), torch.tensor(rows["label"])
+
+    def scores(images):
+        image, text = model.encode_image(images, normalize=True), model.encode_text(tokens, normalize=True)
+        return model.logit_scale.exp() * image @ text.T
+
+    optimizer, (images, labels) = torch.optim.AdamW(model.parameters(), lr=3e-4), read("train")
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(scores(images), labels).backward()
+        optimizer.step()
+    model.eval()
+    torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, path)
+    images, labels = read("test")
+    with torch.no_grad():
+        return int((scores(images).argmax(dim=1) == labels).sum())
+
+
+@pytest.fixture(scope="session")
+def outside(small_backbone, task_data, tmp_path_factory):
+    """A checkpoint of the task `walls`, and how many test images it predicts rightly."""
+    path = tmp_path_factory.mktemp("outside") / "walls.pt"
+    return path, plain_loop(small_backbone, task_data / "walls", path)
+
+
+@pytest.fixture
+def config(tmp_path, task_data, small_backbone):
+    training = {"steps": 2, "batch_size": 8, "precision": "fp32"}
+    return Experiment.model_validate({
+        "storage": tmp_path / "storage", "data": task_data, "pretrained": str(small_backbone), "run": "mine",
+        "tasks": ("walls",), "training": training, "method": ("condu", "individual", "zero-shot"),
+    })  # fmt: skip
+
+
+@pytest.fixture
+def backbone(small_backbone):
+    return load_backbone(backbone_spec(pretrained=str(small_backbone)))
+
+
+def merged(config):
+    """Merges all that a run's plan has, where every expert is in storage; returns the plan."""
+    plan, keeper = plan_run(check(config), "fp32"), ModelKeeper(config.absolute())
+    assert all(expert.finished for expert in plan.experts)
+    for method in plan.methods:
+        for session in method.sessions:
+            keeper.merge(method.method.name, session)
+    return plan
+
+
+def test_it_is_merged_and_decoded_as_good_as_its_own_loop_found_it(config, backbone, outside, task_data):
+    path, correct = outside
+    images = pq.read_metadata(task_data / "walls" / "test.parquet").num_rows
+    key, _ = import_expert(config, backbone, "walls", path)
+    run = with_expert(config, "walls", key)
+    plan = merged(run)
+    [expert] = plan.experts
+    assert (expert.key, expert.task, expert.needs) == (key, "walls", None)
+    [task] = plan.tasks
+    zero_shot = evaluate(backbone, task, precision="fp32").correct
+    assert zero_shot < correct <= images
+    stored, state = stored_run(check(run)), torch.load(path, weights_only=True)["state_dict"]
+    for name in ("condu", "individual"):
+        method = stored.methods[name]
+        delta = method.method.delta(method.state(-1), "walls", method.load)
+        assert evaluate(backbone, task, delta, precision="fp32").correct == correct
+        for parameter, tensor in backbone.snapshot().items():
+            torch.testing.assert_close(tensor + delta[parameter], state[f"module.{parameter}"])
+    assert [entry.expert for entry in stored.methods["zero-shot"].entries] == [None]
+
+
+def test_the_same_weights_are_the_same_expert(config, backbone, outside, tmp_path):
+    path, _ = outside
+    key, _ = import_expert(config, backbone, "walls", path)
+    state = torch.load(path, weights_only=True)["state_dict"]
+    again = tmp_path / "other.pth"
+    torch.save({name.removeprefix("module."): tensor for name, tensor in state.items()}, again)
+    assert import_expert(config, backbone, "walls", again)[0] == key
+    state["module.visual.proj"][0, 0] += 1
+    torch.save(state, again)
+    assert import_expert(config, backbone, "walls", again)[0] != key
+
+
+def test_a_run_goes_on_with_it_and_what_it_had_stays(config, backbone, outside, tmp_path):
+    """A second task from another folder, in another form; the first session keeps its identity."""
+    path, _ = outside
+    key, _ = import_expert(config, backbone, "walls", path)
+    first = with_expert(config, "walls", key, methods=["condu"])
+    before = merged(first)
+    class_folders(tmp_path / "more" / "birds")
+    second = with_expert(first, "birds", key, Location(tmp_path / "more"))  # any expert of this theta0 will do
+    assert second.tasks == ("walls", "birds")
+    plan = merged(second)
+    assert [task.name for task in plan.tasks] == ["walls", "birds"]
+    assert plan.methods[0].sessions[0].state == before.methods[0].sessions[0].state
+    assert plan.tasks[1].folder.parent.name.startswith("birds-")
+    assert len(stored_run(check(second)).methods["condu"].entries) == 2
+
+
+def test_which_methods_take_it(config):
+    from condu_ray.methods import METHODS, get
+
+    takes = {name for name in METHODS if not takes_imported(get(name, config))}
+    assert takes == {"condu", "average", "task-arithmetic", "ties", "emr", "individual", "zero-shot"}
+
+
+REFUSED = {
+    "a method in a chain": (
+        {"method": ("condu", "sequential")}, "walls", {}, MethodError, ["sequential cannot take", "--method condu"]
+    ),
+    "another method": ({}, "walls", {"methods": ["ties"]}, MethodError, ["ties: is none of the run's"]),
+    "no data": ({}, "birds", {}, TaskError, ["birds: the run's data have no such task", "--data"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_is_refused_before_the_checkpoint_is_read(kind, config):
+    change, task, more, error, words = REFUSED[kind]
+    with pytest.raises(error) as caught:
+        with_expert(config.model_copy(update=change), task, "", **more)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_run_whose_expert_is_gone_or_of_another_theta0_is_refused(config, backbone, outside, tmp_path):
+    key, _ = import_expert(config, backbone, "walls", outside[0])
+    run = with_expert(config, "walls", key)
+    with pytest.raises(TaskError, match=r"was imported for theta0 .* and the run has"):
+        check(run.model_copy(update={"pretrained": None}))
+    with pytest.raises(TaskError, match=r"walls=0123: storage has no such expert; .* condu-ray import"):
+        check(with_expert(config, "walls", "0123"))
+    with pytest.raises(TaskError, match=r"--imported wall: is no task of the run .*walls"):
+        check(config.model_copy(update={"imported": {"wall": key}}))
+
+
+def test_a_run_is_found_by_its_name_and_by_its_folder(config, tmp_path):
+    write_config(config)
+    found = _begun("mine", str(config.storage))
+    assert (found.run, found.storage, found.method) == ("mine", config.storage, config.method)
+    assert _begun(str(config.run_folder), None) == found
+    assert _begun("another", str(config.storage)) is None
+    with pytest.raises(ConfigError, match="no run's folder"):
+        _begun(str(tmp_path / "none"), None)
+
+
+def test_tasks_of_further_folders(config, task_data, small_backbone, tmp_path):
+    write_task(tmp_path / "own" / "gates", ("red", "blue"), 5)
+    write_task(tmp_path / "own" / "walls", ("red", "blue"), 6)
+    more = config.model_copy(update={"more_data": (Location(tmp_path / "own"),), "tasks": None})
+    assert [task.name for task in check(more).tasks] == ["walls", "doors", "cars", "gates"]
+    found = check(more.model_copy(update={"tasks": ("gates", "walls")})).tasks
+    assert [np.prod([len(task.classes)]) for task in found] == [2, 3]  # walls is that of the run's own data
+    with pytest.raises(TaskError, match=r"no task 'gate' in --data or --more_data .*gates"):
+        check(more.model_copy(update={"tasks": ("gate",)}))
