@@ -47,23 +47,20 @@ def is_bundle(folder: Place) -> bool:
         return False
 
 
-def write_bundle(
-    served: Served, folder: Place, theta0: Theta0 = "include", names: Mapping[str, Any] | None = None
-) -> None:
+def write_bundle(served: Served, folder: Place, theta0: Theta0 = "include") -> None:
     """Writes what is served as a bundle.
 
     Args:
         served: a method's state, whose backbone is at theta0.
         folder: where it shall be; nothing may be there.
         theta0: whether the pretrained weights are in it.
-        names: for a reference: `model`, `pretrained` and `preprocess`, as the run's settings have them.
 
     Raises:
         UseError: the folder is there already, or theta0 is a file of this machine and cannot be a reference.
         WriteError: the disk is full or fails; nothing appeared.
     """
     refuse_existing(folder)
-    if theta0 == "reference" and served.backbone.spec.file and not _embedded(served.backbone.spec):
+    if theta0 == "reference" and not by_name(served.backbone.spec):
         raise UseError(
             f"{served.name}: its pretrained weights are a file of this machine, which nobody else finds by a name; "
             "include them in the bundle"
@@ -82,9 +79,9 @@ def write_bundle(
             "labels": [vars(labels) for labels in served.labels],
             "backbone": {
                 "fingerprint": served.backbone.fingerprint,
-                "name": served.backbone.spec.name if _by_name(served.backbone.spec) else "a model folder",
+                "name": served.backbone.spec.name if by_name(served.backbone.spec) else "a model folder",
                 "theta0": theta0,
-                **({"names": dict(names or {})} if theta0 == "reference" else {}),
+                **({"names": _names(served.backbone.spec)} if theta0 == "reference" else {}),
             },
             "about": _portable(served.about),
         },
@@ -148,7 +145,7 @@ def read_bundle(folder: Place) -> Served:
             prototypes.update(artifacts.load_tensors(folder, PROTOTYPES))
         return prototypes[task]
 
-    return Served(found["name"], method, state, backbone, found["precision"], labels, load, prototype, about)
+    return Served(found["name"], method, state, backbone, found["precision"], labels, load, prototype, about=about)
 
 
 def refuse_existing(folder: Place) -> None:
@@ -183,12 +180,15 @@ def _experts(served: Served) -> list[str]:
     return list(asked)
 
 
-def _by_name(spec: BackboneSpec) -> bool:
-    return spec.file is None or _embedded(spec)
+def by_name(spec: BackboneSpec) -> bool:
+    """Whether others find a backbone by its name: a tag's, or the one in the package."""
+    return spec.file is None or spec.name == "tiny-clip"
 
 
-def _embedded(spec: BackboneSpec) -> bool:
-    return spec.name == "tiny-clip"
+def _names(spec: BackboneSpec) -> dict[str, str | None]:
+    """What `backbone_spec` finds a backbone of others by."""
+    tag = spec.file is None
+    return {"model": spec.model, "pretrained": spec.pretrained} if tag else {"model": spec.name, "pretrained": None}
 
 
 def _portable(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Served:
             `len(state.tasks)` are not learned yet.
         load: loads an expert's weight delta by its key.
         prototypes: loads a learned task's class prototypes [C, D].
+        factors: loads an expert's LoRA factors by its key; None where there are none to load.
         about: what is known of the run, for cards and manifests: settings, data fingerprints, metrics; JSON values.
     """
 
@@ -49,6 +50,7 @@ class Served:
     labels: tuple[Labels, ...]
     load: LoadExpert
     prototypes: Callable[[str], Tensor]
+    factors: LoadExpert | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def weights(self, task: str) -> Weights:
@@ -127,6 +129,7 @@ def served_run(found: StoredRun, method: str | None = None, session: int | None 
         labels=tuple(Labels(task.name, task.classes, task.templates) for task in found.tasks),
         load=partial(load_expert, config.storage),
         prototypes=prototypes,
+        factors=partial(load_expert, config.storage, form="factors"),
         about=_about(found, name, state),
     )
 
