@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     console = console_output()
     table = Table("Picture", "Class", "%", "Next", "Experts", title=predictor.served.name)
+    table.columns[0].overflow = "fold"  # a path stays whole
     count = broken = 0
     with output(path) if path else nullcontext() as sink:
         for one in predictions:
