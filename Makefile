@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STORAGE ?= storage
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-long lint audit docs format clean setup lock mlflow help
 
@@ -24,10 +25,10 @@ demo: setup  ## learn mini-MTIL by four methods on the embedded default
 	$(PY) jobs/run_mtil.py --recipe mini_mtil --method condu,sequential,individual,zero-shot --storage $(STORAGE)
 
 test: setup  ## all tests
-	$(PY) -m pytest
+	$(PY) -m pytest $(SIDE_BY_SIDE)
 
 test-fast: setup  ## tests that start no Ray cluster and are not slow
-	$(PY) -m pytest -m "not ray and not slow"
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not ray and not slow"
 
 test-long: setup  ## the tests that take minutes each
 	$(PY) -m pytest -m long

@@ -8,7 +8,9 @@ not measured; what they rest on:
 - Activations: `ACTIVATION_BYTES` a token, width and layer, without recomputation and with fused attention. By the
   accounting of Korthikanti et al. 2022 (arxiv.org/abs/2205.05198, section 4.1) 32 without dropout in 16 bits, and some
   more here because autocast keeps the residual stream in fp32; `tests/cluster/test_sizing.py` counts it on a small one.
-- The class prompts are encoded in every step (77 tokens each), so a task with many classes costs as much as the images.
+- The class prompts are encoded in every step, cut after the longest (`condu_ray/vlm/context.py`): by CLIP's tokenizer
+  13 tokens for SUN397's 397 classes, 28 for Stanford Cars' 196, which costs as much as 14 for 397. At full context
+  (`--prompt 77`) they would save as much for the backward pass as the images do.
 - Evaluation swaps weights in place: K experts of an aggregation come one after another, on one copy of the model. K
   costs time, and one delta of host memory, not K models.
 """
@@ -75,10 +77,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Load:
-    """What is run: images a step and worker, classes of the largest task, tasks, data workers a training worker."""
+    """What is run: images a step and worker, classes of a task, tokens of its longest prompt, tasks, data workers."""
 
     batch: int = 64
     classes: int = 397
+    prompt: int = 14
     tasks: int = 11
     decoders: int = 4
     workers: int = 1
@@ -114,7 +117,7 @@ def shape(name: str) -> Shape:
 def activations(model: Shape, load: Load) -> float:
     """GiB of activations that one training step saves for its backward pass."""
     images = load.batch * model.vision.tokens * model.vision.width * model.vision.layers
-    prompts = load.classes * model.text.tokens * model.text.width * model.text.layers
+    prompts = load.classes * min(load.prompt, model.text.tokens) * model.text.width * model.text.layers
     return (images + prompts) * ACTIVATION_BYTES * (1 if load.bf16 else 2) / GIB
 
 
@@ -225,13 +228,14 @@ def main(given: Sequence[str]) -> int:
     )
     parser.add_argument("--batch", type=int, default=Load.batch, help="images a step and worker")
     parser.add_argument("--classes", type=int, default=Load.classes, help="classes of the largest task")
+    parser.add_argument("--prompt", type=int, default=Load.prompt, help="tokens of the task's longest prompt")
     parser.add_argument("--tasks", type=int, default=Load.tasks, help="tasks of a run")
     parser.add_argument("--decoders", type=int, default=Load.decoders, help="data workers a training worker")
     parser.add_argument("--workers", type=int, default=Load.workers, help="training workers an expert")
     parser.add_argument("--fp32", action="store_true", help="without bf16 autocast")
     parser.add_argument("--orders", type=int, default=12, help="orders of the sweep")
     found = parser.parse_args(given)
-    load = Load(found.batch, found.classes, found.tasks, found.decoders, found.workers, not found.fp32)
+    load = Load(found.batch, found.classes, found.prompt, found.tasks, found.decoders, found.workers, not found.fp32)
     try:
         rows = table(found.models, load, found.orders)
     except ValueError as error:

@@ -19,6 +19,8 @@ from condu_ray.store.location import Place
 FILE = "features.safetensors"
 VERSION = 1
 """Raised whenever features change."""
+CUT = "cut after the longest"
+"""How prompts are encoded (`vlm/context.py`)."""
 
 
 class FeatureStore:
@@ -36,7 +38,7 @@ class FeatureStore:
         self._identity = [VERSION, backbone, dict(preprocess), device]
 
     def _path(self, kind: Literal["image", "text"], task: Task | Labels, precision: str, count: int) -> Place:
-        what = [task.classes, task.templates] if kind == "text" else [_images(task), count]
+        what = [task.classes, task.templates, CUT] if kind == "text" else [_images(task), count]
         return feature_folder(self._storage, content_hash([*self._identity, kind, precision, what])[:24])
 
     def load(

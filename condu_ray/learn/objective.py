@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from condu_ray.learn.lesson import Lesson
+from condu_ray.vlm.context import Cut, encode_text
 from condu_ray.vlm.zeroshot import wide
 
 if TYPE_CHECKING:
@@ -32,11 +33,12 @@ class ClipClassifier(nn.Module):
     def __init__(self, model: CLIP) -> None:
         super().__init__()
         self.model: CLIP = model
+        self._cut = Cut(model)
 
     def forward(self, images_BCHW: Tensor, tokens_CL: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the L2-normalised features of images [B, D] and prompts [C, D], float32 (or a model's float64)."""
         image_BD = self.model.encode_image(images_BCHW, normalize=True)
-        text_CD = self.model.encode_text(tokens_CL, normalize=True)
+        text_CD = encode_text(self.model, self._cut(tokens_CL))
         return wide(image_BD), wide(text_CD)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from condu_ray.learn.lesson import Lesson
+from condu_ray.vlm.context import cut, encode_text
 from condu_ray.vlm.zeroshot import wide
 
 
@@ -56,5 +57,5 @@ class Teacher:
     @torch.no_grad()
     def texts(self, tokens_CL: Tensor, batch_size: int = 256) -> Tensor:
         """Returns L2-normalised features [C, D] float32."""
-        parts = [wide(self.model.encode_text(part, normalize=True)) for part in tokens_CL.split(batch_size)]
+        parts = [wide(encode_text(self.model, cut(self.model, part))) for part in tokens_CL.split(batch_size)]
         return torch.cat(parts)

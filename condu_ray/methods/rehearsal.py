@@ -33,11 +33,12 @@ class Rehearsal(Objective):
         self.options = lesson.config.distillation
         self._size = lesson.added_images
         self._draw = np.random.default_rng([lesson.seed, lesson.position, lesson.rank])
-        self._tokens = [lesson.tokens(list(kept.prompts)) for kept in lesson.exemplars]
+        tokens = [lesson.tokens(list(kept.prompts)) for kept in lesson.exemplars]
+        self._tokens = [torch.cat([self.tokens_CL, kept_CL]) for kept_CL in tokens]
         self._images, self._label_B, self._from = torch.empty(0), torch.empty(0), 0
         if lesson.exemplars:
             self.teacher = Teacher(lesson)
-            self._texts = [self.teacher.texts(tokens) for tokens in self._tokens]
+            self._texts = [self.teacher.texts(kept_CL) for kept_CL in tokens]
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Appends exemplars of one earlier task, and its prompts."""
@@ -48,7 +49,7 @@ class Rehearsal(Objective):
         rows = self._draw.choice(len(kept.labels), size=min(self._size, len(kept.labels)), replace=False)
         self._images = self.lesson.images(kept.pixels[rows])
         self._label_B = torch.from_numpy(kept.labels[rows]).to(self.lesson.device)
-        return torch.cat([batch.images, self._images]), torch.cat([self.tokens_CL, self._tokens[self._from]])
+        return torch.cat([batch.images, self._images]), self._tokens[self._from]
 
     def loss(self, batch: Batch, image_BD: Tensor, text_CD: Tensor) -> Tensor:
         """Adds the exemplars' two terms."""

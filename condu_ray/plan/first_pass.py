@@ -30,6 +30,7 @@ from condu_ray.methods import Method
 from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, write_sealed
 from condu_ray.store.layout import checked_folder, verdict_path
 from condu_ray.vlm import lora
+from condu_ray.vlm.context import cut, encode_text
 from condu_ray.vlm.model import Backbone, BackboneError
 from condu_ray.vlm.preprocess import Preprocessor, normalise
 from condu_ray.vlm.texts import Texts, check_texts
@@ -38,7 +39,7 @@ from condu_ray.vlm.zeroshot import logits
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Part of a kept verdict: raise it when a check is added or changes, and everything is tried again."""
 CPU = torch.device("cpu")
 POSSIBLE = "interpolation bicubic or bilinear, resize_mode shortest, longest or squash, mode RGB"
@@ -128,7 +129,7 @@ def _encode(backbone: Backbone, task: Task, precision: str) -> tuple[Tensor, Ten
         cure = "its text_cfg has to have the context_length and vocab_size of its weights"
         with named("encode_text does not take a prompt's tokens", cure):
             tokens = backbone.tokenizer([max(prompts, key=len), prompts[-1]])
-            text_CD = model.encode_text(tokens, normalize=True).float()
+            text_CD = encode_text(model, cut(model, tokens)).float()
         with named("features of images and texts do not fit one another", "both towers need one embed_dim"):
             scores = logits(model, image_BD, text_CD)
     lengths = torch.cat([image_BD, text_CD]).norm(dim=-1)

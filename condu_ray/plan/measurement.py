@@ -28,7 +28,7 @@ PREDICTED: Mapping[Kind, Mapping[Protocol, Predicted]] = {
 }
 """Under which protocols a method is measured, and what predicts there. What has one model does the same under `own` as
 under `task`; what needs the task's identity is measured only where it is known."""
-VERSION = "2"
+VERSION = "3"
 """Raised whenever measurements change."""
 
 

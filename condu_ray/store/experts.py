@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Form = Literal["delta", "factors"]
 """The form of an expert: weight deltas by parameter name, or LoRA factors."""
 FILES: dict[Form, str] = {"delta": "delta.safetensors", "factors": "factors.safetensors"}
-VERSION = 1
+VERSION = 2
 """Raised whenever fine-tuning changes in a way that changes experts."""
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from condu_ray.vlm.context import cut, encode_text
+
 if TYPE_CHECKING:
     from open_clip import CLIP
 
@@ -46,7 +48,7 @@ def text_sums(
     for template in templates:
         prompts = [template.replace("{}", name) for name in classes]  # a class name is no format
         parts = [
-            wide(model.encode_text(tokenizer(prompts[start : start + batch_size]).to(device), normalize=True))
+            wide(encode_text(model, cut(model, tokenizer(prompts[start : start + batch_size])).to(device)))
             for start in range(0, len(prompts), batch_size)
         ]
         features = torch.cat(parts)
