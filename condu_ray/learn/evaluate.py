@@ -49,22 +49,15 @@ class Mixed:
     weights: Tensor
 
 
-def mix(
-    base_ND: Tensor,
-    prototypes: Sequence[Tensor],
-    inference: Inference,
-    logits: Callable[[int, Tensor], Tensor],
-) -> Mixed:
+def mix(similarity_NE: Tensor, inference: Inference, logits: Callable[[int, Tensor], Tensor]) -> Mixed:
     """Aggregates the logits of each image's nearest experts (ConDU, "Predict").
 
     Args:
-        base_ND: theta0's features of the images in fp32, L2-normalised.
-        prototypes: class prototypes [C_i, D] of each learned task, in their order.
+        similarity_NE: of each image to each learned task, `router.similarities`.
         inference: K, aggregation, and whether theta0 is a candidate.
-        logits: from a candidate (a place in `prototypes`, or `router.PRETRAINED`) and bool [N], the images that want
+        logits: from a candidate (a learned task's place, or `router.PRETRAINED`) and bool [N], the images that want
             it, to its logits of these, float32 [W, C]; asked once for each candidate that some image wants.
     """
-    similarity_NE = router.similarities(base_ND, prototypes)
     index_NK, weight_NK = router.candidates(
         similarity_NE,
         top_k=inference.top_k,
@@ -78,7 +71,7 @@ def mix(
         weight_N = torch.where(index_NK == expert, weight_NK, 0.0).sum(dim=1)
         found_WC = logits(expert, wanted_N)
         if total_NC is None:
-            total_NC = torch.zeros(len(base_ND), found_WC.shape[1])
+            total_NC = torch.zeros(len(similarity_NE), found_WC.shape[1])
         total_NC[wanted_N] += weight_N[wanted_N, None] * found_WC
     assert total_NC is not None, "every image has at least one candidate"
     return Mixed(total_NC, similarity_NE, index_NK, weight_NK)
@@ -154,7 +147,8 @@ class Evaluator:
             image_BD = self.features.image(weights, task, wanted_N, precision)[wanted_N]
             return self._scale * image_BD @ text_CD.T
 
-        mixed = mix(base_ND, [prototypes[name] for name in names], inference, logits)
+        similarity_NE = router.similarities(base_ND, [prototypes[name] for name in names])
+        mixed = mix(similarity_NE, inference, logits)
         return self._count(task, space, apart, mixed.logits.argmax(dim=1), begin)
 
     def _texts(

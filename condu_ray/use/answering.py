@@ -13,9 +13,30 @@ from torch import Tensor
 from condu_ray.benchmark.label_space import Labels
 from condu_ray.learn.evaluate import Mixed, mix
 from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.options import Inference
 from condu_ray.use.prediction import THETA0
-from condu_ray.use.served import Served
+from condu_ray.use.served import Served, UseError
 from condu_ray.vlm import router
+
+ROUTED_BY = frozenset({
+    "aggregation", "top_k", "include_pretrained", "pretrained_weight", "prototypes", "prototype_images",
+    "prototype_text",
+})  # fmt: skip
+"""Options of `Inference` that a prediction here heeds."""
+
+
+def check_router(inference: Inference) -> None:
+    """Refuses a run whose evaluators route by an option that is not heeded here, for answers would silently differ.
+
+    Raises:
+        UseError: names the option.
+    """
+    for name, field in type(inference).model_fields.items():
+        if name not in ROUTED_BY and getattr(inference, name) != field.default:
+            raise UseError(
+                f"--inference.{name} {getattr(inference, name)}: pictures of an unknown task are not predicted by it "
+                "here yet; name the task"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,8 +114,8 @@ class Answering:
             for task in self.tasks:
                 if task not in self._prototypes:
                     self._prototypes[task] = self.served.prototypes(task)
-            prototypes = [self._prototypes[task] for task in self.tasks]
-            mixed = mix(base_ND, prototypes, self.served.method.config.inference, logits)
+            similarity_NE = router.similarities(base_ND, [self._prototypes[task] for task in self.tasks])
+            mixed = mix(similarity_NE, self.served.method.config.inference, logits)
             return Answer(mixed.logits, 1.0, mixed)
 
     def experts(self, mixed: Mixed, row: int) -> dict[str, float]:

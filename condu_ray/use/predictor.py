@@ -20,7 +20,7 @@ from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.plan.measurement import kind, routed
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.location import Place
-from condu_ray.use.answering import Answering
+from condu_ray.use.answering import Answering, check_router
 from condu_ray.use.loading import load_served
 from condu_ray.use.pictures import Picture, each, name_of, pixels
 from condu_ray.use.prediction import THETA0, Prediction
@@ -227,7 +227,9 @@ class Predictor:
             weights, who = None, ""
         else:  # one model: any task's weights are all tasks' weights
             weights, who = self.served.serving(self.tasks[-1]), method.name
-        if weights is not None and weights.name == PRETRAINED.name:
+        if weights is None:
+            check_router(method.config.inference)
+        elif weights.name == PRETRAINED.name:
             who = THETA0
         return _Question(weights, who, space, classes is not None)
 
