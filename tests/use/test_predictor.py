@@ -173,7 +173,7 @@ def test_what_cannot_be_asked_is_refused(predictor, picture, arguments, words):
 def test_a_router_that_is_not_known_here_is_refused(predictor, picture, monkeypatch):
     """The run has top_k 2, which is not the default: if it were not heeded, answers would differ."""
     monkeypatch.setattr(answering, "ROUTED_BY", answering.ROUTED_BY - {"top_k"})
-    with pytest.raises(UseError, match="--inference.top_k 2: pictures of an unknown task"):
+    with pytest.raises(UseError, match=r"--inference\.top_k 2: pictures of an unknown task"):
         predictor.predict(picture)
     assert predictor.predict(picture, "walls")
 
