@@ -21,7 +21,8 @@ h1 { font-size: 1.5rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 caption { text-align: left; color: #5a5a5a; padding-bottom: .3rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e4e4e4; text-align: right; white-space: nowrap; }
-th[scope=row], th:first-child, td.text { text-align: left; font-weight: normal; } thead th { font-weight: 600; }
+th[scope=row], th:first-child, .text { text-align: left; font-weight: normal; } thead th, thead th.text, thead th:first-child { font-weight: 600; }
+figure { margin: .5rem 0; }
 img { max-width: 100%; height: auto; } .wide img { max-width: none; }
 pre { overflow-x: auto; background: #f6f6f6; padding: .7rem; font-size: .85rem; } nav a { margin-right: 1rem; }
 a { color: #005a8c; }
@@ -87,7 +88,7 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[Any]], *, 
         + "</tr>"
         for row in rows
     ]
-    return _framed(caption, heads, cells)
+    return _framed(caption, heads, cells, text)
 
 
 def shares(caption: str, corner: str, columns: Sequence[str], rows: Sequence[str], percent: np.ndarray) -> str:
@@ -111,10 +112,10 @@ def shares(caption: str, corner: str, columns: Sequence[str], rows: Sequence[str
 
 def picture(png: bytes, alt: str, caption: str) -> str:
     """A picture inside the page, with what it shows in words."""
-    data = base64.b64encode(png).decode()
+    data, width = base64.b64encode(png).decode(), int.from_bytes(png[16:20]) * 2 // 3  # 150 dots an inch, shown at 100
     return (
         f'<figure><div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" style="max-height:46rem"></div>'
+        f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" width="{width}"></div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
@@ -124,8 +125,10 @@ def facts(title: str, values: Mapping[str, Any]) -> str:
     return f"<details><summary>{escape(title)}</summary><pre>{escape(json_text(values))}</pre></details>"
 
 
-def _framed(caption: str, heads: Sequence[str], rows: Sequence[str]) -> str:
-    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in heads)
+def _framed(caption: str, heads: Sequence[str], rows: Sequence[str], text: Sequence[int] = ()) -> str:
+    head = "".join(
+        f'<th scope="col"{" class=text" if place in text else ""}>{escape(one)}</th>' for place, one in enumerate(heads)
+    )
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -142,7 +145,11 @@ def _ground(percent: float) -> str:
     """A blue of white to dark, and text that is read on it."""
     share = min(max(percent / 100, 0.0), 1.0)
     red, green, blue = (round(255 + share * (dark - 255)) for dark in (8, 81, 156))
-    return f"background:rgb({red},{green},{blue});color:{'#fff' if share > 0.5 else '#1a1a1a'}"
+    parts = [
+        (part / 255 / 12.92 if part < 10 else ((part / 255 + 0.055) / 1.055) ** 2.4) for part in (red, green, blue)
+    ]
+    light = 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]  # relative luminance (WCAG 2.2)
+    return f"background:rgb({red},{green},{blue});color:{'#fff' if light < 0.18 else '#000'}"
 
 
 def _anchor(title: str) -> str:

@@ -49,7 +49,7 @@ def feature_spaces(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray
     Returns:
         A PNG.
     """
-    figure = Figure(figsize=(4.2 * len(spaces), 4.6), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(spaces), 4.2), layout="constrained")
     for axes, (title, (points, places, labels)) in zip(
         figure.subplots(1, len(spaces), squeeze=False)[0], spaces.items(), strict=True
     ):

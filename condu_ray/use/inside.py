@@ -28,9 +28,14 @@ def layers(names: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def trigger_density(model: UnifiedDelta) -> tuple[list[str], np.ndarray]:
-    """Returns layers, and for each layer and task the share of positions that the task's mask keeps, [L, T]."""
-    groups = layers(list(model.unified))
+def trigger_density(model: UnifiedDelta, order: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Returns layers, and for each layer and task the share of positions that the task's mask keeps, [L, T].
+
+    Args:
+        model: the unified delta with its masks.
+        order: parameters in the order in which their layers shall come.
+    """
+    groups = layers([name for name in order if name in model.unified])
     density = np.zeros((len(groups), len(model.tasks)))
     for column, task in enumerate(model.tasks):
         mask = model.mask(task)
@@ -41,7 +46,7 @@ def trigger_density(model: UnifiedDelta) -> tuple[list[str], np.ndarray]:
 
 
 @torch.no_grad()
-def sign_conflict(experts: Mapping[str, Callable[[], Delta]]) -> tuple[list[str], np.ndarray]:
+def sign_conflict(experts: Mapping[str, Callable[[], Delta]], order: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """Returns layers, and for each layer and task how often its expert's sign is another's opposite, [L, T].
 
     The share is over all positions and other experts where both deltas are not zero; nan where there are none. One
@@ -49,6 +54,7 @@ def sign_conflict(experts: Mapping[str, Callable[[], Delta]]) -> tuple[list[str]
 
     Args:
         experts: task to what loads its expert's delta, at most 255 of them.
+        order: parameters in the order in which their layers shall come.
     """
     positive: dict[str, Tensor] = {}
     negative: dict[str, Tensor] = {}
@@ -56,7 +62,7 @@ def sign_conflict(experts: Mapping[str, Callable[[], Delta]]) -> tuple[list[str]
         for name, tensor in source().items():
             for counts, here in ((positive, tensor > 0), (negative, tensor < 0)):
                 counts[name] = counts[name].add_(here) if name in counts else here.to(torch.uint8)
-    groups = layers(list(positive))
+    groups = layers([name for name in order if name in positive])
     conflict = np.full((len(groups), len(experts)), np.nan)
     for column, source in enumerate(experts.values()):
         delta = source()

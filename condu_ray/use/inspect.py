@@ -69,7 +69,7 @@ def inspected(found: StoredRun, method: str | None = None, images: int = 200) ->
 
 def _accuracy(found: StoredRun) -> Iterable[str]:
     names, metrics = [task.name for task in found.tasks], found.metrics()
-    heads = ["method", "protocol", "sessions", *metrics.columns[3:]]
+    heads = ["method", "protocol", "sessions", *(name.replace("_", " ") for name in metrics.columns[3:])]
     yield table("Metrics in percent, over the sessions that are measured on every task", heads, [
         [row[0], row[1], int(row[2]), *map(float, row[3:])] for row in metrics.itertuples(index=False)
     ], text=(1,))  # fmt: skip
@@ -131,20 +131,20 @@ def _number(value: Any) -> float | None:
 
 def _layers(found: StoredRun, served: Served) -> Iterable[str]:
     model, tasks, one = served.state.model, served.state.tasks, found.methods[served.method.name]
-    maps: dict[str, tuple[list[str], np.ndarray]] = {}
+    maps, order = dict[str, tuple[list[str], np.ndarray]](), list(served.backbone.trainable)
     if isinstance(model, UnifiedDelta) and set(model.unified) <= set(served.backbone.trainable):
-        maps["Trigger density: what the task's mask keeps"] = trigger_density(model)
+        maps["Trigger density: what the task's mask keeps"] = trigger_density(model, order)
     keys = [entry.expert for entry in one.entries if entry.expert]
     if len(keys) > 1 and all(artifacts.exists(expert_folder(found.config.storage, key)) for key in keys):
         experts = {task: partial(one.load, key) for task, key in zip(tasks, keys, strict=True)}
-        maps["Sign conflict: opposite signs with other experts"] = sign_conflict(experts)
+        maps["Sign conflict: opposite signs with other experts"] = sign_conflict(experts, order)
     if not maps:
         yield paragraph(f"{served.method.name} keeps no masks, and there are no two experts of it to compare.")
         return
     yield picture(
         layer_maps(maps, tasks),
         f"Heat maps: {'; '.join(maps)}, by layer and task; the tables have the numbers.",
-        "Layers from the input to the output, tasks in the order of learning",
+        "Layers as the model has them, tasks in the order of learning",
     )
     for title, (names, share) in maps.items():
         parts = [shares(f"{title}, in percent of positions", "layer", tasks, names, 100 * share)]
