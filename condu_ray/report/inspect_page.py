@@ -21,7 +21,8 @@ h1 { font-size: 1.5rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 caption { text-align: left; color: #5a5a5a; padding-bottom: .3rem; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e4e4e4; text-align: right; white-space: nowrap; }
-th[scope=row], th:first-child, .text { text-align: left; font-weight: normal; } thead th, thead th.text, thead th:first-child { font-weight: 600; }
+th[scope=row], th:first-child, .text { text-align: left; font-weight: normal; }
+thead th, thead th.text, thead th:first-child { font-weight: 600; }
 figure { margin: .5rem 0; }
 img { max-width: 100%; height: auto; } .wide img { max-width: none; }
 pre { overflow-x: auto; background: #f6f6f6; padding: .7rem; font-size: .85rem; } nav a { margin-right: 1rem; }
@@ -145,9 +146,7 @@ def _ground(percent: float) -> str:
     """A blue of white to dark, and text that is read on it."""
     share = min(max(percent / 100, 0.0), 1.0)
     red, green, blue = (round(255 + share * (dark - 255)) for dark in (8, 81, 156))
-    parts = [
-        (part / 255 / 12.92 if part < 10 else ((part / 255 + 0.055) / 1.055) ** 2.4) for part in (red, green, blue)
-    ]
+    parts = [part / 3295 if part < 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in (red, green, blue)]
     light = 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]  # relative luminance (WCAG 2.2)
     return f"background:rgb({red},{green},{blue});color:{'#fff' if light < 0.18 else '#000'}"
 
