@@ -1,6 +1,7 @@
 """Classify pictures with what a run, or a bundle, has learned."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from condu_ray.command_line import ConfigError
 from condu_ray.commands.job import job
@@ -20,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", help="other words to choose from, comma-separated")
     parser.add_argument("--template", help="prompt with one {} for --classes; default: the task's, or a photo of a {}.")
     parser.add_argument("--top_k", type=int, default=5, metavar="K", help="classes a picture, at most (default: 5)")
-    parser.add_argument("--output", metavar="FILE", help="write rows into a .parquet, .csv, .json or .jsonl file")
+    parser.add_argument(
+        "--output", metavar="FILE", help="a .parquet, .csv, .json or .jsonl file, or a folder: resumable"
+    )
     parser.add_argument("--device", help="such as cpu or cuda; default: the GPU if there is one")
     parser.add_argument("--batch_size", type=int, help="images a forward pass; default: as the run's evaluators")
     arguments = parser.parse_args(argv)
@@ -32,27 +35,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from rich.table import Table
 
+    from condu_ray.use.parts import predict_parts
     from condu_ray.use.predictor import Predictor
     from condu_ray.use.rows import check_output, output
     from condu_ray.use.sources import pictures
 
     path = Path(arguments.output) if arguments.output else None
-    if path is not None:
+    in_parts = path is not None and not path.suffix and not path.is_file()
+    if path is not None and not in_parts:
         check_output(path)
     found = pictures(arguments.images)
     first = next(found)  # what is not there is refused before a model is loaded
     named, images = tee(chain([first], found))
     predictor = Predictor(served(arguments), arguments.device, arguments.batch_size)
-    predictions = predictor.stream(
-        (image for _, image in images),
-        arguments.task,
-        words(arguments.classes),
-        arguments.top_k,
-        templates=[arguments.template] if arguments.template else None,
-        errors="keep",
-        names=(name for name, _ in named),
-    )
     console = console_output()
+    asked: dict[str, Any] = {"task": arguments.task, "classes": words(arguments.classes), "top_k": arguments.top_k}
+    asked["templates"] = [arguments.template] if arguments.template else None
+    if path is not None and in_parts:
+        for part, made in predict_parts(predictor, arguments.images, path, asked):
+            console.print(f"{part}{'' if made else ': was there'}")
+        return
+    predictions = predictor.stream(
+        (image for _, image in images), **asked, errors="keep", names=(name for name, _ in named)
+    )
     table = Table("Picture", "Class", "%", "Next", "Experts", title=predictor.served.name)
     table.columns[0].overflow = "fold"  # a path stays whole
     count = broken = 0

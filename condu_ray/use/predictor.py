@@ -88,6 +88,11 @@ class Predictor:
         return cls(load_served(run_or_bundle, session, method, storage=storage), device, batch_size)
 
     @property
+    def batch_size(self) -> int:
+        """Images a forward pass."""
+        return self._answers.batch_size
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks that are learned, in order."""
         return self.served.state.tasks

@@ -20,12 +20,13 @@ SUFFIXES = frozenset({
 BATCH = 64
 
 
-def pictures(given: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
+def pictures(given: Sequence[str], *, contents: bool = True) -> Iterator[tuple[str, str | bytes]]:
     """Yields what each picture is called and its path or bytes, in the order in which they are given.
 
     Args:
         given: files, folders (with all below them), patterns such as `photos/*.jpg`, Parquet files with a column
             `image` (bytes, or a struct with `bytes` as Hugging Face writes it), whose rows are called `FILE#ROW`.
+        contents: whether rows of Parquet files are read; where not, their bytes are empty.
 
     Raises:
         UseError: one of them is not there, holds no picture, or is a Parquet file without images; before the first
@@ -37,7 +38,7 @@ def pictures(given: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
             _check(path)
     for path in files:
         if path.suffix == ".parquet":
-            yield from _rows(path)
+            yield from _rows(path) if contents else _row_names(path)
         else:
             yield str(path), str(path)
 
@@ -70,6 +71,12 @@ def _check(path: Path) -> None:
             f"{path}: has no column 'image' of bytes (or of a struct with bytes); its columns are "
             f"{', '.join(f'{name}: {schema.field(name).type}' for name in schema.names)}"
         )
+
+
+def _row_names(path: Path) -> Iterator[tuple[str, bytes]]:
+    with open_parquet(path) as file:
+        count = file.metadata.num_rows
+    yield from ((f"{path}#{row}", b"") for row in range(count))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -14,6 +14,7 @@ from PIL import Image
 from condu_ray import Predictor
 from condu_ray.commands.__main__ import main
 from condu_ray.use import rows as rows_module
+from condu_ray.use.parts import predict_parts
 from condu_ray.use.rows import SCHEMA, output
 from condu_ray.use.served import UseError
 from condu_ray.use.sources import pictures
@@ -109,6 +110,35 @@ class TestPredict:
         lists = [json.loads(row["experts"]) if kind == "csv" else row["experts"] for row in rows]
         assert lists == [list(one.experts) for one in expected]
         assert not list(tmp_path.glob(".out*"))
+
+    def test_a_folder_of_parts_is_gone_on_with(self, found, folder, tmp_path):
+        predictor, out = Predictor.load(found, method="condu"), tmp_path / "out"
+        asked = {"task": None, "classes": None, "top_k": 2, "templates": None}
+        first = predict_parts(predictor, [str(folder)], out, asked, part=3)
+        assert next(first) == (out / "part-000000.parquet", True)
+        first.close()  # stopped after one part
+        before = (out / "part-000000.parquet").stat().st_mtime_ns
+        assert list(predict_parts(predictor, [str(folder)], out, asked, part=3)) == [
+            (out / "part-000000.parquet", False), (out / "part-000001.parquet", True),
+        ]  # fmt: skip
+        assert (out / "part-000000.parquet").stat().st_mtime_ns == before
+        rows = pq.read_table(sorted(out.glob("*.parquet"))).to_pylist()
+        expected = predictor.predict([path for path, _ in pictures([str(folder)])], top_k=2, errors="keep")
+        assert [row["class"] for row in rows] == [one.label for one in expected]
+        for changed, words in (
+            ((predictor, [str(folder / "a.png")], out, asked, 3), "another images"),
+            ((predictor, [str(folder)], out, asked | {"top_k": 3}, 3), "another asked"),
+            ((Predictor.load(found, method="average"), [str(folder)], out, asked, 3), "another state"),
+            ((predictor, [str(folder)], folder, asked, 3), "something else is there"),
+            ((predictor, [str(folder)], out / "a" / "b", asked, 3), "there is no folder"),
+        ):
+            with pytest.raises(UseError, match=words):
+                list(predict_parts(*changed))
+
+    def test_parts_by_the_command(self, console, folder, tmp_path):
+        for said in ("part-000000.parquet\n", "part-000000.parquet: was there\n"):
+            code, shown, _ = console("predict", folder, "--method", "condu", "--output", tmp_path / "out")
+            assert (code, shown.endswith(said)) == (0, True)
 
     def test_words_of_the_users_own(self, console, folder):
         code, shown, _ = console("predict", folder / "a.png", "--method", "average", "--classes", "a cat, a dog")

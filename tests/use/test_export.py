@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -224,6 +225,14 @@ class TestBundle:
     def test_theta0_by_its_name_alone(self, tmp_path, found):
         with pytest.raises(UseError, match="a file of this machine"):
             write_bundle(served(found, "condu"), tmp_path / "bundle", "reference")
+
+    def test_theta0_of_a_name_is_found_again(self, tmp_path, found, images):
+        named = replace(served(found, "zero-shot"), backbone=load_backbone())
+        write_bundle(named, tmp_path / "bundle", "reference")
+        assert not (tmp_path / "bundle" / "open_clip_model.safetensors").exists()
+        again = read_bundle(tmp_path / "bundle")
+        assert again.backbone.fingerprint == named.backbone.fingerprint
+        assert torch.equal(Predictor(again).logits(images, "cars"), Predictor(named).logits(images, "cars"))
 
     def test_a_damaged_one_is_refused(self, found, tmp_path):
         write_bundle(served(found, "condu"), tmp_path / "bundle")
