@@ -131,6 +131,14 @@ class Experiment(Settings):
     """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
     """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
+    validation_share: float = late(0.0, ge=0, lt=1)
+    """Share of each task's training images that is held out, class by class, never both sides of one picture: trained
+    on by nothing, in no prototype; with `shots`, held out before these are drawn from the rest."""
+    validation_seed: int = late(0, ge=0, lt=2**31)
+    """Seed by which they are drawn: the same images for every `seed`."""
+    measure_on: Literal["test", "validation"] = late("test")
+    """Images that accuracy is measured on: the tasks' test images, or those that `validation_share` holds out, by which
+    settings are chosen."""
     transparent: Literal["white", "refuse"] = late("white")
     """Images that are transparent in places: `white` is put behind them, or they are refused before anything is spent
     (`refuse`)."""
@@ -183,6 +191,12 @@ class Experiment(Settings):
     @classmethod
     def _published(cls, values: Any) -> Any:
         return as_published(values) if isinstance(values, Mapping) and values.get("as_published") is True else values
+
+    @model_validator(mode="after")
+    def _something_to_measure_on(self) -> Experiment:
+        if self.measure_on == "validation" and not self.validation_share:
+            raise ValueError("measure_on validation needs a validation_share above 0, such as 0.1")
+        return self
 
     @field_validator("method", "tasks", "protocol")
     @classmethod

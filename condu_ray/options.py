@@ -53,6 +53,22 @@ class Merging(Settings):
     """`wise-ft`: weight of the newly trained model against the one before; 0.8 in ZSCL's published MTIL row."""
     magmax_scale: float = late(0.5, gt=0)
     """`magmax`: factor of the merged delta; 0.5 in the authors' scripts, 1 in the formula alone."""
+    dare_drop: float = late(0.2, ge=0, lt=1)
+    """`dare`: share of each delta that is dropped at random, before the rest is rescaled."""
+    dare_rule: Literal["average", "task-arithmetic", "ties"] = late("average")
+    """`dare`: the method by whose rule the thinned deltas are merged, with that one's options."""
+    tsv_scale: float = late(1.0, gt=0)
+    """`tsv-m`: factor of the merged delta."""
+    iso_scale: float = late(1.0, gt=0)
+    """`iso-c`: factor of the merged delta; the authors choose one of up to 3 on validation images."""
+    consensus_threshold: float = late(0.4, ge=0)
+    """`consensus`: a value is a task's own where its delta is more than so many times all the others together."""
+    consensus_least: int = late(2, ge=0)
+    """`consensus`: tasks whose own a value has to be."""
+    consensus_scale: float = late(0.3, gt=0)
+    """`consensus`: factor of the merged delta."""
+    opcm_alpha: float = late(0.5, ge=0, le=1)
+    """`opcm`: share of the merged singular values whose directions a new delta leaves alone."""
 
 
 class Pam(Settings):

@@ -86,3 +86,12 @@ def test_protocols_that_contradict_or_do_not_exist_are_refused(given, words):
         Experiment.model_validate(given)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_validation_needs_a_share_to_measure_on():
+    with pytest.raises(ValidationError, match="needs a validation_share above 0"):
+        Experiment(measure_on="validation")
+    assert Experiment(measure_on="validation", validation_share=0.1).validation_share == 0.1
+    for share in (-0.1, 1.0):
+        with pytest.raises(ValidationError):
+            Experiment(validation_share=share)

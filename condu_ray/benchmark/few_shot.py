@@ -14,16 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task, TaskError, load_task
-from condu_ray.store.artifacts import ArtifactError, link, publish, read_text, verified
+from condu_ray.benchmark.subset import copy_rows, data_name, read_labels, write_subset
+from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task
+from condu_ray.store.artifacts import ArtifactError, link, read_text
 from condu_ray.store.layout import few_shot_folder
 from condu_ray.store.location import Location, Place
 
@@ -34,9 +32,6 @@ FEW_SHOT_VERSION = 2
 
 SOURCE = "source_train_fingerprint"
 """Key, in `meta.json` and in the file of training images, of the fingerprint of those that shots were drawn from."""
-_COLUMNS = ("image", "label")
-_BATCH_ROWS = 32
-_GROUP_BYTES = 32 * 2**20  # encoded images in one row group of what is written
 _SHOWN = 5  # classes that one warning names
 
 
@@ -72,8 +67,7 @@ def few_shot(tasks: Sequence[Task], folder: Place, *, shots: int, seed: int) -> 
         return []
     content = [FEW_SHOT_VERSION, sorted((task.name, task.fingerprint) for task in tasks)]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
-    data = re.sub(r"[^A-Za-z0-9._-]", "_", tasks[0].folder.parent.name).lstrip("._-") or "tasks"
-    folder = few_shot_folder(Location(folder).absolute(), data, shots, seed, digest)
+    folder = few_shot_folder(Location(folder).absolute(), data_name(tasks), shots, seed, digest)
     return [_few_shot_task(task, folder / task.name, shots, seed) for task in tasks]
 
 
@@ -104,88 +98,19 @@ def _few_shot_task(task: Task, folder: Location, shots: int, seed: int) -> Task:
     source = {"shots": shots, "seed": seed, "source_fingerprint": task.fingerprint, SOURCE: task.train_fingerprint}
 
     def write(draft: Path) -> None:
-        rows = draw(_labels(task), len(task.classes), shots=shots, seed=seed)
-        _copy_rows(task.train, draft / TRAIN, rows, {SOURCE: task.train_fingerprint})
+        rows = draw(read_labels(task), len(task.classes), shots=shots, seed=seed)
+        copy_rows(task.train, draft / TRAIN, rows, {SOURCE: task.train_fingerprint})
         link(task.test, draft / TEST)
 
-    try:
-        meta = json.loads(read_text(task.folder / META))
-        found = publish(folder, {**meta, **source}, write)
-    except OSError as error:
-        raise TaskError(
-            f"{folder}: cannot be made ({error}); is there space, and may this user write there?"
-        ) from error
-    try:
-        verified(folder, TRAIN)
-        few = load_task(folder)
-        right = source.items() <= found.items() and few.test_fingerprint == task.test_fingerprint
-    except TaskError as error:
-        raise ArtifactError(f"{error}\nremove {folder} to have it made again") from error
-    if not right:
+    few = write_subset(task, folder, source, write, files=(TRAIN,))
+    if few.test_fingerprint != task.test_fingerprint:
         raise ArtifactError(f"{folder}: differs from {task.folder}; remove {folder} to have it made again")
     _warn_if_short(few, shots)
     return few
 
 
-def _labels(task: Task) -> np.ndarray:
-    """Returns the training labels, int64 of shape (rows,), without reading an image."""
-    try:
-        with pq.ParquetFile(task.train) as file:
-            column = file.read(columns=["label"])["label"].cast(pa.int64(), safe=False)
-    except (OSError, pa.ArrowException) as error:
-        raise TaskError(f"{task.train}: labels cannot be read ({error}); write or copy the file anew") from error
-    labels = column.fill_null(-1).to_numpy()
-    outside = np.flatnonzero((labels < 0) | (labels >= len(task.classes)))
-    if len(outside):
-        row, last = int(outside[0]), len(task.classes) - 1
-        raise TaskError(f"{task.train}: row {row} has label {column[row].as_py()}; write labels from 0 to {last}")
-    return labels
-
-
-def _copy_rows(source: Path, target: Path, rows: np.ndarray, metadata: Mapping[str, str]) -> None:
-    """Copies rows (ascending) of one split into another, in row groups of about `_GROUP_BYTES`; adds metadata."""
-    writer, pending = None, []
-    try:
-        for batch in _read_rows(source, rows):
-            writer = writer or pq.ParquetWriter(target, batch.schema.with_metadata(metadata), compression="none")
-            pending.append(batch)
-            if sum(part.nbytes for part in pending) >= _GROUP_BYTES:
-                writer.write_table(pa.Table.from_batches(pending))
-                pending = []
-        if writer and pending:
-            writer.write_table(pa.Table.from_batches(pending))
-    finally:
-        if writer:
-            writer.close()
-
-
-def _read_rows(path: Path, rows: np.ndarray) -> Iterator[pa.RecordBatch]:
-    """Yields rows (ascending) of one split; opens only row groups that hold one, and keeps a few pages in memory."""
-    try:
-        # Without a buffer size pyarrow reads whole row groups.
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-            edges = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
-            for group in np.unique(np.searchsorted(edges, rows, side="right") - 1).tolist():
-                start = int(edges[group])
-                options = {"row_groups": [group], "columns": list(_COLUMNS), "use_threads": False}
-                for batch in file.iter_batches(_BATCH_ROWS, **options):
-                    first, stop = np.searchsorted(rows, [start, start + batch.num_rows])
-                    if first < stop:
-                        chosen = pa.array(rows[first:stop] - start)
-                        columns = [_plain(batch.column(name)).take(chosen) for name in _COLUMNS]
-                        yield pa.RecordBatch.from_arrays(columns, _COLUMNS)
-                    start += batch.num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise TaskError(f"{path}: cannot be read ({error}); the file is damaged, write or copy it anew") from error
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    """Returns a column in a form that rows can be taken of: pyarrow cannot take any of a view."""
-    return column.cast(pa.binary()) if pa.types.is_binary_view(column.type) else column
-
-
 def _warn_if_short(few: Task, shots: int) -> None:
-    counts = np.bincount(_labels(few), minlength=len(few.classes))
+    counts = np.bincount(read_labels(few), minlength=len(few.classes))
     short = [f"{few.classes[label]!r} has {counts[label]}" for label in np.flatnonzero(counts < shots).tolist()]
     if short:
         rest = f" and {len(short) - _SHOWN} more" if len(short) > _SHOWN else ""

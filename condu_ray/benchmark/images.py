@@ -52,6 +52,15 @@ def decode(data: bytes) -> Image.Image:
     return _decode(data)[0]
 
 
+def picture_digest(data: bytes | None) -> bytes:
+    """Returns a hash of 16 bytes that equal pictures have, however they are encoded; of the bytes, if none decodes."""
+    try:
+        picture = decode(data or b"")
+        return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()[:16]
+    except Exception:  # what does not decode is refused by the check; here it is a picture of its own
+        return hashlib.sha256(data or b"").digest()[:16]
+
+
 def inspect_image(data: bytes | None) -> Seen:
     """Decodes an image as training will, and says what is to be known of it."""
     if not data:

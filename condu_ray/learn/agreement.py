@@ -58,18 +58,18 @@ class Agreement:
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], rank: int, world: int) -> None:
-        self._parameters, self._rank = parameters, rank
+        self._parameters, self.rank = parameters, rank
         self.several = world > 1 and distributed.is_initialized()
 
-    def losses(self, loss: Tensor) -> dict[int, float]:
-        """Returns every worker's loss by rank; this one's alone without asking when there are no others.
+    def losses(self, loss_K: Tensor) -> list[dict[int, float]]:
+        """Returns every worker's losses by rank, step by step; this one's without asking when there are no others.
 
         Args:
-            loss: this worker's, a scalar of a floating dtype.
+            loss_K: this worker's of K steps, of a floating dtype.
         """
         if not self.several:
-            return {self._rank: float(loss.detach())}
-        return dict(enumerate(_gathered(loss.detach().double().reshape(1)).flatten().tolist()))
+            return [{self.rank: loss} for loss in loss_K.tolist()]
+        return [dict(enumerate(step)) for step in _gathered(loss_K.double()).T.tolist()]
 
     @torch.no_grad()
     def difference(self) -> Difference | None:

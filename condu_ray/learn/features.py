@@ -20,7 +20,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.store.ledger import ROOT
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import Backbone, set_weights
-from condu_ray.vlm.preprocess import normalise
+from condu_ray.vlm.preprocess import normalise, on_device
 from condu_ray.vlm.zeroshot import image_features, text_features
 
 FEATURE_BYTES = 2**29
@@ -97,7 +97,7 @@ class Features:
         """
         self._place(weights)
         with compute_context(self.device, precision or self.precision):
-            images = torch.from_numpy(pixels_BHWC).to(self.device)
+            images = on_device(pixels_BHWC, self.device)
             found = image_features(self.backbone.model, normalise(images, self.backbone.spec.preprocess))
         return found.float().cpu()
 

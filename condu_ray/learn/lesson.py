@@ -13,7 +13,7 @@ from condu_ray.benchmark import Task
 from condu_ray.config import Experiment, Training
 from condu_ray.merging.delta import Delta
 from condu_ray.vlm.model import Backbone
-from condu_ray.vlm.preprocess import normalise
+from condu_ray.vlm.preprocess import normalise, on_device
 
 
 @dataclass(frozen=True)
@@ -84,5 +84,5 @@ class Lesson:
 
     def images(self, pixels: np.ndarray) -> Tensor:
         """Returns pixels, uint8 [b, H, W, 3], as the model takes them: [b, 3, H, W] of its dtype, normalised."""
-        normalised = normalise(torch.from_numpy(np.array(pixels)).to(self.device), self.backbone.spec.preprocess)
+        normalised = normalise(on_device(pixels, self.device), self.backbone.spec.preprocess)
         return normalised.to(next(iter(self.parameters.values())).dtype)

@@ -14,12 +14,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from condu_ray.learn.agreement import CHECK_STEPS, Agreement, named
+from condu_ray.learn.losses import READ_STEPS, DivergedError, Losses
 from condu_ray.learn.objective import Batch, Objective
+from condu_ray.vlm.preprocess import on_device
 from condu_ray.vlm.towers import train_mode
-
-
-class DivergedError(RuntimeError):
-    """Training lost its numbers; the message names the task, the step and, of several workers, the ranks."""
 
 
 class WorkersDifferError(DivergedError):
@@ -28,7 +26,10 @@ class WorkersDifferError(DivergedError):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a fine-tuning is: step (1-based), loss, images a step and a second, share of time waiting for data."""
+    """Where a fine-tuning is: step (1-based), loss, images a step and a second, share of time waiting for data.
+
+    On a GPU the loss is the last one that was read, up to `READ_STEPS` steps ago.
+    """
 
     step: int
     steps: int
@@ -98,7 +99,8 @@ def fine_tune(
         The mean loss over the last tenth of the steps.
 
     Raises:
-        DivergedError: the loss became NaN or infinite, on any worker: it is raised on all of them at the same step.
+        DivergedError: the loss became NaN or infinite, on any worker: it is raised on all of them at the same step, on
+            a GPU up to `READ_STEPS` steps later; the step that is named is where it happened.
         WorkersDifferError: the workers' parameters are not equal to the bit, on all of them at the same step; they are
             compared every `CHECK_STEPS` steps and at the end.
         RuntimeError: the stream ended early.
@@ -115,7 +117,7 @@ def fine_tune(
     )
     agreement, agreed = Agreement(lesson.parameters, lesson.rank, lesson.world), 0
     train_mode(classifier)
-    losses: list[float] = []
+    losses = Losses(agreement, task, peak, 1 if device.type == "cpu" else READ_STEPS)
     begin, waited, images = 0.0, 0.0, 0
     for step in range(settings.steps):
         before = time.perf_counter()
@@ -124,7 +126,7 @@ def fine_tune(
         waited += time.perf_counter() - before if step else 0.0
         if rows is None:
             raise RuntimeError(f"task {task}: the data stream ended at step {step} of {settings.steps}")
-        label_B = torch.from_numpy(np.array(rows["label"])).to(device, non_blocking=True)
+        label_B = on_device(rows["label"], device)
         batch = Batch(step, lesson.images(rows["image"]), label_B)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings.steps, settings.warmup, peak)
@@ -133,19 +135,18 @@ def fine_tune(
             image_BD, text_CD = classifier(*objective.inputs(batch))
             loss = objective.loss(batch, image_BD, text_CD)
         # Before the backward pass: a worker that stopped alone would leave the others in its all-reduce.
-        every = agreement.losses(loss)
-        check_losses(every, task, step + 1, peak)
+        losses.add(loss)
         loss.backward()
         optimizer.step()
         objective.after_step(step, optimizer)
         if (step + 1) % CHECK_STEPS == 0 and step + 1 < settings.steps:
+            losses.read()
             check_workers(agreement, task, step + 1, agreed)
             agreed = step + 1
-        value = every[lesson.rank]
-        losses.append(value)
         images += len(label_B)
         elapsed = time.perf_counter() - begin
-        report(Progress(step + 1, settings.steps, value, len(label_B), images / elapsed, waited / elapsed))
+        report(Progress(step + 1, settings.steps, losses.latest, len(label_B), images / elapsed, waited / elapsed))
+    losses.read()
     classifier.eval()
     objective.finish()
     check_workers(agreement, task, settings.steps, agreed)
@@ -154,29 +155,8 @@ def fine_tune(
             f"task {task}: step {settings.steps}, the last, left NaN or infinity in {broken} on all {lesson.world} "
             f"ranks; lower the learning rate ({peak:g})"
         )
-    tail = losses[-max(1, settings.steps // 10) :]
+    tail = losses.values[-max(1, settings.steps // 10) :]
     return sum(tail) / len(tail)
-
-
-def check_losses(losses: Mapping[int, float], task: str, step: int, peak: float) -> None:
-    """Stops a training whose loss lost its numbers.
-
-    Args:
-        losses: of every worker, by rank; of one alone, its own.
-        task: what is learned.
-        step: 1-based.
-        peak: the learning rate's peak.
-
-    Raises:
-        DivergedError: a loss is NaN or infinite.
-    """
-    bad = [rank for rank, loss in losses.items() if not math.isfinite(loss)]
-    if bad:
-        where = f" on {named(bad)} of {len(losses)}" if len(losses) > 1 else ""
-        cure = f"lower the learning rate ({peak:g})"
-        if len(bad) < len(losses):
-            cure += f", or check memory and GPU behind {named(bad)}"
-        raise DivergedError(f"task {task}: the loss became {losses[bad[0]]} at step {step}{where}; {cure}")
 
 
 def check_workers(agreement: Agreement, task: str, step: int, agreed: int) -> None:

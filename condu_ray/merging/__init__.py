@@ -5,9 +5,13 @@ Deltas and their fidelity; ConDU's unify and decouple; the baselines' rules; PAM
 
 from condu_ray.merging.align import AlignTo, align_, conflicts, top_positions
 from condu_ray.merging.averaging import DeltaSource, interpolate, largest_magnitude, running_mean, running_sum, scale
+from condu_ray.merging.dare import drop_and_rescale
 from condu_ray.merging.delta import Delta, DeltaError, add, check_delta, fingerprint, subtract
 from condu_ray.merging.emr import emr
 from condu_ray.merging.fidelity import Reconstruction, reconstruction
+from condu_ray.merging.opcm import Projected, project
+from condu_ray.merging.spectral import iso_c, tsv_m
+from condu_ray.merging.tall_mask import consensus
 from condu_ray.merging.ties import ties
 from condu_ray.merging.unified import DuplicateTaskError, UnifiedDelta, UnknownTaskError
 from condu_ray.merging.unified_file import UnifiedFileError
@@ -19,6 +23,7 @@ __all__ = [
     "DeltaError",
     "DeltaSource",
     "DuplicateTaskError",
+    "Projected",
     "Reconstruction",
     "Rescaler",
     "UnifiedDelta",
@@ -28,10 +33,14 @@ __all__ = [
     "align_",
     "check_delta",
     "conflicts",
+    "consensus",
+    "drop_and_rescale",
     "emr",
     "fingerprint",
     "interpolate",
+    "iso_c",
     "largest_magnitude",
+    "project",
     "reconstruction",
     "running_mean",
     "running_sum",
@@ -39,4 +48,5 @@ __all__ = [
     "subtract",
     "ties",
     "top_positions",
+    "tsv_m",
 ]

@@ -7,7 +7,7 @@ each operation rounds on its own (nothing is fused), so that the bits do not dep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -169,6 +169,18 @@ def check_shapes(delta: Delta, like: Delta, task: str | None = None) -> None:
         for name, tensor in delta.items()
     }
     check_layout(cast, like, task)
+
+
+def check_merged(merged: Delta, tasks: Iterable[str]) -> None:
+    """Refuse what some deltas, each of which is finite, became once merged.
+
+    Raises:
+        DeltaError: It holds NaN or infinity; the message names the tasks.
+    """
+    try:
+        check_delta(merged)
+    except DeltaError as error:
+        raise DeltaError(f"the merge of {', '.join(tasks)} overflows: {error}") from None
 
 
 @torch.no_grad()

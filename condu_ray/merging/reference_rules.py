@@ -1,4 +1,4 @@
-"""The baselines' merging rules as their papers state them: the slow twins of averaging, ties, emr and align.
+"""The baselines' merging rules as their papers state them: the slow twins of all rules here but ConDU's.
 
 Everything is dense, stacked and, unless another dtype is asked for, float64. Tests hold the fast rules against these;
 nothing else uses them.
@@ -70,6 +70,50 @@ def emr(deltas: Sequence[Delta], rescaler: Rescaler = "l1", dtype: torch.dtype =
     return result
 
 
+def tsv_m(deltas: Sequence[Delta], scale: float = 1.0) -> dict[str, Tensor]:
+    """TSV-M as its authors' code has it: truncate, concatenate, orthogonalise both sides by another decomposition."""
+    merged = mean(deltas)
+    for name, tensor in deltas[0].items():
+        if tensor.ndim == 2 and "embed" not in name:
+            keep = max(1, min(tensor.shape) // len(deltas))
+            parts = [torch.linalg.svd(matrix, full_matrices=False) for matrix in _stack(deltas, name)]
+            u, v = torch.cat([u[:, :keep] for u, _, _ in parts], 1), torch.cat([v[:keep] for _, _, v in parts], 0)
+            (p_u, _, q_u), (p_v, _, q_v) = (torch.linalg.svd(side, full_matrices=False) for side in (u, v))
+            merged[name] = p_u @ q_u @ torch.diag(torch.cat([s[:keep] for _, s, _ in parts])) @ p_v @ q_v
+    return {name: scale * tensor for name, tensor in merged.items()}
+
+
+def iso_c(deltas: Sequence[Delta], scale: float = 1.0) -> dict[str, Tensor]:
+    """Iso-C: the sum, with the mean of its singular values in place of each."""
+    merged = mean(deltas)
+    for name, tensor in deltas[0].items():
+        if tensor.ndim == 2 and "embed" not in name:
+            u, s, v = torch.linalg.svd(_stack(deltas, name).sum(0), full_matrices=False)
+            merged[name] = u @ torch.diag(torch.full_like(s, float(s.mean()))) @ v
+    return {name: scale * tensor for name, tensor in merged.items()}
+
+
+def opcm(deltas: Sequence[Delta], alpha: float = 0.5) -> dict[str, Tensor]:
+    """OPCM with its merged delta and its scale lambda_t after every step, in complete singular bases."""
+    merged, scale, norms = {name: tensor.double() for name, tensor in deltas[0].items()}, 1.0, [_size(deltas[0])]
+    for delta in deltas[1:]:
+        norms.append(_size(delta))
+        found = {}
+        for name, tensor in delta.items():
+            new = tensor.double()
+            if tensor.ndim == 2 and "embed" not in name:
+                u, s, v = torch.linalg.svd(merged[name], full_matrices=True)
+                split = int((s.cumsum(0) / s.sum() > alpha).float().argmax())
+                projected = u.T @ new @ v.T
+                projected.diagonal().fill_(0)
+                projected[:split, :split] = 0
+                new = u @ projected @ v
+            found[name] = scale * merged[name] + new
+        scale = _size(found) / (sum(norms) / len(norms))
+        merged = {name: tensor / scale for name, tensor in found.items()}
+    return merged
+
+
 def conflicts(adapter: Delta, global_: Delta, top_percent: float) -> dict[str, Tensor]:
     """PAM: ``sign(a) != sign(g)`` among the top percent of ``|g|``, one position after another."""
     magnitudes = sorted((abs(value) for g in global_.values() for value in g.reshape(-1).tolist()), reverse=True)
@@ -86,6 +130,10 @@ def conflicts(adapter: Delta, global_: Delta, top_percent: float) -> dict[str, T
 
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
+
+
+def _size(delta: Delta) -> float:
+    return float(torch.cat([tensor.double().reshape(-1) for tensor in delta.values()]).norm())
 
 
 def _stack(deltas: Sequence[Delta], name: str, dtype: torch.dtype = torch.float64) -> Tensor:

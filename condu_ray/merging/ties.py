@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from condu_ray.merging.averaging import DeltaSource, each_delta
-from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
+from condu_ray.merging.averaging import DeltaSource, check_merged, each_delta
+from condu_ray.merging.delta import Delta, check_delta, check_layout
 from condu_ray.merging.unify import CHUNK_CPU, CHUNK_CUDA, serial
 
 _CHUNK = 1 << 20
@@ -81,10 +81,7 @@ def ties(deltas: Mapping[str, DeltaSource], *, density: float = 0.2, scale: floa
             above, below = (side.total[at] / side.number[at].clamp(min=1) for side in (positive, negative))
             positive.total[at] = torch.where(chosen, above, below) * scale
     merged = {name: positive.total.view(shapes[name]) for name, (positive, _) in sides.items()}
-    try:
-        check_delta(merged)
-    except DeltaError as error:
-        raise DeltaError(f"the merge of {', '.join(deltas)} overflows: {error}") from None
+    check_merged(merged, deltas)
     return merged
 
 

@@ -9,6 +9,7 @@ from condu_ray.methods import (  # noqa: F401  (importing registers them, in the
     pam,
     rehearsal,
     sequential,
+    spectral,
 )
 from condu_ray.methods.base import Method, ModelState
 from condu_ray.methods.registry import METHODS, get

@@ -1,17 +1,20 @@
-"""Merging baselines: running mean, task arithmetic, TIES, MagMax, and EMR's one-shot unification."""
+"""Merging baselines: running mean, task arithmetic, TIES, MagMax, DARE, consensus, and EMR's one-shot unification."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from condu_ray.config import Experiment
 from condu_ray.merging import UnifiedDelta
 from condu_ray.merging.averaging import largest_magnitude, running_mean, running_sum, scale
+from condu_ray.merging.dare import drop_and_rescale
 from condu_ray.merging.delta import Delta
 from condu_ray.merging.emr import emr
+from condu_ray.merging.tall_mask import consensus
 from condu_ray.merging.ties import ties
 from condu_ray.methods.base import LoadExpert, ModelState
 from condu_ray.methods.merged import Merged, Unified
-from condu_ray.methods.registry import register
+from condu_ray.methods.registry import get, register
 
 
 @register("average", "Model soups, Wortsman et al., ICML 2022, arxiv.org/abs/2203.05482")
@@ -84,6 +87,70 @@ class MagMax(Merged):
     def merged(self, model: Delta) -> Delta:
         """The factor times the largest deltas."""
         return scale(model, self.config.merging.magmax_scale)
+
+
+@register("dare", "DARE, Yu et al., ICML 2024, arxiv.org/abs/2311.03099")
+class Dare(Merged):
+    """Drop values of each delta at random, rescale the others, then merge by another method's rule.
+
+    From the paper: the rule. From the authors' README: the share of 0.2 and the mean for merging; they choose both on
+    validation images elsewhere. What is dropped depends on the seed and the expert, not on the order of tasks.
+    """
+
+    def __init__(self, config: Experiment | None = None) -> None:
+        super().__init__(config)
+        rule = get(self.config.merging.dare_rule, self.config)
+        assert isinstance(rule, Merged)
+        self.rule = rule
+
+    def merge_settings(self) -> dict[str, Any]:
+        """The share, the seed, and the rule with its options."""
+        options = self.config.merging
+        own = {"dare_drop": options.dare_drop, "dare_rule": options.dare_rule, "seed": self.config.seed}
+        return own | self.rule.merge_settings()
+
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
+        """The rule on thinned deltas."""
+        names = dict(zip((*state.experts, expert), (*state.tasks, task), strict=True))
+
+        def thinned(key: str) -> Delta:
+            seed = f"{self.config.seed}/{key}"
+            return drop_and_rescale(load(key), self.config.merging.dare_drop, seed=seed, task=names[key])
+
+        merged: Delta = self.rule.merge(state, task, expert, thinned)
+        return merged
+
+    def merged(self, model: Delta) -> Delta:
+        """As the rule serves it."""
+        return self.rule.merged(model)
+
+
+@register("consensus", "TALL masks, Wang et al., ICML 2024, arxiv.org/abs/2405.07813")
+class Consensus(Merged):
+    """Task arithmetic over the values that several tasks' TALL masks share; made anew from all experts, read twice.
+
+    From the paper: masks and votes. From the code: two tasks at least. Threshold and factor, which they choose on
+    validation images, are the middle of those that they try, and task arithmetic's.
+    """
+
+    def merge_settings(self) -> dict[str, Any]:
+        """Threshold, votes and factor."""
+        options = self.config.merging
+        return {
+            "consensus_threshold": options.consensus_threshold,
+            "consensus_least": options.consensus_least,
+            "consensus_scale": options.consensus_scale,
+        }
+
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
+        """All deltas so far, one in memory at a time: their sum, then their masks."""
+        options = self.config.merging
+        return consensus(
+            state.sources(task, expert, load),
+            threshold=options.consensus_threshold,
+            least=options.consensus_least,
+            scale=options.consensus_scale,
+        )
 
 
 @register("emr", "EMR-Merging, Huang et al., NeurIPS 2024, arxiv.org/abs/2405.17461")

@@ -16,6 +16,7 @@ from condu_ray.learn.objective import Batch, Objective, classification_loss
 from condu_ray.learn.teacher import Teacher, both_ways
 from condu_ray.methods.registry import register
 from condu_ray.methods.sequential import Sequential
+from condu_ray.vlm.preprocess import on_device
 
 
 class Rehearsal(Objective):
@@ -48,7 +49,7 @@ class Rehearsal(Objective):
         kept = self.lesson.exemplars[self._from]
         rows = self._draw.choice(len(kept.labels), size=min(self._size, len(kept.labels)), replace=False)
         self._images = self.lesson.images(kept.pixels[rows])
-        self._label_B = torch.from_numpy(kept.labels[rows]).to(self.lesson.device)
+        self._label_B = on_device(kept.labels[rows], self.lesson.device)
         return torch.cat([batch.images, self._images]), self._tokens[self._from]
 
     def loss(self, batch: Batch, image_BD: Tensor, text_CD: Tensor) -> Tensor:

@@ -86,6 +86,7 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
     shown = next(iter(matrices(found).values()))  # Ray Tune's metrics are of one protocol
     record = trial.record() | {
         "run": config.run_name,
+        "measured_on": config.measure_on,
         **accuracies(found),
         "seconds": seconds,
         "experts": keys,

@@ -61,6 +61,8 @@ def claim(checked: Checked, precision: str) -> Claim | None:
         why_not = f"they are of {row['model']}, this run has {config.model}"
     elif config.evaluation.max_images:
         why_not = f"they are over all test images, this run takes {config.evaluation.max_images} of each task"
+    elif config.measure_on != "test":
+        why_not = f"they are over test images, this run measures on {config.measure_on} images"
     elif not tasks:
         why_not = f"they are of {', '.join(known)}, this run has none of these"
     if why_not:

@@ -10,6 +10,7 @@ from condu_ray.benchmark.few_shot import few_shot
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
 from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.benchmark.tasks import TaskError
+from condu_ray.benchmark.validation import hold_out
 from condu_ray.command_line import nearest
 from condu_ray.config import Experiment, content_hash
 from condu_ray.methods import Method
@@ -76,12 +77,20 @@ def check(config: Experiment) -> Checked:
     require_valid(tasks, cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
+    if config.validation_share:
+        tasks = hold_out(
+            tasks,
+            datasets_folder(config.storage),
+            share=config.validation_share,
+            seed=config.validation_seed,
+            measure_on=config.measure_on,
+        )
     sources = tuple(tasks) if config.shots is not None else ()
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
     texts = first_pass(backbone, tasks, config, methods)
-    words = (backbone.described, *backbone.notes, described(tasks, texts))
+    words = (backbone.described, *backbone.notes, described(tasks, texts), *_held_out(config))
     return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
 
 
@@ -95,6 +104,14 @@ def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:
     apart = {"tasks", "seed", "run"}  # nothing that is tried depends on them
     for config in {content_hash(one.identity(exclude=apart)): one for one in configs}.values():
         first_pass(backbone, checked.tasks, config, take(config))
+
+
+def _held_out(config: Experiment) -> tuple[str, ...]:
+    """What a run says of held-out images: nothing where there are none."""
+    if not config.validation_share:
+        return ()
+    held = f"{config.validation_share:g} of each task's training images are held out (seed {config.validation_seed})"
+    return (f"{held}; measured on {config.measure_on} images",)
 
 
 def _drawn(config: Experiment) -> Location:

@@ -104,7 +104,8 @@ class Results:
         for index, (task, accuracy) in enumerate(result.found.items()):
             row = {"method": result.method, "seed": self.plan.config.seed, "session": entry.position}
             row |= {"learned_task": entry.task, "task": task, "task_position": index, "seen": index <= entry.position}
-            row |= {"protocol": result.protocol, "accuracy": accuracy.percent, "state": entry.state}
+            row |= {"protocol": result.protocol, "measured_on": self.plan.config.measure_on}
+            row |= {"accuracy": accuracy.percent, "state": entry.state}
             row |= {"expert": entry.expert} | asdict(accuracy)
             del row["seconds"]
             rows.append(row)
@@ -150,6 +151,7 @@ class Results:
             "tasks": [task.name for task in self.plan.tasks],
             "methods": methods,
             "protocols": config.protocol,
+            "measured_on": config.measure_on,
             **({"zero_shot": compared} if compared else {}),
             "run": config.run_name,
             "recipe": config.recipe,

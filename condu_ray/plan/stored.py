@@ -82,7 +82,7 @@ class Stored:
         return {name: stored_run(checked.under(config)) for name, config in configs.items()}
 
     def table(self) -> DataFrame:
-        """Returns what is finished, a row a trial and protocol: method, order, seed, swept settings, metrics (%)."""
+        """Returns what is finished, a row a trial and protocol: method, order, seed, settings, images, metrics (%)."""
         from pandas import DataFrame
 
         rows = []
@@ -90,6 +90,7 @@ class Stored:
             about = {key: record[key] for key in ("trial", "method", "order_name", "seed")}
             for protocol, found in matrices(record).items():
                 metrics = asdict(continual_metrics(found["accuracy"]))
+                metrics = {"measured_on": record.get("measured_on", "test")} | metrics
                 rows.append(about | record["settings"] | {"protocol": protocol} | metrics)
         return DataFrame(rows)
 
@@ -140,6 +141,7 @@ def _run(name: str, folder: Place, config: Mapping[str, Any]) -> Stored:
     if backend(path).exists(path):
         found = json.loads(artifacts.read_text(path))
         about = {"order_name": "given", "order": found["tasks"], "seed": found["seed"], "settings": {}}
+        about["measured_on"] = found.get("measured_on", "test")
         for method, entry in found["methods"].items():
             record = {"trial": f"{name}.{method}", "method": method, "seconds": entry["seconds"]}
             records.append(record | accuracies(entry) | about)
@@ -226,7 +228,8 @@ def _published(
 ) -> tuple[list[dict[str, Any]], list[LeftOut]]:
     """The papers' figures of the same protocols, shots, data sets and orders, and the others."""
     shots = {one.config.get("shots") for one in found}
-    return fitting(measured(records), shots, {tuple(record["order"]) for record in records})
+    whole = any(not one.config.get("validation_share") for one in found)
+    return fitting(measured(records), shots, {tuple(record["order"]) for record in records}, whole=whole)
 
 
 def written_report(storage: Place, stored: Stored) -> dict[str, Any]:

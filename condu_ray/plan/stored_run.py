@@ -89,14 +89,16 @@ class StoredRun:
         """Returns the measurements, one a row.
 
         Columns: `method`, `seed`, `session` (0-based), `learned_task`, `task`, `task_position` (0-based), `seen`
-        (whether the task is learned by then), `protocol`, `correct`, `images`, `accuracy` (percent), `relative_l2`,
-        `sign_agreement` and `rescaler` (of learned tasks of methods that merge), `state`, `expert` (keys).
+        (whether the task is learned by then), `protocol`, `measured_on` (test or validation images), `correct`,
+        `images`, `accuracy` (percent), `relative_l2`, `sign_agreement` and `rescaler` (of learned tasks of methods that
+        merge), `state`, `expert` (keys).
         """
         from pandas import DataFrame
 
         places = {task.name: place for place, task in enumerate(self.tasks)}
         columns = (
-            *("method", "seed", "session", "learned_task", "task", "task_position", "seen", "protocol", "correct"),
+            *("method", "seed", "session", "learned_task", "task", "task_position", "seen", "protocol"),
+            *("measured_on", "correct"),
             *("images", "accuracy", "relative_l2", "sign_agreement", "rescaler", "state", "expert"),
         )
         rows = [
@@ -104,6 +106,7 @@ class StoredRun:
             | {"method": one.method, "seed": self.config.seed, "session": one.entry.position}
             | {"learned_task": one.entry.task, "task": one.task, "task_position": places[one.task]}
             | {"seen": one.seen, "protocol": one.protocol, "accuracy": accuracy.percent}
+            | {"measured_on": self.config.measure_on}
             | {"state": one.entry.state, "expert": one.entry.expert}
             for one, accuracy in self.measured
         ]

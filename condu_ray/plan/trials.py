@@ -23,7 +23,7 @@ from condu_ray.store.location import Place
 
 FIXED = (
     "storage", "run", "as_published", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "protocol",
-    "label_space", "shots", "paper", "on_mismatch",
+    "label_space", "shots", "paper", "on_mismatch", "validation_share", "validation_seed", "measure_on",
 )  # fmt: skip
 """Top-level fields that are the same for all trials, or have an axis of their own."""
 SECTIONS = ("evaluation", "tracking", "cluster")

@@ -56,6 +56,16 @@ def named(stem: str, protocol: Protocol) -> str:
     return stem if protocol == "task" else f"{protocol}_{stem}"
 
 
+def images_of(found: Mapping[str, Any]) -> str:
+    """Returns the images that something was measured on, for headings: "" for test images, which is the rule.
+
+    Args:
+        found: results of a run or a trial's record, whose `measured_on` names them.
+    """
+    measured_on = found.get("measured_on", "test")
+    return "" if measured_on == "test" else f", {measured_on} images"
+
+
 def described(protocol: Protocol) -> str:
     """Returns a protocol and what it is, a sentence in Markdown."""
     return f"Protocol `{protocol}`: {PROTOCOLS[protocol]}."

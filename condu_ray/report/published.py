@@ -114,7 +114,11 @@ def zero_shot(paper: str | None) -> dict[str, Any] | None:
 
 
 def fitting(
-    protocols: Iterable[Protocol], shots: Iterable[int | None], orders: Iterable[Sequence[str]]
+    protocols: Iterable[Protocol],
+    shots: Iterable[int | None],
+    orders: Iterable[Sequence[str]],
+    *,
+    whole: bool = True,
 ) -> tuple[list[dict[str, Any]], list[LeftOut]]:
     """Returns the published rows that are of the same things as what was measured, and those that are not.
 
@@ -122,6 +126,7 @@ def fitting(
         protocols: by which something was measured.
         shots: training images a class of what was measured; None: all.
         orders: orders of learning that were measured.
+        whole: whether anything of it was trained on all training images, none held out for validation.
 
     Returns:
         Rows of all benchmarks: those of which protocol, shots, data sets and order are among the measured ones; and
@@ -140,6 +145,8 @@ def fitting(
             why = f"{row['shots'] or 'all'} training images a class"
         elif row["protocol"] not in protocols:
             why = f"protocol {row['protocol']}"
+        elif not whole:
+            why = "trained on all training images, none held out for validation"
         else:
             kept.append(row)
             continue

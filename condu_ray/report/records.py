@@ -6,6 +6,7 @@ A trial is stored as a *record*, a dict of plain values:
 - `settings`: the fields that the sweep varied, by dotted name ({} if none);
 - `accuracy`: percent, T rows of T values: [t][i] is the i-th task of `order` after session t, protocol `task`;
 - `own`, `union`, `xtail`: {"accuracy": ...}, the same under another protocol; None or left out where not measured;
+- `measured_on`: `test` or `validation` images; left out by earlier versions, which had test images alone;
 - `seconds`, `experts_trained`, `experts_reused`, `measurements`, `measurements_reused`: what it cost.
 """
 
@@ -36,6 +37,7 @@ class Record:
     order_name: str  #: never the same for two orders
     order: tuple[str, ...]
     seed: int
+    measured_on: str  #: `test` or `validation` images
     accuracy: Mapping[Protocol, np.ndarray]  #: by protocol that was measured, float64 (T, T), percent
     metrics: Mapping[Protocol, ContinualMetrics]
     costs: Mapping[str, float | None]  #: by key of `condu_ray.metrics.COSTS`; None where there is none
@@ -100,6 +102,7 @@ def check_records(records: Iterable[Mapping[str, Any]]) -> list[Record]:
                 order_name=_order_name(names, order, str(record["order_name"])),
                 order=order,
                 seed=int(record["seed"]),
+                measured_on=str(record.get("measured_on", "test")),
                 accuracy=accuracy,
                 metrics={protocol: continual_metrics(matrix) for protocol, matrix in accuracy.items()},
                 costs={key: None if record.get(key) is None else float(record[key]) for key in COSTS},

@@ -23,7 +23,7 @@ from typing import Any
 
 from condu_ray.config import Protocol
 from condu_ray.metrics import COMPARED, HEADLINE, METRICS
-from condu_ray.report.protocols import PROTOCOLS, matrices
+from condu_ray.report.protocols import PROTOCOLS, images_of, matrices
 from condu_ray.report.protocols import measured as measured_protocols
 from condu_ray.report.text import markdown_table
 
@@ -148,7 +148,7 @@ def _of_run(report: Mapping[str, Any]) -> dict[str, Any]:
         rows.append([f"`{name}`", *(None if number is None else round(number, 4) for number in numbers)])
     trained, seconds = report.get("experts_trained"), report.get("wall_seconds")
     cost = f"{trained} experts fine-tuned, {seconds:.0f} s in all; " if trained and seconds else ""
-    setting = f"Percent, seed {report['seed']}; {cost}{_versions(report['versions'])}."
+    setting = f"Percent{images_of(report)}, seed {report['seed']}; {cost}{_versions(report['versions'])}."
     return {"columns": columns, "rows": rows, "command": _command(report["command"]), "setting": setting}
 
 
@@ -165,11 +165,12 @@ def _of_sweep(report: Mapping[str, Any]) -> dict[str, Any]:
     costs = extra.get("costs", {})
     paid = f"; {costs['experts_used']} experts used, {costs['experts_different']} different" if costs else ""
     orders, trials = len(report["orders"]), len(report["trials"])
+    images = "".join(sorted({images_of(trial) for trial in report["trials"]}))
     return {
         "columns": columns,
         "rows": rows,
         "command": _command(extra.get("command", "")),
-        "setting": f"Percent, mean and standard deviation over {orders} orders ({trials} trials){paid}.",
+        "setting": f"Percent{images}, mean and standard deviation over {orders} orders ({trials} trials){paid}.",
     }
 
 

@@ -7,7 +7,7 @@ Results are one dict:
   session t) and the metrics `transfer`, `average`, `last`, `backward_transfer`, `forgetting` (percent); with the same
   of other protocols under their names (`own`, `union`, `xtail`), as far as measured; with `seconds`, and optionally
   `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then);
-- `protocols`: those that were asked for;
+- `protocols`: those that were asked for; `measured_on`: `test` or `validation` images (earlier versions: `test`);
 - optionally `zero_shot`: as `condu_ray.report.zero_shot` describes it;
 - `run`, `recipe`, `seed`, `config`, `versions`, `command`, and `backbone` (what it is and what was decided for it, a
   line each; runs of earlier versions have none).
@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from condu_ray.metrics import COSTS, METRICS
-from condu_ray.report.protocols import described, matrices, measured, named
+from condu_ray.report.protocols import described, images_of, matrices, measured, named
 from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
 from condu_ray.report.run_summary import summary_rows
 from condu_ray.report.text import (
@@ -102,11 +102,17 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     parts = [
         f"# Report of {escaped(results.get('run', 'a run'))}",
         f"Recipe {escaped(results.get('recipe', 'not named'))}, seed {escaped(results.get('seed', 'not named'))}, "
-        f"{len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {', '.join(map(escaped, tasks))}.",
+        f"{len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {', '.join(map(escaped, tasks))}. "
+        f"Measured on {escaped(results.get('measured_on', 'test'))} images.",
     ]
+    images = images_of(results)
     protocols = measured(methods.values())
     for protocol in protocols:
-        parts += [f"## Methods, protocol {protocol}", described(protocol), _summary(summary_rows(results, protocol))]
+        parts += [
+            f"## Methods, protocol {protocol}{images}",
+            described(protocol),
+            _summary(summary_rows(results, protocol)),
+        ]
         if protocol == protocols[0]:
             parts += [
                 "\n".join(f"- **{heading}**: {meaning}." for heading, meaning in meanings.items()),
@@ -139,7 +145,7 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         parts.append(f"### {escaped(name)}")
         for number, (protocol, part) in enumerate(matrices(entry).items()):
             matrix = _matrix(as_matrix(part["accuracy"], len(tasks)).tolist(), tasks)
-            parts += [f"Protocol `{protocol}`:", matrix]
+            parts += [f"Protocol `{protocol}`{images}:", matrix]
             if not number:
                 parts.append(f"![Accuracy matrix of {escaped(name)}, protocol {protocol}]({pictures[name]})")
         if entry.get("reconstruction"):

@@ -120,7 +120,7 @@ def paired_tests(values: Mapping[Any, Mapping[Any, float]]) -> list[PairedTest]:
     compared = [position for position, entry in enumerate(found) if not math.isnan(entry[-1])]
     p_values = np.array([found[position][-1] for position in compared])
     adjusted = np.full(len(found), math.nan)
-    adjusted[compared] = _holm(p_values)
+    adjusted[compared] = holm(p_values)
     return [PairedTest(*entry, adjusted=float(p)) for entry, p in zip(found, adjusted, strict=True)]
 
 
@@ -156,8 +156,8 @@ def _differences(first: Mapping[Hashable, float], second: Mapping[Hashable, floa
     return np.round([value for value in differences if not math.isnan(value)], _DECIMALS)
 
 
-def _holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's step-down: the k-th smallest of m times m - k + 1, made monotone, at most 1."""
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Adjusts p-values by Holm's step-down: the k-th smallest of m times m - k + 1, made monotone, at most 1."""
     order = np.argsort(p_values, kind="stable")
     steps = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
     adjusted = np.empty(len(p_values))

@@ -16,6 +16,7 @@ from condu_ray.report.sweep_tables import (
     best_groups,
     bound_groups,
     group_spread,
+    images_in,
     measured_groups,
     order_means,
     published_decimals,
@@ -51,15 +52,17 @@ def sweep_page(
     tasks = next(iter(orders.values()))
     seeds = sorted({trial.seed for trials in groups.values() for trial in trials})
     count = sum(map(len, groups.values()))
+    images = " and ".join(sorted({trial.measured_on for trials in groups.values() for trial in trials}))
     parts = [
         f"# Sweep {escaped(name)}",
         f"{_counted(len(groups), 'method')}, {_counted(len(orders), 'order')} of {_counted(len(tasks), 'task')}, "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {_counted(count, 'trial')}. "
-        "A method with other settings counts as one of its own.",
+        f"Measured on {images} images. A method with other settings counts as one of its own.",
         *_missing(groups),
     ]
     for number, protocol in enumerate(comparisons):
-        parts += [f"## Methods over the orders, protocol {protocol}", described(protocol)]
+        shown = images_in(trial for trials in groups.values() for trial in trials)
+        parts += [f"## Methods over the orders, protocol {protocol}{shown}", described(protocol)]
         parts += [_summary_table(groups, protocol)]
         if not number:
             parts += [

@@ -132,7 +132,10 @@ def _numbers(
 
 def _trial(trial: Record) -> dict[str, Any]:
     """A trial's numbers; those of `task` have plain names."""
-    about = {key: getattr(trial, key) for key in ("trial", "method", "group", "settings", "order_name", "seed")}
+    about = {
+        key: getattr(trial, key)
+        for key in ("trial", "method", "group", "settings", "order_name", "seed", "measured_on")
+    }
     found: dict[str, Any] = {named("metrics", one): dataclasses.asdict(part) for one, part in trial.metrics.items()}
     found |= {named("accuracy", one): matrix for one, matrix in trial.accuracy.items()}
     return {**about, **found, **trial.costs}

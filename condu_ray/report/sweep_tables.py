@@ -66,7 +66,7 @@ def best_groups(spreads: Mapping[str, Spread], bounds: Sequence[str], metric: st
 def summary_csv(groups: Mapping[str, Sequence[Record]]) -> str:
     """Returns a CSV table with a row for each group, protocol and metric; numbers as they are, nan as nothing."""
     settings = _setting_names(groups)
-    heads = ["method", *settings.values(), "protocol", "metric"]
+    heads = ["method", *settings.values(), "protocol", "measured_on", "metric"]
     rows = [[*heads, "mean", "std", "min", "max", "worst_order", "best_order", "n"]]
     for trials in groups.values():
         first = trials[0]
@@ -76,7 +76,8 @@ def summary_csv(groups: Mapping[str, Sequence[Record]]) -> str:
                 numbers = [found.mean, found.std, found.low, found.high]
                 values = [_plain(first.settings.get(key)) for key in settings]
                 orders = [found.worst or "", found.best or ""]
-                rows.append([first.method, *values, protocol, metric, *map(_plain, numbers), *orders, str(found.count)])
+                about = [first.method, *values, protocol, first.measured_on, metric]
+                rows.append([*about, *map(_plain, numbers), *orders, str(found.count)])
     return csv_text(rows)
 
 
@@ -85,11 +86,12 @@ def trials_csv(groups: Mapping[str, Sequence[Record]]) -> str:
     settings = _setting_names(groups)
     trials = [trial for found in groups.values() for trial in found]
     columns = {named(metric, one): (metric, one) for one in protocols_of(trials) for metric in METRICS}
-    rows = [["trial", "method", *settings.values(), "order_name", "order", "seed", *columns, *COSTS]]
+    rows = [["trial", "method", *settings.values(), "order_name", "order", "seed", "measured_on", *columns, *COSTS]]
     for trial in trials:
         metrics = [_plain(trial.metric(metric, protocol)) for metric, protocol in columns.values()]
         values = [_plain(trial.settings.get(key)) for key in settings]
         what = [trial.trial, trial.method, *values, trial.order_name, ",".join(trial.order), str(trial.seed)]
+        what.append(trial.measured_on)
         rows.append([*what, *metrics, *(_plain(trial.costs[key]) for key in COSTS)])
     return csv_text(rows)
 
@@ -130,11 +132,12 @@ def summary_tex(
     trials = [trial for found in kept.values() for trial in found]
     orders = len({trial.order for trial in trials})
     count = f"{orders} task order{'' if orders == 1 else 's'}"
+    count += f", in percent; protocol {protocol}{images_in(trials)}"
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{latex(name)}: mean $\pm$ standard deviation over {count}, in percent; protocol {protocol}.}}",
+        rf"\caption{{{latex(name)}: mean $\pm$ standard deviation over {count}.}}",
         rf"\begin{{tabular}}{{l{'r' * len(COMPARED)}}}",
         r"\toprule",
         rf"Method & {heads} \\",
@@ -156,6 +159,12 @@ def protocols_of(trials: Iterable[Record]) -> list[Protocol]:
     """Returns the protocols by which any of the trials was measured, in the order of tables."""
     found = {protocol for trial in trials for protocol in trial.metrics}
     return [protocol for protocol in PROTOCOLS if protocol in found]
+
+
+def images_in(trials: Iterable[Record]) -> str:
+    """Returns the images that trials were measured on, for headings; "" where these are test images alone."""
+    found = sorted({trial.measured_on for trial in trials})
+    return "" if found == ["test"] else f", {' and '.join(found)} images"
 
 
 def bound_groups(groups: Mapping[str, Sequence[Record]]) -> list[str]:

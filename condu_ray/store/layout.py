@@ -89,6 +89,12 @@ def few_shot_folder(datasets: P, data: str, shots: int, seed: int, digest: str) 
     return datasets / f"{data}-{shots}shot-seed{seed}-{digest}"
 
 
+def validation_folder(datasets: P, data: str, share: str, seed: int, digest: str, *, measure_on: str) -> P:
+    """Tasks without held-out training images, which are their test images, or which have their own test images."""
+    kind = "validation" if measure_on == "validation" else "without-validation"
+    return datasets / f"{data}-{kind}{share}-seed{seed}-{digest}"
+
+
 def runs_folder(storage: P) -> P:
     """All runs, trials of sweeps among them."""
     return storage / "runs"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from condu_ray import __version__
@@ -16,7 +17,10 @@ from condu_ray.store.passwords import without_passwords
 @cache
 def provenance() -> dict[str, str]:
     """Returns the versions and git revision that artifacts and reports carry."""
-    found = {name: version(name) for name in ("torch", "open_clip_torch", "ray", "safetensors")}
+    found = {}
+    for name in ("torch", "open_clip_torch", "ray", "safetensors"):
+        with suppress(PackageNotFoundError):  # what is done in one process needs no Ray
+            found[name] = version(name)
     root = Path(__file__).parents[2]
     try:
         git = ["git", "-C", str(root), "rev-parse", "HEAD"]

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         ("task_position", pa.int64()),
         ("seen", pa.bool_()),
         ("protocol", pa.string()),
+        ("measured_on", pa.string()),
         ("correct", pa.int64()),
         ("images", pa.int64()),
         ("accuracy", pa.float64()),
@@ -33,10 +34,11 @@ SCHEMA = pa.schema(
         ("expert", pa.string()),
     ]
 )
-"""Columns of the rows; accuracy in percent, session and task_position 0-based."""
+"""Columns of the rows; accuracy in percent, session and task_position 0-based; `measured_on` is test or validation."""
 _SEAL = b"condu_ray.rows"
 _OLD_COLUMN = "label_space"
 """What `protocol` was called before."""
+_MEASURED_ON = SCHEMA.get_field_index("measured_on")
 
 
 def write_rows(path: Place, rows: Sequence[dict[str, Any]]) -> None:
@@ -79,12 +81,14 @@ def read_file(path: Place) -> list[dict[str, Any]]:
     except (pa.ArrowException, ValueError) as error:
         raise ArtifactError(f"{path}: damaged ({error}); {advice}") from error
     today = {name: "protocol" if name == _OLD_COLUMN else name for name in table.schema.names}
-    if not table.rename_columns(list(today.values())).schema.equals(SCHEMA, check_metadata=False):
+    schema = table.rename_columns(list(today.values())).schema
+    earlier = SCHEMA.remove(_MEASURED_ON)  # when there were test images alone
+    if not any(schema.equals(known, check_metadata=False) for known in (SCHEMA, earlier)):
         raise ArtifactError(f"{path}: its columns are not those of results; {advice}")
     seal = (table.schema.metadata or {}).get(_SEAL)
     if seal is not None and seal.decode("ascii", "replace") != _digest(_stem(path), table):
         raise ArtifactError(f"{path}: rows differ from their checksum, or are another file's; {advice}")
-    return [{today[name]: value for name, value in row.items()} for row in rows]
+    return [{"measured_on": "test"} | {today[name]: value for name, value in row.items()} for row in rows]
 
 
 def read_rows(folder: Place) -> list[dict[str, Any]]:

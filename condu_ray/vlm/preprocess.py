@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,20 @@ class Preprocessor:
 
 def normalise(pixels_BHWC: Tensor, preprocess: Mapping[str, Any]) -> Tensor:
     """uint8 [B, H, W, 3] to the model's float32 input [B, 3, H, W] on the same device."""
-    mean = torch.tensor(preprocess["mean"], device=pixels_BHWC.device).view(1, 3, 1, 1)
-    std = torch.tensor(preprocess["std"], device=pixels_BHWC.device).view(1, 3, 1, 1)
+    mean, std = (_channels(tuple(preprocess[name]), pixels_BHWC.device) for name in ("mean", "std"))
     return pixels_BHWC.permute(0, 3, 1, 2).float().div(255).sub(mean).div(std)
+
+
+@lru_cache(maxsize=32)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A number a channel, as images take them; kept, for a copy to a GPU waits for all that it has to do."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Returns a copy of an array on a device; to a GPU it goes by pinned memory, and nobody waits for it."""
+    if device.type != "cuda":
+        return torch.from_numpy(np.array(array)).to(device)
+    pinned = torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, pin_memory=True)
+    np.copyto(pinned.numpy(), array)
+    return pinned.to(device, non_blocking=True)  # the allocator keeps pinned memory until the copy is done

@@ -20,6 +20,7 @@ import pytest
 
 from condu_ray.benchmark import Task, TaskError, check_task, load_task
 from condu_ray.benchmark.few_shot import draw, few_shot, source_fingerprint
+from condu_ray.benchmark.subset import read_rows
 from condu_ray.store.artifacts import ArtifactError
 
 module = sys.modules[few_shot.__module__]
@@ -247,7 +248,7 @@ def test_few_pages_are_in_memory(make_task: Any, tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", watch)
     rows = np.asarray([3, 999, 2000, 2999])
-    batches = list(module._read_rows(folder / "train.parquet", rows))
+    batches = list(read_rows(folder / "train.parquet", rows))
     assert groups == [0, 2]
     assert [label for batch in batches for label in batch.column("label").to_pylist()] == [0, 0, 2, 2]
     assert 0 < peak < 8_000_000

@@ -218,7 +218,7 @@ def test_a_worker_alone_asks_nobody_and_learns_the_same_bits(small_backbone, tas
 def test_workers_without_a_process_group_are_alone():
     agreement = Agreement({"w": torch.tensor([float("nan")])}, rank=1, world=2)
     assert not agreement.several
-    assert agreement.losses(torch.tensor(0.25)) == {1: 0.25}
+    assert agreement.losses(torch.tensor([0.25, 0.5])) == [{1: 0.25}, {1: 0.5}]
     assert agreement.difference() is None
 
 

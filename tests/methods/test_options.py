@@ -23,6 +23,14 @@ OPTIONS = [
     ("merging", "arithmetic_scale", 0.5, {"task-arithmetic"}),
     ("merging", "ties_density", 0.5, {"ties"}),
     ("merging", "ties_scale", 0.5, {"ties"}),
+    ("merging", "dare_drop", 0.5, {"dare"}),
+    *(("merging", "dare_rule", rule, {"dare"}) for rule in ("task-arithmetic", "ties")),
+    ("merging", "consensus_threshold", 0.2, {"consensus"}),
+    ("merging", "consensus_least", 1, {"consensus"}),
+    ("merging", "consensus_scale", 0.5, {"consensus"}),
+    ("merging", "tsv_scale", 0.5, {"tsv-m"}),
+    ("merging", "iso_scale", 0.5, {"iso-c"}),
+    ("merging", "opcm_alpha", 0.25, {"opcm"}),
     ("merging", "wise_alpha", 0.25, {"wise-ft"}),
     ("lora", "rank", 5, LORA),
     ("lora", "scale", 2.0, LORA),
@@ -70,6 +78,13 @@ def test_an_option_of_a_rule_moves_pam_when_it_merges_by_that_rule(plan):
         assert keys(one)[1:] != keys(other)[1:]
 
 
+def test_an_option_of_a_rule_moves_dare_when_it_merges_by_that_rule(plan):
+    for rule, option in (("ties", "ties_density"), ("task-arithmetic", "arithmetic_scale")):
+        one, other = (plan("dare", merging={"dare_rule": rule} | changes) for changes in ({}, {option: 0.5}))
+        assert keys(one) == keys(other)
+        assert identities(one) != identities(other)
+
+
 def test_alignment_matters_from_the_second_task_on(plan):
     one, other = keys(plan("pam")), keys(plan("pam", pam={"align_every": 3}))
     assert one[0] == other[0]
@@ -92,6 +107,13 @@ def test_references_move_zscl_by_their_content(plan, task_data):
         ("ties", {"merging": {"ties_scale": 0.5}}),
         ("wise-ft", {"merging": {"wise_alpha": 0.25}}),
         ("magmax", {"merging": {"magmax_scale": 1.0}}),
+        ("dare", {"merging": {"dare_drop": 0.5}}),
+        *(("dare", {"merging": {"dare_rule": rule}}) for rule in ("task-arithmetic", "ties")),
+        ("dare", {"seed": 1}),
+        *(("consensus", {"merging": {f"consensus_{option}": 1}}) for option in ("threshold", "least", "scale")),
+        ("tsv-m", {"merging": {"tsv_scale": 0.5}}),
+        ("iso-c", {"merging": {"iso_scale": 0.5}}),
+        ("opcm", {"merging": {"opcm_alpha": 0.1}}),
         ("emr", {"merging": {"rescaler": "tensor_mean"}}),
         ("pam", {"lora": {"scale": 2.0}}),
         ("pam", {"pam": {"scale": 2.0}}),

@@ -116,6 +116,22 @@ def test_another_order_and_inference_train_nothing_anew(undisturbed, task_data, 
     assert last["individual"] == dict(zip(TASKS, results["methods"]["individual"]["accuracy"][2], strict=True))
 
 
+@pytest.mark.long  # two runs; keys and rows are tested without Ray in tests/plan
+def test_a_run_on_validation_images_says_so_and_its_experts_are_tested_as_they_are(tmp_path, task_data, small_backbone):
+    flags = ("--validation_share", "0.25", "--measure_on")
+    job = Job(tmp_path / "s", task_data, small_backbone, *flags, "validation", steps=3)
+    results = job.finish()
+    assert results["measured_on"] == "validation"
+    assert {(row["measured_on"], row["images"]) for row in read_rows(job.storage / "runs" / "r" / "results")} == {
+        ("validation", count) for count in (6, 4, 8)
+    }
+    assert {run.data.tags["measured_on"] for run in runs_in_mlflow(job.storage)[1]} == {"validation"}
+    assert "validation images" in (job.storage / "runs" / "r" / "report" / "report.md").read_text()
+    tested = Job(job.storage, task_data, small_backbone, *flags, "test", steps=3).finish()
+    assert (tested["measured_on"], tested["experts_trained"]) == ("test", 0)
+    assert {row["images"] for row in read_rows(job.storage / "runs" / "r" / "results")} == {24, 16, 32}
+
+
 @pytest.fixture
 def job(tmp_path, task_data, small_backbone):
     found = Job(tmp_path / "s", task_data, small_backbone, "--tracking.enabled", "false")

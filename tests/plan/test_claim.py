@@ -44,6 +44,7 @@ def test_theta0_is_measured_as_the_method_zero_shot_is(checked):
     [
         ({"model": "ViT-L-14"}, ["of tiny", "ViT-L-14"]),
         ({"evaluation": Evaluation(max_images=100)}, ["all test images", "100"]),
+        ({"measure_on": "validation"}, ["over test images", "validation images"]),
     ],
 )
 def test_what_cannot_be_compared_says_why(checked, change, words):

@@ -16,8 +16,10 @@ from condu_ray.methods import METHODS
 from condu_ray.methods.registry import MethodError
 from condu_ray.plan import preflight
 from condu_ray.plan.preflight import check
+from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.store.artifacts import ArtifactError
+from condu_ray.store.ledger import Entry
 from condu_ray.vlm.lora import LoraError
 from condu_ray.vlm.model import BackboneError
 
@@ -89,6 +91,36 @@ def test_shots_are_drawn_and_move_the_experts(settings):
     assert [task.test_fingerprint for task in few.tasks] == [task.test_fingerprint for task in whole.tasks]
     one, other = (plan_run(found, "fp32").experts for found in (whole, few))
     assert {expert.key for expert in one}.isdisjoint({expert.key for expert in other})
+
+
+def test_held_out_images_move_the_experts_and_what_is_measured_and_are_in_no_prototype(settings):
+    held = settings | {"validation_share": 0.25, "evaluation": {"max_images": 3}}
+    ways = {
+        "whole": settings | {"evaluation": {"max_images": 3}},
+        "test": held,
+        "validation": held | {"measure_on": "validation"},
+        "other": held | {"validation_seed": 1},
+        "few": held | {"measure_on": "validation", "shots": 2},
+    }
+    found = {name: check(Experiment(**way)) for name, way in ways.items()}
+    plans = {name: plan_run(checked, "fp32") for name, checked in found.items()}
+    experts = {name: [one.key for one in plan.methods[0].experts] for name, plan in plans.items()}
+    assert experts["test"] == experts["validation"]  # chosen on validation, then tested as it is
+    assert all(len({experts[name][i] for name in experts}) == len(experts) - 1 for i in range(3))
+    measured = {}
+    for name, plan in plans.items():
+        session = plan.methods[0].sessions[0]
+        entry = Entry(0, session.task, session.expert.key, session.parent, session.state, 0.0)
+        measured[name] = [one.key for one in Results(plan).measurements(plan.methods[0], entry)]
+    assert all(len({measured[name][i] for name in measured}) == len(measured) for i in range(3))
+    prototypes = {name: [prototype_key("theta0", task) for task in found[name].tasks] for name in ("whole", "test")}
+    assert not set(prototypes["whole"]) & set(prototypes["test"])
+    of_all = [prototype_key("theta0", task, "all") for task in found["few"].tasks]
+    assert of_all == prototypes["test"]
+    assert [task.train_rows for task in found["test"].tasks] == [18, 12, 24]
+    assert [task.test_rows for task in found["validation"].tasks] == [6, 4, 8]
+    assert any("measured on validation images" in line for line in found["validation"].words)
+    assert not any("held out" in line for line in found["whole"].words)
 
 
 @pytest.fixture

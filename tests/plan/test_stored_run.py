@@ -150,6 +150,7 @@ def test_a_sweeps_report_is_made_again_from_storage_alone(monkeypatch):
     made = json.loads(layout.sweep_numbers_path(sweep).read_text())
     for trial in made["trials"]:  # a metric that was not recorded then
         assert math.isfinite(trial["metrics"].pop("forgetting_since_learned"))
+        assert trial.pop("measured_on") == "test"  # there were no other images then
     assert made["trials"] == [  # what nobody measured has no key any more
         {key: value for key, value in trial.items() if not (key.startswith("union") and value is None)}
         for trial in kept["trials"]

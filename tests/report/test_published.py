@@ -83,6 +83,7 @@ def test_only_figures_of_the_same_protocol_shots_and_data_sets_fit(measured: dic
         ({"orders": (ORDER_2,)}, "another order of the data sets"),
         ({"shots": (16,)}, "all training images a class"),
         ({"protocols": ("own",)}, "protocol task"),
+        ({"whole": False}, "trained on all training images, none held out for validation"),
     ],
 )
 def test_of_every_other_row_it_is_said_why(change: dict, why: str) -> None:

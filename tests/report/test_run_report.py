@@ -70,6 +70,19 @@ def test_files(tmp_path: Path) -> None:
             assert set(image.info) <= {"dpi"}
 
 
+def test_validation_images_are_named_wherever_a_figure_is(tmp_path: Path) -> None:
+    write_report(make_results(), tmp_path / "test")
+    write_report(make_results() | {"measured_on": "validation"}, tmp_path / "validation")
+    texts = {kind: (tmp_path / kind / "report.md").read_text(encoding="utf-8") for kind in ("test", "validation")}
+    assert "validation" not in texts["test"]
+    for line in (
+        "task_2. Measured on validation images.",
+        "## Methods, protocol task, validation images",
+        "Protocol `task`, validation images:",
+    ):
+        assert line in texts["validation"]
+
+
 def test_markdown(tmp_path: Path) -> None:
     results = make_results()
     results["methods"]["condu-ft"]["accuracy"] = [[91.04, 20.5, 33.3], [90.0, 82.25, 31.0], [89.0, 81.0, None]]
@@ -77,7 +90,7 @@ def test_markdown(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     for line in (
         "# Report of mini-1",
-        "Recipe mini_mtil, seed 3, 3 tasks: task_0, task_1, task_2.",
+        "Recipe mini_mtil, seed 3, 3 tasks: task_0, task_1, task_2. Measured on test images.",
         "| Method | Transfer | Average | Last | BWT | Forgetting | Seconds |",
         "| condu-ft | 61.2 | 70.5 | 80.0 | -1.23 | 2.35 | 12.3 |",
         "| After session | task_0 | task_1 | task_2 |",

@@ -31,7 +31,7 @@ def test_no_rows_yet(tmp_path):
 def test_rows_from_before_there_were_protocols_are_read_and_still_checked(tmp_path):
     path = Path(__file__).parents[1] / "data/stored_run/disk/runs/run/results/condu-01.parquet"
     assert "label_space" in pq.read_schema(path).names
-    assert {row["protocol"] for row in read_file(path)} == {"task"}
+    assert {(row["protocol"], row["measured_on"]) for row in read_file(path)} == {("task", "test")}
     damaged = tmp_path / path.name
     table = pq.read_table(path)
     column = pa.array(["union"] * len(table))

@@ -12,7 +12,7 @@ from rich.table import Table
 from condu_ray.orchestration.watch.lines import LINE_SECONDS, Lines
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.results import SessionResult
-from condu_ray.report.protocols import measured
+from condu_ray.report.protocols import images_of, measured
 from condu_ray.report.run_summary import summary_rows
 from condu_ray.report.zero_shot import verdict, zero_shot_lines
 from condu_ray.store.location import Place
@@ -137,7 +137,7 @@ class Display:
         self.__exit__()
         for protocol in measured(results["methods"].values()):
             rows = summary_rows(results, protocol)
-            table = Table(title=f"accuracy, percent, protocol {protocol}", title_justify="left")
+            table = Table(title=f"accuracy, percent, protocol {protocol}{images_of(results)}", title_justify="left")
             for name in rows[0]:
                 table.add_column(name, justify="left" if name == "Method" else "right")
             for row in rows:

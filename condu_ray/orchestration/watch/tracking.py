@@ -152,6 +152,7 @@ class Tracker:
         name = self._name(method)
         tags = {IDENTITY: tag, "method": method, "seed": str(self._config.seed), **provenance()}
         tags |= {"order": ",".join(self._tasks), "run": self._config.run_name}
+        tags["measured_on"] = self._config.measure_on
         if self._parent:
             tags["mlflow.parentRunId"] = self._parent
         run = self._client.create_run(identity, run_name=name, tags=tags)
