@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from condu_ray.methods.rule import merge_rule
     from condu_ray.metrics import ContinualMetrics, continual_metrics
     from condu_ray.store.measurements import Accuracy
+    from condu_ray.use.prediction import Prediction
+    from condu_ray.use.predictor import Predictor
 
 __version__ = "0.1.0"
 __all__ = [
     "Accuracy",
     "ContinualMetrics",
     "Experiment",
+    "Prediction",
+    "Predictor",
     "Sweep",
     "UnifiedDelta",
     "add",
@@ -62,6 +66,8 @@ _ELSEWHERE = {
     "Accuracy": "store.measurements",
     "ContinualMetrics": "metrics",
     "Experiment": "config",
+    "Prediction": "use.prediction",
+    "Predictor": "use.predictor",
     "Sweep": "config",
     "continual_metrics": "metrics",
     "evaluate": "face.learning",

@@ -107,6 +107,26 @@ def help_of(job):
     return printed.getvalue()
 
 
+def console_commands(text):
+    """The words of each `condu-ray NAME ...` in fenced code, behind `condu-ray`."""
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for line in "\n".join(fenced).replace("\\\n", "").splitlines():
+        if line.startswith("condu-ray "):
+            yield shlex.split(re.split(r"\s+#|\s&$", line)[0])[1:]
+
+
+@pytest.mark.parametrize("words", sorted({tuple(one) for text in TEXTS.values() for one in console_commands(text)}))
+def test_a_console_command_has_its_flags(words, monkeypatch, capsys):
+    from condu_ray.commands.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["condu-ray", words[0], "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    known = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
+    for word in words[1:]:
+        assert not word.startswith("--") or word in known, word
+
+
 COMMANDS = sorted({tuple(words) for text in TEXTS.values() for words in commands(text)})
 
 

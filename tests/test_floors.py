@@ -11,7 +11,7 @@ FLOORS = (
     "merging", "metrics", "names", "console", "constants",
     "store.location", "settings", "options", "store.layout", "config", "recipes", "store", "command_line", "benchmark",
     "report",
-    "vlm", "learn", "methods", "plan", "ablation",
+    "vlm", "learn", "methods", "plan", "ablation", "use",
     "orchestration.watch", "orchestration.cluster", "orchestration.lanes", "orchestration.measure", "orchestration",
     "face", "commands",
 )  # fmt: skip

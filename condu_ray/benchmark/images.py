@@ -21,6 +21,7 @@ MAX_RATIO = 200
 # Pillow's remarks on EXIF, which no one can act on; for all threads, as filters are.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
+_MOST = f"more than {MAX_PIXELS // 1_000_000} megapixels"
 _GROUND = (255, 255, 255)  # what shows through where a picture is transparent
 
 
@@ -83,29 +84,41 @@ def inspect(data: bytes | None) -> tuple[Seen, Image.Image | None]:
     return Seen(digest, wrong, animated, transparent), picture
 
 
+def as_seen(image: Image.Image) -> Image.Image:
+    """Returns a picture that somebody has opened as `decode` would: upright, RGB, on white where transparent.
+
+    Raises:
+        ImageError, OSError: as `decode`.
+    """
+    return _picture(image.copy(), _depth(image))[0]  # a copy forgets the file's own depth
+
+
 def _decode(data: bytes) -> tuple[Image.Image, bool, bool]:
     """Returns the picture, whether it has several frames, and whether the ground shows through it."""
-    most = f"more than {MAX_PIXELS // 1_000_000} megapixels"
     try:
         opened = Image.open(io.BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"has {most} ({error}); scale it down") from error
+        raise ImageError(f"has {_MOST} ({error}); scale it down") from error
     with opened as image:
-        size = f"{image.width} x {image.height} pixels"
-        if image.width * image.height > MAX_PIXELS:
-            raise ImageError(f"has {size}, {most}; scale it down")
-        if max(image.size) > MAX_RATIO * min(image.size):
-            raise ImageError(f"has {size}, one side more than {MAX_RATIO} times the other; crop it")
-        depth = _depth(image)
-        image.load()
-        with suppress(Exception):  # EXIF that cannot be read says nothing; Pillow raises errors of many kinds for it
-            ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith(("I", "F")):  # convert("RGB") would make all values above 255 white
-            raise ImageError(f"has more than 8 bits a channel (mode {image.mode!r}); scale its values to 0 to 255")
-        # MPO is a JPEG with a preview or a depth map behind it, not an animation.
-        animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
-        picture, transparent = _on_ground(image, depth)
-        return picture, animated, transparent
+        return _picture(image, _depth(image))
+
+
+def _picture(image: Image.Image, depth: int) -> tuple[Image.Image, bool, bool]:
+    """As `_decode`, of an image that is open, which is changed."""
+    size = f"{image.width} x {image.height} pixels"
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"has {size}, {_MOST}; scale it down")
+    if max(image.size) > MAX_RATIO * min(image.size):
+        raise ImageError(f"has {size}, one side more than {MAX_RATIO} times the other; crop it")
+    image.load()
+    with suppress(Exception):  # EXIF that cannot be read says nothing; Pillow raises errors of many kinds for it
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith(("I", "F")):  # convert("RGB") would make all values above 255 white
+        raise ImageError(f"has more than 8 bits a channel (mode {image.mode!r}); scale its values to 0 to 255")
+    # MPO is a JPEG with a preview or a depth map behind it, not an animation.
+    animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+    picture, transparent = _on_ground(image, depth)
+    return picture, animated, transparent
 
 
 def _depth(image: Image.Image) -> int:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from condu_ray.benchmark.tasks import Task
 from condu_ray.config import Protocol
 
 XTAIL_TEMPLATE = "a photo of a {}."
 """The prompt of every class under `xtail`, as RAIL's public code has it (arXiv 2406.18868)."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The words of a task without its images: what a prediction chooses from where there is no task's folder.
+
+    Attributes:
+        name: of the task, or what stands for it.
+        classes: class names.
+        templates: prompts with one `{}` each; features are averaged over them.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
 
 
 def label_space(protocol: Protocol, tasks: Sequence[Task]) -> tuple[Task, ...]:

@@ -11,7 +11,10 @@ from condu_ray import __version__
 from condu_ray.command_line import CONSOLE, EXIT_CODES, ConfigError, refuse
 from condu_ray.names import nearest
 
-COMMANDS = ("run", "sweep", "report", "prepare", "import", "methods", "ablate-merging", "ablate-inference")
+COMMANDS = (
+    "run", "sweep", "report", "prepare", "import", "predict", "export", "evaluate", "inspect", "methods", "ablate-merging",
+    "ablate-inference",
+)  # fmt: skip
 MODULES = {"import": "import_expert"}
 """Modules whose name is not the command's."""
 

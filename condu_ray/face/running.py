@@ -7,10 +7,12 @@ from typing import Any
 from condu_ray.command_line import ConfigError
 from condu_ray.config import Experiment, Sweep
 from condu_ray.face.settings import changed
-from condu_ray.plan.stored import Stored, find
+from condu_ray.plan.opened import find_stored, open_run
+from condu_ray.plan.stored import Stored
 from condu_ray.plan.stored_run import StoredRun
-from condu_ray.store.backend import backend
 from condu_ray.store.location import Location, Place
+
+__all__ = ["open_run", "open_sweep", "run", "sweep"]
 
 
 def run(config: Experiment | None = None, **changes: Any) -> StoredRun:
@@ -53,23 +55,6 @@ def sweep(config: Sweep | None = None, **changes: Any) -> Stored:
     return open_sweep(settings.storage, report[0].parent.parent.name)
 
 
-def open_run(storage: str | Place, name: str) -> StoredRun:
-    """Opens a run, or a trial of a sweep by `<sweep>.<trial>`, finished or at work; its tasks have to be there too.
-
-    Args:
-        storage: the storage folder.
-        name: of the run.
-
-    Raises:
-        ConfigError: storage holds none of that name.
-        ValueError: its tasks or its backbone are not where its settings say.
-    """
-    found = _found(Location(storage), name)
-    if found.kind != "run":
-        raise ConfigError(f"{name}: is a sweep; open_sweep opens it")
-    return found.runs(Location(storage))[name]
-
-
 def open_sweep(storage: str | Place, name: str) -> Stored:
     """Opens a sweep: `.table()` has a row for each finished trial, `.runs(storage)` opens all of them.
 
@@ -80,13 +65,7 @@ def open_sweep(storage: str | Place, name: str) -> Stored:
     Raises:
         ConfigError: storage holds none of that name.
     """
-    found = _found(Location(storage), name)
+    found = find_stored(Location(storage), name)
     if found.kind != "sweep":
         raise ConfigError(f"{name}: is a run; open_run opens it")
     return found
-
-
-def _found(storage: Place, name: str) -> Stored:
-    if not backend(storage).exists(storage):
-        raise ConfigError(f"{storage}: no such folder; give the storage of the run")
-    return find(storage, name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.label_space import Labels
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.options import Inference
 from condu_ray.store.location import Place
@@ -17,7 +19,7 @@ from condu_ray.vlm import router
 from condu_ray.vlm.model import Backbone
 
 
-def class_ids(space: Sequence[Task], apart: bool = False) -> Tensor:
+def class_ids(space: Sequence[Task | Labels], apart: bool = False) -> Tensor:
     """Numbers the classes of several tasks, int64 [sum of C], tasks one after the other.
 
     Classes of the same name (but for case, and `_` for a space) have the same number: an image of one is not wrong
@@ -28,6 +30,51 @@ def class_ids(space: Sequence[Task], apart: bool = False) -> Tensor:
     numbers: dict[str, int] = {}
     names = [" ".join(name.replace("_", " ").casefold().split()) for task in space for name in task.classes]
     return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names])
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What several experts say together of some images.
+
+    Attributes:
+        logits: weighted sums of the experts' logits, float32 [N, C].
+        similarities: of each image to each learned task, `router.similarities`, [N, E].
+        experts: who answered, int64 [N, K]: a task's place, or `router.PRETRAINED`.
+        weights: how much each of them counted, [N, K]; rows sum to 1.
+    """
+
+    logits: Tensor
+    similarities: Tensor
+    experts: Tensor
+    weights: Tensor
+
+
+def mix(similarity_NE: Tensor, inference: Inference, logits: Callable[[int, Tensor], Tensor]) -> Mixed:
+    """Aggregates the logits of each image's nearest experts (ConDU, "Predict").
+
+    Args:
+        similarity_NE: of each image to each learned task, `router.similarities`.
+        inference: K, aggregation, and whether theta0 is a candidate.
+        logits: from a candidate (a learned task's place, or `router.PRETRAINED`) and bool [N], the images that want
+            it, to its logits of these, float32 [W, C]; asked once for each candidate that some image wants.
+    """
+    index_NK, weight_NK = router.candidates(
+        similarity_NE,
+        top_k=inference.top_k,
+        include_pretrained=inference.include_pretrained,
+        aggregation=inference.aggregation,
+        pretrained_weight=inference.pretrained_weight,
+    )
+    total_NC: Tensor | None = None
+    for expert in index_NK.unique().tolist():
+        wanted_N = (index_NK == expert).any(dim=1)
+        weight_N = torch.where(index_NK == expert, weight_NK, 0.0).sum(dim=1)
+        found_WC = logits(expert, wanted_N)
+        if total_NC is None:
+            total_NC = torch.zeros(len(similarity_NE), found_WC.shape[1])
+        total_NC[wanted_N] += weight_N[wanted_N, None] * found_WC
+    assert total_NC is not None, "every image has at least one candidate"
+    return Mixed(total_NC, similarity_NE, index_NK, weight_NK)
 
 
 class Evaluator:
@@ -92,27 +139,17 @@ class Evaluator:
         """
         begin, names = time.perf_counter(), list(experts)
         base_ND = self.features.image(PRETRAINED, task, precision="fp32")
-        similarity_NE = router.similarities(base_ND, [prototypes[name] for name in names])
-        index_NK, weight_NK = router.candidates(
-            similarity_NE,
-            top_k=inference.top_k,
-            include_pretrained=inference.include_pretrained,
-            aggregation=inference.aggregation,
-            pretrained_weight=inference.pretrained_weight,
-        )
-        total_NC: Tensor | None = None
-        for expert in index_NK.unique().tolist():
+
+        def logits(expert: int, wanted_N: Tensor) -> Tensor:
             pretrained = expert == router.PRETRAINED
             weights, precision = (PRETRAINED, "fp32") if pretrained else (experts[names[expert]], None)
-            wanted_N = (index_NK == expert).any(dim=1)
-            weight_N = torch.where(index_NK == expert, weight_NK, 0.0).sum(dim=1)
             text_CD = self._texts(weights, task, space, apart, precision)
             image_BD = self.features.image(weights, task, wanted_N, precision)[wanted_N]
-            if total_NC is None:
-                total_NC = torch.zeros(len(base_ND), len(text_CD))
-            total_NC[wanted_N] += weight_N[wanted_N, None] * (self._scale * image_BD @ text_CD.T)
-        assert total_NC is not None, "every image has at least one candidate"
-        return self._count(task, space, apart, total_NC.argmax(dim=1), begin)
+            return self._scale * image_BD @ text_CD.T
+
+        similarity_NE = router.similarities(base_ND, [prototypes[name] for name in names])
+        mixed = mix(similarity_NE, inference, logits)
+        return self._count(task, space, apart, mixed.logits.argmax(dim=1), begin)
 
     def _texts(
         self, weights: Weights, task: Task, space: Sequence[Task], apart: bool, precision: str | None = None

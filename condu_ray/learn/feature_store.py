@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.label_space import Labels
 from condu_ray.config import content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.layout import feature_folder
@@ -36,11 +37,13 @@ class FeatureStore:
         self._storage = storage
         self._identity = [VERSION, backbone, dict(preprocess), device]
 
-    def _path(self, kind: Literal["image", "text"], task: Task, precision: str, count: int) -> Place:
-        what = [task.test_fingerprint, count] if kind == "image" else [task.classes, task.templates, CUT]
+    def _path(self, kind: Literal["image", "text"], task: Task | Labels, precision: str, count: int) -> Place:
+        what = [task.classes, task.templates, CUT] if kind == "text" else [_images(task), count]
         return feature_folder(self._storage, content_hash([*self._identity, kind, precision, what])[:24])
 
-    def load(self, kind: Literal["image", "text"], task: Task, precision: str, count: int = 0) -> Tensor | None:
+    def load(
+        self, kind: Literal["image", "text"], task: Task | Labels, precision: str, count: int = 0
+    ) -> Tensor | None:
         """Returns features [N, D] or [C, D] float32, or None where they were not computed yet.
 
         Args:
@@ -56,7 +59,7 @@ class FeatureStore:
         return artifacts.load_tensors(path, FILE)["features"] if artifacts.exists(path) else None
 
     def save(
-        self, features: Tensor, kind: Literal["image", "text"], task: Task, precision: str, count: int = 0
+        self, features: Tensor, kind: Literal["image", "text"], task: Task | Labels, precision: str, count: int = 0
     ) -> None:
         """Publishes features; those that are there already win.
 
@@ -70,6 +73,11 @@ class FeatureStore:
         meta = {"task": task.name, "kind": kind, "precision": precision}
         write = partial(_save, features)
         artifacts.publish(self._path(kind, task, precision, count), meta, write, seal=True)
+
+
+def _images(task: Task | Labels) -> str:
+    assert isinstance(task, Task), "words have no images"
+    return task.test_fingerprint
 
 
 def _save(features: Tensor, folder: Path) -> None:

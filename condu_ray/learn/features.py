@@ -6,10 +6,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.label_space import Labels
+from condu_ray.config import content_hash
 from condu_ray.learn.decoded import Decoded
 from condu_ray.learn.feature_store import FeatureStore
 from condu_ray.learn.loop import compute_context
@@ -85,6 +88,20 @@ class Features:
         return torch.from_numpy(self.decoded.labels(task))
 
     @torch.no_grad()
+    def encode(self, weights: Weights, pixels_BHWC: np.ndarray, precision: str | None = None) -> Tensor:
+        """Returns features of pixels that are there, [B, D] float32 on the CPU, L2-normalised; nothing is kept.
+
+        Args:
+            weights: of the model.
+            pixels_BHWC: uint8, as `Preprocessor.pixels` makes them; one forward pass.
+            precision: another one than the evaluator's.
+        """
+        self._place(weights)
+        with compute_context(self.device, precision or self.precision):
+            images = on_device(pixels_BHWC, self.device)
+            found = image_features(self.backbone.model, normalise(images, self.backbone.spec.preprocess))
+        return found.float().cpu()
+
     def image(
         self, weights: Weights, task: Task, wanted_N: Tensor | None = None, precision: str | None = None
     ) -> Tensor:
@@ -111,28 +128,25 @@ class Features:
             needed = needed & kept[:, 0].isnan()
         if kept is not None and not needed.any():
             return kept
-        self._place(weights)
         start, rows = 0, needed.numpy()
-        with compute_context(self.device, precision):
-            for pixels, labels in self.decoded.batches(task):
-                chosen = rows[start : start + len(labels)]
-                if chosen.any():
-                    images = on_device(pixels[chosen], self.device)
-                    found = image_features(self.backbone.model, normalise(images, self.backbone.spec.preprocess))
-                    if kept is None:
-                        kept = torch.full((count, found.shape[1]), torch.nan)
-                    kept[start : start + len(labels)][chosen] = found.float().cpu()
-                start += len(labels)
+        for pixels, labels in self.decoded.batches(task):
+            chosen = rows[start : start + len(labels)]
+            if chosen.any():
+                found = self.encode(weights, pixels[chosen], precision)
+                if kept is None:
+                    kept = torch.full((count, found.shape[1]), torch.nan)
+                kept[start : start + len(labels)][chosen] = found
+            start += len(labels)
         assert kept is not None, "at least one row was needed"
         if store is not None:
             store.save(kept, "image", task, precision, count)
         return self._keep(key, kept)
 
     @torch.no_grad()
-    def text(self, weights: Weights, task: Task, precision: str | None = None) -> Tensor:
+    def text(self, weights: Weights, task: Task | Labels, precision: str | None = None) -> Tensor:
         """Returns the features of a task's classes over all of its templates, [C, D] float32 on the CPU."""
         precision = precision or self.precision
-        key = ("text", weights.name, task.test_fingerprint, precision)
+        key = ("text", weights.name, content_hash([task.classes, task.templates]), precision)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]

@@ -74,7 +74,7 @@ class StoredMethod:
         """
         if key not in self._kept:
             self._kept[key] = load_expert(self.config.storage, key)
-            while len(self._kept) > 1 and sum(map(_nbytes, self._kept.values())) > DELTA_BYTES:
+            while len(self._kept) > 1 and sum(map(nbytes, self._kept.values())) > DELTA_BYTES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
@@ -136,5 +136,6 @@ class StoredMethod:
         }
 
 
-def _nbytes(delta: Delta) -> int:
+def nbytes(delta: Delta) -> int:
+    """Returns the bytes of a delta's tensors."""
     return sum(tensor.nbytes for tensor in delta.values())

@@ -61,9 +61,14 @@ def value_limits(values: np.ndarray) -> tuple[float, float]:
     return max(-3.0, middle - half - 2), min(103.0, middle + half + 2)
 
 
-def save_figure(figure: Figure, path: Place) -> Place:
-    """Writes a picture as PNG at 150 dots an inch, cut to what is drawn; returns the path."""
+def png(figure: Figure) -> bytes:
+    """Returns a picture as PNG at 150 dots an inch, cut to what is drawn."""
     buffer = io.BytesIO()
     # No date and no version: the same numbers give the same file.
     figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
-    return write(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path: Place) -> Place:
+    """Writes a picture as `png` makes it; returns the path."""
+    return write(path, png(figure))

@@ -176,6 +176,11 @@ def results_path(run: P) -> P:
     return report_folder(run) / "results.json"
 
 
+def inspect_path(run: P) -> P:
+    """The page that shows a run from inside."""
+    return report_folder(run) / "inspect.html"
+
+
 def train_folder(run: P) -> P:
     """What Ray Train keeps of the lanes of a run or sweep; no run reads it again."""
     return run / "train"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from condu_ray.benchmark.images import decode
@@ -36,7 +37,10 @@ class Preprocessor:
             ImageError: it is too large, too long, or of a form that has no right picture of 8 bits.
             OSError: it does not decode.
         """
-        image = decode(encoded)
+        return self.prepared(decode(encoded), seed)
+
+    def prepared(self, image: Image.Image, seed: int = 0) -> np.ndarray:
+        """Resizes and crops a decoded image, as `pixels` does."""
         if self._augment:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed formats a traceback for CUDA at each call
         for step in self._steps:

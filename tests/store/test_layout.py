@@ -25,7 +25,7 @@ VALUES = {
     "claims": [layout.claims_folder(STORAGE), layout.leases_folder(RUN), layout.leases_folder(SWEEP)],
 }
 """What each argument can be; any other is its own name."""
-OF_RUNS = ("config", "method", "ledger", "session", "sessions", "results", "rows", "ablation")
+OF_RUNS = ("config", "method", "ledger", "session", "sessions", "results", "rows", "ablation", "inspect")
 """First words of the names of functions whose run is no sweep."""
 SHELVES = (
     "backbones", "experts", "experts/.claims", "prototypes", "features", "evaluations", "checked", "datasets", "runs",
@@ -66,7 +66,7 @@ def test_every_path_of_the_layout_is_on_the_page_and_the_other_way_round():
 
 @pytest.mark.parametrize("path", page())
 def test_folders_end_with_a_slash_and_files_with_what_they_hold(path):
-    assert path.endswith(("/", ".json", ".jsonl", ".parquet", ".db"))
+    assert path.endswith(("/", ".json", ".jsonl", ".parquet", ".db", ".html"))
 
 
 def test_writers_folders_are_the_first_part_of_what_they_write():

@@ -76,7 +76,11 @@ def calls():
             yield f"{path.name}:{node.lineno}", node.func.attr, first.value, tags, more
 
 
-@pytest.mark.parametrize(("place", "function", "name", "tags", "more"), list(calls()), ids=lambda value: str(sorted(value) if isinstance(value, set) else value))
+@pytest.mark.parametrize(
+    ("place", "function", "name", "tags", "more"),
+    list(calls()),
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
+)
 def test_a_call_fits_its_metric(place, function, name, tags, more):
     metric = METRICS[name]
     assert metric.kind == KINDS[function], place

@@ -1,0 +1,34 @@
+"""Look inside a run: one HTML page of its sessions, sizes, fidelity, layers, routing, feature space and lineage."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from condu_ray.command_line import EXIT_CODES, ConfigError, program
+from condu_ray.commands.job import job
+from condu_ray.console import output
+
+
+@job()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Writes the page into the run's report, or into a file."""
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", help="a run's name in --storage, or its folder")
+    parser.add_argument("--storage", default="storage", help="storage folder of a name (default: storage)")
+    parser.add_argument("--method", help="whose layers, routes and features; default: the first that routes")
+    parser.add_argument("--images", type=int, default=200, help="test images a task, at most; 0: all (default: 200)")
+    parser.add_argument("--output", metavar="FILE", help="an .html file; default: inspect.html in the run's report")
+    arguments = parser.parse_args(argv)
+    if arguments.output and (Path(arguments.output).suffix != ".html" or not Path(arguments.output).parent.is_dir()):
+        raise ConfigError(f"--output {arguments.output}: give a name that ends with .html, in a folder that is there")
+    if arguments.images < 0:
+        raise ConfigError(f"--images {arguments.images}: give 1 or more, or 0 for all")
+    from condu_ray.plan.opened import open_run, run_place
+    from condu_ray.report.text import write
+    from condu_ray.store.layout import inspect_path
+    from condu_ray.use.inspect import inspected
+
+    found = open_run(*run_place(arguments.run, arguments.storage))
+    path = Path(arguments.output) if arguments.output else inspect_path(found.config.run_folder)
+    output().print(f"page: {write(path, inspected(found, arguments.method, arguments.images))}")

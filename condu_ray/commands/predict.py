@@ -1,0 +1,82 @@
+"""Classify pictures with what a run, or a bundle, has learned."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from condu_ray.command_line import ConfigError
+from condu_ray.commands.job import job
+from condu_ray.commands.using import run_parser, served, words
+from condu_ray.console import output as console_output
+
+SHOWN = 200
+"""Rows of the table in a terminal, at most."""
+
+
+@job()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predicts every picture; one that cannot be read is a row with its error."""
+    parser = run_parser(__doc__)
+    parser.add_argument("images", nargs="+", help="pictures, folders, patterns such as 'a/*.jpg', Parquet files")
+    parser.add_argument("--task", help="whose expert answers; default: the router finds the experts of each picture")
+    parser.add_argument("--classes", help="other words to choose from, comma-separated")
+    parser.add_argument("--template", help="prompt with one {} for --classes; default: the task's, or a photo of a {}.")
+    parser.add_argument("--top_k", type=int, default=5, metavar="K", help="classes a picture, at most (default: 5)")
+    parser.add_argument(
+        "--output", metavar="FILE", help="a .parquet, .csv, .json or .jsonl file, or a folder: resumable"
+    )
+    parser.add_argument("--device", help="such as cpu or cuda; default: the GPU if there is one")
+    parser.add_argument("--batch_size", type=int, help="images a forward pass; default: as the run's evaluators")
+    arguments = parser.parse_args(argv)
+    if arguments.template is not None and arguments.classes is None:
+        raise ConfigError("--template: is for --classes; a task has its own")
+    from contextlib import nullcontext
+    from itertools import chain, tee
+    from pathlib import Path
+
+    from rich.table import Table
+
+    from condu_ray.use.parts import predict_parts
+    from condu_ray.use.predictor import Predictor
+    from condu_ray.use.rows import check_output, output
+    from condu_ray.use.sources import pictures
+
+    path = Path(arguments.output) if arguments.output else None
+    in_parts = path is not None and not path.suffix and not path.is_file()
+    if path is not None and not in_parts:
+        check_output(path)
+    found = pictures(arguments.images)
+    first = next(found)  # what is not there is refused before a model is loaded
+    named, images = tee(chain([first], found))
+    predictor = Predictor(served(arguments), arguments.device, arguments.batch_size)
+    console = console_output()
+    asked: dict[str, Any] = {"task": arguments.task, "classes": words(arguments.classes), "top_k": arguments.top_k}
+    asked["templates"] = [arguments.template] if arguments.template else None
+    if path is not None and in_parts:
+        for part, made in predict_parts(predictor, arguments.images, path, asked):
+            console.print(f"{part}{'' if made else ': was there'}")
+        return
+    predictions = predictor.stream(
+        (image for _, image in images), **asked, errors="keep", names=(name for name, _ in named)
+    )
+    table = Table("Picture", "Class", "%", "Next", "Experts", title=predictor.served.name)
+    table.columns[0].overflow = "fold"  # a path stays whole
+    count = broken = 0
+    with output(path) if path else nullcontext() as sink:
+        for one in predictions:
+            count, broken = count + 1, broken + (one.error is not None)
+            if sink is not None:
+                sink.put(one)
+            elif count <= SHOWN:
+                chance = "" if one.probability is None else f"{100 * one.probability:.1f}"
+                others = zip(one.classes[1:3], one.probabilities[1:3], strict=True)
+                shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in others)
+                who = ", ".join(f"{name} {value:.2f}" for name, value in one.experts.items())
+                table.add_row(one.image, one.label or f"error: {one.error}", chance, shown, who)
+    if path is None:
+        console.print(table)
+        if count > SHOWN:
+            console.print(f"the first {SHOWN} of {count} pictures; --output FILE has all of them")
+    else:
+        console.print(f"{path}: {count} pictures by {predictor.served.name}")
+    if broken:
+        console.print(f"{broken} of {count} pictures could not be read; their rows have an error")

@@ -1,0 +1,71 @@
+"""The pictures of a page of inspection: layers by tasks, and feature spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from condu_ray.report.style import MARKERS, MUTED, PALETTE, png
+
+
+def layer_maps(maps: Mapping[str, tuple[Sequence[str], np.ndarray]], tasks: Sequence[str]) -> bytes:
+    """Draws shares by layer and task side by side, each with a scale of its own.
+
+    Args:
+        maps: title to layers and shares [L, T], 0 to 1; nan leaves a cell blank.
+        tasks: T names.
+
+    Returns:
+        A PNG.
+    """
+    rows = max(len(names) for names, _ in maps.values())
+    width = len(maps) * (2.6 + 0.5 * len(tasks))
+    figure = Figure(figsize=(width, 1.6 + 0.24 * rows), layout="constrained")
+    for axes, (title, (names, share)) in zip(
+        figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True
+    ):
+        image = axes.imshow(100 * share, cmap="viridis", aspect="auto")
+        axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+        bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+        bar.ax.tick_params(labelsize=7, length=0)
+        bar.set_label("% of positions", fontsize=8, color=MUTED)
+        bar.outline.set_visible(False)
+    return png(figure)
+
+
+def feature_spaces(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], tasks: Sequence[str]) -> bytes:
+    """Draws points of test images side by side: a colour a task, a marker a class.
+
+    Args:
+        spaces: title to points [N, 2], task's places [N] and labels [N].
+        tasks: their names.
+
+    Returns:
+        A PNG.
+    """
+    figure = Figure(figsize=(3.6 * len(spaces), 4.2), layout="constrained")
+    for axes, (title, (points, places, labels)) in zip(
+        figure.subplots(1, len(spaces), squeeze=False)[0], spaces.items(), strict=True
+    ):
+        for place in range(len(tasks)):
+            for label in np.unique(labels[places == place]):
+                here = (places == place) & (labels == label)
+                axes.scatter(
+                    *points[here].T, s=14, color=PALETTE[place % 8], marker=MARKERS[label % 8], alpha=0.8, linewidths=0
+                )
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_color("#cccccc")
+        axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+    # One mark a task, whichever classes it has.
+    handles = [
+        figure.axes[0].scatter([], [], color=PALETTE[place % 8], s=30, label=name) for place, name in enumerate(tasks)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(tasks)), fontsize=8, frameon=False)
+    return png(figure)

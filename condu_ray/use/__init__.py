@@ -1,0 +1,1 @@
+"""Using what was learnt: predictions, models for other tools, bundles, and a look inside; no Ray."""

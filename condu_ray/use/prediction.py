@@ -1,0 +1,43 @@
+"""A prediction: what one picture is, by whom, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+THETA0 = "pretrained"
+"""What the pretrained model is called among the experts of a prediction."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one picture is.
+
+    Attributes:
+        image: its path, or its place among the pictures that were given.
+        classes: the likeliest classes, the likeliest first; none where there is an error.
+        probabilities: softmax of the logits over all classes that were asked of, in the order of `classes`.
+        task: the task whose class the first one is; None for open vocabulary.
+        experts: who answered, and how much each counted; `pretrained` is theta0.
+        similarity: cosine to the nearest class prototype of any learned task, -1 to 1: how sure the router could be;
+            None where nothing was routed.
+        error: why the picture could not be read.
+    """
+
+    image: str
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    task: str | None = None
+    experts: Mapping[str, float] = field(default_factory=dict)
+    similarity: float | None = None
+    error: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The likeliest class."""
+        return self.classes[0] if self.classes else None
+
+    @property
+    def probability(self) -> float | None:
+        """Its probability."""
+        return self.probabilities[0] if self.probabilities else None

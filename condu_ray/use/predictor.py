@@ -1,0 +1,321 @@
+"""The predictor: what a run or a bundle has learned, asked picture by picture; it agrees with the run's evaluators."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condu_ray.benchmark.images import ImageError
+from condu_ray.benchmark.label_space import XTAIL_TEMPLATE, Labels
+from condu_ray.learn.evaluate import class_ids
+from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.plan.measurement import kind, routed
+from condu_ray.plan.stored_run import StoredRun
+from condu_ray.store.location import Place
+from condu_ray.use.answering import Answering, check_router
+from condu_ray.use.loading import load_served
+from condu_ray.use.pictures import Picture, each, name_of, pixels
+from condu_ray.use.prediction import THETA0, Prediction
+from condu_ray.use.served import Served, UseError
+from condu_ray.vlm.preprocess import Preprocessor
+from condu_ray.vlm.texts import read
+
+BATCHES = 4
+"""Batches that are decoded before the first of them is predicted: so many images share a switch of experts."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of some pictures: which weights answer (None: the router finds them), among which classes."""
+
+    weights: Weights | None
+    who: str
+    space: tuple[Labels, ...]
+    open: bool
+
+
+class Predictor:
+    """Predicts with one state of a method; made by `Predictor.load`.
+
+    It holds one backbone, whose weights are swapped in place; several threads may call it, one is served at a time.
+
+    Args:
+        served: what answers.
+        device: where to compute; None: the GPU if there is one.
+        batch_size: images a forward pass; None: as the run's evaluators, which gives their predictions to the last bit
+            on the same kind of device with the same threads.
+    """
+
+    def __init__(self, served: Served, device: str | None = None, batch_size: int | None = None) -> None:
+        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._answers = Answering(served, where, batch_size or served.method.config.evaluation.batch_size)
+        self.served = self._answers.served
+        self._preprocessor = Preprocessor(served.backbone.spec.preprocess)
+
+    @classmethod
+    def load(
+        cls,
+        run_or_bundle: StoredRun | str | Place,
+        session: int | None = None,
+        device: str | None = None,
+        method: str | None = None,
+        *,
+        storage: str | Place = "storage",
+        batch_size: int | None = None,
+    ) -> Predictor:
+        """Loads a run's state, or a bundle; prototypes and experts are loaded when a picture wants them.
+
+        Args:
+            run_or_bundle: what `open_run` gives, a run's name in `storage`, a run's folder, or a bundle's.
+            session: 0-based; None or -1: the last that is committed. A bundle has one alone.
+            device: such as `cpu` or `cuda`; None: the GPU if there is one.
+            method: which of the run's methods; None: its only one.
+            storage: where a name is looked for.
+            batch_size: images a forward pass; None: as the run's evaluators.
+
+        Raises:
+            ValueError: there is no such run, method or session, or it is not where it says.
+            ArtifactError: a file is damaged.
+        """
+        return cls(load_served(run_or_bundle, session, method, storage=storage), device, batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Images a forward pass."""
+        return self._answers.batch_size
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that are learned, in order."""
+        return self.served.state.tasks
+
+    def classes(self, task: str) -> tuple[str, ...]:
+        """Returns the class names of a task.
+
+        Raises:
+            UseError: there is no such task.
+        """
+        return self.served.task(task).classes
+
+    def predict(
+        self,
+        images: Picture | Iterable[Picture],
+        task: str | None = None,
+        classes: Sequence[str] | None = None,
+        top_k: int = 5,
+        *,
+        templates: Sequence[str] | None = None,
+        errors: Literal["raise", "keep"] = "raise",
+    ) -> list[Prediction]:
+        """Classifies pictures.
+
+        Args:
+            images: one or several: paths, bytes, PIL images, uint8 arrays [H, W, 3], tensors [3, H, W].
+            task: whose expert answers, over its classes; None: the method's router finds the experts picture by
+                picture, over the classes of all of the run's tasks (a name that several have is one class).
+            classes: other words to choose from.
+            top_k: classes a picture, at most.
+            templates: prompts with one `{}` each, for `classes`; None: the task's, or "a photo of a {}."
+            errors: whether a picture that cannot be read ends all, or is a prediction with its `error`.
+
+        Raises:
+            UseError: there is no such task, or the method cannot predict without one; or `classes` are no good.
+            ImageError: a picture cannot be read; names it.
+        """
+        return list(self.stream(images, task, classes, top_k, templates=templates, errors=errors))
+
+    def stream(
+        self,
+        images: Picture | Iterable[Picture],
+        task: str | None = None,
+        classes: Sequence[str] | None = None,
+        top_k: int = 5,
+        *,
+        templates: Sequence[str] | None = None,
+        errors: Literal["raise", "keep"] = "raise",
+        names: Iterable[str] | None = None,
+    ) -> Iterator[Prediction]:
+        """As `predict`, one prediction after the other: of any number of pictures a few batches are in memory.
+
+        Args:
+            images: as for `predict`.
+            task: as for `predict`.
+            classes: as for `predict`.
+            top_k: as for `predict`.
+            templates: as for `predict`.
+            errors: as for `predict`.
+            names: what the pictures are called; None: by their paths or places.
+        """
+        if top_k < 1:
+            raise UseError(f"top_k {top_k}: give 1 or more")
+        asked = self._question(task, classes, templates)
+        for called, read_NHWC, wrong in self._chunks(images, names, errors):
+            found = iter(self._predictions(asked, read_NHWC, top_k) if len(read_NHWC) else ())
+            for name in called:
+                yield Prediction(name, error=wrong[name]) if name in wrong else replace(next(found), image=name)
+
+    def logits(
+        self,
+        images: Picture | Iterable[Picture],
+        task: str | None = None,
+        classes: Sequence[str] | None = None,
+        *,
+        templates: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Returns logits [N, C] float32; the columns are `classes`, the task's classes, or all tasks' in order.
+
+        Arguments and errors as of `predict`.
+        """
+        asked, parts = self._question(task, classes, templates), []
+        for _, read_NHWC, _ in self._chunks(images, None, "raise"):
+            answer = self._answers.scores(asked.weights, asked.space, read_NHWC)
+            parts.append(answer.factor * answer.scores)
+        return torch.cat(parts)
+
+    def features(
+        self,
+        images: Picture | Iterable[Picture] | None = None,
+        texts: Sequence[str] | None = None,
+        task: str | None = None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Returns features of pictures [N, D] and of texts [M, D], float32, L2-normalised; None of what is not given.
+
+        Args:
+            images: as for `predict`.
+            texts: whole sentences; no template is put around them.
+            task: whose expert encodes them; None: theta0.
+
+        Raises:
+            UseError: there is no such task, or a text has more tokens than the backbone reads.
+            ImageError: a picture cannot be read.
+        """
+        weights = PRETRAINED if task is None else self._of_task(self.served.task(task))
+        if weights is None:
+            raise UseError(f"task {task!r} is not learned in {self.served.name}, so that it has no expert")
+        image_ND, text_MD = None, None
+        with self._answers.lock:
+            if images is not None:
+                parts = [self._answers.encode(weights, chunk) for _, chunk, _ in self._chunks(images, None, "raise")]
+                image_ND = torch.cat(parts)
+            if texts is not None:
+                labels = self._words(tuple(texts), ("{}",))
+                text_MD = self._answers.features.text(weights, labels)
+        return image_ND, text_MD
+
+    # What is asked
+
+    def _question(self, task: str | None, classes: Sequence[str] | None, templates: Sequence[str] | None) -> _Question:
+        method, labels = self.served.method, self.served.task(task) if task is not None else None
+        if templates is not None and classes is None:
+            raise UseError("templates: are for classes that are given; leave them out")
+        if task is None and kind(method) == "task identity":
+            raise UseError(
+                f"{self.served.name}: {method.name} cannot predict without knowing the task; give one of "
+                f"{', '.join(self.tasks)}"
+            )
+        if classes is not None:
+            default = labels.templates if labels else (XTAIL_TEMPLATE,)
+            space: tuple[Labels, ...] = (self._words(tuple(classes), tuple(templates or default)),)
+        else:
+            space = (labels,) if labels else self.served.labels
+        if labels is not None:
+            weights, who = self._of_task(labels), labels.name
+        elif kind(method) == "router":
+            weights, who = None, ""
+        else:  # one model: any task's weights are all tasks' weights
+            weights, who = self.served.serving(self.tasks[-1]), method.name
+        if weights is None:
+            check_router(method.config.inference)
+        elif weights.name == PRETRAINED.name:
+            who = THETA0
+        return _Question(weights, who, space, classes is not None)
+
+    def _of_task(self, labels: Labels) -> Weights | None:
+        """The weights that answer for a task as the run measures it under the protocol `task`; None: routed ones."""
+        if routed(self.served.method, labels.name in self.tasks, "task"):
+            return None
+        return self.served.serving(labels.name)
+
+    def _words(self, classes: tuple[str, ...], templates: tuple[str, ...]) -> Labels:
+        """Words that a user gives, found to be fit for prompts."""
+        if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
+            raise UseError("classes: give at least one word, and no empty one")
+        if doubled := [name for place, name in enumerate(classes) if name in classes[:place]]:
+            raise UseError(f"classes: {doubled[0]!r} is there twice")
+        tokenizer = self.served.backbone.tokenizer
+        for template in templates:
+            if template.count("{}") != 1:
+                raise UseError(f"template {template!r}: has to have one {{}}, where the class goes")
+            cut = read(tokenizer, [template.replace("{}", name) for name in classes])[2]
+            if any(cut) and self.served.method.config.long_prompts == "refuse":
+                raise UseError(
+                    f"{classes[cut.index(True)]!r}: has more tokens than {self.served.backbone.spec.name} reads; "
+                    "shorten it"
+                )
+        return Labels("", classes, templates)
+
+    # Answers
+
+    def _chunks(
+        self, images: Picture | Iterable[Picture], names: Iterable[str] | None, errors: str
+    ) -> Iterator[tuple[list[str], np.ndarray, dict[str, str]]]:
+        """Yields names, pixels [n, H, W, 3] of what could be read, and what is wrong with the others, by name."""
+        source, called = enumerate(each(images)), iter(names) if names is not None else None
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            while chunk := list(islice(source, BATCHES * self._answers.batch_size)):
+                here = [next(called) if called else name_of(image, place) for place, image in chunk]
+                found, wrong, unique = [], dict[str, str](), []
+                for (place, _), name, result in zip(chunk, here, pool.map(self._read, chunk), strict=True):
+                    name = name if name not in unique else f"{name} ({place})"
+                    unique.append(name)
+                    if isinstance(result, ImageError):
+                        if errors == "raise":
+                            raise ImageError(f"{name}: {result}")
+                        wrong[name] = str(result)
+                    else:
+                        found.append(result)
+                yield unique, np.stack(found) if found else np.empty((0, 0, 0, 3), np.uint8), wrong
+
+    def _read(self, item: tuple[int, Picture]) -> np.ndarray | ImageError:
+        try:
+            return pixels(item[1], self._preprocessor)
+        except ImageError as error:
+            return error
+
+    def _predictions(self, asked: _Question, pixels_NHWC: np.ndarray, top_k: int) -> Iterator[Prediction]:
+        answer = self._answers.scores(asked.weights, asked.space, pixels_NHWC)
+        names = [name for labels in asked.space for name in labels.classes]
+        tasks = [None if asked.open else labels.name for labels in asked.space for _ in labels.classes]
+        scores_NC, column_NC = _one_a_name(answer.scores, class_ids(asked.space))
+        probability_NC = (answer.factor * scores_NC).softmax(dim=1)
+        order_NK = scores_NC.argsort(dim=1, descending=True, stable=True)[:, :top_k]
+        chosen_NK = column_NC.gather(1, order_NK).tolist()
+        chances = probability_NC.gather(1, order_NK).tolist()
+        for row, columns in enumerate(chosen_NK):
+            yield Prediction(
+                "",
+                tuple(names[column] for column in columns),
+                tuple(chances[row]),
+                tasks[columns[0]],
+                self._answers.experts(answer.mixed, row) if answer.mixed else {asked.who: 1.0},
+                float(answer.mixed.similarities[row].max()) if answer.mixed else None,
+            )
+
+
+def _one_a_name(scores_NC: Tensor, id_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores with one column a class name, the best of those of that name, and which column that was."""
+    count = int(id_C.max()) + 1
+    if count == len(id_C):
+        return scores_NC, torch.arange(count).expand_as(scores_NC)
+    columns = [(id_C == number).nonzero().flatten() for number in range(count)]
+    best = [scores_NC[:, places].max(dim=1) for places in columns]
+    column_NC = torch.stack([places[found.indices] for places, found in zip(columns, best, strict=True)], dim=1)
+    return torch.stack([found.values for found in best], dim=1), column_NC

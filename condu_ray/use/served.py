@@ -1,0 +1,170 @@
+"""What a method's state serves: all that a prediction or an export needs of a run, wherever it was read from."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from condu_ray.benchmark.label_space import Labels
+from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.learn.prototype_store import load_prototypes
+from condu_ray.merging.delta import Delta
+from condu_ray.methods import Method, ModelState
+from condu_ray.methods.base import LoadExpert
+from condu_ray.names import nearest
+from condu_ray.plan.stored_method import DELTA_BYTES, nbytes
+from condu_ray.plan.stored_run import StoredRun
+from condu_ray.store.experts import load_expert
+from condu_ray.vlm.model import Backbone, load_backbone
+
+
+class UseError(ValueError):
+    """What cannot be served, predicted or exported; the message says what to give."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A method's state after a session.
+
+    Attributes:
+        name: what it is called: run, method and session.
+        method: the method.
+        state: its state.
+        backbone: at theta0, loaded for this alone.
+        precision: `fp32` or `bf16`, as the run measured.
+        labels: classes and templates of every task of the run, in the order of learning; those after
+            `len(state.tasks)` are not learned yet.
+        load: loads an expert's weight delta by its key.
+        prototypes: loads a learned task's class prototypes [C, D].
+        factors: loads an expert's LoRA factors by its key; None where there are none to load.
+        about: what is known of the run, for cards and manifests: settings, data fingerprints, metrics; JSON values.
+    """
+
+    name: str
+    method: Method
+    state: ModelState
+    backbone: Backbone
+    precision: str
+    labels: tuple[Labels, ...]
+    load: LoadExpert
+    prototypes: Callable[[str], Tensor]
+    factors: LoadExpert | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    _kept: OrderedDict[str, Delta] = field(default_factory=OrderedDict, repr=False, compare=False)
+
+    def weights(self, task: str) -> Weights:
+        """Returns the weights that answer for a task, named as evaluators name them; its delta is kept for a while."""
+        name = self.method.weights(self.state, task)
+        return Weights(name, lambda: self._delta(name, task))
+
+    def _delta(self, name: str, task: str) -> Delta | None:
+        """The delta of some weights, made once while there is room: a switch of experts then costs a copy."""
+        if name not in self._kept:
+            made = self.method.delta(self.state, task, self.load)
+            if made is None:
+                return None
+            self._kept[name] = made
+            while len(self._kept) > 1 and sum(map(nbytes, self._kept.values())) > DELTA_BYTES:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(name)
+        return self._kept[name]
+
+    def serving(self, task: str) -> Weights:
+        """As `weights`; theta0 where the run's settings have a learned task served by it all the same."""
+        return PRETRAINED if self.method.skips_trigger(self.state) else self.weights(task)
+
+    def task(self, name: str) -> Labels:
+        """Returns the words of one of the run's tasks.
+
+        Raises:
+            UseError: there is no such task.
+        """
+        for labels in self.labels:
+            if labels.name == name:
+                return labels
+        raise UseError(f"{self.name}: has no task {name!r}{nearest(name, [one.name for one in self.labels])}")
+
+    def to(self, device: str) -> Served:
+        """Returns the same with what the method keeps on a device, so that a switch of experts copies nothing there."""
+        model = self.state.model
+        moved = model.to(device) if hasattr(model, "to") and device != "cpu" else model
+        return replace(self, state=replace(self.state, model=moved), _kept=OrderedDict())
+
+
+def chosen_method(found: StoredRun, method: str | None) -> str:
+    """Returns the method of a run that is meant: the one that is named, or its only one.
+
+    Raises:
+        UseError: the run has several, or none of that name.
+    """
+    names = list(found.methods)
+    if method is None and len(names) == 1:
+        return names[0]
+    if method is None:
+        raise UseError(f"{found.config.run_name}: has several methods; name one by method: {', '.join(names)}")
+    if method not in names:
+        raise UseError(f"{found.config.run_name}: has no method {method!r}{nearest(method, names)}")
+    return method
+
+
+def served_run(found: StoredRun, method: str | None = None, session: int | None = None) -> Served:
+    """Returns what a run serves.
+
+    Args:
+        found: the run, finished or not.
+        method: which of its methods; None: its only one.
+        session: 0-based; None or -1: the last that is committed.
+
+    Raises:
+        UseError: the run has no such method, or nothing is committed yet.
+        ValueError: there is no such session.
+        ArtifactError: the state is damaged.
+    """
+    name = chosen_method(found, method)
+    one, config = found.methods[name], found.config
+    if not one.entries:
+        raise UseError(f"{config.run_name}: {name} has committed no session yet; let the run learn a task first")
+    state = found.state(name, -1 if session is None else session)
+    backbone, options = load_backbone(found.plan.checked.spec), config.inference
+    tasks = {task.name: task for task in found.tasks}
+
+    def prototypes(task: str) -> Tensor:
+        kinds = {"images": options.prototype_images, "text": options.prototype_text}
+        return load_prototypes(config.storage, backbone.fingerprint, tasks[task], options.prototypes, **kinds)
+
+    return Served(
+        name=f"{config.run_name}/{name}, session {len(state.tasks)} of {len(found.tasks)}",
+        method=one.method,
+        state=state,
+        backbone=backbone,
+        precision=found.plan.precision,
+        labels=tuple(Labels(task.name, task.classes, task.templates) for task in found.tasks),
+        load=partial(load_expert, config.storage),
+        prototypes=prototypes,
+        factors=partial(load_expert, config.storage, form="factors"),
+        about=_about(found, name, state),
+    )
+
+
+def _about(found: StoredRun, method: str, state: ModelState) -> dict[str, Any]:
+    """What a card says of a run: where its data and accuracies stand after the session; no path of this machine."""
+    rows, session = found.rows(), len(state.tasks) - 1
+    rows = rows[(rows["method"] == method) & (rows["session"] == session)] if len(rows) else rows
+    accuracy: dict[str, dict[str, float]] = {}
+    for row in rows.itertuples():
+        accuracy.setdefault(str(row.protocol), {})[str(row.task)] = round(float(row.accuracy), 4)
+    return {
+        "run": found.config.run_name,
+        "session": session,
+        "data": {
+            task.name: {"fingerprint": task.fingerprint, "train_images": task.train_rows, "test_images": task.test_rows}
+            for task in found.tasks
+        },
+        "accuracy": accuracy,
+        "settings": found.config.model_dump(mode="json", exclude={"storage", "tracking", "cluster", "data", "run"}),
+    }

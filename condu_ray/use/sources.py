@@ -1,0 +1,89 @@
+"""Pictures that a command line names: files, folders, patterns with `*`, and Parquet files; one at a time."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from condu_ray.benchmark.rows import open_parquet
+from condu_ray.store.location import home
+from condu_ray.use.served import UseError
+
+SUFFIXES = frozenset({
+    ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm", ".png",
+    ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip
+"""Files that count as pictures in a folder; a file that is named itself may be called anything."""
+BATCH = 64
+
+
+def pictures(given: Sequence[str], *, contents: bool = True) -> Iterator[tuple[str, str | bytes]]:
+    """Yields what each picture is called and its path or bytes, in the order in which they are given.
+
+    Args:
+        given: files, folders (with all below them), patterns such as `photos/*.jpg`, Parquet files with a column
+            `image` (bytes, or a struct with `bytes` as Hugging Face writes it), whose rows are called `FILE#ROW`.
+        contents: whether rows of Parquet files are read; where not, their bytes are empty.
+
+    Raises:
+        UseError: one of them is not there, holds no picture, or is a Parquet file without images; before the first
+            picture is given out.
+    """
+    files = [path for text in given for path in _files(text)]
+    for path in files:
+        if path.suffix == ".parquet":
+            _check(path)
+    for path in files:
+        if path.suffix == ".parquet":
+            yield from _rows(path) if contents else _row_names(path)
+        else:
+            yield str(path), str(path)
+
+
+def _files(text: str) -> list[Path]:
+    path = Path(home(text))
+    if path.is_dir():
+        found = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
+        if not found:
+            raise UseError(f"{text}: no picture in this folder (looked for {', '.join(sorted(SUFFIXES))})")
+        return found
+    if path.exists():
+        return [path]
+    matched = sorted(Path(one) for one in glob.glob(str(path), recursive=True))
+    if not matched:
+        raise UseError(f"{text}: no such file, folder or match; give pictures, folders, patterns or Parquet files")
+    return [file for one in matched for file in (_files(str(one)) if one.is_dir() else [one])]
+
+
+def _check(path: Path) -> None:
+    try:
+        with open_parquet(path) as file:
+            schema = file.schema_arrow
+    except (OSError, pa.ArrowException) as error:
+        raise UseError(f"{path}: cannot be read as Parquet ({error})") from error
+    kind = schema.field("image").type if "image" in schema.names else None
+    struct = kind is not None and pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if kind is None or not (struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise UseError(
+            f"{path}: has no column 'image' of bytes (or of a struct with bytes); its columns are "
+            f"{', '.join(f'{name}: {schema.field(name).type}' for name in schema.names)}"
+        )
+
+
+def _row_names(path: Path) -> Iterator[tuple[str, bytes]]:
+    with open_parquet(path) as file:
+        count = file.metadata.num_rows
+    yield from ((f"{path}#{row}", b"") for row in range(count))
+
+
+def _rows(path: Path) -> Iterator[tuple[str, bytes]]:
+    row = 0
+    with open_parquet(path, streaming=True) as file:
+        for batch in file.iter_batches(BATCH, columns=["image"]):
+            for image in batch.column("image").to_pylist():
+                content = image.get("bytes") if isinstance(image, dict) else image
+                yield f"{path}#{row}", content or b""
+                row += 1

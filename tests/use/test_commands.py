@@ -1,0 +1,252 @@
+"""The commands that use a run, as they are typed: what they write, and what they refuse before any model is loaded."""
+
+import csv
+import io
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from condu_ray import Predictor
+from condu_ray.commands.__main__ import main
+from condu_ray.use import rows as rows_module
+from condu_ray.use.parts import predict_parts
+from condu_ray.use.rows import SCHEMA, output
+from condu_ray.use.served import UseError
+from condu_ray.use.sources import pictures
+
+
+@pytest.fixture
+def console(monkeypatch, capsys, storage):
+    """Runs a command on the run `r`; returns its exit code and what it printed."""
+
+    def run(command, *arguments):
+        monkeypatch.setattr(sys, "argv", ["condu-ray", command, "r", "--storage", str(storage), *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    draw = np.random.default_rng(2)
+    made = tmp_path / "photos"
+    (made / "more").mkdir(parents=True)
+    for place, name in enumerate(("a.png", "b.JPG", "more/c.webp")):
+        Image.fromarray(draw.integers(0, 255, (20 + place, 20, 3), dtype=np.uint8)).save(made / name)
+    (made / "notes.txt").write_text("no picture")
+    (made / "broken.png").write_bytes(b"no picture either")
+    return made
+
+
+class TestSources:
+    def test_folders_patterns_and_files(self, folder):
+        found = [name for name, _ in pictures([str(folder)])]
+        assert found == [str(folder / name) for name in ("a.png", "b.JPG", "broken.png", "more/c.webp")]
+        assert [name for name, _ in pictures([str(folder / "*.png"), str(folder / "notes.txt")])] == [
+            str(folder / name) for name in ("a.png", "broken.png", "notes.txt")
+        ]
+
+    def test_parquet_of_bytes_and_of_hugging_faces_structs(self, folder):
+        content = [(folder / "a.png").read_bytes(), (folder / "b.JPG").read_bytes(), None]
+        pq.write_table(pa.table({"image": pa.array(content, pa.binary())}), folder / "plain.parquet")
+        structs = [{"bytes": one, "path": "x.png"} for one in content]
+        pq.write_table(pa.table({"image": structs, "label": [0, 1, 2]}), folder / "structs.parquet")
+        for name in ("plain.parquet", "structs.parquet"):
+            found = list(pictures([str(folder / name)]))
+            assert [one for one, _ in found] == [f"{folder / name}#{row}" for row in range(3)]
+            assert [one for _, one in found] == [*content[:2], b""]
+
+    def test_what_is_not_there_is_refused_before_the_first(self, folder):
+        (folder / "empty").mkdir()
+        pq.write_table(pa.table({"picture": ["a"]}), folder / "other.parquet")
+        (folder / "torn.parquet").write_bytes(b"PAR1")
+        for name, words in (
+            ("none.png", "no such file"), ("*.gif", "no such file"), ("empty", "no picture in this folder"),
+            ("other.parquet", "no column 'image'"), ("torn.parquet", "cannot be read as Parquet"),
+        ):  # fmt: skip
+            with pytest.raises(UseError, match=words):
+                next(pictures([str(folder / "a.png"), str(folder / name)]))
+
+
+class TestPredict:
+    def test_a_table_in_the_terminal(self, console, folder, monkeypatch):
+        monkeypatch.chdir(folder)
+        code, shown, _ = console("predict", ".", "--method", "condu", "--task", "walls")
+        assert code == 0
+        assert "a.png" in shown
+        assert "error:" in shown
+        assert "1 of 4 pictures could not be read" in shown
+
+    @pytest.mark.parametrize("kind", ["parquet", "csv", "json", "jsonl"])
+    def test_a_file_has_every_row(self, console, found, folder, tmp_path, kind, monkeypatch):
+        monkeypatch.setattr(rows_module, "GROUP", 2)
+        path = tmp_path / f"out.{kind}"
+        code, shown, _ = console("predict", folder, "--method", "condu", "--output", path, "--top_k", 2)
+        assert code == 0
+        assert "4 pictures" in shown
+        text = path.read_text() if kind != "parquet" else ""
+        rows = {
+            "parquet": lambda: pq.read_table(path).to_pylist(),
+            "csv": lambda: list(csv.DictReader(io.StringIO(text))),
+            "json": lambda: json.loads(text),
+            "jsonl": lambda: [json.loads(line) for line in text.splitlines()],
+        }[kind]()
+        images = [str(folder / name) for name in ("a.png", "b.JPG", "broken.png", "more/c.webp")]
+        expected = Predictor.load(found, method="condu").predict(images, top_k=2, errors="keep")
+        assert [row["image"] for row in rows] == images
+        assert [row["class"] or None for row in rows] == [one.label for one in expected]
+        assert [bool(row["error"]) for row in rows] == [False, False, True, False]
+        assert list(rows[0]) == SCHEMA.names
+        lists = [json.loads(row["experts"]) if kind == "csv" else row["experts"] for row in rows]
+        assert lists == [list(one.experts) for one in expected]
+        assert not list(tmp_path.glob(".out*"))
+
+    def test_a_folder_of_parts_is_gone_on_with(self, found, folder, tmp_path):
+        predictor, out = Predictor.load(found, method="condu"), tmp_path / "out"
+        asked = {"task": None, "classes": None, "top_k": 2, "templates": None}
+        first = predict_parts(predictor, [str(folder)], out, asked, part=3)
+        assert next(first) == (out / "part-000000.parquet", True)
+        first.close()  # stopped after one part
+        before = (out / "part-000000.parquet").stat().st_mtime_ns
+        assert list(predict_parts(predictor, [str(folder)], out, asked, part=3)) == [
+            (out / "part-000000.parquet", False), (out / "part-000001.parquet", True),
+        ]  # fmt: skip
+        assert (out / "part-000000.parquet").stat().st_mtime_ns == before
+        rows = pq.read_table(sorted(out.glob("*.parquet"))).to_pylist()
+        expected = predictor.predict([path for path, _ in pictures([str(folder)])], top_k=2, errors="keep")
+        assert [row["class"] for row in rows] == [one.label for one in expected]
+        for changed, words in (
+            ((predictor, [str(folder / "a.png")], out, asked, 3), "another images"),
+            ((predictor, [str(folder)], out, asked | {"top_k": 3}, 3), "another asked"),
+            ((Predictor.load(found, method="average"), [str(folder)], out, asked, 3), "another state"),
+            ((predictor, [str(folder)], folder, asked, 3), "something else is there"),
+            ((predictor, [str(folder)], out / "a" / "b", asked, 3), "there is no folder"),
+        ):
+            with pytest.raises(UseError, match=words):
+                list(predict_parts(*changed))
+
+    def test_parts_by_the_command(self, console, folder, tmp_path):
+        for said in ("part-000000.parquet\n", "part-000000.parquet: was there\n"):
+            code, shown, _ = console("predict", folder, "--method", "condu", "--output", tmp_path / "out")
+            assert (code, shown.endswith(said)) == (0, True)
+
+    def test_words_of_the_users_own(self, console, folder):
+        code, shown, _ = console("predict", folder / "a.png", "--method", "average", "--classes", "a cat, a dog")
+        assert code == 0
+        assert "a cat" in shown
+        assert "a dog" in shown
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["a.png"], "several methods"),
+            (["a.png", "--method", "condu", "--task", "wals"], "did you mean walls"),
+            (["none.png"], "no such file"),
+            (["a.png", "--output", "x.txt"], "ends with one of .parquet"),
+            (["a.png", "--output", "no/x.csv"], "there is no folder no"),
+            (["a.png", "--template", "a {}"], "is for --classes"),
+            (["a.png", "--method", "condu", "--session", "0"], "counted from 1"),
+            (["a.png", "--method", "condu", "--session", "4"], "is not committed; there are 3"),
+        ],
+    )
+    def test_refusals(self, console, folder, monkeypatch, arguments, words):
+        monkeypatch.chdir(folder)
+        code, _, error = console("predict", *arguments)
+        assert code == 2
+        assert words in error
+
+    def test_a_file_that_was_there_stays_where_prediction_fails(self, tmp_path):
+        path = tmp_path / "out.csv"
+        path.write_text("before")
+        with pytest.raises(ValueError, match="stop"), output(path):
+            raise ValueError("stop")
+        assert path.read_text() == "before"
+        assert [one.name for one in tmp_path.iterdir()] == ["out.csv"]
+
+
+class TestExport:
+    def test_a_model_and_a_bundle(self, console, found, folder, tmp_path):
+        code, shown, _ = console("export", "--method", "condu", "--task", "cars", "--to", tmp_path / "cars")
+        assert code == 0
+        assert "open_clip_model.safetensors" in shown
+        code, shown, _ = console("export", "--method", "condu", "--session", 2, "--bundle", tmp_path / "bundle")
+        assert code == 0
+        assert "unified.safetensors" in shown
+        assert Predictor.load(tmp_path / "bundle").tasks == ("walls", "doors")
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--task", "cars"], "belongs to --task and --merged"),
+            (["--bundle", "b", "--to", "c"], "has its own folder"),
+            (["--merged", "--to", "c", "--mlflow", "x"], "are for a --bundle"),
+            (["--bundle", "b", "--format", "hf"], "a form of its own"),
+            (["--bundle", "b", "--tracking_uri", "x"], "is for --mlflow"),
+            (["--to", "c"], "one of the arguments --task --merged --bundle is required"),
+            (["--merged", "--to", "c", "--method", "condu"], "has no one model"),
+        ],
+    )
+    def test_refusals(self, console, tmp_path, monkeypatch, arguments, words):
+        monkeypatch.chdir(tmp_path)
+        code, _, error = console("export", *arguments)
+        assert code == 2
+        assert words in error
+        assert not list(tmp_path.iterdir())
+
+
+class TestEvaluate:
+    def test_it_agrees_with_what_the_run_measured(self, console, found, task_data, tmp_path):
+        path = tmp_path / "out.json"
+        code, shown, _ = console("evaluate", "--method", "condu", "--session", 2, "--data", task_data, "--output", path)
+        assert code == 0
+        numbers = json.loads(path.read_text())["tasks"]
+        for task in found.tasks:  # cars is not learned then, and routed
+            expected = found.matrix("condu").iloc[1][task.name]
+            one = numbers[task.name]
+            assert one["percent"] == expected
+            assert np.trace(one["confusion"]) == one["correct"]
+            assert np.sum(one["confusion"]) == one["images"] == task.test_rows
+            assert np.sum(one["confusion"], axis=1).tolist() == [8] * len(task.classes)
+            assert f"{task.name}: {expected:.2f} %" in shown
+        assert numbers["walls"]["experts"] == {"walls": 1.0}
+        assert set(numbers["cars"]["experts"]) <= {"pretrained", "walls", "doors"}
+
+    def test_another_tasks_expert_may_answer(self, console, task_data, tmp_path):
+        path = tmp_path / "out.json"
+        arguments = ("--method", "individual", "--data", task_data, "--tasks", "cars", "--by", "walls")
+        assert console("evaluate", *arguments, "--output", path)[0] == 0
+        assert json.loads(path.read_text())["tasks"]["cars"]["experts"] == {"walls": 1.0}
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--by", "wals"], "did you mean walls"),
+            (["--tasks", "nothing"], "no task 'nothing'"),
+            (["--output", "x.csv"], "ends with .json"),
+            (["--method", "individual", "--session", "1"], "cannot predict without one"),
+        ],
+    )
+    def test_refusals(self, console, task_data, arguments, words):
+        method = [] if "--method" in arguments else ["--method", "condu"]
+        code, _, error = console("evaluate", "--data", task_data, *method, *arguments)
+        assert code == 2
+        assert words in error
+
+
+def test_the_page_is_written_beside_the_report(console, storage, tmp_path):
+    code, shown, _ = console("inspect", "--images", "4", "--method", "zero-shot")
+    assert code == 0
+    assert (storage / "runs" / "r" / "report" / "inspect.html").read_text().startswith("<!DOCTYPE html>")
+    assert "inspect.html" in shown
+    assert console("inspect", "--output", tmp_path / "x.txt")[0] == 2
+    assert console("inspect", "--images", "-1")[0] == 2

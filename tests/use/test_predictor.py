@@ -1,0 +1,204 @@
+"""The predictor agrees with the run's evaluators, takes pictures in every form, and refuses in a sentence."""
+
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from condu_ray import Predictor
+from condu_ray.benchmark.images import ImageError
+from condu_ray.plan.measurement import protocols
+from condu_ray.use import answering
+from condu_ray.use.served import UseError
+from tests.use.conftest import METHODS, TASKS
+
+
+def rows(task):
+    """Encoded test images and the names of their classes."""
+    table = pq.read_table(task.test)
+    return table["image"].to_pylist(), [task.classes[label] for label in table["label"].to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def predictor(found):
+    return Predictor.load(found, method="condu")
+
+
+@pytest.fixture
+def picture():
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("session", range(3))
+def test_accuracies_are_those_that_the_evaluators_stored(found, method, session):
+    predictor = Predictor.load(found, method=method, session=session)
+    measured = [(one, got) for one, got in found.measured if (one.method, one.entry.position) == (method, session)]
+    assert len(measured) == 3 * len(protocols(found.config, found.methods[method].method))
+    for one, accuracy in measured:
+        images, names = rows(next(task for task in found.tasks if task.name == one.task))
+        predictions = predictor.predict(images, task=one.task if one.protocol == "task" else None)
+        right = sum(prediction.label == name for prediction, name in zip(predictions, names, strict=True))
+        assert (right, len(images)) == (accuracy.correct, accuracy.images), one
+
+
+def test_some_of_these_accuracies_differ(found):
+    """Or the test above would prove nothing."""
+    assert len({(accuracy.correct, accuracy.images) for _, accuracy in found.measured}) > 8
+
+
+def test_every_form_of_a_picture_is_the_same_picture(predictor, picture, tmp_path):
+    picture.save(tmp_path / "one.png")
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    pixels = np.asarray(picture)
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    forms = [
+        str(tmp_path / "one.png"), tmp_path / "one.png", buffer.getvalue(), picture, Image.open(tmp_path / "one.png"),
+        pixels, tensor, tensor / 255,
+    ]  # fmt: skip
+    logits = [predictor.logits(form, task="walls") for form in forms]
+    assert all(torch.equal(one, logits[0]) for one in logits)
+    assert predictor.predict(pixels[None], "walls") == predictor.predict([pixels], "walls")
+    assert predictor.predict(forms[0], "walls")[0].image == forms[0]
+    grey = np.asarray(picture.convert("L"))
+    assert torch.equal(predictor.logits(grey, "walls"), predictor.logits(grey[..., None], "walls"))
+
+
+def test_a_prediction_says_who_answered(predictor, found, picture):
+    (known,) = predictor.predict(picture, "doors", top_k=9)
+    assert known.experts == {"doors": 1.0}
+    assert (known.task, known.similarity) == ("doors", None)
+    assert set(known.classes) == set(found.tasks[1].classes)
+    assert sum(known.probabilities) == pytest.approx(1)
+    assert list(known.probabilities) == sorted(known.probabilities, reverse=True)
+    (routed,) = predictor.predict(picture)
+    assert routed.experts.keys() - {"pretrained"} <= set(TASKS)
+    assert sum(routed.experts.values()) == pytest.approx(1)
+    assert len(routed.experts) == found.config.inference.top_k
+    assert -1 <= routed.similarity <= 1
+    assert routed.label in predictor.classes(routed.task)
+
+
+def test_a_name_of_several_tasks_is_one_class(predictor, picture):
+    (prediction,) = predictor.predict(picture, top_k=99)
+    assert sorted(prediction.classes) == ["blue", "green", "red", "white"]  # 9 classes of three tasks
+    assert sum(prediction.probabilities) == pytest.approx(1)
+
+
+def test_any_words_can_be_chosen_from(predictor, picture):
+    words = ["a big house", "red", "sky & sea"]
+    (prediction,) = predictor.predict(picture, classes=words, top_k=2)
+    assert len(prediction.classes) == 2
+    assert prediction.task is None
+    assert set(prediction.classes) < set(words)
+    image_ND, text_MD = predictor.features(picture, [f"a {word} walls." for word in words], task="walls")
+    scale = predictor.served.backbone.model.logit_scale.exp()
+    by_hand = scale * image_ND @ text_MD.T
+    assert torch.allclose(predictor.logits(picture, "walls", words), by_hand, atol=1e-5)
+    plain = predictor.logits(picture, "walls", words, templates=["{}"])
+    assert torch.allclose(plain, scale * image_ND @ predictor.features(texts=words, task="walls")[1].T, atol=1e-5)
+    assert not torch.allclose(plain, by_hand, atol=1e-2)
+
+
+def test_features_are_theta0s_unless_a_task_is_named(predictor, picture):
+    image, text = predictor.features(picture, ["a wall"])
+    assert image.shape == text.shape == (1, 16)
+    assert image.norm(dim=1).item() == pytest.approx(1)
+    assert not torch.allclose(image, predictor.features(picture, task="walls")[0])
+    assert predictor.features()[0] is None
+
+
+def test_the_first_tasks_are_unlearned_in_an_earlier_session(found, picture):
+    early = Predictor.load(found, method="condu", session=0)
+    assert early.tasks == ("walls",)
+    (prediction,) = early.predict(picture, "cars")
+    assert set(prediction.experts) == {"pretrained", "walls"}  # by the nearest experts, as the run measures it
+    with pytest.raises(UseError, match="'cars' is not learned"):
+        early.features(picture, task="cars")
+    (alone,) = Predictor.load(found, method="individual", session=0).predict(picture, "cars")
+    assert alone.experts == {"pretrained": 1.0}
+
+
+def test_a_broken_picture_is_named_or_kept(predictor, picture, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"bad\.png: is not an image"):
+        predictor.predict([picture, bad], "walls")
+    ones = predictor.predict([picture, bad, tmp_path / "none.png", picture], "walls", errors="keep")
+    assert [one.error and one.error.split(" (")[0] for one in ones] == [
+        None, "is not an image in a known format", "cannot be read", None,
+    ]  # fmt: skip
+    assert ones[0].classes == ones[3].classes
+    assert ones[1].classes == ()
+    assert predictor.predict([bad], "walls", errors="keep")[0].label is None
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((4, 4, 3)), "an array float64"),
+        (np.zeros((4, 4, 7), np.uint8), r"an array uint8 \[4, 4, 7\]"),
+        (torch.full((3, 4, 4), 2.0), "beyond 0 to 1"),
+        (torch.zeros(4, 4, dtype=torch.int64), r"a tensor \[4, 4\]"),
+        (3, "is a int"),
+    ],
+)
+def test_what_is_no_picture_is_told(predictor, image, words):
+    with pytest.raises(ImageError, match=words):
+        predictor.predict([image], "walls")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"task": "wals"}, "did you mean walls"),
+        ({"classes": []}, "at least one word"),
+        ({"classes": ["a", "a"]}, "twice"),
+        ({"classes": ["one two three four five six seven eight nine ten eleven"]}, "more tokens"),
+        ({"classes": ["a"], "templates": ["photo"]}, "has to have one"),
+        ({"templates": ["a {}"]}, "leave them out"),
+        ({"top_k": 0}, "1 or more"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(predictor, picture, arguments, words):
+    with pytest.raises(UseError, match=words):
+        predictor.predict(picture, **arguments)
+
+
+def test_a_router_that_is_not_known_here_is_refused(predictor, picture, monkeypatch):
+    """The run has top_k 2, which is not the default: if it were not heeded, answers would differ."""
+    monkeypatch.setattr(answering, "ROUTED_BY", answering.ROUTED_BY - {"top_k"})
+    with pytest.raises(UseError, match=r"--inference\.top_k 2: pictures of an unknown task"):
+        predictor.predict(picture)
+    assert predictor.predict(picture, "walls")
+
+
+def test_what_cannot_be_loaded_is_refused(found, storage, picture):
+    with pytest.raises(UseError, match="several methods; name one"):
+        Predictor.load("r", storage=storage)
+    with pytest.raises(UseError, match="did you mean condu"):
+        Predictor.load(found, method="condo")
+    with pytest.raises(ValueError, match="session 3 is not committed"):
+        Predictor.load(found, method="condu", session=3)
+    with pytest.raises(ValueError, match="holds no run or sweep 's'"):
+        Predictor.load("s", storage=storage)
+    with pytest.raises(UseError, match="cannot predict without knowing the task; give one of walls"):
+        Predictor.load(found, method="individual").predict(picture)
+
+
+def test_a_runs_folder_names_it_too(storage, predictor, picture, monkeypatch):
+    by_folder = Predictor.load(storage / "runs" / "r", method="condu")
+    assert torch.equal(by_folder.logits(picture), predictor.logits(picture))
+    monkeypatch.chdir(storage.parent)
+    assert Predictor.load("r", method="condu").tasks == TASKS
+
+
+def test_batches_of_another_size_answer_nearly_the_same(found, predictor):
+    images, _ = rows(found.tasks[0])
+    other = Predictor.load(found, method="condu", batch_size=3)
+    assert torch.allclose(other.logits(images), predictor.logits(images), atol=1e-4)
