@@ -53,6 +53,10 @@ class Merging(Settings):
     """`wise-ft`: weight of the newly trained model against the one before; 0.8 in ZSCL's published MTIL row."""
     magmax_scale: float = late(0.5, gt=0)
     """`magmax`: factor of the merged delta; 0.5 in the authors' scripts, 1 in the formula alone."""
+    bits: float = late(0.2, gt=0)
+    """`condu-svd`: bits a parameter of the model that a task's code may take; its layout, a kilobyte, beside."""
+    residual_signs: bool = late(True)
+    """`condu-svd`: whether signs of what the singular vectors leave may be bought, where they save more error a bit."""
 
 
 class Pam(Settings):

@@ -138,7 +138,7 @@ def decode(code: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _row_places(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = as_rows(tensor).ne(0).any(dim=1).cpu().numpy()
-    return found if tensor.numel() else np.zeros(row_shape(tuple(tensor.shape))[0], dtype=np.bool_)
+    return found
 
 
 def _rows(tensor: Tensor, at: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Tensor:

@@ -12,7 +12,7 @@ from condu_ray.merging.codes.stream import Reader, Writer
 
 def as_rows(tensor: Tensor) -> Tensor:
     """Returns a tensor as [R, C]: its first dimension, and all others; a vector or a number is one row."""
-    return tensor.reshape(tensor.shape[0], -1) if tensor.ndim > 1 else tensor.reshape(1, -1)
+    return tensor.reshape(row_shape(tuple(tensor.shape)))
 
 
 def row_shape(shape: tuple[int, ...]) -> tuple[int, int]:

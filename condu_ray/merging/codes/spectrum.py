@@ -58,7 +58,7 @@ class Corner:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular vectors (float32 [R, K] and [C, K]), the path over their widths, and the hull, which begins with nothing."""
+    """Singular vectors (float32 [R, K], [C, K]), the path over their widths, and the hull, from nothing on."""
 
     left: Tensor
     right: Tensor
