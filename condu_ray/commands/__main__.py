@@ -11,7 +11,7 @@ from condu_ray import __version__
 from condu_ray.command_line import CONSOLE, EXIT_CODES, ConfigError, refuse
 from condu_ray.names import nearest
 
-COMMANDS = ("run", "sweep", "report", "prepare", "methods", "ablate-merging", "ablate-inference")
+COMMANDS = ("run", "sweep", "report", "prepare", "methods", "ablate-merging", "ablate-inference", "ablate-bits")
 
 
 def command(name: str) -> tuple[Callable[[], None], str]:
