@@ -100,7 +100,7 @@ def ablate_bits(
             if not rule.alone or not seen:
                 seen = _of_rule(name, rule, learned, run.tasks, evaluator)
             found = {task: seen[task] for task in learned}
-            row = {"rule": name, "tasks": count, "relative_l2": _mean(found, "relative_l2")}
+            row: dict[str, Any] = {"rule": name, "tasks": count, "relative_l2": _mean(found, "relative_l2")}
             row |= {key: _mean(found, key) for key in ("bits", "bits_changed", "seconds_to_read")}
             shared = next(iter(seen.values()))["shared_bits"]
             row |= {"shared_bits": shared}

@@ -18,13 +18,13 @@ from condu_ray.report.style import MUTED, line_style, save_figure, style_axes
 from condu_ray.report.text import escaped, json_text, markdown_page, markdown_table, number_text, provenance, write
 from condu_ray.store.location import Place
 
-_TEXT = """Bits are those of a task's own files (of rules that are no method: of what they would write), a parameter: over
-all parameters of the delta, and over those that training changed. What the tasks share comes on top: the two columns
-behind have it divided by 11 and by 100 tasks. Kept is the share of what fine-tuning gained over zero-shot, over all tasks
-together, every task known to the prediction, with the interval of the middle 95 % of {} paired bootstraps over the test
-images. Read is the time in which a task's delta is made of what is kept."""
-_STEPS = """From ConDU's rule to `condu-sign`, a step at a time on the same experts: without iteration, then with a factor a
-row, then the sign of the task's own delta in place of a mask on what the tasks elected, then the magnitude that they
+_TEXT = """Bits are those of a task's own files (of rules that are no method: of what they would write), a parameter:
+over all parameters of the delta, and over those that training changed. What the tasks share comes on top: the two
+columns behind have it divided by 11 and by 100 tasks. Kept is the share of what fine-tuning gained over zero-shot,
+over all tasks together, every task known to the prediction, with the middle 95 % of {} paired bootstraps over
+the test images. Read is the time in which a task's delta is made of what is kept."""
+_STEPS = """From ConDU's rule to `condu-sign`, a step at a time on the same experts: without iteration, then with a factor
+a row, then the sign of the task's own delta in place of a mask on what the tasks elected, then the magnitude that they
 share."""
 _HEADS = ("Rule", "Tasks", "Bits", "of changed", "with shared, T = 11", "T = 100", "Relative L2", "Accuracy", "Kept %",
           "95 %", "Read, s")  # fmt: skip
@@ -39,8 +39,8 @@ def write_bits(results: Mapping[str, Any], folder: Place, stem: str = "bits") ->
         stem: of the files' names.
 
     Returns:
-        `<stem>.json` (the results), `<stem>-table.json` (the table as `condu_ray/report/results` has tables), `<stem>.md`
-        and `<stem>.png`.
+        `<stem>.json` (the results), `<stem>-table.json` (the table as `condu_ray/report/results` has tables),
+        `<stem>.md` and `<stem>.png`.
     """
     rows = [_row(row) for row in results["rows"]]
     images = sum(bound["images"] for bound in results["bounds"].values())
@@ -106,8 +106,8 @@ def frontier(results: Mapping[str, Any], path: Place) -> Place:
                 [100 * (row["high"] - row["kept"]) for row in found],
             ]
             panel.errorbar(
-                [row["bits"] for row in found], shares, yerr=errors, label=family, ms=6, lw=1.5, capsize=2, elinewidth=0.8,
-                **line_style(order),
+                [row["bits"] for row in found], shares, yerr=errors, label=family, ms=6, lw=1.5, capsize=2,
+                elinewidth=0.8, **line_style(order),
             )  # fmt: skip
         panel.axhline(100, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
         panel.set_xscale("log")
