@@ -21,11 +21,11 @@ from condu_ray.store.location import Place
 _TEXT = """Bits are those of a task's own files (of rules that are no method: of what they would write), a parameter:
 over all parameters of the delta, and over those that training changed. What the tasks share comes on top: the two
 columns behind have it divided by 11 and by 100 tasks. Kept is the share of what fine-tuning gained over zero-shot,
-over all tasks together, every task known to the prediction, with the middle 95 % of {} paired bootstraps over
-the test images. Read is the time in which a task's delta is made of what is kept."""
-_STEPS = """From ConDU's rule to `condu-sign`, a step at a time on the same experts: without iteration, then with a factor
-a row, then the sign of the task's own delta in place of a mask on what the tasks elected, then the magnitude that they
-share."""
+over all tasks together, every task known to the prediction, with the middle 95 % of {} paired bootstraps over the
+test images. Read is the time in which a task's delta is made of what is kept."""
+_STEPS = """From ConDU's rule to `condu-sign`, a step at a time on the same experts: without iteration, then with a
+factor a row, then the sign of the task's own delta in place of a mask on what the tasks elected, then the magnitude
+that they share."""
 _HEADS = ("Rule", "Tasks", "Bits", "of changed", "with shared, T = 11", "T = 100", "Relative L2", "Accuracy", "Kept %",
           "95 %", "Read, s")  # fmt: skip
 
@@ -116,7 +116,8 @@ def frontier(results: Mapping[str, Any], path: Place) -> Place:
         style_axes(panel)
     figure.supxlabel("bits a parameter and task (what the tasks share not counted)", fontsize=9)
     panels[0].set_ylabel("kept of what fine-tuning gained, in %", fontsize=9)
-    panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8)
+    if panels[-1].get_legend_handles_labels()[0]:  # none where fine-tuning gained nothing
+        panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8)
     return save_figure(figure, path)
 
 
