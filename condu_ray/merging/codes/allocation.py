@@ -20,7 +20,8 @@ def allocate(hulls: Mapping[str, Sequence[Corner]], budget: float) -> dict[str, 
         budget: bits for all tensors together.
 
     Returns:
-        A corner a tensor, whose bits together are no more than the budget.
+        A corner a tensor, whose bits together are no more than the budget; but the first of the list is always bought,
+        so that something is kept of the smallest delta.
     """
     order = sorted(
         (-(here.error - ahead.error) / (ahead.bits - here.bits), name, number)
@@ -31,8 +32,8 @@ def allocate(hulls: Mapping[str, Sequence[Corner]], budget: float) -> dict[str, 
     spent = 0
     for _, name, number in order:
         ahead = hulls[name][number + 1]
-        spent += ahead.bits - chosen[name].bits
-        if spent > budget:
+        before, spent = spent, spent + ahead.bits - chosen[name].bits
+        if before and spent > budget:
             break
         chosen[name] = ahead
     return chosen

@@ -28,7 +28,7 @@ from condu_ray.merging.codes.layout import Layout
 from condu_ray.merging.codes.rows import as_rows, places_bits, read_places, row_shape, to_tensor, write_places
 from condu_ray.merging.codes.spectrum import Corner, Part, Spectrum, build, expand, spectrum, with_signs
 from condu_ray.merging.codes.stream import Reader, Writer
-from condu_ray.merging.delta import Delta, DeltaError, check_delta
+from condu_ray.merging.delta import Delta, check_delta
 from condu_ray.merging.unify import serial
 
 
@@ -41,7 +41,8 @@ def encode(delta: Delta, bits: float, *, signs: bool = True, task: str | None = 
         delta: any floating dtype, on any device; worked on in float64 on the CPU, matrix by matrix, on one thread:
             equal deltas give equal bytes. Beside it the singular vectors of all matrices are in memory, float32, at
             most `MAX_RANK` a matrix.
-        bits: the budget, bits a parameter over all parameters of the delta, above 0.
+        bits: the budget, bits a parameter over all parameters of the delta, above 0; what saves most is kept whatever
+            the budget.
         signs: whether signs of the rest may be bought.
         task: its name, for messages.
 
@@ -50,7 +51,7 @@ def encode(delta: Delta, bits: float, *, signs: bool = True, task: str | None = 
         cost.
 
     Raises:
-        DeltaError: as `check_delta`; or the budget buys nothing of a delta that is not zero.
+        DeltaError: as `check_delta`.
         ValueError: the budget is not above 0.
     """
     if not bits > 0:
@@ -63,9 +64,6 @@ def encode(delta: Delta, bits: float, *, signs: bool = True, task: str | None = 
         if at.any():
             curves[name] = spectrum(_rows(delta[name], at), overhead=places_bits(at.size, int(at.sum())), signs=signs)
     chosen = allocate({name: one.hull for name, one in curves.items()}, bits * layout.numel)
-    if curves and not any(corner.bits for corner in chosen.values()):
-        who = "the delta" if task is None else f"task {task!r}"
-        raise DeltaError(f"{who}: {bits:g} bits a parameter buy nothing of {layout.numel:,} parameters; give it more")
     writer, counts, widths, factors = Writer(), [], bytearray(), []
     for name in kept:
         part = _part(delta[name], kept[name], curves.get(name), chosen.get(name))

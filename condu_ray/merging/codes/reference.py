@@ -64,7 +64,7 @@ def low_rank(delta: Delta, bits: float, *, signs: bool = True) -> dict[str, Tens
     ]:
         name = max(ahead, key=lambda one: one[0])[1]
         spent += hulls[name][at[name] + 1].bits - hulls[name][at[name]].bits
-        if spent > budget:
+        if spent > budget and any(at.values()):
             break
         at[name] += 1
     found = {}
