@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from condu_ray.report.style import MUTED, line_style, save_figure, style_axes
 from condu_ray.report.text import escaped, json_text, markdown_page, markdown_table, number_text, provenance, write
@@ -28,6 +27,8 @@ factor a row, then the sign of the task's own delta in place of a mask on what t
 that they share."""
 _HEADS = ("Rule", "Tasks", "Bits", "of changed", "with shared, T = 11", "T = 100", "Relative L2", "Accuracy", "Kept %",
           "95 %", "Read, s")  # fmt: skip
+
+_TICKS = tuple(base * 10.0**power for power in range(-3, 3) for base in (1, 2, 5))
 
 
 def write_bits(results: Mapping[str, Any], folder: Place, stem: str = "bits") -> list[Place]:
@@ -50,6 +51,7 @@ def write_bits(results: Mapping[str, Any], folder: Place, stem: str = "bits") ->
         "title": f"Bits against what is kept, {len(results['tasks'])} tasks",
         "about": [text],
         "columns": list(_HEADS),
+        "decimals": {head: 3 for head in _HEADS[2:7]} | {"Read, s": 2},
         "setting": f"One seed ({seed}), {images:,} test images.",
         "command": results["command"],
         "rows": rows,
@@ -86,7 +88,7 @@ def write_bits(results: Mapping[str, Any], folder: Place, stem: str = "bits") ->
 
 def frontier(results: Mapping[str, Any], path: Place) -> Place:
     """Draws the share kept by bits a parameter and task (logarithmic), a panel a number of tasks."""
-    counts = sorted({row["tasks"] for row in results["rows"]})
+    counts, shown = sorted({row["tasks"] for row in results["rows"]}), [row["bits"] for row in results["rows"]]
     families = list(dict.fromkeys(rule["family"] for rule in results["rules"].values()))
     figure = Figure(figsize=(4.6 * len(counts) + 1.8, 3.8), layout="constrained")
     panels = figure.subplots(1, len(counts), squeeze=False, sharey=True)[0]
@@ -111,7 +113,9 @@ def frontier(results: Mapping[str, Any], path: Place) -> Place:
             )  # fmt: skip
         panel.axhline(100, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
         panel.set_xscale("log")
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ticks = [tick for tick in _TICKS if min(shown) / 2 <= tick <= 2 * max(shown)]
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.minorticks_off()
         panel.set_title(f"{count} tasks", fontsize=10, loc="left")
         style_axes(panel)
     figure.supxlabel("bits a parameter and task (what the tasks share not counted)", fontsize=9)

@@ -72,6 +72,8 @@ def read(path: Path, kind: str) -> dict[str, Tensor]:
         raise CodeFileError(f"{path}: truncated, or no safetensors file ({error})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CodeFileError(f"{path}: the metadata cannot be read ({error!r})") from error
+    if metadata.keys() != {KEY}:
+        raise CodeFileError(f"{path}: the metadata has keys that it should not have")
     if (found, version) != (kind, VERSIONS[kind]):
         raise CodeFileError(f"{path}: is {found} of version {version}, and {kind} {VERSIONS[kind]} is read there")
     if written != checksum(tensors, json.dumps(header, sort_keys=True)):
