@@ -47,6 +47,10 @@ class CodedMethod(Merged):
         """By state, and in it by task."""
         return f"{state.id}/{task}"
 
+    def skips_trigger(self, state: ModelState) -> bool:
+        """Never: that is how ConDU's public code measures ConDU's triggers."""
+        return False
+
 
 @register(
     "condu-sign", "ours, on ConDU, arxiv.org/abs/2503.10705, and BitDelta, Liu et al., 2024, arxiv.org/abs/2402.10193"
