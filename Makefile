@@ -21,8 +21,8 @@ setup: .venv/installed  ## make .venv from requirements.lock
 	$(PY) -m uv pip install --quiet --python $(PY) --no-deps --editable .
 	@touch $@
 
-demo: setup  ## learn mini-MTIL by four methods on the embedded default
-	$(PY) jobs/run_mtil.py --recipe mini_mtil --method condu,sequential,individual,zero-shot --storage $(STORAGE)
+demo: setup  ## learn mini-MTIL by five methods on the embedded default
+	$(PY) jobs/run_mtil.py --recipe mini_mtil --method condu,condu-svd,sequential,individual,zero-shot --merging.bits 0.4 --storage $(STORAGE)
 
 test: setup  ## all tests
 	$(PY) -m pytest $(SIDE_BY_SIDE)

@@ -82,6 +82,10 @@ COSTS = {
     "measurements_reused": Column("Measurements reused", 0, ""),
 }
 """What a method or a trial cost, by key of its record."""
+STORAGE = {
+    "bits": Column("Bits", 2, "", meaning="bits on disk that serve the tasks in the end, a parameter and task"),
+}
+"""What a method keeps, by key of its results."""
 
 
 def continual_metrics(accuracy: ArrayLike) -> ContinualMetrics:

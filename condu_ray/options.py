@@ -69,6 +69,10 @@ class Merging(Settings):
     """`consensus`: factor of the merged delta."""
     opcm_alpha: float = late(0.5, ge=0, le=1)
     """`opcm`: share of the merged singular values whose directions a new delta leaves alone."""
+    bits: float = late(0.2, gt=0)
+    """`condu-svd`: bits a parameter of the model that a task's code may take; its layout, a kilobyte, beside."""
+    residual_signs: bool = late(True)
+    """`condu-svd`: whether signs of what the singular vectors leave may be bought, where they save more error a bit."""
 
 
 class Pam(Settings):

@@ -13,7 +13,7 @@ from condu_ray.names import nearest
 
 COMMANDS = (
     "run", "sweep", "report", "prepare", "import", "predict", "export", "evaluate", "inspect", "methods", "ablate-merging",
-    "ablate-inference",
+    "ablate-inference", "ablate-bits",
 )  # fmt: skip
 MODULES = {"import": "import_expert"}
 """Modules whose name is not the command's."""

@@ -24,7 +24,8 @@ from condu_ray.merging.unify import Rescaler, Unification
 FORMAT_VERSION = 1
 """Raised by one whenever the layout of the file or of the triggers changes."""
 
-_KEY = "condu_ray"
+KEY = "condu_ray"
+"""Where a file's metadata has its header."""
 _HEADER = {"format", "version", "tasks", "rescaler"}
 
 
@@ -64,11 +65,19 @@ def save(path: Path, tasks: tuple[str, ...], rescaler: Rescaler, state: Unificat
     Raises:
         OSError: The disk is full or fails; what was at ``path`` is untouched.
     """
-    tensors, header = flatten(tasks, rescaler, state)
+    write_whole(path, *flatten(tasks, rescaler, state))
+
+
+def write_whole(path: Path, tensors: dict[str, Tensor], header: str) -> None:
+    """Write tensors and a header with their checksum, as :func:`save` does; any file of this kind is written so.
+
+    Raises:
+        OSError: The disk is full or fails; what was at ``path`` is untouched.
+    """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         marked = json.loads(header) | {"fingerprint": checksum(tensors, header)}
-        save_file(tensors, partial, metadata={_KEY: json.dumps(marked, sort_keys=True)})
+        save_file(tensors, partial, metadata={KEY: json.dumps(marked, sort_keys=True)})
         os.replace(partial, path)
     except SafetensorError as error:  # its writer's own form of an OSError
         raise OSError(f"{path}: cannot be written ({error})") from error
@@ -100,9 +109,9 @@ def load(path: Path, device: str) -> tuple[tuple[str, ...], Rescaler, Unificatio
     except SafetensorError as error:
         raise UnifiedFileError(f"{path}: truncated, or no safetensors file ({error})") from error
     _check(path, len(tasks), tensors)
-    header = json.loads(metadata[_KEY])
+    header = json.loads(metadata[KEY])
     written = header.pop("fingerprint", None)  # files from before there were checksums have none
-    if header.keys() != _HEADER or metadata.keys() != {_KEY}:
+    if header.keys() != _HEADER or metadata.keys() != {KEY}:
         raise UnifiedFileError(f"{path}: the metadata has keys that it should not have")
     if written is not None and written != checksum(tensors, json.dumps(header, sort_keys=True)):
         raise UnifiedFileError(f"{path}: content differs from its checksum")
@@ -114,10 +123,10 @@ def load(path: Path, device: str) -> tuple[tuple[str, ...], Rescaler, Unificatio
 
 def _header(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], Rescaler]:
     """Tasks and rescaler from the metadata; the version is checked before anything else of it is believed."""
-    if _KEY not in metadata:
-        raise UnifiedFileError(f"{path}: a safetensors file, but without {_KEY!r} in its metadata")
+    if KEY not in metadata:
+        raise UnifiedFileError(f"{path}: a safetensors file, but without {KEY!r} in its metadata")
     try:
-        header = json.loads(metadata[_KEY])
+        header = json.loads(metadata[KEY])
         version = header["version"]
         if version != FORMAT_VERSION:
             raise UnifiedFileError(f"{path}: format version {version}, this release reads {FORMAT_VERSION}")

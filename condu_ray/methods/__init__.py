@@ -3,6 +3,7 @@
 from condu_ray.methods import (  # noqa: F401  (importing registers them, in the order in which tables show them)
     baselines,
     bounds,
+    coded,
     condu,
     distillation,
     icarl,

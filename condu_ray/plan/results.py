@@ -12,6 +12,7 @@ from condu_ray.config import Protocol
 from condu_ray.methods import ModelState
 from condu_ray.metrics import METRICS, MORE, continual_metrics
 from condu_ray.plan.claim import claim
+from condu_ray.plan.kept import kept_bits
 from condu_ray.plan.measurement import Measurement, measurement_key, protocols, routed
 from condu_ray.plan.run_plan import RunPlan
 from condu_ray.plan.sessions import MethodPlan
@@ -134,7 +135,7 @@ class Results:
         for plan in self.plan.methods:
             name = plan.method.name
             matrices = {protocol: self._matrix(name, protocol) for protocol in self._protocols[name]}
-            methods[name] = {**matrices.pop("task", {}), "seconds": self._cost(plan), **matrices}
+            methods[name] = {**matrices.pop("task", {}), "seconds": self._cost(plan), **self.kept(plan), **matrices}
             own = ("task", "own")  # classes of which the weights that serve a learned task choose
             served = [one for one in self._protocols[name] if one in own and not routed(plan.method, True, one)]
             if plan.method.keeps_model and served:
@@ -164,6 +165,12 @@ class Results:
             "experts_trained": trained,
             "measurements_reused": reused,
         }
+
+    def kept(self, plan: MethodPlan) -> dict[str, float | None]:
+        """Returns a method's bits on disk, as `kept_bits`; all must be measured."""
+        name, protocol = plan.method.name, self._protocols[plan.method.name][0]
+        entries = [self._sessions[name, protocol, one].entry for one in range(len(plan.sessions))]
+        return kept_bits(self.plan.config, plan, entries)
 
     def _matrix(self, method: str, protocol: Protocol) -> dict[str, Any]:
         size = len(self.plan.tasks)

@@ -6,6 +6,7 @@ Results are one dict:
 - `methods`: by name, a dict with, of protocol `task`, `accuracy` (percent, T rows of T values: [t][i] is task i after
   session t) and the metrics `transfer`, `average`, `last`, `backward_transfer`, `forgetting` (percent); with the same
   of other protocols under their names (`own`, `union`, `xtail`), as far as measured; with `seconds`, and optionally
+  `bits` and `bits_changed` (on disk, a task and parameter, over all parameters and over those that changed) and
   `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then);
 - `protocols`: those that were asked for; `measured_on`: `test` or `validation` images (earlier versions: `test`);
 - optionally `zero_shot`: as `condu_ray.report.zero_shot` describes it;
@@ -22,10 +23,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from condu_ray.metrics import COSTS, METRICS
+from condu_ray.metrics import METRICS
 from condu_ray.report.protocols import described, images_of, matrices, measured, named
 from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
-from condu_ray.report.run_summary import summary_rows
+from condu_ray.report.run_summary import summary_rows, whole_columns
 from condu_ray.report.text import (
     as_matrix,
     escaped,
@@ -97,7 +98,7 @@ def _picture_names(methods: Iterable[str]) -> dict[str, str]:
 
 def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     tasks, methods = list(results["tasks"]), results["methods"]
-    meanings = {column.heading: column.meaning for column in (*METRICS.values(), COSTS["seconds"])}
+    meanings = {column.heading: column.meaning for column in (METRICS | whole_columns(results)).values()}
     meanings["Transfer"] += ": what is kept of zero-shot ability"
     parts = [
         f"# Report of {escaped(results.get('run', 'a run'))}",
@@ -116,8 +117,8 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         if protocol == protocols[0]:
             parts += [
                 "\n".join(f"- **{heading}**: {meaning}." for heading, meaning in meanings.items()),
-                "All but the seconds are in percent; – means that the value does not exist (a single task has no "
-                "Transfer).",
+                f"All but the {' and '.join(whole_columns(results))} are in percent; – means that the value does not "
+                "exist (a single task has no Transfer).",
             ]
         if lacking := [name for name in methods if protocol not in matrices(methods[name])]:
             parts.append(f"Not measured, for they need the task's identity: {', '.join(map(escaped, lacking))}.")

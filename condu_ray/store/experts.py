@@ -77,7 +77,23 @@ def save_expert(
         for name, save in (files or {}).items():
             save(folder / name)
 
-    artifacts.publish(expert_folder(storage, key), meta, write, seal=True)
+    counts = {
+        "parameters": sum(tensor.numel() for tensor in delta.values()),
+        "changed": sum(int(tensor.count_nonzero()) for tensor in delta.values()),
+    }
+    artifacts.publish(expert_folder(storage, key), meta | counts, write, seal=True)
+
+
+def expert_size(storage: Place, key: str) -> tuple[int, int | None]:
+    """Returns how many parameters an expert's delta has, and how many are not zero; None: by an earlier release.
+
+    Raises:
+        ArtifactError: its manifest is missing or damaged.
+    """
+    meta = artifacts.read_meta(expert_folder(storage, key))
+    if isinstance(parameters := meta.get("parameters"), int):
+        return parameters, meta.get("changed")
+    return sum(tensor.numel() for tensor in load_expert(storage, key).values()), None
 
 
 def adoptable(storage: Place, key: str, same: str | None) -> bool:

@@ -29,11 +29,14 @@ from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.orders import OrderError
 from condu_ray.command_line import ConfigError, field_names, parse
 from condu_ray.merging import UnifiedFileError
+from condu_ray.merging.codes.code_file import CodeFileError
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.store.ledger import LedgerError
 from condu_ray.vlm.model import BackboneError
 
-ERRORS = (ArtifactError, BackboneError, ConfigError, LedgerError, OrderError, TaskError, UnifiedFileError)
+ERRORS = (
+    ArtifactError, BackboneError, CodeFileError, ConfigError, LedgerError, OrderError, TaskError, UnifiedFileError,
+)  # fmt: skip
 """The documented error classes of the readers."""
 SECONDS = 20
 """After which an input counts as hanging."""

@@ -14,7 +14,10 @@ from condu_ray.benchmark.mini_mtil.draw import mini_mtil
 from condu_ray.benchmark.orders import read_orders
 from condu_ray.command_line import parse
 from condu_ray.config import Experiment
-from condu_ray.merging import UnifiedDelta
+from condu_ray.merging import UnifiedDelta, fingerprint
+from condu_ray.merging.codes.code_file import SHARED, task_file
+from condu_ray.merging.codes.code_file import read as read_code
+from condu_ray.merging.codes.values import LowRankDeltas, SignedDeltas
 from condu_ray.methods import ModelState, get
 from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.store import artifacts
@@ -77,6 +80,9 @@ def make_readers(folder: Path) -> dict[str, Reader]:
     session = session_folder(config.run_folder, "condu", 0, "a", state)
     (folder / "plain").mkdir()
     model.save(folder / "plain" / "u.safetensors")
+    (folder / "codes").mkdir()
+    SignedDeltas.empty().unify("a", delta).save(folder / "codes")
+    LowRankDeltas.empty().unify("b", delta, bits=5.0).save(folder / "codes")
     ledger = folder / "ledgers" / "ledger.jsonl"
     for entry in entries:
         Ledger(ledger).append(entry)
@@ -118,6 +124,13 @@ def make_readers(folder: Path) -> dict[str, Reader]:
         "unified delta": Reader(
             folder / "plain" / "u.safetensors",
             lambda: UnifiedDelta.load(folder / "plain" / "u.safetensors").fingerprint,
+        ),
+        "code of singular vectors": Reader(
+            task_file(folder / "codes", "b"),
+            lambda: fingerprint(read_code(task_file(folder / "codes", "b"), "low_rank_code")),
+        ),
+        "shared magnitude": Reader(
+            folder / "codes" / SHARED, lambda: fingerprint(read_code(folder / "codes" / SHARED, "shared_magnitude"))
         ),
         "session's manifest": Reader(
             Path(session / artifacts.MANIFEST),

@@ -17,7 +17,7 @@ from condu_ray.store.provenance import command
 ROOT = Path(__file__).parents[2]
 JOBS = {
     "run": "run_mtil.py", "sweep": "sweep_orders.py", "report": "report.py", "prepare": "prepare_datasets.py",
-    "ablate-merging": "ablate_merging.py", "ablate-inference": "ablate_inference.py",
+    "ablate-merging": "ablate_merging.py", "ablate-inference": "ablate_inference.py", "ablate-bits": "ablate_bits.py",
 }  # fmt: skip
 
 

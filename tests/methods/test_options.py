@@ -15,11 +15,16 @@ def identities(found):
     return [session.state for session in found.sessions]
 
 
-LORA, PAM = {"condu-lora", "pam", "pam-noalign"}, {"pam", "pam-full", "pam-noalign"}
+LORA, PAM = (
+    {"condu-lora", "condu-sign-lora", "condu-svd-lora", "pam", "pam-noalign"},
+    {"pam", "pam-full", "pam-noalign"},
+)
 DISTILLING = {"lwf", "lwf-vr", "zscl", "icarl", "rehearsal"}
 OPTIONS = [
     ("merging", "rescaler", "tensor_mean", {"condu", "condu-lora", "emr"}),
     ("merging", "magmax_scale", 1.0, {"magmax"}),
+    ("merging", "bits", 0.5, {"condu-svd", "condu-svd-lora"}),
+    ("merging", "residual_signs", False, {"condu-svd", "condu-svd-lora"}),
     ("merging", "arithmetic_scale", 0.5, {"task-arithmetic"}),
     ("merging", "ties_density", 0.5, {"ties"}),
     ("merging", "ties_scale", 0.5, {"ties"}),
@@ -114,6 +119,7 @@ def test_references_move_zscl_by_their_content(plan, task_data):
         ("tsv-m", {"merging": {"tsv_scale": 0.5}}),
         ("iso-c", {"merging": {"iso_scale": 0.5}}),
         ("opcm", {"merging": {"opcm_alpha": 0.1}}),
+        ("condu-svd", {"merging": {"bits": 1.5}}),
         ("emr", {"merging": {"rescaler": "tensor_mean"}}),
         ("pam", {"lora": {"scale": 2.0}}),
         ("pam", {"pam": {"scale": 2.0}}),

@@ -18,7 +18,7 @@ def tasks(task_data):
 
 
 ALL = ("task", "own", "union", "xtail")
-ROUTED = ("condu", "condu-lora", "emr")
+ROUTED = ("condu", "condu-lora", "condu-sign", "condu-sign-lora", "condu-svd", "condu-svd-lora", "emr")
 BY_KIND = {
     "router": {
         "task": {True: "model", False: "routed"}, "own": {True: "routed", False: "routed"},
@@ -120,7 +120,7 @@ def test_a_label_space_is_the_tasks_whose_classes_are_chosen_from(tasks):
     assert {task.templates for task in one_template} == {("a photo of a {}.",)}
 
 
-@pytest.mark.parametrize("name", ["condu", "emr", "individual"])
+@pytest.mark.parametrize("name", ["condu", "emr", "condu-svd", "individual"])
 def test_after_the_first_session_a_trigger_may_be_skipped(tasks, name):
     def key(state, seen=True, **evaluation):
         config = Experiment(evaluation=Evaluation(**evaluation))
@@ -129,8 +129,8 @@ def test_after_the_first_session_a_trigger_may_be_skipped(tasks, name):
     first = ModelState("first", (tasks[0].name,), ("key-1",))
     zero_shot = measurement_key(Experiment(), "theta0", "fp32", get("zero-shot"), first, tasks[0], True)
     skipped = key(first, first_session="pretrained")
-    assert (skipped == zero_shot) == (name != "individual")
-    assert (skipped != key(first)) == (name != "individual")
+    assert (skipped == zero_shot) == (name in ("condu", "emr"))
+    assert (skipped != key(first)) == (name in ("condu", "emr"))
     later = ModelState("later", (tasks[0].name, tasks[1].name), ("key-1", "key-2"))
     assert key(later, first_session="pretrained") == key(later)
     assert key(first, seen=False, first_session="pretrained") == key(first, seen=False)  # routed, by all that there is

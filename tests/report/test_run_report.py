@@ -15,6 +15,7 @@ from PIL import Image
 
 from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
 from condu_ray.report.run_report import write_report
+from condu_ray.report.run_summary import summary_rows
 from condu_ray.report.style import PALETTE
 
 
@@ -239,3 +240,11 @@ heavy = {"torch", "ray", "mlflow", "open_clip", "matplotlib.pyplot"} & set(sys.m
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_bits_are_a_column_where_they_were_counted() -> None:
+    results = make_results()
+    assert "Bits" not in summary_rows(results, "task")[0]
+    results["methods"]["condu-ft"]["bits"] = 6.333
+    with_them, without = summary_rows(results, "task")
+    assert (with_them["Bits"], without["Bits"]) == ("6.33", "–")

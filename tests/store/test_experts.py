@@ -5,7 +5,15 @@ import torch
 
 from condu_ray.config import Training
 from condu_ray.store.artifacts import ArtifactError, read_meta, save_tensors
-from condu_ray.store.experts import adopt_expert, adoptable, expert_folder, expert_key, load_expert, save_expert
+from condu_ray.store.experts import (
+    adopt_expert,
+    adoptable,
+    expert_folder,
+    expert_key,
+    expert_size,
+    load_expert,
+    save_expert,
+)  # fmt: skip
 
 BASE = {
     "backbone": "theta0", "data": "data", "task": "walls", "training": Training(), "precision": "fp32", "seed": 0,
@@ -80,3 +88,8 @@ def test_a_damaged_expert_is_not_adopted(tmp_path):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert not adopt_expert(tmp_path, "new", "old")
     assert not expert_folder(tmp_path, "new").exists()
+
+
+def test_an_expert_says_how_many_parameters_it_has_and_how_many_it_changed(tmp_path):
+    save_expert(tmp_path, "key", {"w": torch.tensor([[0.0, 1.0], [2.0, 0.0]]), "b": torch.ones(3)}, {})
+    assert expert_size(tmp_path, "key") == (7, 5)

@@ -92,6 +92,7 @@ class Recorder:
             for protocol in protocols(self.results.plan.config, plan.method):
                 found = self.results.metrics(plan.method.name, protocol, size) or {}
                 self.tracker.metrics(plan.method.name, size, _named(protocol, found))
+            self.tracker.metrics(plan.method.name, size, self.results.kept(plan))
             self.tracker.finish(plan.method.name, report)
 
 

@@ -1,0 +1,155 @@
+"""A delta by a budget: quantised singular vectors of every matrix, and signs of the rest where these buy more.
+
+Compression of task vectors by truncated SVD is TSV-C's (Gargiulo et al., CVPR 2025, arXiv 2412.00081), quantised deltas
+are DeltaZip's (Yao et al., EuroSys 2025, arXiv 2312.05215). Ours is how the bits are shared out: over all tensors,
+components and entries at once, by what each bit saves in squared error (`spectrum.py`, `allocation.py`).
+
+A code is a dict of tensors, what a task's file holds:
+
+- ``layout``: names, shapes and dtypes (`layout.py`);
+- ``counts``: int32 [tensors, 3]: rows that are kept, components, and whether signs of the rest are;
+- ``widths``: uint8 [components], ``16 * left + right``;
+- ``factors``: bfloat16, of a tensor's components, then of its rows where it has signs;
+- ``stream``: uint8: of each tensor the places of its rows, its level numbers, its signs.
+
+The budget does not count ``layout`` and ``counts``: a few kilobytes whatever the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condu_ray.merging.codes.allocation import allocate
+from condu_ray.merging.codes.layout import Layout
+from condu_ray.merging.codes.rows import as_rows, places_bits, read_places, row_shape, to_tensor, write_places
+from condu_ray.merging.codes.spectrum import Corner, Part, Spectrum, build, expand, spectrum, with_signs
+from condu_ray.merging.codes.stream import Reader, Writer
+from condu_ray.merging.delta import Delta, check_delta
+from condu_ray.merging.unify import serial
+
+
+@torch.no_grad()
+@serial()
+def encode(delta: Delta, bits: float, *, signs: bool = True, task: str | None = None) -> dict[str, Tensor]:
+    """Makes the code of one task's delta.
+
+    Args:
+        delta: any floating dtype, on any device; worked on in float64 on the CPU, matrix by matrix, on one thread:
+            equal deltas give equal bytes. Beside it the singular vectors of all matrices are in memory, float32, at
+            most `MAX_RANK` a matrix.
+        bits: the budget, bits a parameter over all parameters of the delta, above 0; what saves most is kept whatever
+            the budget.
+        signs: whether signs of the rest may be bought.
+        task: its name, for messages.
+
+    Returns:
+        The code. Rows that are zero (token rows that no prompt uses) come back as zero; where they lie is all that they
+        cost.
+
+    Raises:
+        DeltaError: as `check_delta`.
+        ValueError: the budget is not above 0.
+    """
+    if not bits > 0:
+        raise ValueError(f"{bits} bits a parameter: give a number above 0")
+    check_delta(delta, task=task)
+    layout = Layout.of(delta)
+    kept = {name: _row_places(delta[name]) for name, *_ in layout.entries}
+    curves = {}
+    for name, at in kept.items():
+        if at.any():
+            curves[name] = spectrum(_rows(delta[name], at), overhead=places_bits(at.size, int(at.sum())), signs=signs)
+    chosen = allocate({name: one.hull for name, one in curves.items()}, bits * layout.numel)
+    writer, counts, widths, factors = Writer(), [], bytearray(), []
+    for name in kept:
+        part = _part(delta[name], kept[name], curves.get(name), chosen.get(name))
+        if part is None:
+            counts.append((0, 0, 0))
+            continue
+        counts.append((int(kept[name].sum()), len(part.factors), int(part.signs is not None)))
+        write_places(writer, kept[name])
+        for left, right, (a, b) in zip(part.left, part.right, part.widths, strict=True):
+            writer.write(left.numpy(), a)
+            writer.write(right.numpy(), b)
+            widths.append(16 * a + b)
+        factors.append(torch.tensor(part.factors, dtype=torch.float32))
+        if part.signs is not None and part.row_factors is not None:
+            writer.write(part.signs.numpy(), 1)
+            factors.append(part.row_factors)
+    return {
+        "layout": layout.packed,
+        "counts": torch.tensor(counts, dtype=torch.int32).reshape(-1, 3),
+        "widths": torch.tensor(list(widths), dtype=torch.uint8),
+        "factors": torch.cat([*factors, torch.zeros(0)]).bfloat16(),
+        "stream": torch.from_numpy(writer.bytes()),
+    }
+
+
+@torch.no_grad()
+@serial()
+def decode(code: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Brings a delta back.
+
+    Args:
+        code: of `encode`.
+
+    Returns:
+        New tensors on the CPU, of the delta's names, shapes and dtypes.
+
+    Raises:
+        ValueError: it is no code, or not whole.
+        DeltaError: a value overflows float16.
+    """
+    reader, factors, widths = Reader(code["stream"].numpy()), code["factors"].float(), code["widths"].tolist()
+    entries, found, component, factor = Layout.read(code["layout"]).entries, {}, 0, 0
+    for (name, shape, dtype), (kept, rank, signed) in zip(entries, code["counts"].tolist(), strict=True):
+        rows, columns = row_shape(shape)
+        if not kept:
+            found[name] = torch.zeros(shape, dtype=dtype)
+            continue
+        at = read_places(reader, rows, kept)
+        pairs = [divmod(width, 16) for width in widths[component : component + rank]]
+        sides = [(reader.read(kept, a), reader.read(columns, b)) for a, b in pairs]
+        part = Part(
+            tuple(torch.from_numpy(left) for left, _ in sides),
+            tuple(torch.from_numpy(right) for _, right in sides),
+            tuple(pairs),
+            tuple(factors[factor : factor + rank].tolist()),
+        )
+        component, factor = component + rank, factor + rank
+        if signed:
+            sign_RC = torch.from_numpy(reader.read(kept * columns, 1).astype(np.bool_)).reshape(kept, columns)
+            part = Part(part.left, part.right, part.widths, part.factors, sign_RC, factors[factor : factor + kept])
+            factor += kept
+        found[name] = to_tensor(expand(part, (kept, columns)), at, shape, dtype)
+        if dtype == torch.float16:
+            check_delta({name: found[name]})
+    reader.done()
+    if (component, factor) != (len(widths), len(factors)):
+        raise ValueError("widths or factors that belong to no tensor")
+    return found
+
+
+def _row_places(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = as_rows(tensor).ne(0).any(dim=1).cpu().numpy()
+    return found
+
+
+def _rows(tensor: Tensor, at: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Tensor:
+    return as_rows(tensor.detach()).cpu()[torch.from_numpy(at)].double()
+
+
+def _part(
+    tensor: Tensor,
+    at: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    curve: Spectrum | None,
+    corner: Corner | None,
+) -> Part | None:
+    if curve is None or corner is None or not corner.bits:
+        return None
+    part = build(curve.left, curve.right, curve.path[: corner.steps])
+    return with_signs(part, _rows(tensor, at)) if corner.signs else part

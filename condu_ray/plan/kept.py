@@ -1,0 +1,57 @@
+"""What a method keeps on disk to serve all its tasks, counted from the files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from condu_ray.config import Experiment
+from condu_ray.methods import ModelState
+from condu_ray.plan.sessions import MethodPlan
+from condu_ray.store import artifacts
+from condu_ray.store.experts import FILES, expert_size
+from condu_ray.store.layout import expert_folder, session_folder
+from condu_ray.store.ledger import Entry
+
+
+def kept_bytes(config: Experiment, plan: MethodPlan, entry: Entry) -> int:
+    """Returns the bytes of the files that serve the tasks learned so far: a session's, or those of experts.
+
+    Args:
+        config: the run's.
+        plan: the method's.
+        entry: the session after which is counted.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    method, learned = plan.method, plan.sessions[: entry.position + 1]
+    if method.keeps_model:
+        folder = session_folder(config.run_folder, method.name, entry.position, entry.task, entry.state)
+        return sum(path.stat().st_size for path in artifacts.local(folder).iterdir() if path.name != artifacts.MANIFEST)
+    keys = tuple(one.expert.key if one.expert else None for one in learned)
+    state = ModelState(entry.state, tuple(one.task for one in learned), keys)
+    served = {method.weights(state, task) for task in state.tasks} & set(keys)
+    files = (artifacts.local(expert_folder(config.storage, str(key))) / FILES["delta"] for key in served)
+    return sum(path.stat().st_size for path in files)
+
+
+def kept_bits(config: Experiment, plan: MethodPlan, entries: Sequence[Entry]) -> dict[str, float | None]:
+    """Returns `bits` and `bits_changed` after the last session.
+
+    Args:
+        config: the run's.
+        plan: the method's.
+        entries: its sessions.
+
+    Returns:
+        Bits on disk a task, over all parameters that training may change, and over those that it changed; both None
+        where nothing was trained, the latter where experts are of a release that did not count them.
+    """
+    experts = [one.expert for one in plan.sessions if one.expert is not None]
+    if not experts:
+        return {"bits": None, "bits_changed": None}
+    kept = 8 * kept_bytes(config, plan, entries[-1])
+    sizes = [expert_size(config.storage, expert.key) for expert in experts]
+    changed = [found for _, found in sizes if found is not None]
+    over = sum(changed) if len(changed) == len(sizes) else 0
+    return {"bits": kept / sum(size for size, _ in sizes), "bits_changed": kept / over if over else None}

@@ -1,0 +1,166 @@
+"""A delta by a budget of bits: nested, independent of others, nothing of zero rows; against its literal twin."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from condu_ray.merging import DeltaError, reconstruction
+from condu_ray.merging.codes import low_rank, reference
+from condu_ray.merging.codes.allocation import allocate
+from condu_ray.merging.codes.quantiser import MAX_BITS, levels, quantise
+from condu_ray.merging.codes.spectrum import Corner, build, expand, spectrum, with_signs
+from tests.merging.deltas import DTYPES, small_delta
+
+BUDGETS = (0.3, 0.5, 0.8, 1.3, 2.0, 5.0)
+
+
+def decaying(rows, columns, power, seed):
+    """A matrix whose k-th singular value is k^-power, times 1e-3."""
+    generator = torch.Generator().manual_seed(seed)
+    count = min(rows, columns)
+    left, right = (torch.linalg.qr(torch.randn(n, count, generator=generator).double())[0] for n in (rows, columns))
+    return (1e-3 * (left * torch.arange(1, count + 1) ** -power) @ right.T).float()
+
+
+def delta_of(power, seed=0):
+    generator = torch.Generator().manual_seed(seed + 100)
+    tokens = torch.zeros(40, 12)
+    tokens[[3, 7, 31]] = 1e-3 * torch.randn(3, 12, generator=generator)
+    return {
+        "mlp.weight": decaying(24, 18, power, seed),
+        "attn.weight": decaying(10, 16, power, seed + 1),
+        "conv": decaying(6, 12, power, seed + 2).reshape(6, 3, 2, 2),
+        "tokens": tokens,
+        "bias": 1e-4 * torch.randn(36, generator=generator),
+        "frozen": torch.zeros(5, 4),
+        "scale": torch.tensor(3e-4),
+        "nothing": torch.zeros(0, 3),
+    }
+
+
+@pytest.mark.parametrize("bits", range(1, MAX_BITS + 1))
+def test_a_level_is_the_mean_of_what_is_nearest_to_it(bits):
+    edge = torch.cat([torch.tensor([-40.0]), (levels(bits)[1:] + levels(bits)[:-1]) / 2, torch.tensor([40.0])]).double()
+    density = torch.exp(-edge.square() / 2) / math.sqrt(2 * math.pi)
+    share = (torch.special.erf(edge[1:] / math.sqrt(2)) - torch.special.erf(edge[:-1] / math.sqrt(2))) / 2
+    assert torch.allclose((density[:-1] - density[1:]) / share, levels(bits), atol=3e-4)
+
+
+def test_wider_levels_are_nearer():
+    vectors = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)).double()
+    missed = []
+    for bits in range(1, MAX_BITS + 1):
+        value = levels(bits)[quantise(vectors, bits).long()]
+        missed.append((1 - torch.cosine_similarity(vectors, value, dim=0) ** 2).max())
+    assert all(fine < 0.4 * coarse for coarse, fine in pairwise(missed))
+
+
+@pytest.mark.parametrize(("power", "signs"), [(0.0, True), (1.0, False)])
+def test_it_is_what_the_literal_twin_says(power, signs):
+    delta = {"a": decaying(7, 4, power, 1), "b": decaying(3, 5, power, 2), "c": delta_of(1.0)["tokens"][:, :2]}
+    delta["d"] = delta["a"][0]
+    for bits in (1.2, 3.0):
+        found, wanted = (
+            low_rank.decode(low_rank.encode(delta, bits, signs=signs)),
+            reference.low_rank(delta, bits, signs=signs),
+        )
+        for name in delta:
+            assert torch.allclose(found[name].double(), wanted[name], atol=1e-9), (bits, name)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.5])
+def test_a_larger_budget_is_never_worse_and_what_it_says_is_what_it_takes(power):
+    delta, errors = delta_of(power), []
+    count = sum(tensor.numel() for tensor in delta.values())
+    for bits in BUDGETS:
+        code = low_rank.encode(delta, bits)
+        taken = sum(code[key].nbytes for key in ("widths", "factors", "stream"))
+        assert 8 * taken <= bits * count + 7
+        errors.append(reconstruction(delta, low_rank.decode(code)).relative_l2)
+    assert all(more <= less for less, more in pairwise(errors))
+    assert errors[-1] < 0.1 < errors[0]
+
+
+def test_the_errors_of_the_curve_are_those_of_what_comes_back():
+    matrix = decaying(30, 22, 1.0, 5).double()
+    curve = spectrum(matrix, overhead=11)
+    assert len(curve.hull) > 20
+    for corner in curve.hull[1:]:
+        part = build(curve.left, curve.right, curve.path[: corner.steps])
+        part = with_signs(part, matrix) if corner.signs else part
+        error = float((matrix - expand(part, matrix.shape).double()).square().sum())
+        assert error == pytest.approx(corner.error, rel=1e-4, abs=1e-12 * float(matrix.square().sum()))
+    slopes = [(a.error - b.error) / (b.bits - a.bits) for a, b in pairwise(curve.hull)]
+    assert slopes == sorted(slopes, reverse=True)
+
+
+def test_what_a_smaller_budget_buys_a_larger_one_buys_too():
+    hulls = {
+        name: [Corner(0, 10.0, 0, False), *(Corner(cost * n, 10.0 / (n + 1), n, False) for n in range(1, 9))]
+        for name, cost in (("a", 3), ("b", 5))
+    }
+    before = allocate(hulls, 3)
+    for budget in range(3, 80):
+        now = allocate(hulls, budget)
+        assert sum(corner.bits for corner in now.values()) <= budget
+        assert all(now[name].steps >= before[name].steps for name in hulls)
+        before = now
+
+
+def test_a_flat_spectrum_is_kept_as_signs_and_a_steep_one_is_not():
+    flat = {"w": torch.randn(64, 64, generator=torch.Generator().manual_seed(3))}
+    steep = {"w": decaying(64, 64, 1.5, 3)}
+    for delta, signed in ((flat, True), (steep, False)):
+        code = low_rank.encode(delta, 1.3)
+        assert bool(code["counts"][0, 2]) == signed
+    with_them, without = (
+        reconstruction(flat, low_rank.decode(low_rank.encode(flat, 1.3, signs=signs))).relative_l2
+        for signs in (True, False)
+    )
+    assert with_them < 0.61 < without  # sqrt(1 - 2 / pi) is what signs leave of Gaussian entries
+
+
+def test_rows_of_zeros_stay_zero_and_cost_next_to_nothing():
+    delta = delta_of(1.0)
+    found = low_rank.decode(low_rank.encode(delta, 3.0))
+    assert torch.equal(found["tokens"].ne(0).any(dim=1), delta["tokens"].ne(0).any(dim=1))
+    assert not found["frozen"].any()
+    live = {"w": delta["tokens"][[3, 7, 31]]}
+    sparse = low_rank.encode({"w": delta["tokens"]}, 1000.0)
+    assert sparse["stream"].nbytes <= low_rank.encode(live, 1000.0)["stream"].nbytes + 3  # 3 numbers of 6 bits
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shapes_and_dtypes_come_back_and_equal_deltas_give_equal_bytes(dtype):
+    delta = small_delta(3, dtype)
+    code = low_rank.encode(delta, 4.0)
+    found = low_rank.decode(code)
+    assert {name: (t.shape, t.dtype) for name, t in found.items()} == {n: (t.shape, t.dtype) for n, t in delta.items()}
+    again = low_rank.encode(dict(reversed({name: tensor.clone() for name, tensor in delta.items()}.items())), 4.0)
+    assert all(torch.equal(code[key], again[key]) for key in code)
+
+
+def test_a_delta_of_zeros_is_kept_as_such():
+    delta = {"w": torch.zeros(4, 3)}
+    assert torch.equal(low_rank.decode(low_rank.encode(delta, 0.1))["w"], delta["w"])
+
+
+def test_something_is_kept_whatever_the_budget():
+    code = low_rank.encode({"w": torch.ones(6, 5)}, 1e-6)
+    assert code["counts"].tolist() == [[6, 1, 0]]
+    assert low_rank.decode(code)["w"].gt(0).all()
+
+
+def test_bad_input_is_refused():
+    delta = {"w": torch.ones(6, 5)}
+    with pytest.raises(ValueError, match="above 0"):
+        low_rank.encode(delta, 0.0)
+    with pytest.raises(DeltaError, match="task 'x': tensor 'w' holds nan"):
+        low_rank.encode({"w": torch.full((2, 2), math.nan)}, 1.0, task="x")
+    code = low_rank.encode(delta, 4.0)
+    with pytest.raises(ValueError, match="ends too early"):
+        low_rank.decode(code | {"stream": code["stream"][:1]})
+    with pytest.raises(ValueError, match="longer than"):
+        low_rank.decode(code | {"stream": torch.cat([code["stream"], code["stream"]])})

@@ -1,0 +1,165 @@
+"""What is kept of all tasks: no order, no way from one task to another, files that say what they are."""
+
+import itertools
+import shutil
+
+import pytest
+import torch
+
+from condu_ray.merging import DeltaError, DuplicateTaskError, UnknownTaskError, reconstruction
+from condu_ray.merging.codes import reference, shared_sign
+from condu_ray.merging.codes.code_file import CodeFileError
+from condu_ray.merging.codes.values import LowRankDeltas, SignedDeltas
+from tests.merging.deltas import DTYPES, small_delta
+
+VALUES = (LowRankDeltas, SignedDeltas)
+TASKS = ("aircraft", "caltech", "dtd", "eurosat")
+
+
+def delta_of(task, dtype=torch.float32):
+    delta = small_delta(TASKS.index(task), dtype)
+    delta["tokens"] = torch.zeros(9, 4, dtype=dtype)
+    delta["tokens"][TASKS.index(task) : TASKS.index(task) + 3] = small_delta(7, dtype)["block.weight"][:3, :4]
+    return delta
+
+
+OPTIONS = {LowRankDeltas: {"bits": 5.0}, SignedDeltas: {}}
+"""A budget that buys most of a delta so small."""
+
+
+def kept(value, tasks=TASKS):
+    found = value.empty()
+    for task in tasks:
+        found = found.unify(task, delta_of(task), **OPTIONS[value])
+    return found
+
+
+def files(value, folder):
+    folder.mkdir()
+    value.save(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("value", VALUES)
+class TestBoth:
+    def test_every_order_of_the_same_tasks_gives_the_same_bits(self, value, tmp_path):
+        first = kept(value)
+        wanted = files(first, tmp_path / "first")
+        for number, order in enumerate(list(itertools.permutations(TASKS))[1::8]):
+            other = kept(value, order)
+            assert other.tasks == order
+            assert other.equal(first)
+            assert files(other, tmp_path / str(number)) == wanted
+            for task in TASKS:
+                one, same = first.decouple(task), other.decouple(task)
+                assert all(torch.equal(one[name], same[name]) for name in one)
+
+    def test_a_task_more_touches_no_byte_of_the_earlier_tasks_files(self, value, tmp_path):
+        before, after = (files(kept(value, TASKS[:n]), tmp_path / str(n)) for n in (3, 4))
+        assert {f"task-{task}.safetensors" for task in TASKS} <= after.keys()
+        assert all(before[f"task-{task}.safetensors"] == after[f"task-{task}.safetensors"] for task in TASKS[:3])
+
+    def test_it_comes_back_bit_for_bit(self, value, tmp_path):
+        found = kept(value)
+        files(found, tmp_path / "v")
+        loaded = value.load(tmp_path / "v")
+        assert loaded.equal(found)
+        assert sorted(loaded.tasks) == sorted(found.tasks)
+        one, other = (each.unify("food", delta_of("dtd"), **OPTIONS[value]) for each in (loaded, found))
+        assert one.equal(other)
+        assert not loaded.equal(kept(value, TASKS[:3]))
+
+    def test_unifying_leaves_the_value_before_as_it_was(self, value):
+        before = kept(value, TASKS[:2])
+        fingerprint = before.fingerprint
+        delta = delta_of("dtd")
+        before.unify("dtd", delta, **OPTIONS[value])
+        assert before.fingerprint == fingerprint
+        assert all(torch.equal(tensor, delta_of("dtd")[name]) for name, tensor in delta.items())
+
+    def test_keeping_what_was_brought_back_keeps_it(self, value):
+        """A code of a decoded delta decodes to that delta: nothing is lost twice."""
+        once = value.empty().unify("a", delta_of("dtd"), **OPTIONS[value]).decouple("a")
+        twice = value.empty().unify("a", once, **OPTIONS[value]).decouple("a")
+        assert reconstruction(once, twice).relative_l2 < (0.02 if value is SignedDeltas else 0.15)
+        assert reconstruction(once, twice).sign_agreement > 0.97
+
+    def test_what_was_zero_is_zero(self, value):
+        found = kept(value)
+        for task in TASKS:
+            assert not found.decouple(task)["tokens"][delta_of(task)["tokens"].eq(0).all(dim=1)].any()
+
+    def test_bad_input_is_refused(self, value):
+        found = kept(value, TASKS[:2])
+        with pytest.raises(DuplicateTaskError, match="'aircraft' was unified before"):
+            found.unify("aircraft", delta_of("dtd"))
+        with pytest.raises(UnknownTaskError, match="known tasks: aircraft, caltech"):
+            found.decouple("dtd")
+        with pytest.raises(ValueError, match="needs a name"):
+            found.unify("", delta_of("dtd"))
+        with pytest.raises(DeltaError, match=r"task 'dtd': tensor 'block.bias' is missing"):
+            found.unify("dtd", {name: tensor for name, tensor in delta_of("dtd").items() if name != "block.bias"})
+        with pytest.raises(DeltaError, match=r"task 'dtd': tensor 'scale' is torch.float64 \(\)"):
+            found.unify("dtd", delta_of("dtd") | {"scale": torch.tensor(1.0, dtype=torch.float64)})
+
+    def test_a_damaged_file_is_named(self, value, tmp_path):
+        files(kept(value), tmp_path / "v")
+        path = tmp_path / "v" / "task-dtd.safetensors"
+        content = path.read_bytes()
+        for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b"", b"x" * 99):
+            path.write_bytes(damaged)
+            with pytest.raises(CodeFileError, match=r"task-dtd\.safetensors"):
+                value.load(tmp_path / "v")
+        shutil.copy(tmp_path / "v" / "task-dtd.safetensors", path.with_name("task-x.safetensors"))
+        other = files(kept(*(one for one in VALUES if one is not value)), tmp_path / "other")
+        path.write_bytes(other["task-dtd.safetensors"])
+        with pytest.raises(CodeFileError, match=r"task-dtd\.safetensors: is \w+ of version 1, and \w+ 1 is read there"):
+            value.load(tmp_path / "v")
+
+
+def test_a_magnitude_that_is_gone_is_missed(tmp_path):
+    files(kept(SignedDeltas), tmp_path / "v")
+    (tmp_path / "v" / "magnitude.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="no shared_magnitude at"):
+        SignedDeltas.load(tmp_path / "v")
+
+
+def test_to_forget_a_task_of_condu_svd_is_to_delete_its_file(tmp_path):
+    files(kept(LowRankDeltas), tmp_path / "v")
+    (tmp_path / "v" / "task-dtd.safetensors").unlink()
+    assert LowRankDeltas.load(tmp_path / "v").equal(kept(LowRankDeltas, [task for task in TASKS if task != "dtd"]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_signs_and_row_norms_are_kept_for_ever(dtype):
+    found = SignedDeltas.empty()
+    for task in TASKS:
+        found = found.unify(task, delta_of(task, dtype))
+        for earlier in found.tasks:
+            for name, tensor in found.decouple(earlier).items():
+                own = delta_of(earlier, dtype)[name]
+                assert torch.equal(tensor.sign(), own.sign())
+                if own.ndim > 1:
+                    norms = own.double().abs().sum(dim=1)
+                    assert torch.allclose(
+                        tensor.double().abs().sum(dim=1), norms, rtol=2e-2 if dtype == torch.bfloat16 else 5e-3
+                    )
+
+
+def test_it_is_what_the_literal_twin_says():
+    wanted, found = reference.signed({task: delta_of(task) for task in TASKS}), kept(SignedDeltas)
+    for task in TASKS:
+        served = found.decouple(task)
+        assert all(torch.allclose(served[name].double(), wanted[task][name], rtol=1e-5) for name in served)
+
+
+def test_a_task_alone_is_served_as_it_is():
+    delta = delta_of("dtd")
+    assert reconstruction(delta, SignedDeltas.empty().unify("dtd", delta).decouple("dtd")).relative_l2 < 3e-3
+
+
+def test_a_magnitude_that_overflows_is_refused():
+    delta = {"w": torch.ones(2, 2)}
+    full = {"w": torch.full((2, 2), 2**31 - 1, dtype=torch.int32)}
+    with pytest.raises(DeltaError, match="task 'x': tensor 'w': the shared magnitude overflows"):
+        shared_sign.add_magnitude(full, delta, task="x")

@@ -1,0 +1,82 @@
+"""Bits on disk, counted from the files: a session's, or those of the experts that serve."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from condu_ray.benchmark import load_tasks
+from condu_ray.config import Experiment
+from condu_ray.methods import ModelState, get
+from condu_ray.methods.session import save_session
+from condu_ray.plan.kept import kept_bits, kept_bytes
+from condu_ray.plan.sessions import plan_method
+from condu_ray.store import artifacts
+from condu_ray.store.experts import load_expert, save_expert
+from condu_ray.store.layout import session_folder
+from condu_ray.store.ledger import Entry
+
+COUNT, CHANGED = 4000, 3200
+
+
+def delta_of(seed):
+    found = {"w": torch.randn(100, 40, generator=torch.Generator().manual_seed(seed))}
+    found["w"][80:] = 0
+    return found
+
+
+@dataclass
+class Made:
+    config: Experiment
+    plan: object
+    entries: list
+
+
+@pytest.fixture
+def made(tmp_path, task_data):
+    """Commits a method's sessions of random experts."""
+
+    def make(name):
+        config = Experiment(storage=tmp_path, run="r")
+        method = get(name, config)
+        plan = plan_method(method, config, load_tasks(task_data, None), "theta0", "fp32")
+        state, entries = ModelState(model=method.initial()), []
+        for number, one in enumerate(plan.sessions):
+            key = one.expert.key if one.expert else None
+            if key:
+                save_expert(tmp_path, key, delta_of(number), {})
+            model = (
+                method.merge(state, one.task, key, lambda k: load_expert(tmp_path, k)) if method.keeps_model else None
+            )
+            state = state.after(one.state, one.task, key, model)
+            entries.append(Entry(number, one.task, key, one.parent, one.state, 0.0))
+            save_session(config.run_folder, method, entries[-1], state)
+        return Made(config, plan, entries)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [("individual", 32), ("sequential", 32 / 3), ("average", 32 / 3), ("condu", 32 / 3 + 1), ("condu-svd", 0.2)],
+)
+def test_bits_a_parameter_and_task(name, bits, made):
+    found = made(name)
+    counted = kept_bits(found.config, found.plan, found.entries)
+    header = 8 * 1300 / COUNT  # of each file
+    assert bits * 0.8 < counted["bits"] < bits + header
+    assert counted["bits_changed"] == pytest.approx(counted["bits"] * COUNT / CHANGED)
+
+
+def test_they_are_the_files_without_the_manifest(made):
+    found = made("condu-sign")
+    for entry in found.entries:
+        folder = session_folder(found.config.run_folder, "condu-sign", entry.position, entry.task, entry.state)
+        files = [path for path in artifacts.local(folder).iterdir() if path.name != "meta.json"]
+        assert len(files) == 2 + entry.position
+        assert kept_bytes(found.config, found.plan, entry) == sum(path.stat().st_size for path in files)
+
+
+def test_what_trains_nothing_keeps_nothing(made):
+    found = made("zero-shot")
+    assert kept_bits(found.config, found.plan, found.entries) == {"bits": None, "bits_changed": None}
