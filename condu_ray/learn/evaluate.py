@@ -10,6 +10,7 @@ from torch import Tensor
 
 from condu_ray.benchmark import Task
 from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.learn.routing import Routing, answers, mixture, plain
 from condu_ray.options import Inference
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
@@ -26,8 +27,14 @@ def class_ids(space: Sequence[Task], apart: bool = False) -> Tensor:
     if apart:
         return torch.arange(sum(len(task.classes) for task in space))
     numbers: dict[str, int] = {}
-    names = [" ".join(name.replace("_", " ").casefold().split()) for task in space for name in task.classes]
+    names = [plain(name) for task in space for name in task.classes]
     return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names])
+
+
+def first_of(id_C: Tensor) -> Tensor:
+    """Returns the first class of each number, int64 [numbers]."""
+    first = torch.full((int(id_C.max()) + 1,), len(id_C))
+    return first.scatter_reduce(0, id_C, torch.arange(len(id_C)), "amin")
 
 
 class Evaluator:
@@ -79,8 +86,10 @@ class Evaluator:
         inference: Inference,
         space: Sequence[Task] = (),
         apart: bool = False,
+        routing: Routing | None = None,
+        learned: Sequence[Task] = (),
     ) -> Accuracy:
-        """Task not learned, or not known: the K nearest experts' logits, aggregated image by image.
+        """Task not learned, or not known: the K nearest experts' logits, or the mixture of experts, image by image.
 
         Args:
             task: whose test images.
@@ -89,10 +98,31 @@ class Evaluator:
             inference: K, aggregation, and whether theta0 is a candidate.
             space: tasks whose classes are the label space; empty: the task's own.
             apart: whether classes of one name in several tasks are several classes.
+            routing: of the same tasks in the same order, for another router than `prototype`, and for a mixture.
+            learned: those tasks, for a mixture.
         """
         begin, names = time.perf_counter(), list(experts)
         base_ND = self.features.image(PRETRAINED, task, precision="fp32")
-        similarity_NE = router.similarities(base_ND, [prototypes[name] for name in names])
+
+        def logits(expert: int, wanted_N: Tensor) -> Tensor:
+            pretrained = expert == router.PRETRAINED
+            weights, precision = (PRETRAINED, "fp32") if pretrained else (experts[names[expert]], None)
+            text_CD = self._texts(weights, task, space, apart, precision)
+            image_BD = self.features.image(weights, task, wanted_N, precision)[wanted_N]
+            return self._scale * image_BD @ text_CD.T
+
+        if inference.aggregation == "mixture":
+            assert routing is not None, "a mixture has a router"
+            classes, id_C = space or (task,), class_ids(space or (task,), apart)
+            text_CD = self._texts(PRETRAINED, task, space, apart, "fp32")
+            who = answers(classes, learned, id_C, apart)
+            predicted_N = mixture(base_ND, text_CD, routing, who, id_C, logits).predicted()
+            return self._count(task, space, apart, first_of(id_C)[predicted_N], begin)
+        similarity_NE = (
+            routing.similarities(base_ND)
+            if routing is not None and inference.router != "prototype"
+            else router.similarities(base_ND, [prototypes[name] for name in names])
+        )
         index_NK, weight_NK = router.candidates(
             similarity_NE,
             top_k=inference.top_k,
@@ -102,15 +132,12 @@ class Evaluator:
         )
         total_NC: Tensor | None = None
         for expert in index_NK.unique().tolist():
-            pretrained = expert == router.PRETRAINED
-            weights, precision = (PRETRAINED, "fp32") if pretrained else (experts[names[expert]], None)
             wanted_N = (index_NK == expert).any(dim=1)
             weight_N = torch.where(index_NK == expert, weight_NK, 0.0).sum(dim=1)
-            text_CD = self._texts(weights, task, space, apart, precision)
-            image_BD = self.features.image(weights, task, wanted_N, precision)[wanted_N]
+            logit_WC = logits(expert, wanted_N)
             if total_NC is None:
-                total_NC = torch.zeros(len(base_ND), len(text_CD))
-            total_NC[wanted_N] += weight_N[wanted_N, None] * (self._scale * image_BD @ text_CD.T)
+                total_NC = torch.zeros(len(base_ND), logit_WC.shape[1])
+            total_NC[wanted_N] += weight_N[wanted_N, None] * logit_WC
         assert total_NC is not None, "every image has at least one candidate"
         return self._count(task, space, apart, total_NC.argmax(dim=1), begin)
 
