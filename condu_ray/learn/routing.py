@@ -109,7 +109,27 @@ def answers(space: Sequence[Task], learned: Sequence[Task], id_C: Tensor, apart:
     return Answers(id_C, owner_C, known)
 
 
-def mixture(base_ND: Tensor, text_CD: Tensor, routing: Routing, who: Answers, id_C: Tensor, logits: Logits) -> Mixture:
+def strangeness(base_ND: Tensor, text_CD: Tensor, routing: Routing, who: Answers) -> Tensor:
+    """P(new | image) within a label space, float64 [N]; arguments as of `mixture`.
+
+    0 where experts know all of its classes, 1 where they know none: whatever the image is like, it is to be told apart
+    by classes that no expert was trained on.
+    """
+    unknown = who.unknown_columns()
+    if not len(unknown) or not who.any_known:
+        return torch.full((len(base_ND),), float(len(unknown) > 0), dtype=torch.float64)
+    return routing.novelty(base_ND, text_CD[unknown])
+
+
+def mixture(
+    base_ND: Tensor,
+    text_CD: Tensor,
+    routing: Routing,
+    who: Answers,
+    id_C: Tensor,
+    logits: Logits,
+    new: float | None = None,
+) -> Mixture:
     """P(class | image) over a label space, no task known.
 
     Args:
@@ -119,10 +139,11 @@ def mixture(base_ND: Tensor, text_CD: Tensor, routing: Routing, who: Answers, id
         who: who answers for which classes.
         id_C: number of each class of the label space.
         logits: asks an expert, or theta0, once at most.
+        new: P(new) of all images in place of what novelty says, for ablations.
     """
     names, inference = list(routing.tasks), routing.inference
     unknown = who.unknown_columns()
-    new_N = routing.novelty(base_ND, text_CD[unknown]) if len(unknown) else torch.zeros(len(base_ND)).double()
+    new_N = strangeness(base_ND, text_CD, routing, who) if new is None else torch.full((len(base_ND),), new).double()
     chance_NT = routing.router.probabilities(base_ND, names) * (1 - new_N).unsqueeze(1)
     share = asked(torch.cat([chance_NT, new_N.unsqueeze(1)], dim=1))  # the new ones are a task more
     index_NK, weight_NK = router.candidates(

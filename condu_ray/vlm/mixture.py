@@ -47,6 +47,11 @@ class Answers:
         every = set().union(*known.values()) if known else set()
         self.unknown = torch.tensor([int(number) not in every for number in id_C], dtype=torch.bool)
 
+    @property
+    def any_known(self) -> bool:
+        """Whether some expert knows some class of the label space."""
+        return not bool(self.unknown.all())
+
     def columns(self, task: str) -> Tensor:
         """Returns the columns over which a task's expert answers: int64, each class once.
 
