@@ -26,12 +26,12 @@ from condu_ray.report.text import (
 from condu_ray.store.location import Place
 
 _TEXT = """Percent, tasks counting alike. *Own*: the tested task's classes; *∪*: those of all tasks. The task is never
-known, but in the row of that name. *Gain*: points above the paper's rule on the same images, with the 95 % interval of a
-paired bootstrap over each task's images. *Of known*: ∪ on learned tasks as a share of what their own experts reach over
-their own classes. *Asked*: experts that encode an image under ∪, theta0 not counted."""
-_CURVE_TEXT = """Accuracy over the union of all classes as images count as new ever more often: of learned tasks upwards,
-of unlearned ones to the right. AUROC: how well a rule tells images of unlearned tasks from those of learned ones; area:
-under the curve. Weights are learned on learned tasks, each held out in turn."""
+known, but in the row of that name. *Gain*: points above the paper's rule on the same images, with the 95 % interval of
+a paired bootstrap over each task's images. *Of known*: ∪ on learned tasks as a share of what their own experts reach
+over their own classes. *Asked*: experts that encode an image under ∪, theta0 not counted."""
+_CURVE_TEXT = """Accuracy over the union of all classes as images count as new ever more often: of learned tasks
+upwards, of unlearned ones to the right. AUROC: how well a rule tells images of unlearned tasks from those of learned
+ones; area: under the curve. Weights are learned on learned tasks, each held out in turn."""
 _CALIBRATION_TEXT = """Expected calibration error of P(task) on learned tasks' test images, in points, at temperature 1
 and at the one from images that are kept out of the router's sums."""
 
@@ -92,14 +92,11 @@ def _table(results: Mapping[str, Any], session: int) -> tuple[list[str], list[li
     rows = []
     for name in dict.fromkeys(rule for _, rule in found):
         own, union = found.get(("own", name), {}), found.get(("union", name), {})
-        rows.append(
-            [escaped(name)]
-            + [number_text(own.get("learned"), 1), number_text(union.get("learned"), 1)]
-            + [_with_interval(union.get("learned_gain")), _with_interval(union.get("share"))]
-            + [number_text(own.get("unlearned"), 1), _with_interval(own.get("unlearned_gain"))]
-            + [number_text(union.get("unlearned"), 1), _with_interval(union.get("unlearned_gain"))]
-            + [number_text(union.get("asked"), 1)]
-        )
+        cells = [number_text(own.get("learned"), 1), number_text(union.get("learned"), 1)]
+        cells += [_with_interval(union.get("learned_gain")), _with_interval(union.get("share"))]
+        for found_by in (own, union):
+            cells += [number_text(found_by.get("unlearned"), 1), _with_interval(found_by.get("unlearned_gain"))]
+        rows.append([escaped(name), *cells, number_text(union.get("asked"), 1)])
     return [*heads, "Asked"], rows
 
 
@@ -107,12 +104,10 @@ def _novelty(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     sessions = sorted({found["session"] for found in results["curves"]})
     cells = {(found["rule"], found["session"]): found for found in results["curves"]}
     heads = ["Novelty", *(f"AUROC after {session}" for session in sessions), *(f"area after {s}" for s in sessions)]
-    rows = [
-        [rule]
-        + [number_text(cells[rule, session]["auroc"], 3) for session in sessions]
-        + [number_text(cells[rule, session]["area"], 1) for session in sessions]
-        for rule in dict.fromkeys(rule for rule, _ in cells)
-    ]
+    rows = []
+    for rule in dict.fromkeys(rule for rule, _ in cells):
+        rows.append([rule, *(number_text(cells[rule, session]["auroc"], 3) for session in sessions)])
+        rows[-1] += [number_text(cells[rule, session]["area"], 1) for session in sessions]
     return heads, rows
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 SHARPEST, FLATTEST = 1e-4, 1e4
 """Temperatures that are tried, relative to the scores' own scale."""
+STEPS = 50
+"""Newton steps, at most."""
 BINS = 15
 """Bins of the expected calibration error."""
 
@@ -37,10 +40,10 @@ def fit_temperature(score_NT: Tensor, label_N: Tensor) -> float:
     return 1 / (low * high) ** 0.5
 
 
-def logistic(
-    evidence_NF: Tensor, label_N: Tensor, weight_N: Tensor, prior: Tensor, strength: float, steps: int = 50
-) -> Tensor:
-    """Fits a logistic model by Newton's method.
+def logistic(evidence_NF: Tensor, label_N: Tensor, weight_N: Tensor, prior: Tensor, strength: float) -> Tensor:
+    """Fits a logistic model in which evidence never speaks against what it is evidence of.
+
+    Newton's method; a coefficient that would be negative is 0, and the others are fitted again.
 
     Args:
         evidence_NF: float64.
@@ -48,19 +51,36 @@ def logistic(
         weight_N: of each row, float64; they sum to 1.
         prior: coefficients that are held for likely, the intercept last: [F + 1].
         strength: of the prior, against the mean log-likelihood.
-        steps: at most.
 
     Returns:
         Coefficients, the intercept last: [F + 1].
     """
     rows = torch.cat([evidence_NF, torch.ones(len(evidence_NF), 1, dtype=evidence_NF.dtype)], dim=1)
+    free = torch.ones(len(prior), dtype=torch.bool)
+    while True:
+        found = torch.zeros_like(prior)
+        found[free] = _newton(rows[:, free], label_N, weight_N, prior[free], strength)
+        against = (found < 0) & free
+        against[-1] = False
+        if not against.any():
+            return found
+        free &= ~against
+
+
+def _newton(rows: Tensor, label_N: Tensor, weight_N: Tensor, prior: Tensor, strength: float) -> Tensor:
+    def loss(found: Tensor) -> float:
+        fit = functional.binary_cross_entropy_with_logits(rows @ found, label_N, weight=weight_N, reduction="sum")
+        return float(fit + strength / 2 * ((found - prior) ** 2).sum())
+
     found, penalty = prior.clone(), strength * torch.eye(len(prior), dtype=rows.dtype)
-    for _ in range(steps):
+    for _ in range(STEPS):
         chance = torch.sigmoid(rows @ found)
         gradient = rows.T @ (weight_N * (chance - label_N)) + penalty @ (found - prior)
         hessian = (rows * (weight_N * chance * (1 - chance)).unsqueeze(1)).T @ rows + penalty
-        step = torch.linalg.solve(hessian, gradient)
-        found = found - step.clamp(-2, 2)
+        step, size = torch.linalg.solve(hessian, gradient), 1.0
+        while loss(found - size * step) > loss(found) and size > 1e-6:
+            size /= 2  # far from the optimum a whole step can overshoot
+        found = found - size * step
         if float(step.abs().max()) < 1e-10:
             break
     return found
