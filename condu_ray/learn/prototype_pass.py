@@ -67,8 +67,17 @@ class ChunkEncoder:
         self._preprocessor = Preprocessor(backbone.spec.preprocess)
 
     @torch.no_grad()
-    def __call__(self, task: Task, chunk: Chunk) -> dict[str, Tensor]:
-        """Returns a chunk's part of what `Gathered` adds up: `text` of the prompts, else `sums` and the moments'."""
+    def __call__(self, task: Task, chunk: Chunk, *, moments: bool = True) -> dict[str, Tensor]:
+        """Returns a chunk's part of what `Gathered` adds up.
+
+        Args:
+            task: whose chunk.
+            chunk: rows of its training images, or its prompts.
+            moments: whether the moments are wanted, or prototypes' sums alone, to measure what moments cost.
+
+        Returns:
+            `text` of the prompts; else `prototype_sums`, and what moments are stored as.
+        """
         if not chunk.images:
             return {
                 "text": text_sums(self._backbone.model, self._backbone.tokenizer, task.classes, task.templates).cpu()
@@ -86,10 +95,11 @@ class ChunkEncoder:
         feature_ND, classes = torch.cat(parts), len(task.classes)
         sums = torch.zeros(classes, feature_ND.shape[1], dtype=torch.float64)
         sums.index_add_(0, label_N, feature_ND.double())
+        if not moments:
+            return {"prototype_sums": sums}
         row_N = torch.arange(chunk.start, chunk.stop) + chunk.first
-        return {"prototype_sums": sums} | Moments.of(
-            on_grid(feature_ND), label_N, classes, row_N, task.train_rows
-        ).tensors()
+        found = Moments.of(on_grid(feature_ND), label_N, classes, row_N, task.train_rows)
+        return {"prototype_sums": sums} | found.tensors()
 
 
 class Gathered:

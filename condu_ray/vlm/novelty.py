@@ -105,6 +105,7 @@ class Novelty:
             self._columns = ()  # nothing is kept that could tell what usual evidence is: theta0's prompts decide
         self._coefficients = self._learned() if self._columns else None
         self._judge = Evidence(self._fitted, scale) if self._fitted else self._evidence
+        self._last: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, image_ND: Tensor, unknown_UD: Tensor) -> Tensor:
         """Returns P(new | image), float64 [N].
@@ -124,7 +125,9 @@ class Novelty:
         if self._coefficients is None:
             return self._evidence(image_ND, unknown_UD)[:, 3]
         assert self._fitted is not None
-        usual = _usual(self._judge, self._tasks, unknown_UD)
+        if self._last is None or not torch.equal(self._last[0], unknown_UD):
+            self._last = unknown_UD, _usual(self._judge, self._tasks, unknown_UD)
+        usual = self._last[1]
         return (
             _standard(self._judge(image_ND, unknown_UD), usual)[:, self._columns] @ self._coefficients[:-1]
             + (self._coefficients[-1])
