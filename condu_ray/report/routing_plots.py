@@ -38,10 +38,9 @@ def curves(results: Mapping[str, Any], path: Place) -> Place:
             panel.plot([row["unlearned"]], [row["learned"]], marker, ms=11, mfc="none", mec="black")
             panel.annotate(name, (row["unlearned"], row["learned"]), (7, 5), textcoords="offset points", fontsize=8)
         panel.set_title(f"after {session} tasks", fontsize=10, loc="left")
-        panel.legend(frameon=False, fontsize=7, loc="lower left")
+        panel.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
         panel.set_ylim(bottom=0)
-        panel.set_xlim(left=0)
-        panel.margins(0.08)
+        panel.set_xlim(0, 1.3 * panel.get_xlim()[1])  # room for the names of the points
         style_axes(panel)
     for panel in panels[len(sessions) :]:
         panel.set_visible(False)
@@ -70,6 +69,6 @@ def confusion(results: Mapping[str, Any], path: Place) -> Place:
         panel.set_title(f"{name}: {np.diag(matrix).mean():.0f} % to their own", fontsize=10, loc="left")
         panel.tick_params(color=MUTED, length=2)
         panel.spines[:].set_visible(False)
+        panel.set_xlabel("most likely task by the router", fontsize=9)
     panels[0].set_ylabel("images of", fontsize=9)
-    figure.supxlabel("most likely task by the router", fontsize=9)
     return save_figure(figure, path)
