@@ -8,7 +8,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -66,9 +67,9 @@ def an_image(tasks: int, classes: int, width: int, repeats: int) -> dict[str, fl
     each = list(prototypes.values())
     found = {"paper_us": 1e6 * seconds(lambda: similarities(batch, each), repeats) / 250}
     for kind in get_args(Kind):
-        router = calibrated(kind, sums, prototypes=prototypes)
-        found[f"{kind}_us"] = 1e6 * seconds(lambda router=router: router.probabilities(batch), repeats) / 250
-        found[f"{kind}_make_ms"] = 1e3 * seconds(lambda kind=kind: calibrated(kind, sums, prototypes=prototypes), 1)
+        make = partial(calibrated, kind, sums, prototypes=prototypes)
+        found[f"{kind}_us"] = 1e6 * seconds(partial(make().probabilities, batch), repeats) / 250
+        found[f"{kind}_make_ms"] = 1e3 * seconds(make, 1)
     novelty = Novelty(known, "combined", 100.0, 0.7)
     found["novelty_us"] = 1e6 * seconds(lambda: novelty(batch, unknown), repeats) / 250
     found["novelty_make_ms"] = 1e3 * seconds(lambda: Novelty(known, "combined", 100.0, 0.7), 1)
@@ -98,7 +99,7 @@ if __name__ == "__main__":
     backbone = load_backbone(backbone_spec(pretrained=args.pretrained))
     tasks = load_tasks(Path(args.data))[: args.tasks]
     width = int(backbone.model.text_projection.shape[1])
-    results = {
+    results: dict[str, Mapping[str, Any]] = {
         "pass": the_pass(ChunkEncoder(backbone, torch.device("cpu")), tasks, args.repeats),
         "image": an_image(args.tasks, args.classes, width, args.repeats),
         "bytes": kept(args.classes, width),
