@@ -37,6 +37,7 @@ from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, save_expert
 from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import Entry, Ledger
+from condu_ray.vlm import moments as moments_module
 from condu_ray.vlm.model import backbone_spec, load_backbone
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -430,6 +431,8 @@ class TestJobs:
         assert "inference-cost.png" in capsys.readouterr().out
 
     def test_routing(self, empty, monkeypatch, capsys):
+        monkeypatch.setattr(moments_module, "RANDOM", 16)  # a test has not the time for more
+        moments_module._projection.cache_clear()
         flags = [*empty.save().flags, "--training.precision", "fp32", "--routing", "1,3"]
         self.call(monkeypatch, "ablate_inference.py", *flags)
         folder = Path(empty.config.run_folder, "ablation")
@@ -445,6 +448,8 @@ class TestJobs:
             assert self.measured(run, evaluator, session, task, rule) == pytest.approx(
                 self.images(run, evaluator, session, rule)[task]
             )
+
+        moments_module._projection.cache_clear()
 
     def measured(self, run, evaluator, session, place, rule):
         """Accuracy over the union, as an evaluator of a run measures it."""
