@@ -145,8 +145,9 @@ class Replay(Settings):
 class Inference(Settings):
     """How a task that was not learned yet is predicted from the experts that there are."""
 
-    aggregation: Literal["weighted", "mean"] = "weighted"
-    """Weights of the candidates' logits: `weighted` by prototype similarity (paper), `mean` equal (public code)."""
+    aggregation: Literal["weighted", "mean", "mixture"] = "weighted"
+    """Weights of the candidates' logits: `weighted` by prototype similarity (paper), `mean` equal (public code); or a
+    `mixture`: each expert's probabilities over its own classes, times the router's P(task) and 1 - P(new)."""
     top_k: int = Field(5, ge=1)
     """Candidates an image, the pretrained model among them when it is included."""
     include_pretrained: bool = True
@@ -162,3 +163,21 @@ class Inference(Settings):
     prototype_text: Literal["unit", "mean"] = late("unit")
     """Text part of class prototypes: the mean over templates brought to length 1 as for a classifier, or the plain mean
     (public code)."""
+    router: Literal["prototype", "gaussian", "ridge"] = late("prototype")
+    """What says to which task an image belongs: `prototype`, the nearest class prototype (paper); `gaussian`, Gaussians
+    of one covariance; `ridge`, a regression from random features. Both are made of sums, exact in any order."""
+    router_means: Literal["class", "task"] = late("class")
+    """`gaussian`: a mean a class, or a task."""
+    novelty: Literal["combined", "mahalanobis", "relative", "nearest", "prompts", "two-stage"] = late("combined")
+    """`mixture`: what says that an image is of no learned task: one kind of evidence, all of them weighed (`combined`),
+    or theta0's nearest prompt, yes or no (`two-stage`, RAIL). Calibrated on learned tasks, each held out in turn."""
+    novelty_prior: float = late(0.7, gt=0, lt=1)
+    """`mixture`: P(new) of an image beforehand, where the label space has classes that no expert knows."""
+    unknown: Literal["nearest", "pretrained"] = late("nearest")
+    """`mixture`: who answers over classes that no expert knows: the candidates of the paper's rule (`top_k`, weighted),
+    or the pretrained model alone."""
+
+    @property
+    def learns_routing(self) -> bool:
+        """Whether more than prototypes is wanted of the learned tasks: another router, or a mixture."""
+        return self.aggregation == "mixture" or self.router != "prototype"

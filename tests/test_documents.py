@@ -21,7 +21,7 @@ spec.loader.exec_module(docs)
 
 PAGES = docs.pages()
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
-PARSED = {"jobs/run_mtil.py": Experiment, "jobs/sweep_orders.py": Sweep, "jobs/ablate_inference.py": Experiment}
+PARSED = {"jobs/run_mtil.py": Experiment, "jobs/sweep_orders.py": Sweep}
 """Commands whose flags are the configuration's and nothing else: their values are read, too."""
 
 

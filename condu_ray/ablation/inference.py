@@ -72,8 +72,10 @@ def prototype_kinds() -> tuple[str, ...]:
     return get_args(Kind)
 
 
-def of_config(inference: Inference) -> Option:
-    """Returns a run's own option."""
+def of_config(inference: Inference) -> Option | None:
+    """Returns a run's own option; None for a mixture, which weighs no logits (`condu_ray.ablation.routing`)."""
+    if inference.aggregation == "mixture":
+        return None
     return Option(inference.aggregation, inference.top_k, inference.include_pretrained, inference.prototypes)
 
 
@@ -98,13 +100,15 @@ def ablate_inference(
     state, task = run.state(len(run.tasks) - 1), run.tasks[0]
     own = of_config(run.config.inference)
     experts = [run.weights(state, name) for name in state.tasks]
-    known = [prototypes[own.prototypes][name] for name in state.tasks]
+    known = [prototypes[run.config.inference.prototypes][name] for name in state.tasks]
     footprint = Footprint.of(state.model.unified, evaluator.features.backbone.model)
     held = [footprint.held(count + 1) for count in range(len(experts))]
     return run.describe() | {
         "options": options,
         "marks": {
-            name: asdict(mark) for name, mark in (("paper", PAPER), ("public code", PUBLIC_CODE), ("this run", own))
+            name: asdict(mark)
+            for name, mark in (("paper", PAPER), ("public code", PUBLIC_CODE), ("this run", own))
+            if mark is not None
         },
         "cost": aggregation_cost(evaluator, task, experts, known),
         "memory": [

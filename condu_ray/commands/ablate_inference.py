@@ -1,33 +1,55 @@
 """Every option of the aggregated prediction, its speed and memory, for a finished run; takes a run's flags."""
 
-import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from condu_ray.command_line import main_config
+from condu_ray.command_line import main_config, program
 from condu_ray.commands.job import job
 from condu_ray.config import Experiment
+from condu_ray.methods import Method
 
 
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains nothing: the flags name a run in storage; bad input ends with its message and exit code 2."""
-    flags = sys.argv[1:] if argv is None else argv
-    config = main_config(Experiment, __doc__, flags)
+    parser = ArgumentParser(prog=program(), description=__doc__, add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--routing", metavar="SESSIONS", help="instead: routers, mixtures and novelty, after: all, last, or 3,6,9,11"
+    )
+    own, flags = parser.parse_known_args(argv)
+    if {"-h", "--help"} & set(flags):
+        parser.print_help()
+    config = main_config(Experiment, "Its flags as a run's.", flags)
     from condu_ray.ablation.finished import finished_runs
     from condu_ray.ablation.inference import ablate_inference, prototype_kinds
+    from condu_ray.ablation.merging import parse_sessions
+    from condu_ray.ablation.routing import ablate_routing
+    from condu_ray.learn.prototype_pass import prototypes_here
     from condu_ray.learn.prototype_store import load_prototypes
     from condu_ray.orchestration.cluster.failure import at_work
     from condu_ray.report.ablation_report import write_inference
+    from condu_ray.report.routing_report import write_routing
     from condu_ray.store.layout import ablation_folder
 
-    which = "condu, condu-lora and emr"
-    for run, evaluator in finished_runs(config, flags, lambda method: method.routes, which, sessions=True):
-        storage, backbone = run.config.storage, evaluator.features.backbone.fingerprint
-        prototypes = {
-            kind: {task.name: load_prototypes(storage, backbone, task, kind) for task in run.tasks}
-            for kind in prototype_kinds()
-        }
-        stem = "inference" if run.method.name == "condu" else f"inference-{run.method.name}"
+    def suitable(method: Method) -> bool:
+        return method.routes or (own.routing is not None and method.name == "individual")
+
+    which = "condu, condu-lora and emr" + (", and individual" if own.routing is not None else "")
+    for run, evaluator in finished_runs(config, flags, suitable, which, sessions=True):
+        storage, features = run.config.storage, evaluator.features
+        folder, name = ablation_folder(run.config.run_folder), run.method.name
+        suffix = "" if name == "condu" else f"-{name}"
         with at_work():
+            prototypes_here(storage, features.backbone, run.tasks, features.device.type, print)
+            if own.routing is not None:
+                sessions = parse_sessions(own.routing, len(run.tasks))
+                print(*write_routing(ablate_routing(run, evaluator, sessions), folder, f"routing{suffix}"), sep="\n")
+                continue
+            prototypes = {
+                kind: {
+                    task.name: load_prototypes(storage, features.backbone.fingerprint, task, kind) for task in run.tasks
+                }
+                for kind in prototype_kinds()
+            }
             results = ablate_inference(run, evaluator, prototypes)
-            print(*write_inference(results, ablation_folder(run.config.run_folder), stem), sep="\n")
+            print(*write_inference(results, folder, f"inference{suffix}"), sep="\n")

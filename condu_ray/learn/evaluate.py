@@ -12,6 +12,7 @@ from torch import Tensor
 from condu_ray.benchmark import Task
 from condu_ray.benchmark.label_space import Labels
 from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.learn.routing import Routing, answers, mixture, plain
 from condu_ray.options import Inference
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
@@ -28,7 +29,7 @@ def class_ids(space: Sequence[Task | Labels], apart: bool = False) -> Tensor:
     if apart:
         return torch.arange(sum(len(task.classes) for task in space))
     numbers: dict[str, int] = {}
-    names = [" ".join(name.replace("_", " ").casefold().split()) for task in space for name in task.classes]
+    names = [plain(name) for task in space for name in task.classes]
     return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names])
 
 
@@ -75,6 +76,12 @@ def mix(similarity_NE: Tensor, inference: Inference, logits: Callable[[int, Tens
         total_NC[wanted_N] += weight_N[wanted_N, None] * found_WC
     assert total_NC is not None, "every image has at least one candidate"
     return Mixed(total_NC, similarity_NE, index_NK, weight_NK)
+
+
+def first_of(id_C: Tensor) -> Tensor:
+    """Returns the first class of each number, int64 [numbers]."""
+    first = torch.full((int(id_C.max()) + 1,), len(id_C))
+    return first.scatter_reduce(0, id_C, torch.arange(len(id_C)), "amin")
 
 
 class Evaluator:
@@ -126,8 +133,10 @@ class Evaluator:
         inference: Inference,
         space: Sequence[Task] = (),
         apart: bool = False,
+        routing: Routing | None = None,
+        learned: Sequence[Task] = (),
     ) -> Accuracy:
-        """Task not learned, or not known: the K nearest experts' logits, aggregated image by image.
+        """Task not learned, or not known: the K nearest experts' logits, or the mixture of experts, image by image.
 
         Args:
             task: whose test images.
@@ -136,6 +145,8 @@ class Evaluator:
             inference: K, aggregation, and whether theta0 is a candidate.
             space: tasks whose classes are the label space; empty: the task's own.
             apart: whether classes of one name in several tasks are several classes.
+            routing: of the same tasks in the same order, for another router than `prototype`, and for a mixture.
+            learned: those tasks, for a mixture.
         """
         begin, names = time.perf_counter(), list(experts)
         base_ND = self.features.image(PRETRAINED, task, precision="fp32")
@@ -147,7 +158,18 @@ class Evaluator:
             image_BD = self.features.image(weights, task, wanted_N, precision)[wanted_N]
             return self._scale * image_BD @ text_CD.T
 
-        similarity_NE = router.similarities(base_ND, [prototypes[name] for name in names])
+        if inference.aggregation == "mixture":
+            assert routing is not None, "a mixture has a router"
+            classes, id_C = space or (task,), class_ids(space or (task,), apart)
+            text_CD = self._texts(PRETRAINED, task, space, apart, "fp32")
+            who = answers(classes, learned, id_C, apart)
+            predicted_N = mixture(base_ND, text_CD, routing, who, id_C, logits).predicted()
+            return self._count(task, space, apart, first_of(id_C)[predicted_N], begin)
+        similarity_NE = (
+            routing.similarities(base_ND)
+            if routing is not None and inference.router != "prototype"
+            else router.similarities(base_ND, [prototypes[name] for name in names])
+        )
         mixed = mix(similarity_NE, inference, logits)
         return self._count(task, space, apart, mixed.logits.argmax(dim=1), begin)
 

@@ -14,11 +14,12 @@ from condu_ray.config import content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.layout import prototype_folder
 from condu_ray.store.location import Place
+from condu_ray.vlm.moments import Moments
 from condu_ray.vlm.prototypes import class_prototypes
 
 FILE = "features.safetensors"
-VERSION = "2"
-"""Raised whenever what prototypes are made of changes."""
+VERSION = "3"
+"""Raised whenever what prototypes are made of changes; 3 has the routers' moments beside them."""
 
 
 def prototype_key(backbone: str, task: Task, images: str = "training") -> str:
@@ -38,19 +39,20 @@ def has_prototypes(storage: Place, backbone: str, task: Task) -> bool:
     return artifacts.exists(prototype_folder(storage, prototype_key(backbone, task)))
 
 
-def save_prototypes(storage: Place, backbone: str, task: Task, sums: Tensor, counts: Tensor, text: Tensor) -> None:
-    """Publishes what a task's prototypes are made of; what is there already wins.
+def save_prototypes(storage: Place, backbone: str, task: Task, sums: Tensor, text: Tensor, moments: Moments) -> None:
+    """Publishes what a task's prototypes and routers are made of; what is there already wins.
 
     Args:
         storage: storage folder.
         backbone: theta0's fingerprint.
         task: the task.
         sums: [C, D] float64, sums of the training images' features by class.
-        counts: [C] int64, training images a class.
         text: [C, D] float32, sums over the templates of the prompts' features.
+        moments: counts, sums and second moments of the same images.
     """
-    meta = {"task": task.name, "backbone": backbone, "images": int(counts.sum())}
-    write = partial(_save, {"sums": sums, "counts": counts, "text": text})
+    meta = {"task": task.name, "backbone": backbone, "images": moments.images}
+    exact = {f"moments.{name}": tensor for name, tensor in moments.tensors().items()}
+    write = partial(_save, {"sums": sums, "counts": moments.counts.clone(), "text": text} | exact)
     artifacts.publish(prototype_folder(storage, prototype_key(backbone, task)), meta, write, seal=True)
 
 
@@ -78,3 +80,20 @@ def load_prototypes(
     sums = found["text"]
     text_CD = functional.normalize(sums, dim=-1) if text == "unit" else sums / len(task.templates)
     return class_prototypes(found["sums"], found["counts"], text_CD, kind, task.classes)
+
+
+def load_moments(storage: Place, backbone: str, task: Task, *, images: str = "training") -> tuple[Moments, Tensor]:
+    """Returns what routers are made of: a task's moments, and its prompts' features [C, D] float32, L2-normalised.
+
+    Args:
+        storage: storage folder.
+        backbone: theta0's fingerprint.
+        task: the task.
+        images: `training`, or `all` of those that a few-shot task's were drawn from.
+
+    Raises:
+        ArtifactError: the features are missing or damaged.
+    """
+    found = artifacts.load_tensors(prototype_folder(storage, prototype_key(backbone, task, images)), FILE)
+    exact = {name.removeprefix("moments."): tensor for name, tensor in found.items() if name.startswith("moments.")}
+    return Moments.from_tensors(exact), functional.normalize(found["text"], dim=-1)

@@ -1,1 +1,1 @@
-"""The vision-language model: loading, preprocessing, zero-shot classifiers, prototypes, routing."""
+"""The vision-language model: loading, preprocessing, zero-shot classifiers, prototypes, routers, novelty."""

@@ -5,10 +5,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from condu_ray.ablation import inference as inference
+from condu_ray.ablation import routing as routing
 from condu_ray.ablation.cost import Footprint, aggregation_cost
 from condu_ray.ablation.finished import keep_methods, make_evaluator
 from condu_ray.ablation.merging import (
@@ -22,6 +24,7 @@ from condu_ray.ablation.synthetic import ablate_synthetic, measure_synthetic, sh
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Evaluation, Experiment
 from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.learn.routing import load_routing
 from condu_ray.merging import UnifiedDelta, reconstruction
 from condu_ray.merging.variants import variants
 from condu_ray.methods import ModelState, get
@@ -34,6 +37,7 @@ from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, save_expert
 from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import Entry, Ledger
+from condu_ray.vlm import moments as moments_module
 from condu_ray.vlm.model import backbone_spec, load_backbone
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -426,6 +430,45 @@ class TestJobs:
         assert [row["experts"] for row in found["memory"]] == [1, 2, 3]
         assert "inference-cost.png" in capsys.readouterr().out
 
+    def test_routing(self, empty, monkeypatch, capsys):
+        monkeypatch.setattr(moments_module, "RANDOM", 16)  # a test has not the time for more
+        moments_module._projection.cache_clear()
+        flags = [*empty.save().flags, "--training.precision", "fp32", "--routing", "1,3"]
+        self.call(monkeypatch, "ablate_inference.py", *flags)
+        folder = Path(empty.config.run_folder, "ablation")
+        found = json.loads((folder / "routing.json").read_text())
+        assert {row["session"] for row in found["rows"]} == {1, 3}
+        assert "routing-curves.png" in capsys.readouterr().out
+        page = (folder / "routing.md").read_text()
+        for kind in ("prototype", "gaussian", "ridge"):
+            assert f"mixture, {kind}" in page
+            assert np.allclose(np.sum(found["routing"]["confusion"][kind], axis=1), 100)
+        run, evaluator = empty.run(), empty.evaluator()
+        for session, task, rule in ((1, 1, "mixture, gaussian"), (3, 2, "mixture, ridge"), (3, 0, "paper")):
+            assert self.measured(run, evaluator, session, task, rule) == pytest.approx(
+                self.images(run, evaluator, session, rule)[task]
+            )
+
+        moments_module._projection.cache_clear()
+
+    def measured(self, run, evaluator, session, place, rule):
+        """Accuracy over the union, as an evaluator of a run measures it."""
+        state, names = run.state(session - 1), [task.name for task in run.tasks]
+        options = routing.rules(run.config.inference, session < 3)[rule]
+        learned = [run.tasks[names.index(name)] for name in state.tasks]
+        backbone = evaluator.features.backbone
+        scale = float(backbone.model.logit_scale.detach().exp())
+        known = load_routing(run.config.storage, backbone.fingerprint, learned, options, scale)
+        experts = {name: run.weights(state, name) for name in state.tasks}
+        found = evaluator.aggregated(
+            run.tasks[place], experts, known.prototypes, options, run.tasks, False, known, learned
+        )
+        return found.correct / found.images
+
+    def images(self, run, evaluator, session, rule):
+        right, _ = routing.Session.of(run, evaluator, session).predict()
+        return [one.mean() for one in right["union"][rule]]
+
     def test_inference_refuses(self, empty, monkeypatch, capsys):
         monkeypatch.setattr("condu_ray.orchestration.cluster.env.apply", lambda: None)
         Path(empty.config.storage).mkdir()
@@ -433,3 +476,21 @@ class TestJobs:
             self.call(monkeypatch, "ablate_inference.py", *empty.flags, "--training.precision", "fp32")
         assert end.value.code == 2
         assert "lacks 6 experts or sessions" in capsys.readouterr().err
+
+
+class TestRoutingNumbers:
+    def test_interval_by_hand(self):
+        own, other = [np.array([1, 1, 0, 1], bool), np.array([1, 0], bool)], [np.array([1, 0, 0, 0], bool)] * 1
+        other.append(np.array([1, 1], bool))
+        found = routing.interval(own, other)
+        assert found[0] == pytest.approx(100 * ((0.75 + 0.5) / 2 - (0.25 + 1) / 2))
+        assert found[3] == pytest.approx(100.0)
+        assert found[1] < found[0] < found[2]
+        assert routing.interval(own, own)[:3] == [0, 0, 0]
+
+    def test_auroc_by_hand(self):
+        assert routing.auroc(torch.tensor([3.0, 2.0]), torch.tensor([1.0, 2.0, 0.0])) == pytest.approx(5.5 / 6)
+        assert routing.auroc(torch.ones(4), torch.ones(5)) == 0.5
+
+    def test_area_by_hand(self):
+        assert routing.area([[80, 0], [60, 40], [0, 50]]) == pytest.approx((40 * 70 + 10 * 30) / 100)

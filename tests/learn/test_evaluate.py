@@ -12,6 +12,8 @@ from condu_ray.benchmark.rows import sample
 from condu_ray.learn import features as features_module
 from condu_ray.learn.evaluate import Evaluator, class_ids
 from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.learn.prototype_pass import prototypes_here
+from condu_ray.learn.routing import load_routing
 from condu_ray.options import Inference
 from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights
 from condu_ray.vlm.preprocess import Preprocessor, normalise
@@ -219,3 +221,106 @@ def test_max_images_takes_a_sample(make, task, small_backbone):
     assert rows.tolist() != list(range(10))
     count = make(batch_size=4, max_images=10).known(task, PRETRAINED)
     assert (count.correct, count.images) == (int((scores.argmax(1) == labels)[rows].sum()), 10)
+
+
+@pytest.fixture
+def mixed(evaluator, tasks, tmp_path):
+    """Two learned tasks, and one of whose four classes they know two."""
+    walls, doors, cars = tasks
+    learned, other = (walls, doors), replace(cars, classes=("white", "navy", "crimson", "green"))
+    prototypes_here(tmp_path, evaluator.features.backbone, learned, "cpu")
+    weights = {task.name: named(noise(evaluator.features.theta0, seed), task.name) for seed, task in enumerate(learned)}
+
+    def accuracy(task, space, **options):
+        inference = Inference(aggregation="mixture", **options)
+        scale = float(evaluator.features.backbone.model.logit_scale.detach().exp())
+        routing = load_routing(tmp_path, evaluator.features.backbone.fingerprint, learned, inference, scale)
+        found = evaluator.aggregated(task, weights, routing.prototypes, inference, space, False, routing, learned)
+        return found, routing
+
+    return learned, other, accuracy
+
+
+def mixture_by_hand(evaluator, small_backbone, learned, task, space, routing):
+    """Image by image and class by class, [N] names of the predicted classes."""
+    spaces, every = space or (task,), {name: set(known.classes) for name, known in ((t.name, t) for t in learned)}
+    logits = [logits_by_hand(small_backbone, task, seed, tuple(spaces))[0] for seed in (None, 0, 1)]
+    columns = [(other.name, name) for other in spaces for name in other.classes]
+    names = list(dict.fromkeys(name for _, name in columns))
+    unknown = [name for name in names if not any(name in classes for classes in every.values())]
+    place = {name: next(i for i, (_, other) in enumerate(columns) if other == name) for name in names}
+    base = evaluator.features.image(PRETRAINED, task, precision="fp32")
+    text = torch.cat([evaluator.features.text(PRETRAINED, other, "fp32") for other in spaces])
+    task_NT = routing.router.probabilities(base, [known.name for known in learned])
+    new_N = routing.novelty(base, text[[place[name] for name in unknown]])
+    if len(unknown) == len(names):
+        new_N = torch.ones(len(base))
+    found = []
+    for row in range(len(base)):
+        shares = {known.name: float(task_NT[row, i] * (1 - new_N[row])) for i, known in enumerate(learned)}
+        shares["new"], kept, total = float(new_N[row]), {}, 0.0
+        for name in sorted(shares, key=lambda name: -shares[name]):
+            if total < 0.99:
+                kept[name], total = shares[name], total + shares[name]
+        chance = dict.fromkeys(names, 0.0)
+        for i, known in enumerate(learned):
+            mine = [name for name in names if name in every[known.name]] or names
+            own = {name: (known.name, name) for name in mine}
+            at = [columns.index(own[name]) if own[name] in columns else place[name] for name in mine]
+            for name, part in zip(mine, logits[1 + i][row, at].double().softmax(0).tolist(), strict=True):
+                chance[name] += kept.get(known.name, 0.0) * part
+        if kept.get("new"):
+            similar = [float((base[row] @ routing.prototypes[known.name].T).max()) for known in learned]
+            weight = torch.tensor([max(similar), *similar]).clamp(min=0)
+            together = sum(w * each[row] for w, each in zip((weight / weight.sum()).tolist(), logits, strict=True))
+            at = [place[name] for name in unknown]
+            for name, part in zip(unknown, together[at].double().softmax(0).tolist(), strict=True):
+                chance[name] += kept["new"] * part
+        assert sum(chance.values()) == pytest.approx(sum(kept.values()))
+        found.append(max(chance, key=chance.get))
+    return found
+
+
+@pytest.mark.parametrize("router", ["prototype", "gaussian", "ridge"])
+@pytest.mark.parametrize("union", [False, True])
+def test_a_mixture_is_the_sum_over_tasks(evaluator, small_backbone, mixed, router, union):
+    learned, other, accuracy = mixed
+    told = set()
+    for task in (*learned, other):
+        space = (*learned, other) if union else ()
+        found, routing = accuracy(task, space, router=router)
+        predicted = mixture_by_hand(evaluator, small_backbone, learned, task, space, routing)
+        labels = logits_by_hand(small_backbone, task, None)[1].tolist()
+        right = sum(name == task.classes[label] for name, label in zip(predicted, labels, strict=True))
+        assert (found.correct, found.images) == (right, len(labels))
+        told |= set(predicted)
+    assert len(told) > 1  # else this test says nothing
+
+
+def test_where_no_expert_knows_any_class_the_mixture_is_the_papers_rule(mixed, evaluator, task):
+    learned, other, accuracy = mixed
+    strange = replace(other, classes=("pink", "navy", "crimson", "olive"))
+    found, routing = accuracy(strange, (), router="gaussian")
+    weights = {name.name: named(noise(evaluator.features.theta0, seed), name.name) for seed, name in enumerate(learned)}
+    assert found.correct == evaluator.aggregated(strange, weights, routing.prototypes, Inference()).correct
+    alone, _ = accuracy(strange, (), router="gaussian", unknown="pretrained")
+    assert alone.correct == evaluator.known(strange, PRETRAINED).correct
+
+
+def test_only_experts_that_matter_encode_an_image(evaluator, mixed, monkeypatch):
+    learned, _, accuracy = mixed
+    counts, original = {}, features_module.image_features
+
+    def counting(model, images):
+        name = evaluator.features._placed
+        counts[name] = counts.get(name, 0) + len(images)
+        return original(model, images)
+
+    monkeypatch.setattr(features_module, "image_features", counting)
+    monkeypatch.setattr("condu_ray.vlm.routers.fit_temperature", lambda scores, labels: 0.01)  # of few doubts
+    found, routing = accuracy(learned[0], learned, router="gaussian")
+    base = evaluator.features.image(PRETRAINED, learned[0], precision="fp32")
+    chance = routing.router.probabilities(base, [task.name for task in learned])
+    wanted = {task.name: int((chance[:, place] > 0.01).sum()) for place, task in enumerate(learned)}
+    assert {name: counts.get(name, 0) for name in wanted} == wanted
+    assert sum(wanted.values()) < 2 * found.images

@@ -62,6 +62,24 @@ BASE = {
     "seen": True, "protocol": "task",
 }  # fmt: skip
 OTHER_K = Experiment(inference=Inference(top_k=2))
+MIXTURE = {"aggregation": "mixture", "router": "gaussian"}
+OTHER_ROUTINGS = [
+    Experiment(inference=Inference(**MIXTURE | change))
+    for change in (
+        {}, {"router": "ridge"}, {"router_means": "task"}, {"novelty": "two-stage"}, {"novelty_prior": 0.5},
+        {"unknown": "pretrained"}, {"aggregation": "weighted"},
+    )
+]  # fmt: skip
+
+
+def test_every_option_of_routing_is_another_measurement(tasks):
+    keys = [
+        measurement_key(config, "theta0", "fp32", get("condu"), STATE, tasks[0], True, protocol)
+        for config in (Experiment(), *OTHER_ROUTINGS)
+        for protocol in ("task", "own")
+    ]
+    assert len(set(keys[::2])) == 1  # a learned task that is known is predicted by its expert
+    assert len(set(keys[1::2])) == 1 + len(OTHER_ROUTINGS)
 
 
 @pytest.mark.parametrize(

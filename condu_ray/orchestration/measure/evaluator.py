@@ -11,12 +11,12 @@ from typing import Any
 import ray
 import torch
 
-from condu_ray.benchmark import load_task
+from condu_ray.benchmark import Task, load_task
 from condu_ray.benchmark.label_space import label_space
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, content_hash
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
-from condu_ray.learn.prototype_store import load_prototypes
+from condu_ray.learn.routing import Routing, load_routing, prototypes_of
 from condu_ray.merging import reconstruction
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session
@@ -59,6 +59,7 @@ class EvaluatorActor:
         )
         self._tasks = {name: load_task(folder) for name, folder in folders.items()}
         self._states: OrderedDict[str, ModelState] = OrderedDict()
+        self._routings: OrderedDict[str, Routing] = OrderedDict()
         self._run = config.run_name
         telemetry.restarted("evaluator", self._run)
         telemetry.gauge("condu_evaluators_active", 1, run=self._run)
@@ -100,18 +101,23 @@ class EvaluatorActor:
             return self._with_fidelity(found, method, state, wanted.task) if fidelity else found
         options, theta0 = method.config.inference, self._evaluator.features.backbone.fingerprint
         experts = {name: self._weights(method, state, name) for name in state.tasks}
-        prototypes = {
-            name: load_prototypes(
-                method.config.storage,
-                theta0,
-                self._tasks[name],
-                options.prototypes,
-                images=options.prototype_images,
-                text=options.prototype_text,
-            )
-            for name in state.tasks
-        }
-        return self._evaluator.aggregated(task, experts, prototypes, options, space, apart)
+        learned = [self._tasks[name] for name in state.tasks]
+        routing = self._routing(method, state, learned) if options.learns_routing else None
+        prototypes = routing.prototypes if routing else {
+            one.name: prototypes_of(method.config.storage, theta0, one, options) for one in learned
+        }  # fmt: skip
+        return self._evaluator.aggregated(task, experts, prototypes, options, space, apart, routing, learned)
+
+    def _routing(self, method: Method, state: ModelState, learned: list[Task]) -> Routing:
+        config, backbone = method.config, self._evaluator.features.backbone
+        key = content_hash([state.tasks, [task.train_fingerprint for task in learned], config.inference.identity()])
+        if key not in self._routings:
+            scale = float(backbone.model.logit_scale.detach().exp())
+            made = load_routing(config.storage, backbone.fingerprint, learned, config.inference, scale)
+            self._routings[key] = made
+            while len(self._routings) > STATES:
+                self._routings.popitem(last=False)
+        return self._routings[key]
 
     def _with_fidelity(self, found: Accuracy, method: Method, state: ModelState, task: str) -> Accuracy:
         """How near what serves a learned task is to the expert that was merged."""

@@ -11,6 +11,7 @@ from condu_ray.orchestration.cluster.env import ray_cluster
 from condu_ray.orchestration.cluster.room import Room
 from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.vlm.model import backbone_spec, load_backbone
+from condu_ray.vlm.moments import TENSORS
 from condu_ray.vlm.preprocess import Preprocessor, normalise
 from condu_ray.vlm.prototypes import class_prototypes
 from condu_ray.vlm.zeroshot import image_features, text_features
@@ -45,7 +46,8 @@ def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbon
 
 
 def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_backbone, tmp_path):
-    from condu_ray.learn.prototype_store import load_prototypes
+    from condu_ray.learn.prototype_pass import prototypes_here
+    from condu_ray.learn.prototype_store import load_moments, load_prototypes
     from condu_ray.orchestration.measure.encoders import make_prototypes
 
     spec = backbone_spec(pretrained=str(small_backbone))
@@ -56,6 +58,7 @@ def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_
     assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1, told.append) == 2
     assert (told[0], told[-1]) == ("0 of 2 tasks, 0 of 40 images", "2 of 2 tasks, 40 of 40 images")
     assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1, told.append) == 0
+    assert prototypes_here(tmp_path / "a", backbone, tasks, "cpu") == 2
     preprocessor = Preprocessor(spec.preprocess)
     for task in tasks:
         table = pq.read_table(task.train)
@@ -70,3 +73,7 @@ def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_
             plain = load_prototypes(tmp_path, backbone.fingerprint, task, kind, text="mean")
             assert torch.allclose(plain, found, atol=1e-5)  # one template: its mean has length 1
             assert torch.allclose(found, class_prototypes(sums, counts, text, kind), atol=1e-5)
+        streamed, alone = (
+            load_moments(storage, backbone.fingerprint, task)[0] for storage in (tmp_path, tmp_path / "a")
+        )
+        assert all(torch.equal(getattr(streamed, name), getattr(alone, name)) for name in TENSORS)

@@ -1,0 +1,319 @@
+"""Routers, aggregations and novelty rules on the experts of a finished run, after some of its sessions.
+
+Every expert's features are made once; then each rule predicts from them by the code that runs use (`learn.routing`).
+
+Names: ``E`` = experts, ``N`` = images, ``C`` = classes of the label space, ``D`` = width of features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from condu_ray.ablation.inference import span, state_features
+from condu_ray.benchmark import Task
+from condu_ray.learn.evaluate import Evaluator, class_ids
+from condu_ray.learn.features import PRETRAINED
+from condu_ray.learn.routing import Routing, answers, load_routing, mixture
+from condu_ray.options import Inference
+from condu_ray.plan.stored_method import StoredMethod
+from condu_ray.vlm import router
+from condu_ray.vlm.calibration import calibration_error
+from condu_ray.vlm.novelty import Rule
+from condu_ray.vlm.routers import Kind
+
+KNOWN, PAPER, ZERO_SHOT = "task known", "paper", "zero-shot"
+RESAMPLES = 2000
+"""Bootstrap samples behind an interval."""
+SHIFTS = (-12, -8, -6, -5, -4, -3, -2.5, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12)
+"""Log-odds beforehand of an image being new, from hardly ever to nearly always: the points of a curve."""
+
+
+def rules(own: Inference, unlearned: bool) -> dict[str, Inference]:
+    """Returns what is compared, by name: routers x aggregations, and novelty rules where there is something new.
+
+    Args:
+        own: the run's options, for what prototypes are made of, K and the prior.
+        unlearned: whether some task is not learned.
+    """
+    found = {PAPER: own.model_copy(update={"aggregation": "weighted", "router": "prototype"})}
+    for kind in get_args(Kind):
+        for aggregation in ("weighted", "mixture"):
+            if (kind, aggregation) != ("prototype", "weighted"):
+                options = {"aggregation": aggregation, "router": kind, "novelty": "combined"}
+                found[f"{aggregation}, {kind}"] = own.model_copy(update=options)
+    mixed = {"aggregation": "mixture", "router": "gaussian"}
+    found["mixture, gaussian, a mean a task"] = own.model_copy(update=mixed | {"router_means": "task"})
+    if unlearned:
+        for rule in get_args(Rule)[1:]:
+            found[f"mixture, gaussian, {rule}"] = own.model_copy(update=mixed | {"novelty": rule})
+        found["mixture, gaussian, theta0 for the unknown"] = own.model_copy(update=mixed | {"unknown": "pretrained"})
+    return found
+
+
+def ablate_routing(
+    run: StoredMethod, evaluator: Evaluator, sessions: Sequence[int], say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Measures all rules after some sessions of a stored run.
+
+    Args:
+        run: a run whose sessions are in storage, of a method with an expert a task.
+        evaluator: its backbone, images a task and precision.
+        sessions: numbers from 1, in order.
+        say: takes a line after every session.
+
+    Returns:
+        Results as `condu_ray.report.routing_report.write_routing` takes them.
+    """
+    rows: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
+    confusion: dict[str, Any] = {}
+    for session in sessions:
+        one = Session.of(run, evaluator, session)
+        found, asked = one.predict()
+        rows += [{"session": session, **row} for row in summarise(found, one.learned, asked)]
+        if one.unlearned:
+            curves += [{"session": session, **curve} for curve in one.curves()]
+        confusion = {"session": session, **one.confusion()}
+        say(f"session {session} of {len(run.tasks)}: {len(found)} rules on {len(run.tasks)} tasks")
+    return run.describe() | {"rows": rows, "curves": curves, "routing": confusion}
+
+
+@dataclass(frozen=True)
+class Session:
+    """A state of a stored run, and the features of all images under all of its experts.
+
+    Attributes:
+        tasks: all of the run.
+        learned: names of those that the state has learned, in their order.
+        routing: of these.
+        image: features by theta0, then by each expert: [1 + E][T] of [N, D].
+        text: of all tasks' classes, [1 + E, C, D].
+        label: [T] of [N].
+        scale: exp(logit_scale).
+    """
+
+    tasks: tuple[Task, ...]
+    learned: tuple[str, ...]
+    routing: Routing
+    image: list[list[Tensor]]
+    text: Tensor
+    label: list[Tensor]
+    scale: float
+
+    @classmethod
+    def of(cls, run: StoredMethod, evaluator: Evaluator, session: int) -> Session:
+        """Makes the features of a session, numbered from 1."""
+        state, backbone = run.state(session - 1), evaluator.features.backbone
+        scale = float(backbone.model.logit_scale.detach().exp())
+        weights = [PRETRAINED, *(run.weights(state, name) for name in state.tasks)]
+        image, text = state_features(evaluator.features, weights, run.tasks)
+        learned = [task for name in state.tasks for task in run.tasks if task.name == name]
+        routing = load_routing(run.config.storage, backbone.fingerprint, learned, run.config.inference, scale)
+        label = [evaluator.features.labels(task) for task in run.tasks]
+        return cls(run.tasks, state.tasks, routing, image, text, label, scale)
+
+    @cached_property
+    def unlearned(self) -> list[str]:
+        """Names of the other tasks."""
+        return [task.name for task in self.tasks if task.name not in self.learned]
+
+    def space(self, column: int, protocol: str) -> tuple[tuple[Task, ...], slice]:
+        """Returns the tasks of a label space, and where its classes are among those of all."""
+        if protocol == "union":
+            return self.tasks, slice(0, self.text.shape[1])
+        return (self.tasks[column],), span(self.tasks, column)
+
+    def logits(self, column: int, expert: int, at: slice, rows_N: Tensor | None = None) -> Tensor:
+        """Returns logits over a part of the classes, by `router.PRETRAINED` or an expert's number."""
+        image_ND = self.image[expert + 1][column]
+        return self.scale * (image_ND if rows_N is None else image_ND[rows_N]) @ self.text[expert + 1, at].T
+
+    def predict(self) -> tuple[dict[str, dict[str, list[np.ndarray]]], dict[str, float]]:
+        """Returns, by protocol and rule, whether each image of each task is told right; and experts asked an image."""
+        right: dict[str, dict[str, list[np.ndarray]]] = {"own": {}, "union": {}}
+        counts: dict[str, list[float]] = {}
+        routings = {
+            name: replace(self.routing, inference=options)
+            for name, options in rules(self.routing.inference, bool(self.unlearned)).items()
+        }
+        for protocol, found in right.items():
+            for column, task in enumerate(self.tasks):
+                space, at = self.space(column, protocol)
+                id_C = class_ids(space)
+                truth_N = id_C[self.label[column] + (span(self.tasks, column).start - at.start)]
+                zero_N = id_C[self.logits(column, router.PRETRAINED, at).argmax(dim=1)]
+                found.setdefault(ZERO_SHOT, []).append((zero_N == truth_N).numpy())
+                if protocol == "own" and task.name in self.learned:
+                    known = self.logits(column, self.learned.index(task.name), at).argmax(dim=1)
+                    found.setdefault(KNOWN, []).append((known == truth_N).numpy())
+                for name, routing in routings.items():
+                    predicted_N, number = self._predicted(routing, column, space, at, id_C)
+                    found.setdefault(name, []).append((predicted_N == truth_N).numpy())
+                    if protocol == "union":
+                        counts.setdefault(name, []).append(number)
+        return right, {name: float(np.mean(numbers)) for name, numbers in counts.items()}
+
+    def _predicted(
+        self, routing: Routing, column: int, space: Sequence[Task], at: slice, id_C: Tensor
+    ) -> tuple[Tensor, float]:
+        """Returns the predicted numbers of classes, and how many experts an image asks, theta0 not counted."""
+        base_ND, asked = self.image[0][column], []
+        if routing.inference.aggregation == "mixture":
+
+            def logits(expert: int, rows_N: Tensor) -> Tensor:
+                asked.append(float(rows_N.sum()) if expert != router.PRETRAINED else 0.0)
+                return self.logits(column, expert, at, rows_N)
+
+            who = answers(space, [task for task in self.tasks if task.name in self.learned], id_C, apart=False)
+            found = mixture(base_ND, self.text[0, at], routing, who, id_C, logits)
+            return found.predicted(), sum(asked) / len(base_ND)
+        options = routing.inference
+        index_NK, weight_NK = router.candidates(
+            routing.similarities(base_ND), top_k=options.top_k, include_pretrained=options.include_pretrained,
+            aggregation=options.aggregation, pretrained_weight=options.pretrained_weight,
+        )  # fmt: skip
+        total_NC = torch.zeros(len(base_ND), at.stop - at.start)
+        for expert in index_NK.unique().tolist():
+            weight_N = torch.where(index_NK == expert, weight_NK, 0.0).sum(dim=1)
+            total_NC += weight_N.unsqueeze(1) * self.logits(column, expert, at)
+        return id_C[total_NC.argmax(dim=1)], float((index_NK != router.PRETRAINED).sum()) / len(base_ND)
+
+    def curves(self) -> list[dict[str, Any]]:
+        """Returns the trade of each novelty rule: accuracy over the union as images count as new ever more often."""
+        id_C = class_ids(self.tasks)
+        who = answers(self.tasks, [task for task in self.tasks if task.name in self.learned], id_C, apart=False)
+        found = []
+        inference = self.routing.inference.model_copy(update={"aggregation": "mixture", "router": "gaussian"})
+        sure = [
+            self._sure(replace(self.routing, inference=inference), column, who, id_C)
+            for column in range(len(self.tasks))
+        ]
+        for rule in get_args(Rule):
+            routing = replace(self.routing, inference=inference.model_copy(update={"novelty": rule}))
+            text_UD = self.text[0][who.unknown_columns()]
+            odds = [routing.novelty.log_odds(self.image[0][column], text_UD) for column in range(len(self.tasks))]
+            points = []
+            for shift in SHIFTS:
+                right: dict[bool, list[float]] = {True: [], False: []}
+                for column, task in enumerate(self.tasks):
+                    known_N, known_chance_N, new_N, new_chance_N = sure[column]
+                    new = torch.sigmoid(odds[column] + shift)
+                    predicted_N = torch.where(new * new_chance_N > (1 - new) * known_chance_N, new_N, known_N)
+                    truth_N = id_C[span(self.tasks, column).start + self.label[column]]
+                    right[task.name in self.learned].append(100 * float((predicted_N == truth_N).double().mean()))
+                points.append([float(np.mean(right[True])), float(np.mean(right[False]))])
+            new_odds = torch.cat([odds[c] for c, task in enumerate(self.tasks) if task.name not in self.learned])
+            old_odds = torch.cat([odds[c] for c, task in enumerate(self.tasks) if task.name in self.learned])
+            found.append({"rule": rule, "points": points, "auroc": auroc(new_odds, old_odds), "area": area(points)})
+        return found
+
+    def _sure(self, routing: Routing, column: int, who: Any, id_C: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The best class and its probability, if the image is of a learned task, and if it is of none."""
+        text_CD, at = self.text[0], slice(0, self.text.shape[1])
+        parts: list[Tensor] = []
+        for new in (0.0, 1.0):
+            part = mixture(
+                self.image[0][column], text_CD, routing, who, id_C,
+                lambda expert, rows_N: self.logits(column, expert, at, rows_N), new=new,
+            ).chance  # fmt: skip
+            chance_N, best_N = part.max(dim=1)
+            parts += [best_N, chance_N]
+        return parts[0], parts[1], parts[2], parts[3]
+
+    def confusion(self) -> dict[str, Any]:
+        """Returns, by router, how often images of each learned task went to each, and calibration before and after."""
+        found: dict[str, Any] = {"tasks": list(self.learned), "confusion": {}, "calibration": []}
+        columns = [next(c for c, task in enumerate(self.tasks) if task.name == name) for name in self.learned]
+        feature_ND = torch.cat([self.image[0][column] for column in columns])
+        label_N = torch.cat([torch.full((len(self.label[c]),), place) for place, c in enumerate(columns)])
+        for kind in get_args(Kind):
+            judge = replace(self.routing, inference=self.routing.inference.model_copy(update={"router": kind})).router
+            counts = torch.zeros(len(columns), len(columns), dtype=torch.float64)
+            chance_NT = judge.probabilities(feature_ND, list(self.learned))
+            counts.index_put_((label_N, chance_NT.argmax(dim=1)), torch.ones(len(label_N)).double(), accumulate=True)
+            found["confusion"][kind] = (100 * counts / counts.sum(dim=1, keepdim=True)).tolist()
+            errors = {}
+            for when, temperature in (("before", 1.0), ("after", judge.temperature)):
+                chance_N, best_N = torch.softmax(judge.scores(feature_ND) / temperature, dim=1).max(dim=1)
+                names = [list(self.learned).index(name) for name in judge.names]
+                errors[when] = 100 * calibration_error(chance_N, torch.tensor(names)[best_N] == label_N)
+            found["calibration"].append({"router": kind, "temperature": judge.temperature, **errors})
+        return found
+
+
+def summarise(
+    right: Mapping[str, Mapping[str, list[np.ndarray]]], learned: Sequence[str], asked: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Returns a row a protocol and rule: accuracy, points above the paper's rule, and share of the task known.
+
+    Intervals are of 95 %, by a paired bootstrap over each task's images.
+
+    Args:
+        right: protocol -> rule -> a task's images each, whether they are told right; learned tasks come first.
+        learned: the learned tasks.
+        asked: rule -> experts asked an image.
+    """
+    rows, seen = [], len(learned)
+    known = right["own"][KNOWN]
+    for protocol, by_rule in right.items():
+        for name, images in by_rule.items():
+            row: dict[str, Any] = {"protocol": protocol, "rule": name, "asked": asked.get(name)}
+            for part, chosen in (("learned", slice(0, seen)), ("unlearned", slice(seen, None))):
+                own, paper = images[chosen], by_rule[PAPER][chosen]
+                row[part] = 100 * float(np.mean([one.mean() for one in own])) if own else None
+                row[f"{part}_gain"] = interval(own, paper)[:3] if own else None
+            row["share"] = interval(images[:seen], known)[3:]
+            rows.append(row)
+    return rows
+
+
+def interval(own: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> list[float]:
+    """Compares two rules on the same images, tasks counting alike.
+
+    Args:
+        own: of each task, whether each of its images is told right, bool.
+        other: the same by another rule.
+
+    Returns:
+        Difference in points and its 95 % interval, then share of the other in percent and its interval.
+    """
+    generator = np.random.default_rng(0)
+    pairs = [np.bincount(2 * a.astype(int) + b, minlength=4) for a, b in zip(own, other, strict=True)]
+    drawn = [generator.multinomial(count.sum(), count / count.sum(), RESAMPLES) / count.sum() for count in pairs]
+    whole = [(count / count.sum())[None] for count in pairs]
+    found: list[float] = []
+    (mine, theirs), (mine_0, theirs_0) = (
+        [np.mean([part[:, bits].sum(axis=1) for part in parts], axis=0) for bits in ([2, 3], [1, 3])]
+        for parts in (drawn, whole)
+    )
+    for value, sample in (
+        (mine_0 - theirs_0, mine - theirs),
+        (mine_0 / np.maximum(theirs_0, 1e-9), mine / np.maximum(theirs, 1e-9)),
+    ):
+        found += [100 * float(one) for one in (value[0], *np.percentile(sample, [2.5, 97.5]))]
+    return found
+
+
+def auroc(new_N: Tensor, old_N: Tensor) -> float:
+    """The area under the ROC curve: how often a new image has more evidence than an old one, ties half."""
+    both = torch.cat([new_N, old_N])
+    _, inverse, counts = both.unique(return_inverse=True, return_counts=True)
+    rank = (counts.cumsum(0).double() - (counts.double() - 1) / 2)[inverse]
+    return float((rank[: len(new_N)].sum() - len(new_N) * (len(new_N) + 1) / 2) / (len(new_N) * len(old_N)))
+
+
+def area(points: Sequence[Sequence[float]]) -> float:
+    """The area under accuracy on learned against accuracy on unlearned tasks, in percent^2 / 100, 0 ... 100."""
+    ordered = sorted((unseen, seen) for seen, unseen in points)
+    found, (left, height) = 0.0, (0.0, max(seen for seen, _ in points))
+    for unseen, seen in ordered:
+        found += (unseen - left) * (seen + height) / 2
+        left, height = unseen, seen
+    return found / 100

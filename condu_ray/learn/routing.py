@@ -1,0 +1,174 @@
+"""Who answers for an image whose task nobody says: routers and novelty of a state, and the mixture of its experts.
+
+Names: ``N`` = images, ``T`` = learned tasks, ``C`` = classes of the label space, ``D`` = width of features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from condu_ray.benchmark import Task
+from condu_ray.learn.prototype_store import load_moments, load_prototypes
+from condu_ray.options import Inference
+from condu_ray.store.location import Place
+from condu_ray.vlm import router
+from condu_ray.vlm.mixture import Answers, Mixture, asked
+from condu_ray.vlm.novelty import Known, Novelty
+from condu_ray.vlm.routers import Router, calibrated
+
+Logits = Callable[[int, Tensor], Tensor]
+"""From a candidate (a place among the learned tasks, or `router.PRETRAINED`) and bool [N], the images that want it, to
+its logits of these over the label space, float32 [W, C]."""
+
+
+def plain(name: str) -> str:
+    """Returns what a class name is compared by: not case, and `_` for a space."""
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What routing knows of the learned tasks.
+
+    Attributes:
+        tasks: learned task, in the order of learning, to its moments and prompts.
+        prototypes: to its class prototypes [C_i, D].
+        inference: router, means, novelty and prior.
+        scale: exp(logit_scale) of theta0.
+    """
+
+    tasks: Mapping[str, Known]
+    prototypes: Mapping[str, Tensor]
+    inference: Inference
+    scale: float
+
+    @cached_property
+    def router(self) -> Router:
+        """P(task | image), calibrated."""
+        moments = {name: known.moments for name, known in self.tasks.items()}
+        return calibrated(self.inference.router, moments, self.inference.router_means, self.prototypes)
+
+    @cached_property
+    def novelty(self) -> Novelty:
+        """P(new | image), calibrated."""
+        return Novelty(self.tasks, self.inference.novelty, self.scale, self.inference.novelty_prior)
+
+    def similarities(self, base_ND: Tensor) -> Tensor:
+        """Returns what `weighted` and `mean` choose candidates by, float32 [N, T]: cosine to prototypes, or P(task)."""
+        if self.inference.router == "prototype":
+            return router.similarities(base_ND, list(self.prototypes.values()))
+        return self.router.probabilities(base_ND, list(self.tasks)).float()
+
+
+def load_routing(storage: Place, backbone: str, tasks: Sequence[Task], inference: Inference, scale: float) -> Routing:
+    """Reads what routing is made of.
+
+    Args:
+        storage: storage folder.
+        backbone: theta0's fingerprint.
+        tasks: the learned ones, in the order of learning.
+        inference: the router, and what prototypes are made of.
+        scale: exp(logit_scale) of theta0.
+
+    Raises:
+        ArtifactError: something is missing or damaged.
+    """
+    images = inference.prototype_images
+    known = {task.name: Known(*load_moments(storage, backbone, task, images=images)) for task in tasks}
+    prototypes = {task.name: prototypes_of(storage, backbone, task, inference) for task in tasks}
+    return Routing(known, prototypes, inference, scale)
+
+
+def prototypes_of(storage: Place, backbone: str, task: Task, inference: Inference) -> Tensor:
+    """Returns a task's class prototypes as a run's options have them: [C, D] float32, L2-normalised."""
+    images, text = inference.prototype_images, inference.prototype_text
+    return load_prototypes(storage, backbone, task, inference.prototypes, images=images, text=text)
+
+
+def answers(space: Sequence[Task], learned: Sequence[Task], id_C: Tensor, apart: bool) -> Answers:
+    """Says which classes of a label space each learned task's expert answers for.
+
+    Args:
+        space: tasks whose classes are the label space.
+        learned: the learned tasks.
+        id_C: `class_ids(space, apart)`.
+        apart: whether classes of one name in several tasks are several classes.
+    """
+    owner_C = [task.name for task in space for _ in task.classes]
+    names = [plain(name) for task in space for name in task.classes]
+    known: dict[str, set[int]] = {}
+    for task in learned:
+        own = {plain(name) for name in task.classes}
+        mine = (owner == task.name if apart else name in own for owner, name in zip(owner_C, names, strict=True))
+        known[task.name] = {int(number) for number, is_mine in zip(id_C, mine, strict=True) if is_mine}
+    return Answers(id_C, owner_C, known)
+
+
+def strangeness(base_ND: Tensor, text_CD: Tensor, routing: Routing, who: Answers) -> Tensor:
+    """P(new | image) within a label space, float64 [N]; arguments as of `mixture`.
+
+    0 where experts know all of its classes, 1 where they know none: whatever the image is like, it is to be told apart
+    by classes that no expert was trained on.
+    """
+    unknown = who.unknown_columns()
+    if not len(unknown) or not who.any_known:
+        return torch.full((len(base_ND),), float(len(unknown) > 0), dtype=torch.float64)
+    return routing.novelty(base_ND, text_CD[unknown])
+
+
+def mixture(
+    base_ND: Tensor,
+    text_CD: Tensor,
+    routing: Routing,
+    who: Answers,
+    id_C: Tensor,
+    logits: Logits,
+    new: float | None = None,
+) -> Mixture:
+    """P(class | image) over a label space, no task known.
+
+    Args:
+        base_ND: theta0's features of the images in fp32, L2-normalised.
+        text_CD: theta0's features of the label space's prompts.
+        routing: of the learned tasks.
+        who: who answers for which classes.
+        id_C: number of each class of the label space.
+        logits: asks an expert, or theta0, once at most.
+        new: P(new) of all images in place of what novelty says, for ablations.
+    """
+    names, inference = list(routing.tasks), routing.inference
+    unknown = who.unknown_columns()
+    new_N = strangeness(base_ND, text_CD, routing, who) if new is None else torch.full((len(base_ND),), new).double()
+    chance_NT = routing.router.probabilities(base_ND, names) * (1 - new_N).unsqueeze(1)
+    share = asked(torch.cat([chance_NT, new_N.unsqueeze(1)], dim=1))  # the new ones are a task more
+    index_NK, weight_NK = router.candidates(
+        router.similarities(base_ND, [routing.prototypes[name] for name in names]),
+        top_k=inference.top_k if inference.unknown == "nearest" else 1,
+        include_pretrained=inference.unknown == "pretrained" or inference.include_pretrained,
+        aggregation="weighted",
+        pretrained_weight=inference.pretrained_weight,
+    )
+    is_new_N = share[:, -1] > 0
+    found = Mixture(len(base_ND), id_C)
+    strange_NC: Tensor | None = None
+    for expert in (router.PRETRAINED, *range(len(names))):
+        share_N = share[:, expert] if expert != router.PRETRAINED else torch.zeros(len(base_ND)).double()
+        weight_N = torch.where(index_NK == expert, weight_NK, 0.0).sum(dim=1) * is_new_N
+        wanted_N = (share_N > 0) | (weight_N > 0)
+        if not wanted_N.any():
+            continue
+        logit_WC = logits(expert, wanted_N)
+        if strange_NC is None:
+            strange_NC = torch.zeros(len(base_ND), logit_WC.shape[1])
+        strange_NC[wanted_N] += weight_N[wanted_N, None] * logit_WC
+        if expert != router.PRETRAINED:
+            mine_N = share_N[wanted_N] > 0
+            found.add(logit_WC[mine_N], who.columns(names[expert]), share_N[share_N > 0], share_N > 0)
+    if is_new_N.any() and strange_NC is not None:
+        found.add(strange_NC[is_new_N], unknown, share[is_new_N, -1], is_new_N)
+    return found
