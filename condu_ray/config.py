@@ -46,9 +46,6 @@ class Training(Settings):
     recompute: bool = late(False)
     """Whether activations are computed again in the backward pass in place of being kept (gradient checkpointing): for
     models that do not fit a GPU's memory; a step takes about a third longer."""
-    graphs: bool = late(False)
-    """Whether a GPU's passes are captured as CUDA graphs, which pays where a step waits for the host that starts its
-    kernels; a training begins some seconds later for it. Needs `workers` 1, and `recompute` off."""
     deterministic: bool = late(True)
     """Whether a GPU may use deterministic algorithms alone, by which an expert trained again has the same bits."""
     workers: int = Field(1, ge=1)
@@ -67,8 +64,6 @@ class Training(Settings):
     def _check(self) -> Training:
         if self.batch_size % self.workers:
             raise ValueError(f"batch_size {self.batch_size} is not divisible by workers {self.workers}")
-        if self.graphs and (self.workers > 1 or self.recompute):
-            raise ValueError("graphs needs workers 1 and recompute off: neither can be captured")
         if self.on_nan != "stop" and self.workers > 1:
             raise ValueError(f"on_nan {self.on_nan} needs workers 1, for a worker alone cannot begin anew")
         return self

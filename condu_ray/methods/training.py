@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from condu_ray.benchmark import Task
 from condu_ray.benchmark.references import load_references
 from condu_ray.learn.chunks import reference_images, task_images
-from condu_ray.learn.graphs import Graphed
 from condu_ray.learn.lesson import Exemplars, Lesson
 from condu_ray.learn.loop import DivergedError, Progress, fine_tune
 from condu_ray.learn.objective import ClipClassifier
@@ -100,10 +99,7 @@ def train_expert(
     adapter = _put_in_place(method, backbone, theta0, start)
     try:
         torch.manual_seed(method.config.seed)
-        plain = ClipClassifier(backbone.model)
-        classifier = worker.prepare(plain)
-        if method.training.graphs and next(backbone.model.parameters()).device.type == "cuda":
-            classifier = Graphed(plain)  # one process alone: nothing was wrapped
+        classifier = worker.prepare(ClipClassifier(backbone.model))
         config, preprocess = method.config, backbone.spec.preprocess
         references = load_references(config.distillation) if "reference" in method.needs else None
         lesson = Lesson(

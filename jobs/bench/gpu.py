@@ -29,7 +29,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from condu_ray.learn.graphs import Graphed
 from condu_ray.learn.objective import ClipClassifier
 from jobs.bench import serving, variants
 from jobs.bench.steps import CURVE, Measured, Work, away, backbone, drawn, ours, public
@@ -314,7 +313,7 @@ def main() -> int:
     table("deterministic", lambda: deterministic(report, options))
     if options.device == "cuda":
         for work in works.values():
-            table("graphs", partial(started, report, work, options.steps, "CUDA graphs", Graphed))
+            table("graphs", partial(started, report, work, options.steps, "CUDA graphs", variants.graphed(work)))
         work = works[last]
         table("compile", partial(started, report, work, options.steps, "torch.compile", variants.compiled(work)))
     print(json.dumps({"rows": len(report.rows), "wrong": report.wrong}))

@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from condu_ray.learn.objective import ClipClassifier
 from condu_ray.vlm.context import cut
+from condu_ray.vlm.towers import train_mode
 from jobs.bench.steps import Work
 
 
@@ -38,13 +39,35 @@ def checkpointed(classifier: ClipClassifier) -> nn.Module:
     return classifier
 
 
+def _at_length(classifier: ClipClassifier, work: Work) -> int:
+    length = cut(classifier.model, work.backbone.tokenizer(work.task.prompts())).shape[1]
+    classifier._cut = lambda tokens: tokens[:, :length]  # type: ignore[assignment]
+    return length
+
+
 def compiled(work: Work) -> Callable[[ClipClassifier], nn.Module]:
     """Has torch compile the classifier for the work's prompts."""
 
     def change(classifier: ClipClassifier) -> nn.Module:
-        length = cut(classifier.model, work.backbone.tokenizer(work.task.prompts())).shape[1]
-        classifier._cut = lambda tokens: tokens[:, :length]  # type: ignore[assignment]
+        _at_length(classifier, work)
         module: nn.Module = torch.compile(classifier)  # type: ignore[assignment]
         return module
+
+    return change
+
+
+def graphed(work: Work) -> Callable[[ClipClassifier], nn.Module]:
+    """Has both passes of the classifier captured as CUDA graphs, which the host starts at once."""
+
+    def change(classifier: ClipClassifier) -> nn.Module:
+        _at_length(classifier, work)
+        height, width = work.backbone.spec.image_size
+        images: Tensor = torch.rand(work.batch, 3, height, width, device=work.device)
+        tokens = work.backbone.tokenizer(work.task.prompts()).to(work.device)
+        train_mode(classifier)
+        # Casts must be part of the graph: a cache of autocast would keep those of the weights of now.
+        with torch.autocast(work.device.type, torch.bfloat16, cache_enabled=False):
+            torch.cuda.make_graphed_callables(classifier, (images, tokens))  # in place
+        return classifier
 
     return change
