@@ -13,8 +13,7 @@ from condu_ray.benchmark import Task
 from condu_ray.config import Experiment, Training
 from condu_ray.merging.delta import Delta
 from condu_ray.vlm.model import Backbone
-from condu_ray.vlm.preprocess import normalise
-from condu_ray.vlm.transfer import on_device
+from condu_ray.vlm.preprocess import normalise, on_device
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from condu_ray.learn.agreement import CHECK_STEPS, Agreement, named
 from condu_ray.learn.losses import READ_STEPS, DivergedError, Losses
 from condu_ray.learn.objective import Batch, Objective
+from condu_ray.vlm.preprocess import on_device
 from condu_ray.vlm.towers import train_mode
-from condu_ray.vlm.transfer import on_device
 
 
 class WorkersDifferError(DivergedError):
