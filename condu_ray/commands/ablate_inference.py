@@ -1,12 +1,17 @@
 """Every option of the aggregated prediction, its speed and memory, for a finished run; takes a run's flags."""
 
+from __future__ import annotations
+
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from condu_ray.command_line import main_config, program
 from condu_ray.commands.job import job
 from condu_ray.config import Experiment
-from condu_ray.methods import Method
+
+if TYPE_CHECKING:
+    from condu_ray.methods import Method
 
 
 @job()
