@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STORAGE ?= storage
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := -n auto --maxprocesses 4
 
 .PHONY: demo test test-fast test-long lint audit docs format clean setup lock mlflow help
 

@@ -19,13 +19,29 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), 
 TASKS = {"walls": ("red", "green", "blue"), "doors": ("green", "white"), "cars": ("white", "blue", "red", "green")}
 
 
-@pytest.hookimpl(tryfirst=True)
+def on_ray(file: str) -> bool:
+    """Whether tests of a file start Ray; `file` is relative to the repository."""
+    return "mark.ray" in (Path(__file__).parents[1] / file).read_text()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What `--dist loadgroup` gives to one process: all tests on Ray, which come first, and each other file."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        on_ray = item.get_closest_marker("ray") is not None
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.nodeid.partition("::")[0]))
+    """What waits the longest begins first: files whose tests start Ray."""
+    rays = {file: on_ray(file) for file in {item.nodeid.partition("::")[0] for item in items}}
+    items.sort(key=lambda item: not rays[item.nodeid.partition("::")[0]])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Side by side (`pytest -n 2`), one process has all files on Ray, which share the machine badly; others go by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if on_ray(file) else file
+
+    config.option.loadscopereorder = False  # as they were sorted
+    return ByFile(config, log)
 
 
 def write_task(folder: Path, classes: tuple[str, ...], seed: int, per_class: int = 8, row_group: int = 10) -> Path:
