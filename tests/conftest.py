@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Side by side (`pytest -n 2`), one process has all files on Ray, which share a machine badly; others go by file."""
+    """Side by side (`pytest -n 2`), one process has all files on Ray, which share badly; others go by file."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
