@@ -4,8 +4,10 @@ import shutil
 from dataclasses import asdict
 
 import numpy as np
+from safetensors.torch import load
 
 from condu_ray.config import Experiment
+from condu_ray.learn.prototype_pass import chunks
 from condu_ray.orchestration.lanes.trainer import Trainer
 from condu_ray.orchestration.measure.encoders import Encode
 from condu_ray.orchestration.measure.evaluator import EvaluatorActor
@@ -25,5 +27,6 @@ def test_workers_load_what_is_staged(task_data, small_backbone, tmp_path):
     evaluator = EvaluatorActor(spec, checked.config, "fp32", folders, cuda=False)
     assert trainer.backbone.fingerprint == evaluator._evaluator.features.backbone.fingerprint == checked.backbone
     encode = Encode(asdict(spec), threads=1, cuda=False)
-    rows = {"folder": [str(folders["walls"])], "task": [0], "start": [0], "stop": [0], "group": [0], "end": [0]}
-    assert encode({name: np.asarray(value) for name, value in rows.items()})["sum"].shape == (3, 16)
+    row = {"folder": str(folders["walls"]), "task": 0} | asdict(chunks(tasks["walls"])[0])
+    (part,) = encode({name: np.asarray([value]) for name, value in row.items()})["part"]
+    assert {tensor.shape for tensor in load(part).values()} >= {(3, 16)}

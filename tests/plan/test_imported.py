@@ -142,7 +142,8 @@ def test_which_methods_take_it(config):
     from condu_ray.methods import METHODS, get
 
     takes = {name for name in METHODS if not takes_imported(get(name, config))}
-    assert takes == {"condu", "average", "task-arithmetic", "ties", "emr", "individual", "zero-shot"}
+    merges = {"average", "task-arithmetic", "ties", "dare", "consensus", "tsv-m", "iso-c", "opcm"}
+    assert takes == {"condu", "condu-sign", "condu-svd", "emr", "individual", "zero-shot"} | merges
 
 
 REFUSED = {
