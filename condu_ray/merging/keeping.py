@@ -20,7 +20,7 @@ from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, each_delta
 from condu_ray.merging.codes.code_file import SHARED, task_file
-from condu_ray.merging.codes.rows import as_rows
+from condu_ray.merging.codes.rows import as_rows, live_rows
 from condu_ray.merging.codes.values import Coded, LowRankDeltas, SignedDeltas
 from condu_ray.merging.compression import RULES
 from condu_ray.merging.delta import Delta
@@ -156,7 +156,7 @@ def _signs_of(rows: bool) -> Callable[[Deltas], Kept]:
         own: dict[str, int] = {}
         for task, delta in each_delta(deltas):
             kept[task] = {name: _scaled(tensor.sign(), _row_sums(tensor), rows) for name, tensor in delta.items()}
-            live = {name: as_rows(tensor).ne(0).any(dim=1) for name, tensor in delta.items()}
+            live = {name: live_rows(tensor) for name, tensor in delta.items()}
             factors = sum(int(at.sum()) if rows else 1 for at in live.values())
             bits = sum(int(live[name].sum()) * as_rows(tensor).shape[1] for name, tensor in delta.items())
             own[task] = trigger_bytes(bits) + _FACTOR * factors
