@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,8 +20,9 @@ from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, each_delta
 from condu_ray.merging.codes.code_file import SHARED, task_file
-from condu_ray.merging.codes.rows import as_rows
+from condu_ray.merging.codes.rows import as_rows, live_rows
 from condu_ray.merging.codes.values import Coded, LowRankDeltas, SignedDeltas
+from condu_ray.merging.compression import RULES
 from condu_ray.merging.delta import Delta
 from condu_ray.merging.emr import emr
 from condu_ray.merging.trigger import trigger_bytes
@@ -97,7 +99,23 @@ def keepers(budgets: Sequence[float] = (0.05, 0.1, 0.2, 0.4, 1.0)) -> dict[str, 
     for bits in budgets:
         formula = f"singular vectors by a budget of {bits:g} bits a parameter"
         found[f"condu-svd {bits:g}"] = Keeper(formula, _coded(LowRankDeltas, bits=bits), alone=True, family="condu-svd")
-    return found
+    return found | _of_papers()
+
+
+def _of_papers() -> dict[str, Keeper]:
+    """Other papers' rules, with their own settings."""
+    found = {
+        "bitdelta": Keeper("sign, mean size of the matrix; vectors as they are", RULES["bitdelta"], alone=True),
+        "t-switch": Keeper("sign of the largest 30 %, one size a tensor", RULES["t-switch"], alone=True),
+    }
+    for bits in (2, 3, 4):
+        formula = f"{bits} bits a value, evenly from the tensor's least to its largest"
+        found[f"tvq {bits}"] = Keeper(formula, partial(RULES["tvq"], bits=bits), alone=True, family="tvq")
+    return found | {
+        "rtvq": Keeper("the tasks' mean in 3 bits a value, what it leaves of each in 2", RULES["rtvq"]),
+        "tall-mask": Keeper("a mask on the sum of all deltas", RULES["tall-mask"]),
+        "consensus": Keeper("one model for all: the sum where at least two masks agree", RULES["consensus"]),
+    }
 
 
 def _condu(deltas: Deltas) -> Kept:
@@ -138,7 +156,7 @@ def _signs_of(rows: bool) -> Callable[[Deltas], Kept]:
         own: dict[str, int] = {}
         for task, delta in each_delta(deltas):
             kept[task] = {name: _scaled(tensor.sign(), _row_sums(tensor), rows) for name, tensor in delta.items()}
-            live = {name: as_rows(tensor).ne(0).any(dim=1) for name, tensor in delta.items()}
+            live = {name: live_rows(tensor) for name, tensor in delta.items()}
             factors = sum(int(at.sum()) if rows else 1 for at in live.values())
             bits = sum(int(live[name].sum()) * as_rows(tensor).shape[1] for name, tensor in delta.items())
             own[task] = trigger_bytes(bits) + _FACTOR * factors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -13,15 +14,29 @@ from condu_ray.store.ledger import Entry
 from condu_ray.store.location import Place
 
 
-def save_session(run_folder: Place, method: Method, entry: Entry, state: ModelState) -> None:
+def save_session(
+    run_folder: Place, method: Method, entry: Entry, state: ModelState, parent: Entry | None = None
+) -> None:
     """Publishes a state; what is there already wins.
+
+    Args:
+        run_folder: of the run.
+        method: whose state it is.
+        entry: the session.
+        state: after it.
+        parent: the session before, if there is one: files that both have, to the byte, are on the disk once.
 
     Raises:
         WriteError: the disk is full or fails; nothing appeared.
     """
     meta: dict[str, Any] = {"method": method.name, "tasks": state.tasks, "experts": state.experts, "state": state.id}
-    folder = session_folder(run_folder, method.name, entry.position, entry.task, entry.state)
-    artifacts.publish(folder, meta, lambda beside: method.save(state.model, beside), seal=True)
+
+    def fill(draft: Path) -> None:
+        method.save(state.model, draft)
+        if parent is not None:
+            artifacts.share(draft, _folder(run_folder, method, parent))
+
+    artifacts.publish(_folder(run_folder, method, entry), meta, fill, seal=True)
 
 
 def load_session(run_folder: Place, method: Method, entry: Entry) -> ModelState:
@@ -30,11 +45,15 @@ def load_session(run_folder: Place, method: Method, entry: Entry) -> ModelState:
     Raises:
         ArtifactError: a file is missing or damaged, or it is another session's.
     """
-    folder = session_folder(run_folder, method.name, entry.position, entry.task, entry.state)
+    folder = _folder(run_folder, method, entry)
     state = read_session(folder, method)
     if (state.id, len(state.tasks), state.tasks[-1:]) != (entry.state, entry.position + 1, (entry.task,)):
         raise artifacts.ArtifactError(f"{folder}: holds another session than the ledger says; remove {folder}")
     return state
+
+
+def _folder(run_folder: Place, method: Method, entry: Entry) -> Place:
+    return session_folder(run_folder, method.name, entry.position, entry.task, entry.state)
 
 
 def read_session(folder: Place, method: Method) -> ModelState:

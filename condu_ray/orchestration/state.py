@@ -91,7 +91,7 @@ class ModelKeeper:
             model = method.merge(before, task, expert, lambda key: load_expert(self._storage, key, method.form))
         after = before.after(session.state, task, expert, model)
         entry = Entry(position, task, expert, session.parent, session.state, 0.0)
-        save_session(self._run, method, entry, after)
+        save_session(self._run, method, entry, after, ledger.get(session.parent))
         entry = replace(entry, seconds=time.perf_counter() - begin)
         ledger.append(entry)
         self._latest[name] = after

@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from condu_ray.report.style import MUTED, line_style, save_figure, style_axes
+from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes
 from condu_ray.report.text import escaped, json_text, markdown_page, markdown_table, number_text, provenance, write
 from condu_ray.store.location import Place
 
@@ -88,7 +88,7 @@ def write_bits(results: Mapping[str, Any], folder: Place, stem: str = "bits") ->
 
 def frontier(results: Mapping[str, Any], path: Place) -> Place:
     """Draws the share kept by bits a parameter and task (logarithmic), a panel a number of tasks."""
-    counts, shown = sorted({row["tasks"] for row in results["rows"]}), [row["bits"] for row in results["rows"]]
+    counts, shown = sorted({row["tasks"] for row in results["rows"]}), [row["bits"] or 1 for row in results["rows"]]
     families = list(dict.fromkeys(rule["family"] for rule in results["rules"].values()))
     figure = Figure(figsize=(4.6 * len(counts) + 1.8, 3.8), layout="constrained")
     panels = figure.subplots(1, len(counts), squeeze=False, sharey=True)[0]
@@ -103,13 +103,17 @@ def frontier(results: Mapping[str, Any], path: Place) -> Place:
             if not found:
                 continue
             shares = [100 * row["kept"] for row in found]
+            if not all(row["bits"] for row in found):  # one model for all tasks has nothing of a task: a level
+                level = line_style(order) | {"marker": "", "lw": 1.2}
+                panel.axhline(shares[0], label=f"{family} (one model)", **level)
+                continue
             errors = [
                 [100 * (row["kept"] - row["low"]) for row in found],
                 [100 * (row["high"] - row["kept"]) for row in found],
             ]
             panel.errorbar(
                 [row["bits"] for row in found], shares, yerr=errors, label=family, ms=6, lw=1.5, capsize=2,
-                elinewidth=0.8, **line_style(order),
+                elinewidth=0.8, mfc=None if order < len(PALETTE) else "white", **line_style(order),
             )  # fmt: skip
         panel.axhline(100, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
         panel.set_xscale("log")

@@ -7,6 +7,7 @@ manifest (`meta.json`) holds the sha256 of each file, so that damage is found at
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import json
 import logging
@@ -14,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -244,6 +245,22 @@ def link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system, one without links, or a file of another user
         shutil.copyfile(source, target)
+
+
+def share(draft: Path, earlier: Place) -> None:
+    """Lets files of a draft take no room of their own where an artifact that is in place has the same, to the byte.
+
+    Args:
+        draft: a folder that is being filled, as `publish` gives it; its files keep names and content.
+        earlier: the artifact; where its files cannot be linked, the draft's stay as they are.
+    """
+    for name in sorted({path.name for path in draft.iterdir()}.intersection(names(earlier))):
+        own, other, beside = draft / name, local(earlier / name), draft / f".{name}"
+        with suppress(OSError):
+            # Content decides, not the earlier manifest: what was damaged since must not get into this artifact.
+            if filecmp.cmp(own, other, shallow=False):
+                os.link(other, beside)
+                beside.replace(own)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

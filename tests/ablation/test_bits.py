@@ -71,10 +71,14 @@ def test_rows_of_a_stored_run(stored, tmp_path):
         def nbytes(self, task):
             return sum(tensor.nbytes for tensor in self.decode(task).values())
 
-    rules = {name: rule for name, rule in keepers((1.0,)).items() if name in ("condu", "sign, rows", "condu-svd 1")}
+    rules = {
+        name: rule
+        for name, rule in keepers((1.0,)).items()
+        if name in ("condu", "sign, rows", "condu-svd 1", "consensus")
+    }
     results = ablate_bits(stored.run(), stored.evaluator(), rules | {"whole": Keeper("as it is", Whole, True)}, [2, 3])
     found = {(row["rule"], row["tasks"]): row for row in results["rows"]}
-    assert len(found) == len(results["rows"]) == 8
+    assert len(found) == len(results["rows"]) == 10
     count = sum(tensor.numel() for tensor in stored.theta0.values())
     whole = found["whole", 3]
     assert (whole["bits"], whole["relative_l2"]) == (32, 0)
@@ -92,11 +96,12 @@ def test_rows_of_a_stored_run(stored, tmp_path):
     assert found["condu", 3]["relative_l2"] == pytest.approx(float(sum(error.values())) / 3, rel=1e-4)
     assert found["condu", 2]["relative_l2"] < found["condu", 3]["relative_l2"]
     assert found["condu-svd 1", 3]["bits"] > 1 > found["condu-svd 1", 3]["bits"] - 8 * 2048 / count
+    assert found["consensus", 3]["bits"] == 0 < found["consensus", 3]["shared_bits"]  # and it is drawn as a level
     assert set(write_bits(results, tmp_path)) == {
         tmp_path / name for name in ("bits.json", "bits-table.json", "bits.md", "bits.png")
     }
     table = json.loads((tmp_path / "bits-table.json").read_text())
-    assert len(table["rows"]) == 8
+    assert len(table["rows"]) == 10
     assert all(len(row) == len(table["columns"]) for row in table["rows"])
     assert "## Why ConDU's rule loses" in (tmp_path / "bits.md").read_text()
 

@@ -58,9 +58,9 @@ def test_before_after_and_amid_are_among_the_points(outcomes):
     assert "write runs/r/condu/ledger.jsonl, half" in points
 
 
-def kills(folder, part, power=False):
+def kills(folder, part, power=False, method=METHOD):
     """Kills at every point that has `part` in its name."""
-    harness = Harness(folder, METHOD)
+    harness = Harness(folder, method)
     return [harness.kill(point, power) for point in harness.points() if part in point.point]
 
 
@@ -113,6 +113,13 @@ def test_a_session_that_was_committed_is_there_after_the_kill(tmp_path):
     assert last == Point("fsync runs/r/condu/ledger.jsonl, after", len(TASKS))
     assert harness.kill(last).lost == 0
     assert [entry.task for entry in entries(tmp_path / "storage", METHOD)] == list(TASKS)
+
+
+@pytest.mark.parametrize("power", [False, True])
+def test_kills_around_files_that_sessions_share(tmp_path, power):
+    found = kills(tmp_path, "link runs/r/condu-svd/sessions/draft/.task-", power, method="condu-svd")
+    assert len(found) == 6  # before and after: one file in the second session, two in the third
+    assert [one for one in found if not (one.killed and one.finished and one.identical) or one.lost] == []
 
 
 HEX = "0123456789abcdef" * 2

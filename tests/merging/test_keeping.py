@@ -6,6 +6,7 @@ import torch
 from condu_ray.merging import UnifiedDelta, emr, reconstruction
 from condu_ray.merging.codes.rows import as_rows
 from condu_ray.merging.codes.values import LowRankDeltas, SignedDeltas
+from condu_ray.merging.compression import RULES as OF_PAPERS
 from condu_ray.merging.keeping import keepers, parameters
 from tests.merging.deltas import named, normal_deltas
 
@@ -29,7 +30,7 @@ def test_layout_comes_back_and_zero_rows_are_zero(name, deltas):
         assert {n: (t.shape, t.dtype) for n, t in served.items()} == {n: (t.shape, t.dtype) for n, t in delta.items()}
         assert not served["tokens"][4:].any()
         assert reconstruction(delta, served).relative_l2 < 1
-        assert kept.nbytes(task) > 0
+        assert kept.nbytes(task) + kept.shared_nbytes > 0
 
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.alone])
@@ -56,6 +57,20 @@ def test_the_steps_by_hand(deltas):
         assert torch.allclose(served["mask, rows"], rows)
         assert torch.allclose(served["sign, tensor"], own.sign() * own.abs().mean())
         assert torch.allclose(served["sign, rows"], own.sign() * own.abs().mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "options"),
+    [(name, name, {}) for name in OF_PAPERS if name != "tvq"]
+    + [(f"tvq {bits}", "tvq", {"bits": bits}) for bits in (2, 3, 4)],
+)
+def test_rules_of_papers_are_those_of_the_compression(name, rule, options, deltas):
+    kept, wanted = RULES[name].keep(deltas), OF_PAPERS[rule](deltas, **options)
+    assert kept.shared_nbytes == wanted.shared_nbytes
+    for task in deltas:
+        assert kept.nbytes(task) == wanted.nbytes(task)
+        assert all(torch.equal(kept.decode(task)[key], wanted.decode(task)[key]) for key in SHAPES)
+    assert RULES[name].alone == (rule in ("bitdelta", "t-switch", "tvq"))
 
 
 def test_bytes_are_those_of_the_files(deltas, tmp_path):

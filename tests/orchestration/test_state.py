@@ -103,6 +103,35 @@ def test_a_new_actor_after_every_merge_gives_the_same_bits(keeper, final):
     assert final().fingerprint == expected().fingerprint
 
 
+@pytest.mark.parametrize("name", ["condu-svd", "condu-sign"])
+def test_codes_that_do_not_change_are_on_the_disk_once(keeper, config, name):
+    for call in calls(name):
+        keeper().merge(*call)
+    folders = sorted(Path(sessions_folder(config.run_folder, name)).iterdir())
+    for task in TASKS:
+        found = {path.stat().st_ino for folder in folders for path in folder.glob(f"task-{task}.safetensors")}
+        assert len(found) == 1
+    assert len(list(folders[-1].glob("task-*"))) == len(TASKS)
+    shared = [folder / "magnitude.safetensors" for folder in folders if name == "condu-sign"]
+    assert {path.stat().st_nlink for path in shared} <= {1}
+    assert not [path for folder in folders for path in folder.glob(".*")]
+
+
+def test_what_was_damaged_does_not_get_into_the_next_session(keeper, config, final):
+    one, wanted = keeper(), calls("condu-svd")
+    for call in wanted[:3]:
+        one.merge(*call)
+    (path,) = Path(sessions_folder(config.run_folder, "condu-svd")).glob("03-*/task-a.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    entry = one.merge(*wanted[3])  # from what the actor has in memory
+    assert final("condu-svd").tasks == TASKS
+    folder = session_folder(config.run_folder, "condu-svd", 3, "d", entry.state)
+    assert Path(folder / path.name).read_bytes() == content
+    with pytest.raises(ArtifactError, match="differs from its checksum"):
+        load_session(config.run_folder, get("condu-svd"), Entry(2, "c", "key-c", "", wanted[2][1].state, 0.0))
+
+
 def test_a_merge_that_skips_a_task_is_refused(keeper):
     one = keeper()
     one.merge(*calls()[0])

@@ -25,7 +25,15 @@ from torch import Tensor
 
 from condu_ray.merging.codes.allocation import allocate
 from condu_ray.merging.codes.layout import Layout
-from condu_ray.merging.codes.rows import as_rows, places_bits, read_places, row_shape, to_tensor, write_places
+from condu_ray.merging.codes.rows import (
+    as_rows,
+    live_rows,
+    places_bits,
+    read_places,
+    row_shape,
+    to_tensor,
+    write_places,
+)
 from condu_ray.merging.codes.spectrum import Corner, Part, Spectrum, build, expand, spectrum, with_signs
 from condu_ray.merging.codes.stream import Reader, Writer
 from condu_ray.merging.delta import Delta, check_delta
@@ -135,7 +143,7 @@ def decode(code: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _row_places(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = as_rows(tensor).ne(0).any(dim=1).cpu().numpy()
+    found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = live_rows(tensor).cpu().numpy()
     return found
 
 

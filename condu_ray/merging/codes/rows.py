@@ -15,6 +15,11 @@ def as_rows(tensor: Tensor) -> Tensor:
     return tensor.reshape(row_shape(tuple(tensor.shape)))
 
 
+def live_rows(tensor: Tensor) -> Tensor:
+    """Returns which rows have anything but zeros: bool [R], on the tensor's device."""
+    return as_rows(tensor.detach()).ne(0).any(dim=1)
+
+
 def row_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """Returns the shape that `as_rows` gives."""
     count = int(np.prod(shape, dtype=np.int64))

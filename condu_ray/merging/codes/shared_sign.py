@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.codes.layout import Layout
-from condu_ray.merging.codes.rows import as_rows, read_places, row_shape, to_tensor, write_places
+from condu_ray.merging.codes.rows import as_rows, live_rows, read_places, row_shape, to_tensor, write_places
 from condu_ray.merging.codes.stream import Reader, Writer
 from condu_ray.merging.delta import Delta, DeltaError, check_delta
 from condu_ray.merging.unify import serial
@@ -54,9 +54,9 @@ def encode(delta: Delta, *, task: str | None = None) -> dict[str, Tensor]:
     writer, counts, norms = Writer(), [], []
     for name, *_ in layout.entries:
         rows_RC = as_rows(delta[name].detach().cpu())
+        at_R = live_rows(rows_RC)
+        rows_RC = rows_RC[at_R]
         there_RC = rows_RC.ne(0)
-        at_R = there_RC.any(dim=1)
-        there_RC, rows_RC = there_RC[at_R], rows_RC[at_R]
         counts.append((int(at_R.sum()), int(there_RC.logical_not().sum())))
         write_places(writer, at_R.numpy())
         write_places(writer, there_RC.logical_not().numpy().reshape(-1))
@@ -86,7 +86,7 @@ def add_magnitude(before: Mapping[str, Tensor], delta: Delta, *, task: str | Non
     found = {}
     for name in sorted(delta):
         size = delta[name].detach().cpu().double().abs()
-        live = as_rows(size).ne(0).any(dim=1)
+        live = live_rows(size)
         mean = float(as_rows(size)[live].mean()) if live.any() else 1.0
         steps = torch.where(size > 0, (size / mean * GRID).round().clamp(min=1), 0.0).to(torch.int64)
         total = before[name].to(torch.int64) + steps if before else steps

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, each_delta
+from condu_ray.merging.codes.rows import as_rows, live_rows
 from condu_ray.merging.delta import Delta, DeltaError, check_delta
 from condu_ray.merging.trigger import pack, unpack
 from condu_ray.merging.unify import wide_dtype
@@ -100,11 +101,10 @@ def live(code: Code, delta: Delta) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in delta.items():
         values = tensor.detach().to(wide_dtype(tensor.dtype))
         if tensor.ndim >= 2 and tensor.numel():
-            values_RC = values.reshape(len(tensor), -1)
-            kept_R = values_RC.ne(0).any(1)
+            kept_R = live_rows(values)
             if not kept_R.all():
                 code[f"{name}/rows"] = pack(kept_R)
-                values = values_RC[kept_R]
+                values = as_rows(values)[kept_R]
         yield name, values.reshape(-1)
 
 
