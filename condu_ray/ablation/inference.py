@@ -98,7 +98,7 @@ def ablate_inference(
     """
     options = measure_options(run, evaluator, prototypes, all_options(), say)
     state, task = run.state(len(run.tasks) - 1), run.tasks[0]
-    own = of_config(run.config.inference)
+    own = of_config(run.method.inference)
     experts = [run.weights(state, name) for name in state.tasks]
     known = [prototypes[run.config.inference.prototypes][name] for name in state.tasks]
     footprint = Footprint.of(state.model.unified, evaluator.features.backbone.model)
