@@ -74,9 +74,11 @@ def prototype_kinds() -> tuple[str, ...]:
 
 def of_config(inference: Inference) -> Option | None:
     """Returns a run's own option; None for a mixture, which weighs no logits (`condu_ray.ablation.routing`)."""
-    if inference.aggregation == "mixture":
+    aggregation = inference.resolved().aggregation
+    assert aggregation != "auto", "resolved"
+    if aggregation == "mixture":
         return None
-    return Option(inference.aggregation, inference.top_k, inference.include_pretrained, inference.prototypes)
+    return Option(aggregation, inference.top_k, inference.include_pretrained, inference.prototypes)
 
 
 def ablate_inference(

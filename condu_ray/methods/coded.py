@@ -81,9 +81,9 @@ class ConduSvd(CodedMethod):
 
     From ConDU: the frame. From TSV-C: truncated singular vectors of each matrix. Ours are the mixture of experts by
     which other images are predicted, and how bits are shared out: over tensors, components and entries, by what each
-    saves in squared error, and on signs of the rest where these save more. A task's code depends neither on the order nor on the other tasks, and to forget a
-    task is to delete a file. What it loses grows with the rank of what was learned: longer training, and narrower
-    models, want more bits.
+    saves in squared error, and on signs of the rest where these save more. A task's code depends neither on the order
+    nor on the other tasks, and to forget a task is to delete a file. What it loses grows with the rank of what was
+    learned: longer training, and narrower models, want more bits.
     """
 
     VALUE = LowRankDeltas

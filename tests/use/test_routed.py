@@ -150,10 +150,9 @@ def test_a_bundle_routes_as_its_run(found, ask, tmp_path, rule):
     about = json.loads(json.dumps(served.about))
     about["settings"]["inference"] = Inference(**RULES[rule]).model_dump(mode="json")
     write_bundle(replace(served, about=about), tmp_path / "bundle")
+    by_run, by_bundle = Predictor(served), Predictor.load(tmp_path / "bundle")
     for given in ({}, {"classes": ["a sheep", *found.tasks[0].classes]}):
-        assert Predictor.load(tmp_path / "bundle").predict(pictures, **given) == Predictor(served).predict(
-            pictures, **given
-        )
+        assert by_bundle.predict(pictures, **given) == by_run.predict(pictures, **given)
 
 
 def test_a_bundle_of_the_papers_rule_is_as_it_was(found, ask, tmp_path):
