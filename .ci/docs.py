@@ -116,7 +116,8 @@ def _methods(_: str, page: Path) -> str:
         paper = re.sub(r"\barxiv\.org/abs/([\d.]+)", r"[arXiv \1](https://arxiv.org/abs/\1)", _cell(method.paper))
         serves = "one model" if method.one_model else "the task's own expert"
         if method.routes:
-            serves = "an expert a task; others by the nearest experts"
+            others = "a mixture of the experts" if method.asks[1] == "mixture" else "the nearest experts"
+            serves = f"an expert a task; others by {others}"
         rows.append([f"`{name}`", told, STARTS[method.starts_from], serves, needs, paper])
     return markdown_table(["method", "what it does", "starts from", "serves", "needs", "paper"], rows, left=6)
 

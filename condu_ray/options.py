@@ -145,9 +145,10 @@ class Replay(Settings):
 class Inference(Settings):
     """How a task that was not learned yet is predicted from the experts that there are."""
 
-    aggregation: Literal["weighted", "mean", "mixture"] = "weighted"
+    aggregation: Literal["auto", "weighted", "mean", "mixture"] = "auto"
     """Weights of the candidates' logits: `weighted` by prototype similarity (paper), `mean` equal (public code); or a
-    `mixture`: each expert's probabilities over its own classes, times the router's P(task) and 1 - P(new)."""
+    `mixture`: each expert's probabilities over its own classes, times the router's P(task) and 1 - P(new). `auto`: the
+    method's own: `mixture` for `condu-svd`, `condu-sign` and their forms with LoRA, `weighted` for published ones."""
     top_k: int = Field(5, ge=1)
     """Candidates an image, the pretrained model among them when it is included."""
     include_pretrained: bool = True
@@ -163,9 +164,11 @@ class Inference(Settings):
     prototype_text: Literal["unit", "mean"] = late("unit")
     """Text part of class prototypes: the mean over templates brought to length 1 as for a classifier, or the plain mean
     (public code)."""
-    router: Literal["prototype", "gaussian", "ridge"] = late("prototype")
+    router: Literal["auto", "prototype", "gaussian", "ridge"] = late("auto", before="prototype")
     """What says to which task an image belongs: `prototype`, the nearest class prototype (paper); `gaussian`, Gaussians
-    of one covariance; `ridge`, a regression from random features. Both are made of sums, exact in any order."""
+    of one covariance; `ridge`, a regression from random features. Both are made of sums, exact in any order. `auto`:
+    with the method's own aggregation its own router, `gaussian` for `condu-svd`, `condu-sign` and their forms with
+    LoRA; else `prototype`."""
     router_means: Literal["class", "task"] = late("class")
     """`gaussian`: a mean a class, or a task."""
     novelty: Literal["combined", "mahalanobis", "relative", "nearest", "prompts", "two-stage"] = late("combined")
@@ -177,7 +180,21 @@ class Inference(Settings):
     """`mixture`: who answers over classes that no expert knows: the candidates of the paper's rule (`top_k`, weighted),
     or the pretrained model alone."""
 
+    def resolved(self, router: str = "prototype", aggregation: str = "weighted") -> Inference:
+        """Returns the options without `auto`.
+
+        Args:
+            router: of the method whose options they are.
+            aggregation: of this method; its router goes with it alone, so that whoever asks for the paper's rule by
+                `weighted` or `mean` gets the paper's router.
+        """
+        chosen = aggregation if self.aggregation == "auto" else self.aggregation
+        usual = router if chosen == aggregation else "prototype"
+        return self.model_copy(
+            update={"aggregation": chosen, "router": usual if self.router == "auto" else self.router}
+        )
+
     @property
     def learns_routing(self) -> bool:
         """Whether more than prototypes is wanted of the learned tasks: another router, or a mixture."""
-        return self.aggregation == "mixture" or self.router != "prototype"
+        return self.aggregation == "mixture" or self.router in ("gaussian", "ridge")

@@ -98,15 +98,23 @@ class Settings(BaseModel):
         return _without_defaults(self, self.model_dump(mode="json", **which))
 
 
-def late(default: Any, **constraints: Any) -> Any:
-    """Declares a setting that an earlier release had not; every new one is to be declared by this."""
-    return Field(default, json_schema_extra={"late": True}, **constraints)
+def late(default: Any, *, before: Any = None, **constraints: Any) -> Any:
+    """Declares a setting that an earlier release had not; every new one is to be declared by this.
+
+    Args:
+        default: where nobody gives it.
+        before: what the earlier release did, where the default is another: keys leave the setting out at this value.
+        **constraints: as pydantic's `Field` takes them.
+    """
+    return Field(
+        default, json_schema_extra={"late": True, "before": default if before is None else before}, **constraints
+    )
 
 
 def _without_defaults(settings: Settings, kept: dict[str, Any]) -> dict[str, Any]:
     for name, field in type(settings).model_fields.items():
-        value, added = getattr(settings, name), isinstance(field.json_schema_extra, dict)
-        if name in kept and added and value == field.default:
+        value, added = getattr(settings, name), field.json_schema_extra
+        if name in kept and isinstance(added, dict) and value == added["before"]:
             del kept[name]
         elif name in kept and isinstance(value, Settings):
             kept[name] = _without_defaults(value, kept[name])

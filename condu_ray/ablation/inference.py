@@ -74,9 +74,11 @@ def prototype_kinds() -> tuple[str, ...]:
 
 def of_config(inference: Inference) -> Option | None:
     """Returns a run's own option; None for a mixture, which weighs no logits (`condu_ray.ablation.routing`)."""
-    if inference.aggregation == "mixture":
+    aggregation = inference.resolved().aggregation
+    assert aggregation != "auto", "resolved"
+    if aggregation == "mixture":
         return None
-    return Option(inference.aggregation, inference.top_k, inference.include_pretrained, inference.prototypes)
+    return Option(aggregation, inference.top_k, inference.include_pretrained, inference.prototypes)
 
 
 def ablate_inference(
@@ -98,7 +100,7 @@ def ablate_inference(
     """
     options = measure_options(run, evaluator, prototypes, all_options(), say)
     state, task = run.state(len(run.tasks) - 1), run.tasks[0]
-    own = of_config(run.config.inference)
+    own = of_config(run.method.inference)
     experts = [run.weights(state, name) for name in state.tasks]
     known = [prototypes[run.config.inference.prototypes][name] for name in state.tasks]
     footprint = Footprint.of(state.model.unified, evaluator.features.backbone.model)

@@ -81,7 +81,7 @@ def ablate_routing(
         if one.unlearned:
             curves += [{"session": session, **curve} for curve in one.curves()]
         confusion = {"session": session, **one.confusion()}
-        say(f"session {session} of {len(run.tasks)}: {len(found)} rules on {len(run.tasks)} tasks")
+        say(f"session {session} of {len(run.tasks)}: {len(found['own'])} rules on {len(run.tasks)} tasks")
     return run.describe() | {"rows": rows, "curves": curves, "routing": confusion}
 
 
@@ -115,7 +115,7 @@ class Session:
         weights = [PRETRAINED, *(run.weights(state, name) for name in state.tasks)]
         image, text = state_features(evaluator.features, weights, run.tasks)
         learned = [task for name in state.tasks for task in run.tasks if task.name == name]
-        routing = load_routing(run.config.storage, backbone.fingerprint, learned, run.config.inference, scale)
+        routing = load_routing(run.config.storage, backbone.fingerprint, learned, run.method.inference, scale)
         label = [evaluator.features.labels(task) for task in run.tasks]
         return cls(run.tasks, state.tasks, routing, image, text, label, scale)
 

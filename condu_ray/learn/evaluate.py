@@ -148,7 +148,7 @@ class Evaluator:
             routing: of the same tasks in the same order, for another router than `prototype`, and for a mixture.
             learned: those tasks, for a mixture.
         """
-        begin, names = time.perf_counter(), list(experts)
+        begin, names, inference = time.perf_counter(), list(experts), inference.resolved()
         base_ND = self.features.image(PRETRAINED, task, precision="fp32")
 
         def logits(expert: int, wanted_N: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.label_space import Labels
 from condu_ray.learn.prototype_store import load_moments, load_prototypes
 from condu_ray.options import Inference
 from condu_ray.store.location import Place
@@ -51,7 +52,9 @@ class Routing:
     def router(self) -> Router:
         """P(task | image), calibrated."""
         moments = {name: known.moments for name, known in self.tasks.items()}
-        return calibrated(self.inference.router, moments, self.inference.router_means, self.prototypes)
+        kind = self.inference.resolved().router
+        assert kind != "auto", "resolved"
+        return calibrated(kind, moments, self.inference.router_means, self.prototypes)
 
     @cached_property
     def novelty(self) -> Novelty:
@@ -81,7 +84,7 @@ def load_routing(storage: Place, backbone: str, tasks: Sequence[Task], inference
     images = inference.prototype_images
     known = {task.name: Known(*load_moments(storage, backbone, task, images=images)) for task in tasks}
     prototypes = {task.name: prototypes_of(storage, backbone, task, inference) for task in tasks}
-    return Routing(known, prototypes, inference, scale)
+    return Routing(known, prototypes, inference.resolved(), scale)
 
 
 def prototypes_of(storage: Place, backbone: str, task: Task, inference: Inference) -> Tensor:
@@ -90,11 +93,13 @@ def prototypes_of(storage: Place, backbone: str, task: Task, inference: Inferenc
     return load_prototypes(storage, backbone, task, inference.prototypes, images=images, text=text)
 
 
-def answers(space: Sequence[Task], learned: Sequence[Task], id_C: Tensor, apart: bool) -> Answers:
+def answers(
+    space: Sequence[Task | Labels], learned: Sequence[Task | Labels], id_C: Tensor, apart: bool = False
+) -> Answers:
     """Says which classes of a label space each learned task's expert answers for.
 
     Args:
-        space: tasks whose classes are the label space.
+        space: tasks, or a user's words, whose classes are the label space.
         learned: the learned tasks.
         id_C: `class_ids(space, apart)`.
         apart: whether classes of one name in several tasks are several classes.
@@ -144,8 +149,9 @@ def mixture(
     names, inference = list(routing.tasks), routing.inference
     unknown = who.unknown_columns()
     new_N = strangeness(base_ND, text_CD, routing, who) if new is None else torch.full((len(base_ND),), new).double()
-    chance_NT = routing.router.probabilities(base_ND, names) * (1 - new_N).unsqueeze(1)
-    share = asked(torch.cat([chance_NT, new_N.unsqueeze(1)], dim=1))  # the new ones are a task more
+    task_NT = routing.router.probabilities(base_ND, names)
+    chance_NT = torch.cat([task_NT * (1 - new_N).unsqueeze(1), new_N.unsqueeze(1)], dim=1)
+    share = asked(chance_NT)  # the new ones are a task more
     index_NK, weight_NK = router.candidates(
         router.similarities(base_ND, [routing.prototypes[name] for name in names]),
         top_k=inference.top_k if inference.unknown == "nearest" else 1,
@@ -155,6 +161,7 @@ def mixture(
     )
     is_new_N = share[:, -1] > 0
     found = Mixture(len(base_ND), id_C)
+    found.tasks, found.new = task_NT, new_N if len(unknown) and who.any_known else None
     strange_NC: Tensor | None = None
     for expert in (router.PRETRAINED, *range(len(names))):
         share_N = share[:, expert] if expert != router.PRETRAINED else torch.zeros(len(base_ND)).double()
@@ -163,6 +170,7 @@ def mixture(
         if not wanted_N.any():
             continue
         logit_WC = logits(expert, wanted_N)
+        found.counted[expert] = share_N + share[:, -1] * weight_N
         if strange_NC is None:
             strange_NC = torch.zeros(len(base_ND), logit_WC.shape[1])
         strange_NC[wanted_N] += weight_N[wanted_N, None] * logit_WC

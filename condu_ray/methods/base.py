@@ -14,7 +14,7 @@ from condu_ray.config import Experiment, Training
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.objective import Objective
 from condu_ray.merging.delta import Delta
-from condu_ray.options import Lora
+from condu_ray.options import Inference, Lora
 from condu_ray.store.experts import Form
 from condu_ray.store.ledger import ROOT
 from condu_ray.vlm.lora import materialise
@@ -84,6 +84,10 @@ class Method:
     """Whether `merge` makes something of its own that a session has to store."""
     routes: ClassVar[bool] = False
     """Whether an image of an unknown or unlearned task is predicted by the K experts nearest by prototype."""
+    asks: ClassVar[tuple[Literal["prototype", "gaussian", "ridge"], Literal["weighted", "mean", "mixture"]]] = (
+        "prototype", "weighted",
+    )  # fmt: skip
+    """Router and aggregation of a method that routes, where the settings leave them to it (`auto`)."""
     one_model: ClassVar[bool] = True
     """Whether the same weights answer for every task, so that no task identity is needed."""
 
@@ -185,6 +189,11 @@ class Method:
         return None
 
     # Prediction
+
+    @property
+    def inference(self) -> Inference:
+        """How an image of an unknown or unlearned task is predicted: the settings, `auto` replaced by the method's."""
+        return self.config.inference.resolved(*self.asks)
 
     def delta(self, state: ModelState, task: str, expert: LoadExpert) -> Delta | None:
         """Returns the weight delta that answers for `task` in `state`; None stands for theta0.

@@ -13,10 +13,11 @@ from condu_ray.methods.registry import register
 
 
 class CodedMethod(Merged):
-    """Experts from theta0, each kept as a code; a learned task by its code, others by the nearest experts."""
+    """Experts from theta0, each kept as a code; a learned task by its code, others by a mixture of the experts."""
 
     one_model = False
     routes = True
+    asks = "gaussian", "mixture"
     VALUE: ClassVar[type[Coded]]
 
     def merged(self, model: Any) -> Delta:
@@ -58,10 +59,10 @@ class CodedMethod(Merged):
 class ConduSign(CodedMethod):
     """One magnitude for all tasks; of each a sign a parameter and a factor a row, which are kept for ever.
 
-    From ConDU: the frame, and routing of unseen tasks. From BitDelta: signs in place of values; the factor a row and
-    the magnitude shared by the tasks are ours. Every order of the same tasks gives the same bits. A bit a parameter and
-    task, as `condu`, beside the magnitude; a new task moves the sizes of what serves the earlier ones, never their
-    signs.
+    From ConDU: the frame. From BitDelta: signs in place of values; the factor a row, the magnitude shared by the tasks,
+    and the mixture of experts by which other images are predicted, are ours. Every order of the same tasks gives the
+    same bits. A bit a parameter and task, as `condu`, beside the magnitude; a new task moves the sizes of what serves
+    the earlier ones, never their signs.
     """
 
     VALUE = SignedDeltas
@@ -78,11 +79,11 @@ class ConduSign(CodedMethod):
 class ConduSvd(CodedMethod):
     """Each task's delta by quantised singular vectors, in `merging.bits` bits a parameter: recommended.
 
-    From ConDU: the frame, and routing of unseen tasks. From TSV-C: truncated singular vectors of each matrix. Ours is
-    how bits are shared out: over tensors, components and entries, by what each saves in squared error, and on signs of
-    the rest where these save more. A task's code depends neither on the order nor on the other tasks, and to forget a
-    task is to delete a file. What it loses grows with the rank of what was learned: longer training, and narrower
-    models, want more bits.
+    From ConDU: the frame. From TSV-C: truncated singular vectors of each matrix. Ours are the mixture of experts by
+    which other images are predicted, and how bits are shared out: over tensors, components and entries, by what each
+    saves in squared error, and on signs of the rest where these save more. A task's code depends neither on the order
+    nor on the other tasks, and to forget a task is to delete a file. What it loses grows with the rank of what was
+    learned: longer training, and narrower models, want more bits.
     """
 
     VALUE = LowRankDeltas

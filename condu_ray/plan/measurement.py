@@ -97,7 +97,7 @@ def measurement_key(
     """
     weights: list[Any] = [ROOT if method.skips_trigger(state) else method.weights(state, task.name)]
     if routed(method, seen, protocol):
-        weights = ["aggregated", state.id, config.inference.identity()]
+        weights = ["aggregated", state.id, config.inference.resolved(*method.asks).identity()]
     if space:  # which classes there are, in which order the tasks come does not count
         weights.append(sorted(content_hash([other.classes, other.templates]) for other in space))
     if protocol == "xtail":  # classes of one name are counted in another way

@@ -5,38 +5,36 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from condu_ray.benchmark.label_space import Labels
-from condu_ray.learn.evaluate import Mixed, mix
+from condu_ray.learn.evaluate import class_ids, mix
 from condu_ray.learn.features import PRETRAINED, Features, Weights
-from condu_ray.options import Inference
+from condu_ray.learn.routing import Logits, Routing, answers, mixture
 from condu_ray.use.prediction import THETA0
-from condu_ray.use.served import Served, UseError
+from condu_ray.use.served import Served
 from condu_ray.vlm import router
 
-ROUTED_BY = frozenset({
-    "aggregation", "top_k", "include_pretrained", "pretrained_weight", "prototypes", "prototype_images",
-    "prototype_text",
-})  # fmt: skip
-"""Options of `Inference` that a prediction here heeds."""
 
+@dataclass(frozen=True)
+class Routed:
+    """Who answered for N pictures, where the router chose.
 
-def check_router(inference: Inference) -> None:
-    """Refuses a run whose evaluators route by an option that is not heeded here, for answers would silently differ.
-
-    Raises:
-        UseError: names the option.
+    Attributes:
+        experts: for each picture, who answered and how much each counted.
+        similarity: cosine to the nearest class prototype, [N].
+        tasks: for each picture, the router's P(task); empty where there are prototypes' similarities alone.
+        new: P(new), [N]; None where nothing says it.
     """
-    for name, field in type(inference).model_fields.items():
-        if name not in ROUTED_BY and getattr(inference, name) != field.default:
-            raise UseError(
-                f"--inference.{name} {getattr(inference, name)}: pictures of an unknown task are not predicted by it "
-                "here yet; name the task"
-            )
+
+    experts: list[dict[str, float]]
+    similarity: Tensor
+    tasks: list[dict[str, float]]
+    new: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,20 @@ class Answer:
 
     Attributes:
         scores: over the columns of the label space, [N, C].
-        factor: makes logits of them.
-        mixed: who answered, where the router chose.
+        factor: makes logits of them; None: they are probabilities, of classes of one name in each of their columns.
+        routed: who answered, where the router chose.
+        likely: P(task) of each column's task, [N, C], where there is one; 0 of tasks that are not learned.
     """
 
     scores: Tensor
-    factor: float
-    mixed: Mixed | None
+    factor: float | None
+    routed: Routed | None = None
+    likely: Tensor | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        """Logits; of probabilities their logarithms."""
+        return self.scores.log().float() if self.factor is None else self.factor * self.scores
 
 
 class Answering:
@@ -100,7 +105,7 @@ class Answering:
         with self.lock:
             if weights is not None:
                 image_ND = self.encode(weights, pixels_NHWC)
-                return Answer(image_ND @ self._texts(weights, space).T, self._scale, None)
+                return Answer(image_ND @ self._texts(weights, space).T, self._scale)
             base_ND = self.encode(PRETRAINED, pixels_NHWC, precision="fp32")
 
             def logits(expert: int, wanted_N: Tensor) -> Tensor:
@@ -111,17 +116,54 @@ class Answering:
                     image_WD = self.encode(answering, pixels_NHWC, wanted_N)
                 return self._scale * image_WD @ self._texts(answering, space, precision).T
 
-            for task in self.tasks:
-                if task not in self._prototypes:
-                    self._prototypes[task] = self.served.prototypes(task)
-            similarity_NE = router.similarities(base_ND, [self._prototypes[task] for task in self.tasks])
-            mixed = mix(similarity_NE, self.served.method.config.inference, logits)
-            return Answer(mixed.logits, 1.0, mixed)
+            nearest_NE = router.similarities(base_ND, [self._of(task) for task in self.tasks])
+            if self.served.method.inference.aggregation == "mixture":
+                return self._mixture(space, base_ND, nearest_NE, logits)
+            return self._mixed(base_ND, nearest_NE, logits)
 
-    def experts(self, mixed: Mixed, row: int) -> dict[str, float]:
-        """Returns who answered for a picture, and how much each counted."""
-        found: dict[str, float] = {}
-        for expert, weight in zip(mixed.experts[row].tolist(), mixed.weights[row].tolist(), strict=True):
-            name = THETA0 if expert == router.PRETRAINED else self.tasks[expert]
-            found[name] = found.get(name, 0.0) + weight
-        return found
+    def _of(self, task: str) -> Tensor:
+        """A task's prototypes, loaded once."""
+        if task not in self._prototypes:
+            self._prototypes[task] = self.served.prototypes(task)
+        return self._prototypes[task]
+
+    @cached_property
+    def routing(self) -> Routing:
+        """What another router than the paper's, or a mixture, is made of; fitted when a picture wants it."""
+        return self.served.routing()
+
+    def _mixed(self, base_ND: Tensor, nearest_NE: Tensor, logits: Logits) -> Answer:
+        """The weighted logits of the nearest experts."""
+        inference = self.served.method.inference
+        similarity_NE = self.routing.similarities(base_ND) if inference.learns_routing else nearest_NE
+        mixed = mix(similarity_NE, inference, logits)
+        experts = []
+        for candidates, weights in zip(mixed.experts.tolist(), mixed.weights.tolist(), strict=True):
+            found: dict[str, float] = {}
+            for expert, weight in zip(candidates, weights, strict=True):
+                found[self._name(expert)] = found.get(self._name(expert), 0.0) + weight
+            experts.append(found)
+        tasks = self._by_task(similarity_NE) if inference.learns_routing else [{} for _ in experts]
+        return Answer(mixed.logits, 1.0, Routed(experts, nearest_NE.amax(dim=1), tasks, None))
+
+    def _mixture(self, space: Sequence[Labels], base_ND: Tensor, nearest_NE: Tensor, logits: Logits) -> Answer:
+        """P(class), by those experts that may know the picture."""
+        id_C, learned = class_ids(space), [self.served.task(task) for task in self.tasks]
+        who = answers(space, learned, id_C)
+        found = mixture(base_ND, self._texts(PRETRAINED, space, "fp32"), self.routing, who, id_C, logits)
+        assert found.tasks is not None
+        experts = []
+        for row in range(len(base_ND)):
+            counted = {self._name(expert): float(share_N[row]) for expert, share_N in found.counted.items()}
+            experts.append({name: share for name, share in sorted(counted.items(), key=lambda one: -one[1]) if share})
+        nobody = torch.zeros(len(base_ND), dtype=found.tasks.dtype)
+        by_task = dict(zip(self.tasks, found.tasks.T, strict=True))
+        likely = torch.stack([by_task.get(one.name, nobody) for one in space for _ in one.classes], dim=1)
+        routed = Routed(experts, nearest_NE.amax(dim=1), self._by_task(found.tasks), found.new)
+        return Answer(found.chance[:, id_C], None, routed, likely)
+
+    def _name(self, expert: int) -> str:
+        return THETA0 if expert == router.PRETRAINED else self.tasks[expert]
+
+    def _by_task(self, chance_NT: Tensor) -> list[dict[str, float]]:
+        return [dict(zip(self.tasks, row, strict=True)) for row in chance_NT.tolist()]

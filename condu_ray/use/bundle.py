@@ -5,6 +5,7 @@ It is a session's folder (methods/session.py) with more files beside the state, 
     meta.json                      a session's manifest, and `bundle`: words of tasks, settings, backbone, accuracies
     <the method's own files>       for `condu` the unified delta with its triggers
     task_prototypes.safetensors    class prototypes by task, for a method that routes
+    task_moments.safetensors       what other routers than the paper's are made of, for a run that has one
     expert_<key>.safetensors       experts that the method serves as they are (`individual`, `sequential`)
     open_clip_config.json, ...     theta0 in open_clip's form, unless it is there by reference
 """
@@ -12,6 +13,7 @@ It is a session's folder (methods/session.py) with more files beside the state, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,7 @@ from torch import Tensor
 
 from condu_ray.benchmark.label_space import Labels
 from condu_ray.config import Experiment
+from condu_ray.learn.prototype_store import VERSION as MOMENTS_VERSION
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import get
 from condu_ray.methods.session import read_session
@@ -28,10 +31,13 @@ from condu_ray.store.location import Place
 from condu_ray.use.model_folder import write_model
 from condu_ray.use.served import Served, UseError
 from condu_ray.vlm.model import WEIGHTS, BackboneSpec, backbone_spec, load_backbone
+from condu_ray.vlm.moments import Moments
+from condu_ray.vlm.novelty import Known
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever bundles are written in another way."""
 PROTOTYPES = "task_prototypes.safetensors"
+MOMENTS = "task_moments.safetensors"
 EXPERT = "expert_{}.safetensors"
 Theta0 = Literal["include", "reference"]
 """Whether a bundle holds the pretrained weights, or says by which names open_clip finds them."""
@@ -67,6 +73,7 @@ def write_bundle(served: Served, folder: Place, theta0: Theta0 = "include") -> N
         )
     experts = _experts(served)
     prototypes = {task: served.prototypes(task) for task in served.state.tasks} if served.method.routes else {}
+    moments = _moments(served) if served.method.routes and served.method.inference.learns_routing else {}
     meta = {
         "method": served.method.name,
         "tasks": served.state.tasks,
@@ -83,16 +90,19 @@ def write_bundle(served: Served, folder: Place, theta0: Theta0 = "include") -> N
                 "theta0": theta0,
                 **({"names": _names(served.backbone.spec)} if theta0 == "reference" else {}),
             },
+            "moments": MOMENTS_VERSION if moments else None,
             "about": _portable(served.about),
         },
     }
 
     def write(beside: Path) -> None:
         served.method.save(served.state.model, beside)
-        own = {PROTOTYPES, *map(EXPERT.format, experts), WEIGHTS} & {path.name for path in beside.iterdir()}
+        own = {PROTOTYPES, MOMENTS, *map(EXPERT.format, experts), WEIGHTS} & {path.name for path in beside.iterdir()}
         assert not own, f"method {served.method.name} writes files that a bundle has itself: {own}"
         if prototypes:
             artifacts.save_tensors(beside / PROTOTYPES, prototypes)
+        if moments:
+            artifacts.save_tensors(beside / MOMENTS, moments)
         for key in experts:
             artifacts.save_tensors(beside / EXPERT.format(key), served.load(key))
         if theta0 == "include":
@@ -145,7 +155,17 @@ def read_bundle(folder: Place) -> Served:
             prototypes.update(artifacts.load_tensors(folder, PROTOTYPES))
         return prototypes[task]
 
-    return Served(found["name"], method, state, backbone, found["precision"], labels, load, prototype, about=about)
+    known: Callable[[str], Known] | None = None
+    if (version := found.get("moments")) is not None:
+        if version != MOMENTS_VERSION:
+            raise UseError(
+                f"{folder}: what its router is made of is of version {version}, this version reads {MOMENTS_VERSION}; "
+                "export it again"
+            )
+        known = partial(_known, artifacts.load_tensors(folder, MOMENTS))
+    return Served(
+        found["name"], method, state, backbone, found["precision"], labels, load, prototype, known=known, about=about
+    )
 
 
 def refuse_existing(folder: Place) -> None:
@@ -162,6 +182,22 @@ def sizes(folder: Path) -> dict[str, int]:
     """Returns the bytes of each file of a folder, the largest first."""
     found = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _moments(served: Served) -> dict[str, Tensor]:
+    """What routers are made of, `TASK/NAME`; no task's name has a slash."""
+    assert served.known is not None
+    found: dict[str, Tensor] = {}
+    for task in served.state.tasks:
+        known = served.known(task)
+        found |= {f"{task}/{name}": tensor for name, tensor in ({"text": known.text} | known.moments.tensors()).items()}
+    return found
+
+
+def _known(stored: Mapping[str, Tensor], task: str) -> Known:
+    """The same of one task."""
+    mine = {name.removeprefix(f"{task}/"): one for name, one in stored.items() if name.startswith(f"{task}/")}
+    return Known(Moments.from_tensors(mine), mine["text"])
 
 
 def _experts(served: Served) -> list[str]:

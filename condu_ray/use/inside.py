@@ -14,7 +14,6 @@ from condu_ray.benchmark.rows import sample
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.merging import UnifiedDelta
 from condu_ray.merging.delta import Delta
-from condu_ray.vlm import router
 
 _BLOCK = re.compile(r"((?:\w+\.)*(?:resblocks|blocks|layers|stages)\.\d+)\.")
 
@@ -78,19 +77,22 @@ def sign_conflict(experts: Mapping[str, Callable[[], Delta]], order: Sequence[st
     return list(groups), conflict
 
 
-def routed_to(features: Features, tasks: Sequence[Task], prototypes: Sequence[Tensor]) -> np.ndarray:
-    """Returns which share of each task's test images is nearest to which learned task, [T, E]; rows sum to 1.
+def routed_to(
+    features: Features, tasks: Sequence[Task], scores: Callable[[Tensor], Tensor], learned: int
+) -> np.ndarray:
+    """Returns which share of each task's test images the router sends to which learned task, [T, E]; rows sum to 1.
 
     Args:
         features: of theta0.
         tasks: whose test images.
-        prototypes: of the learned tasks.
+        scores: from features [N, D] to scores of the learned tasks [N, E], larger is nearer.
+        learned: E.
     """
-    found = np.zeros((len(tasks), len(prototypes)))
+    found = np.zeros((len(tasks), learned))
     for row, task in enumerate(tasks):
         base_ND = features.image(PRETRAINED, task, precision="fp32")
-        nearest = router.similarities(base_ND, prototypes).argmax(dim=1).numpy()
-        found[row] = np.bincount(nearest, minlength=len(prototypes)) / len(nearest)
+        nearest = scores(base_ND).argmax(dim=1).numpy()
+        found[row] = np.bincount(nearest, minlength=learned) / len(nearest)
     return found
 
 

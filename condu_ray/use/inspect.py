@@ -21,6 +21,7 @@ from condu_ray.store.layout import expert_folder, session_folder
 from condu_ray.store.location import Place
 from condu_ray.use.inside import feature_points, routed_to, sign_conflict, trigger_density
 from condu_ray.use.served import Served, UseError, served_run
+from condu_ray.vlm import router
 
 POINTS = 60
 """Test images of a task in a picture of the feature space."""
@@ -155,10 +156,15 @@ def _routing(found: StoredRun, served: Served, features: Features) -> Iterable[s
     if kind(served.method) != "router":
         yield paragraph(f"{served.method.name} has no router.")
         return
-    prototypes: list[Tensor] = [served.prototypes(task) for task in served.state.tasks]
-    percent = 100 * routed_to(features, found.tasks, prototypes)
+    options = served.method.inference
+    if options.learns_routing:
+        scores, how = served.routing().similarities, f"that the router `{options.router}` finds likeliest of"
+    else:
+        prototypes: list[Tensor] = [served.prototypes(task) for task in served.state.tasks]
+        scores, how = partial(router.similarities, prototypes=prototypes), "whose nearest class prototype is of"
+    percent = 100 * routed_to(features, found.tasks, scores, len(served.state.tasks))
     names = [task.name for task in found.tasks]
-    caption = "Of a task's test images, the percent whose nearest class prototype is of the column's task"
+    caption = f"Of a task's test images, the percent {how} the column's task"
     yield shares(caption, "images of", served.state.tasks, names, percent)
 
 

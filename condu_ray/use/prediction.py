@@ -16,11 +16,16 @@ class Prediction:
     Attributes:
         image: its path, or its place among the pictures that were given.
         classes: the likeliest classes, the likeliest first; none where there is an error.
-        probabilities: softmax of the logits over all classes that were asked of, in the order of `classes`.
+        probabilities: softmax of the logits over all classes that were asked of, or what a mixture of experts says, in
+            the order of `classes`.
         task: the task whose class the first one is; None for open vocabulary.
         experts: who answered, and how much each counted; `pretrained` is theta0.
         similarity: cosine to the nearest class prototype of any learned task, -1 to 1: how sure the router could be;
             None where nothing was routed.
+        tasks: the router's P(task) of each learned task; empty where nothing was routed, or by the paper's rule, whose
+            similarities are no probabilities.
+        new: P(new): that the picture is of no learned task, where the classes that were asked of are in part those of
+            learned tasks and in part not, and a mixture of experts answered.
         error: why the picture could not be read.
     """
 
@@ -30,6 +35,8 @@ class Prediction:
     task: str | None = None
     experts: Mapping[str, float] = field(default_factory=dict)
     similarity: float | None = None
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    new: float | None = None
     error: str | None = None
 
     @property

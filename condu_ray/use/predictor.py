@@ -20,7 +20,7 @@ from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.plan.measurement import kind, routed
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.location import Place
-from condu_ray.use.answering import Answering, check_router
+from condu_ray.use.answering import Answering
 from condu_ray.use.loading import load_served
 from condu_ray.use.pictures import Picture, each, name_of, pixels
 from condu_ray.use.prediction import THETA0, Prediction
@@ -172,12 +172,13 @@ class Predictor:
     ) -> Tensor:
         """Returns logits [N, C] float32; the columns are `classes`, the task's classes, or all tasks' in order.
 
+        Those of a mixture of experts are logarithms of P(class), the same in all columns of one name.
+
         Arguments and errors as of `predict`.
         """
         asked, parts = self._question(task, classes, templates), []
         for _, read_NHWC, _ in self._chunks(images, None, "raise"):
-            answer = self._answers.scores(asked.weights, asked.space, read_NHWC)
-            parts.append(answer.factor * answer.scores)
+            parts.append(self._answers.scores(asked.weights, asked.space, read_NHWC).logits)
         return torch.cat(parts)
 
     def features(
@@ -233,7 +234,7 @@ class Predictor:
         else:  # one model: any task's weights are all tasks' weights
             weights, who = self.served.serving(self.tasks[-1]), method.name
         if weights is None:
-            check_router(method.config.inference)
+            self.served.check_routing()
         elif weights.name == PRETRAINED.name:
             who = THETA0
         return _Question(weights, who, space, classes is not None)
@@ -294,28 +295,31 @@ class Predictor:
         answer = self._answers.scores(asked.weights, asked.space, pixels_NHWC)
         names = [name for labels in asked.space for name in labels.classes]
         tasks = [None if asked.open else labels.name for labels in asked.space for _ in labels.classes]
-        scores_NC, column_NC = _one_a_name(answer.scores, class_ids(asked.space))
-        probability_NC = (answer.factor * scores_NC).softmax(dim=1)
+        likely = answer.scores if answer.likely is None else answer.likely
+        scores_NC, column_NC = _one_a_name(answer.scores, class_ids(asked.space), likely)
+        probability_NC = scores_NC if answer.factor is None else (answer.factor * scores_NC).softmax(dim=1)
         order_NK = scores_NC.argsort(dim=1, descending=True, stable=True)[:, :top_k]
         chosen_NK = column_NC.gather(1, order_NK).tolist()
         chances = probability_NC.gather(1, order_NK).tolist()
+        routed = answer.routed
         for row, columns in enumerate(chosen_NK):
             yield Prediction(
                 "",
                 tuple(names[column] for column in columns),
                 tuple(chances[row]),
                 tasks[columns[0]],
-                self._answers.experts(answer.mixed, row) if answer.mixed else {asked.who: 1.0},
-                float(answer.mixed.similarities[row].max()) if answer.mixed else None,
+                routed.experts[row] if routed else {asked.who: 1.0},
+                float(routed.similarity[row]) if routed else None,
+                routed.tasks[row] if routed else {},
+                float(routed.new[row]) if routed and routed.new is not None else None,
             )
 
 
-def _one_a_name(scores_NC: Tensor, id_C: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores with one column a class name, the best of those of that name, and which column that was."""
+def _one_a_name(scores_NC: Tensor, id_C: Tensor, likely_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores with one column a class name, the likeliest of those of that name, and which column that was."""
     count = int(id_C.max()) + 1
     if count == len(id_C):
         return scores_NC, torch.arange(count).expand_as(scores_NC)
     columns = [(id_C == number).nonzero().flatten() for number in range(count)]
-    best = [scores_NC[:, places].max(dim=1) for places in columns]
-    column_NC = torch.stack([places[found.indices] for places, found in zip(columns, best, strict=True)], dim=1)
-    return torch.stack([found.values for found in best], dim=1), column_NC
+    column_NC = torch.stack([places[likely_NC[:, places].argmax(dim=1)] for places in columns], dim=1)
+    return scores_NC.gather(1, column_NC), column_NC

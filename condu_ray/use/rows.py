@@ -21,9 +21,10 @@ SCHEMA = pa.schema({
     "image": pa.string(), "class": pa.string(), "probability": pa.float32(), "task": pa.string(),
     "classes": pa.list_(pa.string()), "probabilities": pa.list_(pa.float32()),
     "experts": pa.list_(pa.string()), "weights": pa.list_(pa.float32()), "similarity": pa.float32(),
+    "tasks": pa.list_(pa.string()), "task_probabilities": pa.list_(pa.float32()), "new": pa.float32(),
     "error": pa.string(),
 })  # fmt: skip
-"""Columns of a file of predictions: the likeliest class, then the `top_k` likeliest, then who answered."""
+"""Columns of a file of predictions: the likeliest class, then the `top_k` likeliest, who answered, P(task)."""
 GROUP = 4096
 KINDS = (".parquet", ".csv", ".json", ".jsonl")
 
@@ -40,6 +41,9 @@ def row(prediction: Prediction) -> dict[str, Any]:
         "experts": list(prediction.experts),
         "weights": list(prediction.experts.values()),
         "similarity": prediction.similarity,
+        "tasks": list(prediction.tasks),
+        "task_probabilities": list(prediction.tasks.values()),
+        "new": prediction.new,
         "error": prediction.error,
     }
 

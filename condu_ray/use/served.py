@@ -12,7 +12,8 @@ from torch import Tensor
 
 from condu_ray.benchmark.label_space import Labels
 from condu_ray.learn.features import PRETRAINED, Weights
-from condu_ray.learn.prototype_store import load_prototypes
+from condu_ray.learn.prototype_store import load_moments, load_prototypes
+from condu_ray.learn.routing import Routing
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, ModelState
 from condu_ray.methods.base import LoadExpert
@@ -21,6 +22,7 @@ from condu_ray.plan.stored_method import DELTA_BYTES, nbytes
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.experts import load_expert
 from condu_ray.vlm.model import Backbone, load_backbone
+from condu_ray.vlm.novelty import Known
 
 
 class UseError(ValueError):
@@ -41,6 +43,7 @@ class Served:
             `len(state.tasks)` are not learned yet.
         load: loads an expert's weight delta by its key.
         prototypes: loads a learned task's class prototypes [C, D].
+        known: loads a learned task's moments and prompts; None where there are none to load.
         factors: loads an expert's LoRA factors by its key; None where there are none to load.
         about: what is known of the run, for cards and manifests: settings, data fingerprints, metrics; JSON values.
     """
@@ -54,6 +57,7 @@ class Served:
     load: LoadExpert
     prototypes: Callable[[str], Tensor]
     factors: LoadExpert | None = None
+    known: Callable[[str], Known] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     _kept: OrderedDict[str, Delta] = field(default_factory=OrderedDict, repr=False, compare=False)
 
@@ -77,6 +81,34 @@ class Served:
     def serving(self, task: str) -> Weights:
         """As `weights`; theta0 where the run's settings have a learned task served by it all the same."""
         return PRETRAINED if self.method.skips_trigger(self.state) else self.weights(task)
+
+    def routing(self) -> Routing:
+        """Returns what routing knows of the learned tasks.
+
+        Raises:
+            UseError: this has prototypes alone.
+        """
+        self.check_routing()
+        assert self.known is not None
+        return Routing(
+            {task: self.known(task) for task in self.state.tasks},
+            {task: self.prototypes(task) for task in self.state.tasks},
+            self.method.inference,
+            float(self.backbone.model.logit_scale.detach().exp()),
+        )
+
+    def check_routing(self) -> None:
+        """Refuses pictures of unknown tasks where there is not what the router is made of.
+
+        Raises:
+            UseError: says so.
+        """
+        options = self.method.inference
+        if options.learns_routing and self.known is None:
+            raise UseError(
+                f"{self.name}: has prototypes alone, and its pictures are routed by --inference.router "
+                f"{options.router}, --inference.aggregation {options.aggregation}; export it again, or name the task"
+            )
 
     def task(self, name: str) -> Labels:
         """Returns the words of one of the run's tasks.
@@ -130,12 +162,15 @@ def served_run(found: StoredRun, method: str | None = None, session: int | None 
     if not one.entries:
         raise UseError(f"{config.run_name}: {name} has committed no session yet; let the run learn a task first")
     state = found.state(name, -1 if session is None else session)
-    backbone, options = load_backbone(found.plan.checked.spec), config.inference
+    backbone, options = load_backbone(found.plan.checked.spec), one.method.inference
     tasks = {task.name: task for task in found.tasks}
 
     def prototypes(task: str) -> Tensor:
         kinds = {"images": options.prototype_images, "text": options.prototype_text}
         return load_prototypes(config.storage, backbone.fingerprint, tasks[task], options.prototypes, **kinds)
+
+    def known(task: str) -> Known:
+        return Known(*load_moments(config.storage, backbone.fingerprint, tasks[task], images=options.prototype_images))
 
     return Served(
         name=f"{config.run_name}/{name}, session {len(state.tasks)} of {len(found.tasks)}",
@@ -147,6 +182,7 @@ def served_run(found: StoredRun, method: str | None = None, session: int | None 
         load=partial(load_expert, config.storage),
         prototypes=prototypes,
         factors=partial(load_expert, config.storage, form="factors"),
+        known=known,
         about=_about(found, name, state),
     )
 

@@ -80,11 +80,20 @@ class Mixture:
     Args:
         images: N.
         id_C: number of each class of the label space.
+
+    Attributes:
+        chance: P(class | image), float64 [N, I].
+        tasks: P(task | image) of the router, [N, T]; None where nobody asked one.
+        new: P(new | image), [N]; None where the label space has not both, classes that experts know and others.
+        counted: who answered (a task's place, or -1 for theta0) to how much that counted, [N]; together 1 an image.
     """
 
     def __init__(self, images: int, id_C: Tensor) -> None:
         self._id_C = id_C
         self.chance = torch.zeros(images, int(id_C.max()) + 1, dtype=torch.float64)
+        self.tasks: Tensor | None = None
+        self.new: Tensor | None = None
+        self.counted: dict[int, Tensor] = {}
 
     def add(self, logit_NC: Tensor, columns: Tensor, share_N: Tensor, rows_N: Tensor, temperature: float = 1.0) -> None:
         """Adds one expert's part.

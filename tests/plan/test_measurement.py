@@ -82,6 +82,33 @@ def test_every_option_of_routing_is_another_measurement(tasks):
     assert len(set(keys[1::2])) == 1 + len(OTHER_ROUTINGS)
 
 
+def routed_key(tasks, method, **options):
+    config = Experiment(inference=Inference(**options))
+    return measurement_key(config, "theta0", "fp32", get(method, config), STATE, tasks[0], True, "own")
+
+
+PLAIN = {"aggregation": "weighted", "router": "prototype"}
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_a_key_has_the_methods_own_routing_where_nobody_says_otherwise(tasks, name):
+    """Whoever spells it out gets the same measurement; with another aggregation the router is the paper's."""
+    own = MIXTURE if name.startswith(("condu-s",)) else PLAIN
+    assert routed_key(tasks, name) == routed_key(tasks, name, **own)
+    assert routed_key(tasks, name, aggregation="weighted") == routed_key(tasks, name, **PLAIN)
+    assert routed_key(tasks, name, router="ridge") == routed_key(tasks, name, **own | {"router": "ridge"})
+    assert routed_key(tasks, name, **MIXTURE) != routed_key(tasks, name, **PLAIN)
+
+
+def test_keys_of_the_papers_rule_are_those_of_before_there_was_another(tasks):
+    told = Inference().resolved().identity()
+    assert told == {
+        "aggregation": "weighted", "top_k": 5, "include_pretrained": True, "prototypes": "both",
+    }  # fmt: skip
+    assert get("condu").inference.identity() == get("condu-lora").inference.identity() == told
+    assert get("condu-svd").inference.identity() == told | MIXTURE
+
+
 @pytest.mark.parametrize(
     ("base", "change", "same"),
     [

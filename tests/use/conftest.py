@@ -1,13 +1,10 @@
 """A run that learned three tasks, made without Ray: experts of noise, merged and measured as a run's are."""
 
-import numpy as np
 import pytest
 import torch
 
 from condu_ray import Experiment, load_backbone, open_run
-from condu_ray.learn.chunks import task_images
-from condu_ray.learn.features import PRETRAINED, Features
-from condu_ray.learn.prototype_store import save_prototypes
+from condu_ray.learn.prototype_pass import prototypes_here
 from condu_ray.orchestration.measure.evaluator import EvaluatorActor
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.preflight import check
@@ -18,9 +15,8 @@ from condu_ray.store.experts import FILES, save_expert
 from condu_ray.store.layout import config_path
 from condu_ray.store.measurements import write_measurement
 from condu_ray.vlm.lora import attach, materialise
-from condu_ray.vlm.zeroshot import text_sums
 
-METHODS = ("condu", "individual", "average", "sequential", "zero-shot", "condu-lora", "pam")
+METHODS = ("condu", "individual", "average", "sequential", "zero-shot", "condu-lora", "pam", "condu-svd")
 TASKS = ("walls", "doors", "cars")
 
 
@@ -37,18 +33,6 @@ def write_expert(storage, backbone, method, expert, seed):
     save_expert(storage, expert.key, delta, {"task": expert.task, "key": expert.key}, files)
 
 
-def encode(storage, backbone, task):
-    """Prototypes as the encoders make them."""
-    features = Features(backbone, batch_size=8, max_images=0, precision="fp32", device="cpu")
-    sums = torch.zeros(len(task.classes), 16, dtype=torch.float64)
-    for pixels, label in task_images(task.train, backbone.spec.preprocess, 8):
-        sums.index_add_(0, torch.from_numpy(label), features.encode(PRETRAINED, pixels).double())
-    labels = np.concatenate([label for _, label in task_images(task.train, backbone.spec.preprocess, 8)])
-    counts = torch.from_numpy(np.bincount(labels, minlength=len(task.classes)))
-    text = text_sums(backbone.model, backbone.tokenizer, task.classes, task.templates)
-    save_prototypes(storage, backbone.fingerprint, task, sums, counts, text)
-
-
 @pytest.fixture(scope="session")
 def storage(tmp_path_factory, task_data, small_backbone):
     """Storage with the run `r`, whose every session is measured by the protocols `task` and `union`."""
@@ -62,8 +46,7 @@ def storage(tmp_path_factory, task_data, small_backbone):
     checked = check(config)
     plan, backbone = plan_run(checked, "fp32"), load_backbone(pretrained=str(small_backbone))
     keeper, results = ModelKeeper(config.absolute()), Results(plan)
-    for task in checked.tasks:
-        encode(storage, backbone, task)
+    prototypes_here(storage, backbone, checked.tasks, "cpu")
     folders = {task.name: task.folder for task in checked.tasks}
     actor = EvaluatorActor(checked.spec, config.absolute(), "fp32", folders, cuda=False)
     for one in plan.methods:

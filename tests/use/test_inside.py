@@ -1,6 +1,7 @@
 """What is seen of a run's inside: numbers by hand, and a page that stands by itself."""
 
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,6 +13,7 @@ from condu_ray.merging import UnifiedDelta
 from condu_ray.use.inside import feature_points, layers, routed_to, sign_conflict, trigger_density
 from condu_ray.use.inspect import inspected
 from condu_ray.use.served import UseError, served_run
+from condu_ray.vlm import router
 
 ORDER = ("visual.transformer.resblocks.0.mlp.weight", "visual.transformer.resblocks.0.ln.bias", "ln_final.weight")
 
@@ -68,7 +70,7 @@ def features(found):
 def test_images_go_to_the_nearest_prototype(found, features):
     served = served_run(found, "condu")
     prototypes = [served.prototypes(task) for task in served.state.tasks]
-    routed = routed_to(features, found.tasks, prototypes)
+    routed = routed_to(features, found.tasks, partial(router.similarities, prototypes=prototypes), 3)
     assert routed.sum(axis=1) == pytest.approx(1)
     base = features.image(PRETRAINED, found.tasks[2])
     nearest = [max(range(3), key=lambda one: float((prototypes[one] @ image).max())) for image in base]

@@ -11,7 +11,6 @@ from PIL import Image
 from condu_ray import Predictor
 from condu_ray.benchmark.images import ImageError
 from condu_ray.plan.measurement import protocols
-from condu_ray.use import answering
 from condu_ray.use.served import UseError
 from tests.use.conftest import METHODS, TASKS
 
@@ -168,14 +167,6 @@ def test_what_is_no_picture_is_told(predictor, image, words):
 def test_what_cannot_be_asked_is_refused(predictor, picture, arguments, words):
     with pytest.raises(UseError, match=words):
         predictor.predict(picture, **arguments)
-
-
-def test_a_router_that_is_not_known_here_is_refused(predictor, picture, monkeypatch):
-    """The run has top_k 2, which is not the default: if it were not heeded, answers would differ."""
-    monkeypatch.setattr(answering, "ROUTED_BY", answering.ROUTED_BY - {"top_k"})
-    with pytest.raises(UseError, match=r"--inference\.top_k 2: pictures of an unknown task"):
-        predictor.predict(picture)
-    assert predictor.predict(picture, "walls")
 
 
 def test_what_cannot_be_loaded_is_refused(found, storage, picture):

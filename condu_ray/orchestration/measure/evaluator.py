@@ -99,7 +99,7 @@ class EvaluatorActor:
             found = self._evaluator.known(task, weights, space, apart)
             fidelity = not space and wanted.seen and method.keeps_model
             return self._with_fidelity(found, method, state, wanted.task) if fidelity else found
-        options, theta0 = method.config.inference, self._evaluator.features.backbone.fingerprint
+        options, theta0 = method.inference, self._evaluator.features.backbone.fingerprint
         experts = {name: self._weights(method, state, name) for name in state.tasks}
         learned = [self._tasks[name] for name in state.tasks]
         routing = self._routing(method, state, learned) if options.learns_routing else None
@@ -109,11 +109,11 @@ class EvaluatorActor:
         return self._evaluator.aggregated(task, experts, prototypes, options, space, apart, routing, learned)
 
     def _routing(self, method: Method, state: ModelState, learned: list[Task]) -> Routing:
-        config, backbone = method.config, self._evaluator.features.backbone
-        key = content_hash([state.tasks, [task.train_fingerprint for task in learned], config.inference.identity()])
+        config, options, backbone = method.config, method.inference, self._evaluator.features.backbone
+        key = content_hash([state.tasks, [task.train_fingerprint for task in learned], options.identity()])
         if key not in self._routings:
             scale = float(backbone.model.logit_scale.detach().exp())
-            made = load_routing(config.storage, backbone.fingerprint, learned, config.inference, scale)
+            made = load_routing(config.storage, backbone.fingerprint, learned, options, scale)
             self._routings[key] = made
             while len(self._routings) > STATES:
                 self._routings.popitem(last=False)
