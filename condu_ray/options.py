@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator
 
@@ -36,6 +36,11 @@ class Lora(Settings):
     """Peak learning rate of adapters by task name."""
     merge: Literal["delta", "factors"] = "delta"
     """What `condu-lora` merges: the materialised weight delta, or A and B as ConDU's public code does."""
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """What fresh factors are made by, as `vlm.lora.attach` takes it."""
+        return {name: getattr(self, name) for name in ("rank", "scale", "targets", "init", "std")}
 
 
 class Merging(Settings):

@@ -1,5 +1,6 @@
 import io
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), 
 TASKS = {"walls": ("red", "green", "blue"), "doors": ("green", "white"), "cars": ("white", "blue", "red", "green")}
 
 
+@cache
 def on_ray(file: str) -> bool:
     """Whether tests of a file start Ray; `file` is relative to the repository."""
     return "mark.ray" in (Path(__file__).parents[1] / file).read_text()

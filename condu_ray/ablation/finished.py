@@ -51,6 +51,24 @@ def finished_runs(
         yield one, make_evaluator(checked.config, checked.spec, precision)
 
 
+def runs_from_theta0(config: Experiment, flags: Sequence[str], others: str) -> Iterator[tuple[StoredMethod, Evaluator]]:
+    """Yields a run for each kind of experts that start from theta0, full or adapters: the merge does not matter.
+
+    Args:
+        config: names the run.
+        flags: what `config` was read from, for messages.
+        others: such methods, for messages.
+
+    Raises:
+        MissingRunError, ValueError, ArtifactError: as `finished_runs`.
+    """
+    return finished_runs(
+        config, flags, lambda method: method.starts_from == "pretrained",
+        f"experts that each start from theta0, such as {others}",
+        sessions=False, alike=lambda method: method.adapter,
+    )  # fmt: skip
+
+
 def keep_methods(config: Experiment, suitable: Callable[[Method], bool], which: str) -> Experiment:
     """Returns the configuration with those of its methods alone that an ablation is about.
 

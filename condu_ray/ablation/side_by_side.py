@@ -80,15 +80,7 @@ class SideBySide:
         self.theta0 = {name: tensor.to(self._like) for name, tensor in backbone.snapshot().items()}
         self._fresh: dict[str, Tensor] = {}
         if adapter is not None:
-            with lora.attach(
-                backbone,
-                rank=adapter.rank,
-                scale=adapter.scale,
-                targets=adapter.targets,
-                init=adapter.init,
-                std=adapter.std,
-                seed=seed,
-            ) as attached:
+            with lora.attach(backbone, **adapter.form, seed=seed) as attached:
                 self._fresh = {name: tensor.to(self._like) for name, tensor in attached.factors().items()}
         self._scale = backbone.model.logit_scale.detach().exp().to(self.device)
 

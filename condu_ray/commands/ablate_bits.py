@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.print_help()
     config = main_config(Experiment, "Its flags as a run's.", flags)
     from condu_ray.ablation.bits import ablate_bits
-    from condu_ray.ablation.finished import finished_runs
+    from condu_ray.ablation.finished import runs_from_theta0
     from condu_ray.ablation.merging import parse_sessions
     from condu_ray.merging.keeping import keepers
     from condu_ray.orchestration.cluster.failure import at_work
@@ -32,11 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"--budgets {own.budgets}: not numbers, comma-separated") from error
     if not all(0 < bits < float("inf") for bits in budgets):
         raise ValueError(f"--budgets {own.budgets}: bits a parameter are above 0")
-    which = "experts that each start from theta0, such as condu's or condu-svd's"
-    for run, evaluator in finished_runs(
-        config, flags, lambda method: method.starts_from == "pretrained", which,
-        sessions=False, alike=lambda method: method.adapter,
-    ):  # fmt: skip
+    for run, evaluator in runs_from_theta0(config, flags, "condu's or condu-svd's"):
         sessions = parse_sessions(own.sessions, len(run.tasks))
         stem = "bits" if run.method.adapter == "full" else "bits-lora"
         with at_work():

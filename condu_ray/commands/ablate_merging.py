@@ -33,14 +33,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         results = ablate_synthetic(own.synthetic, own.numel, own.rho, config.seed)
         print(*write_synthetic(results, synthetic_ablation_folder(config.storage)), sep="\n")
         return
-    from condu_ray.ablation.finished import finished_runs
+    from condu_ray.ablation.finished import runs_from_theta0
     from condu_ray.ablation.merging import ablate_merging, parse_sessions
 
-    which = "experts that each start from theta0, such as condu's or condu-lora's"
-    for run, evaluator in finished_runs(
-        config, flags, lambda method: method.starts_from == "pretrained", which,
-        sessions=False, alike=lambda method: method.adapter,
-    ):  # fmt: skip
+    for run, evaluator in runs_from_theta0(config, flags, "condu's or condu-lora's"):
         sessions = parse_sessions(own.sessions, len(run.tasks))
         stem = "merging" if run.method.adapter == "full" else "merging-lora"
         with at_work():

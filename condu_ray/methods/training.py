@@ -147,16 +147,7 @@ def _put_in_place(
         set_weights(backbone, theta0, start)
         return None
     set_weights(backbone, theta0, None)
-    options = method.lora
-    adapter = lora.attach(
-        backbone,
-        rank=options.rank,
-        scale=options.scale,
-        targets=options.targets,
-        init=options.init,
-        std=options.std,
-        seed=method.config.seed,
-    )
+    adapter = lora.attach(backbone, **method.lora.form, seed=method.config.seed)
     if start is not None:
         adapter.load(start)
     return adapter

@@ -143,19 +143,11 @@ def _encode(backbone: Backbone, task: Task, precision: str) -> tuple[Tensor, Ten
 
 def _try_training(backbone: Backbone, task: Task, config: Experiment, method: Method, precision: str) -> None:
     """Takes one training step, without its update, on the whole model or on adapters."""
-    batch, options = _encode(backbone, task, precision), method.lora
+    batch = _encode(backbone, task, precision)
     if method.adapter == "full":
         _step(backbone, backbone.trainable, batch, config, precision)
         return
-    with lora.attach(
-        backbone,
-        rank=options.rank,
-        scale=options.scale,
-        targets=options.targets,
-        init=options.init,
-        std=options.std,
-        seed=config.seed,
-    ) as attached:
+    with lora.attach(backbone, **method.lora.form, seed=config.seed) as attached:
         _step(backbone, attached.parameters(), batch, config, precision)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,6 +17,7 @@ from condu_ray.merging import DeltaSource
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, ModelState
 from condu_ray.methods.session import load_session
+from condu_ray.plan.kept_deltas import KeptDeltas
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
@@ -25,9 +25,6 @@ from condu_ray.store.experts import load_expert
 from condu_ray.store.layout import expert_folder, ledger_path, session_folder
 from condu_ray.store.ledger import Entry, read_entries
 from condu_ray.store.provenance import command, provenance
-
-DELTA_BYTES = 2**31
-"""Experts' deltas that are kept in memory, at most; beyond it they are loaded again."""
 
 
 class MissingRunError(ValueError):
@@ -47,7 +44,7 @@ class StoredMethod:
     config: Experiment
     tasks: tuple[Task, ...]
     plan: MethodPlan
-    _kept: OrderedDict[str, Delta] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _kept: KeptDeltas = field(default_factory=KeptDeltas, repr=False, compare=False)
 
     @property
     def method(self) -> Method:
@@ -72,12 +69,7 @@ class StoredMethod:
         Raises:
             ArtifactError: it is missing or damaged.
         """
-        if key not in self._kept:
-            self._kept[key] = load_expert(self.config.storage, key)
-            while len(self._kept) > 1 and sum(map(nbytes, self._kept.values())) > DELTA_BYTES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        return self._kept.get(key, partial(load_expert, self.config.storage, key))
 
     @property
     def deltas(self) -> dict[str, DeltaSource]:
@@ -134,8 +126,3 @@ class StoredMethod:
             "versions": provenance(),
             "command": command(),
         }
-
-
-def nbytes(delta: Delta) -> int:
-    """Returns the bytes of a delta's tensors."""
-    return sum(tensor.nbytes for tensor in delta.values())

@@ -22,6 +22,7 @@ from condu_ray.report.text import (
     as_number,
     csv_text,
     escaped,
+    flowing,
     json_text,
     markdown_page,
     markdown_table,
@@ -75,11 +76,11 @@ def write_inference(results: Mapping[str, Any], folder: Place, stem: str = "infe
     parts = [
         f"# Aggregated prediction, {escaped(results['method'])} of {escaped(results['run'])}",
         _tasks(results),
-        _flowing(_OPTIONS_TEXT),
+        flowing(_OPTIONS_TEXT),
         markdown_table(heads, rows, left=5),
         f"![Transfer, and Last over the union, by number of candidates]({stem}.png)",
         "## Seconds and bytes of K experts",
-        f"Batches of {results['cost'][0]['batch']} images, and of one: {_flowing(_COST_TEXT)}",
+        f"Batches of {results['cost'][0]['batch']} images, and of one: {flowing(_COST_TEXT)}",
         markdown_table(*_cost_table(results), left=0),
         f"![Images a second and bytes by number of experts]({stem}-cost.png)",
         *provenance(results),
@@ -116,7 +117,7 @@ def write_merging(results: Mapping[str, Any], folder: Place, stem: str = "mergin
     parts = [
         f"# Unify rule, on the experts of {escaped(results['method'])} of {escaped(results['run'])}",
         _tasks(results),
-        _flowing(_VARIANTS_TEXT),
+        flowing(_VARIANTS_TEXT),
         f"After session {final}, means over the learned tasks:",
         markdown_table(*_variant_table(results, final), left=2),
         drawn["variants"],
@@ -177,7 +178,7 @@ def write_synthetic(results: Mapping[str, Any], folder: Place) -> list[Place]:
     ]
     parts = [
         f"# Synthetic sequences of {results['tasks']} tasks",
-        _flowing(_SYNTHETIC_TEXT),
+        flowing(_SYNTHETIC_TEXT),
         f"Deltas of {results['numel']:,} positions, seed {results['seed']}; after session {results['tasks']}:",
         markdown_table(["rho", "Rule", "Task", "Relative L2", "Equal signs", "Cosine"], rows, left=3),
         "![Relative L2 error of the first tasks by session](synthetic.png)",
@@ -246,7 +247,3 @@ def _session_table(results: Mapping[str, Any], measure: str, digits: int) -> tup
 
 def _tasks(results: Mapping[str, Any]) -> str:
     return f"{len(results['tasks'])} tasks: {', '.join(map(escaped, results['tasks']))}."
-
-
-def _flowing(text: str) -> str:
-    return " ".join(text.split())

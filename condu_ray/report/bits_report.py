@@ -14,7 +14,16 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes
-from condu_ray.report.text import escaped, json_text, markdown_page, markdown_table, number_text, provenance, write
+from condu_ray.report.text import (
+    escaped,
+    flowing,
+    json_text,
+    markdown_page,
+    markdown_table,
+    number_text,
+    provenance,
+    write,
+)
 from condu_ray.store.location import Place
 
 _TEXT = """Bits are those of a task's own files (of rules that are no method: of what they would write), a parameter:
@@ -45,7 +54,7 @@ def write_bits(results: Mapping[str, Any], folder: Place, stem: str = "bits") ->
     """
     rows = [_row(row) for row in results["rows"]]
     images = sum(bound["images"] for bound in results["bounds"].values())
-    text = " ".join(_TEXT.format(results["resamples"]).split())
+    text = flowing(_TEXT.format(results["resamples"]))
     seed = results["config"].get("seed", "?")
     table = {
         "title": f"Bits against what is kept, {len(results['tasks'])} tasks",
@@ -70,7 +79,7 @@ def write_bits(results: Mapping[str, Any], folder: Place, stem: str = "bits") ->
         f"![Share kept by bits a parameter and task]({stem}.png)",
         "\n".join(f"- **{escaped(name)}**: {escaped(rule['formula'])}." for name, rule in results["rules"].items()),
         "## Why ConDU's rule loses",
-        " ".join(_STEPS.split()),
+        flowing(_STEPS),
         markdown_table(list(_HEADS), _escaped(steps), left=1),
         "## Bounds",
         markdown_table(

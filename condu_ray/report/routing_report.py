@@ -16,6 +16,7 @@ from condu_ray.report import routing_plots
 from condu_ray.report.text import (
     csv_text,
     escaped,
+    flowing,
     json_text,
     markdown_page,
     markdown_table,
@@ -52,7 +53,7 @@ def write_routing(results: Mapping[str, Any], folder: Place, stem: str = "routin
     parts = [
         f"# Routing, {escaped(results['method'])} of {escaped(results['run'])}",
         f"{len(results['tasks'])} tasks: {', '.join(map(escaped, results['tasks']))}.",
-        _flowing(_TEXT),
+        flowing(_TEXT),
     ]
     for session in sorted({row["session"] for row in results["rows"]}):
         parts += [f"## After {session} tasks", markdown_table(*_table(results, session), left=1)]
@@ -60,14 +61,14 @@ def write_routing(results: Mapping[str, Any], folder: Place, stem: str = "routin
         written.append(routing_plots.curves(results, folder / f"{stem}-curves.png"))
         parts += [
             "## Learned against unlearned",
-            _flowing(_CURVE_TEXT),
+            flowing(_CURVE_TEXT),
             f"![Accuracy on learned against unlearned tasks]({stem}-curves.png)",
             markdown_table(*_novelty(results), left=1),
         ]
     parts += [
         "## Who is asked",
         f"![Tasks by tasks: where images go]({stem}-confusion.png)",
-        _flowing(_CALIBRATION_TEXT),
+        flowing(_CALIBRATION_TEXT),
         markdown_table(
             ["Router", "Temperature", "Before", "After"],
             [
@@ -126,7 +127,3 @@ def _csv(results: Mapping[str, Any]) -> str:
     for row in results["rows"]:
         table.append([row[name] for name in plain] + [one for name in wide for one in row[name] or (None,) * 3])
     return csv_text(table)
-
-
-def _flowing(text: str) -> str:
-    return " ".join(text.split())

@@ -87,6 +87,11 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: in
     return "\n".join("| " + " | ".join(line) + " |" for line in (heads, rule, *rows))
 
 
+def flowing(text: str) -> str:
+    """Returns a text that is written over several lines as one line."""
+    return " ".join(text.split())
+
+
 def number_text(value: Any, digits: int) -> str:
     """A number with so many decimals, or a dash where there is none."""
     number = as_number(value)

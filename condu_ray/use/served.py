@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,13 +11,12 @@ from torch import Tensor
 
 from condu_ray.benchmark.label_space import Labels
 from condu_ray.learn.features import PRETRAINED, Weights
-from condu_ray.learn.prototype_store import load_moments, load_prototypes
-from condu_ray.learn.routing import Routing
-from condu_ray.merging.delta import Delta
+from condu_ray.learn.prototype_store import load_moments
+from condu_ray.learn.routing import Routing, prototypes_of
 from condu_ray.methods import Method, ModelState
 from condu_ray.methods.base import LoadExpert
 from condu_ray.names import nearest
-from condu_ray.plan.stored_method import DELTA_BYTES, nbytes
+from condu_ray.plan.kept_deltas import KeptDeltas
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.experts import load_expert
 from condu_ray.vlm.model import Backbone, load_backbone
@@ -59,24 +57,13 @@ class Served:
     factors: LoadExpert | None = None
     known: Callable[[str], Known] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
-    _kept: OrderedDict[str, Delta] = field(default_factory=OrderedDict, repr=False, compare=False)
+    _kept: KeptDeltas = field(default_factory=KeptDeltas, repr=False, compare=False)
 
     def weights(self, task: str) -> Weights:
         """Returns the weights that answer for a task, named as evaluators name them; its delta is kept for a while."""
         name = self.method.weights(self.state, task)
-        return Weights(name, lambda: self._delta(name, task))
-
-    def _delta(self, name: str, task: str) -> Delta | None:
-        """The delta of some weights, made once while there is room: a switch of experts then costs a copy."""
-        if name not in self._kept:
-            made = self.method.delta(self.state, task, self.load)
-            if made is None:
-                return None
-            self._kept[name] = made
-            while len(self._kept) > 1 and sum(map(nbytes, self._kept.values())) > DELTA_BYTES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(name)
-        return self._kept[name]
+        made = partial(self.method.delta, self.state, task, self.load)
+        return Weights(name, lambda: self._kept.get(name, made))  # a switch of experts then costs a copy
 
     def serving(self, task: str) -> Weights:
         """As `weights`; theta0 where the run's settings have a learned task served by it all the same."""
@@ -125,7 +112,7 @@ class Served:
         """Returns the same with what the method keeps on a device, so that a switch of experts copies nothing there."""
         model = self.state.model
         moved = model.to(device) if hasattr(model, "to") and device != "cpu" else model
-        return replace(self, state=replace(self.state, model=moved), _kept=OrderedDict())
+        return replace(self, state=replace(self.state, model=moved), _kept=KeptDeltas())
 
 
 def chosen_method(found: StoredRun, method: str | None) -> str:
@@ -166,8 +153,7 @@ def served_run(found: StoredRun, method: str | None = None, session: int | None 
     tasks = {task.name: task for task in found.tasks}
 
     def prototypes(task: str) -> Tensor:
-        kinds = {"images": options.prototype_images, "text": options.prototype_text}
-        return load_prototypes(config.storage, backbone.fingerprint, tasks[task], options.prototypes, **kinds)
+        return prototypes_of(config.storage, backbone.fingerprint, tasks[task], options)
 
     def known(task: str) -> Known:
         return Known(*load_moments(config.storage, backbone.fingerprint, tasks[task], images=options.prototype_images))

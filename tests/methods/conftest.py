@@ -111,9 +111,7 @@ def school(small_backbone, task_data):
         theta0 = backbone.snapshot()
         options = method.lora
         if method.adapter == "lora":
-            adapter = lora.attach(
-                backbone, rank=options.rank, scale=options.scale, targets=options.targets, std=options.std, seed=7
-            )
+            adapter = lora.attach(backbone, **options.form, seed=7)
             if start is not None:
                 adapter.load(start)
         else:

@@ -5,18 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from condu_ray.vlm import moments as moments_module
 from condu_ray.vlm.moments import GRID, TENSORS, Moments, held_out, on_grid, random_features
 
-
-@pytest.fixture(autouse=True, scope="module")
-def few_random_features():
-    """As many as a test has time for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moments_module, "RANDOM", 48)
-        moments_module._projection.cache_clear()
-        yield
-    moments_module._projection.cache_clear()
+pytestmark = pytest.mark.usefixtures("few_random_features")
 
 
 def unit(count, seed=0, width=6):

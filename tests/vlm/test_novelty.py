@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from condu_ray.vlm import moments as moments_module
 from condu_ray.vlm.gaussian import Totals, background, class_gaussians
 from condu_ray.vlm.moments import Moments, on_grid
 from condu_ray.vlm.novelty import RULES, Evidence, Known, Novelty
@@ -12,14 +11,7 @@ from condu_ray.vlm.novelty import RULES, Evidence, Known, Novelty
 WIDTH, SCALE = 8, 10.0
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_random_features():
-    """As many as a test has time for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moments_module, "RANDOM", 16)
-        moments_module._projection.cache_clear()
-        yield
-    moments_module._projection.cache_clear()
+pytestmark = pytest.mark.usefixtures("few_random_features")
 
 
 def centres(seed):

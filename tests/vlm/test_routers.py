@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from condu_ray.vlm import moments as moments_module
 from condu_ray.vlm.gaussian import Totals, class_gaussians, shrunk, task_gaussians
 from condu_ray.vlm.moments import RANDOM_GRID, Moments, on_grid, random_features
 from condu_ray.vlm.ridge import PENALTY, ridge
@@ -15,14 +14,7 @@ WIDTH = 6
 CLASSES = {"b": 3, "a": 2, "c": 4}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_random_features():
-    """As many as a test has time for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moments_module, "RANDOM", 48)
-        moments_module._projection.cache_clear()
-        yield
-    moments_module._projection.cache_clear()
+pytestmark = pytest.mark.usefixtures("few_random_features")
 
 
 def draw(name, count, seed=0, classes=None):
