@@ -43,6 +43,10 @@ class Training(Settings):
     for all steps (ConDU's few-shot script)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`bf16` trains under autocast; `auto` takes it where the GPU or the CPU (AVX512-BF16, AMX) has it."""
+    accumulate: int = late(1, ge=1, le=10**6)
+    """Parts of a worker's batch, one after the other, whose gradients add up to the step's: for models of which a whole
+    batch does not fit a GPU's memory. Class prompts are encoded once more a step. For methods whose loss is a mean over
+    the images alone (not those that distil or rehearse)."""
     recompute: bool = late(False)
     """Whether activations are computed again in the backward pass in place of being kept (gradient checkpointing): for
     models that do not fit a GPU's memory; a step takes about a third longer."""
@@ -62,8 +66,9 @@ class Training(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Training:
-        if self.batch_size % self.workers:
-            raise ValueError(f"batch_size {self.batch_size} is not divisible by workers {self.workers}")
+        if self.batch_size % (self.workers * self.accumulate):
+            parts = f" times accumulate {self.accumulate}" if self.accumulate > 1 else ""
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by workers {self.workers}{parts}")
         if self.on_nan != "stop" and self.workers > 1:
             raise ValueError(f"on_nan {self.on_nan} needs workers 1, for a worker alone cannot begin anew")
         return self

@@ -25,9 +25,18 @@ def test_experts_do_not_depend_on_what_only_says_where_they_are_trained():
     assert Training(workers=2, lanes=3, threads=4, max_failures=0).identity_for("a") == base
     assert Training(steps=101).identity_for("a") != base
     assert Training(recompute=True).identity_for("a") != base != Training(deterministic=False).identity_for("a")
+    assert Training(accumulate=2).identity_for("a") != base
     tuned = Training(lr_by_task={"a": 1e-5})
     assert tuned.identity_for("a")["lr"] == 1e-5
     assert tuned.identity_for("b") == base  # another task's rate is none of its business
+
+
+@pytest.mark.parametrize(
+    ("workers", "accumulate", "said"), [(3, 1, "workers 3$"), (2, 3, "workers 2 times accumulate 3$")]
+)
+def test_every_part_of_every_worker_has_equally_many_images(workers, accumulate, said):
+    with pytest.raises(ValidationError, match="batch_size 32 is not divisible by " + said.removesuffix("$")):
+        Training(workers=workers, accumulate=accumulate)
 
 
 def test_frozen():

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 
 from condu_ray.learn.agreement import CHECK_STEPS, Agreement, named
 from condu_ray.learn.losses import READ_STEPS, DivergedError, Losses
-from condu_ray.learn.objective import Batch, Objective
+from condu_ray.learn.objective import Batch, ClipClassifier, Objective
 from condu_ray.vlm.preprocess import on_device
 from condu_ray.vlm.towers import train_mode
 
@@ -134,13 +135,7 @@ def fine_tune(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings.steps, settings.warmup, peak)
         optimizer.zero_grad(set_to_none=True)
-        with compute_context(device, lesson.precision):
-            image_BD, text_CD = classifier(*objective.inputs(batch))
-            loss = objective.loss(batch, image_BD, text_CD)
-        # Before the backward pass: a worker that stopped alone would leave the others in its all-reduce.
-        losses.add(loss)
-        with _attention(device):  # by which activations are computed again where they were not kept
-            loss.backward()
+        backward(classifier, objective, batch, losses.add)
         optimizer.step()
         objective.after_step(step, optimizer)
         if (step + 1) % CHECK_STEPS == 0 and step + 1 < settings.steps:
@@ -161,6 +156,46 @@ def fine_tune(
         )
     tail = losses.values[-max(1, settings.steps // 10) :]
     return sum(tail) / len(tail)
+
+
+def backward(classifier: nn.Module, objective: Objective, batch: Batch, seen: Callable[[Tensor], None]) -> None:
+    """Adds a step's gradients to the parameters', by `training.accumulate` parts of the batch.
+
+    The parts' images go through the model one after the other, against the prompts' features without their graph; what
+    the parts owe to these goes back through the text tower with the last one.
+
+    Args:
+        classifier: as in `fine_tune`.
+        objective: the loss.
+        batch: the step's.
+        seen: given the loss before the last part's backward pass, in which workers wait for each other.
+    """
+    lesson = objective.lesson
+    device, count = lesson.device, lesson.settings.accumulate
+    *first, last = batch.parts(count)
+    found: list[Tensor] = []
+    leaf_CD = None
+    if first:
+        alone = classifier.module if isinstance(classifier, DistributedDataParallel) else classifier
+        assert isinstance(alone, ClipClassifier)
+        with torch.no_grad(), compute_context(device, lesson.precision):
+            leaf_CD = alone.texts(objective.inputs(last)[1])
+        leaf_CD.requires_grad_()
+        for part in first:
+            with compute_context(device, lesson.precision):
+                loss = objective.loss(part, alone.images(objective.inputs(part)[0]), leaf_CD) / count
+            found.append(loss.detach())
+            with _attention(device):
+                loss.backward()
+    with compute_context(device, lesson.precision):
+        image_BD, text_CD = classifier(*objective.inputs(last))
+        loss = objective.loss(last, image_BD, text_CD) / count
+    # Before the backward pass: a worker that stopped alone would leave the others in its all-reduce.
+    seen(torch.stack([*found, loss.detach()]).sum())
+    if leaf_CD is not None and leaf_CD.grad is not None:
+        loss = loss + (text_CD * leaf_CD.grad).sum()
+    with _attention(device):  # by which activations are computed again where they were not kept
+        loss.backward()
 
 
 def check_workers(agreement: Agreement, task: str, step: int, agreed: int) -> None:

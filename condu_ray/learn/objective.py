@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from condu_ray.learn.lesson import Lesson
+from condu_ray.learn.sharing import encode_shared
 from condu_ray.vlm.context import Cut, encode_text
 from condu_ray.vlm.zeroshot import wide
 
@@ -28,18 +30,29 @@ class ClipClassifier(nn.Module):
     """A CLIP model that encodes images and prompts in one forward pass.
 
     One module with one forward, so that DistributedDataParallel sees every parameter that is used.
+
+    Attributes:
+        shared: tokens that all workers of the expert have alike in every step: each encodes a part of them.
     """
 
     def __init__(self, model: CLIP) -> None:
         super().__init__()
         self.model: CLIP = model
+        self.shared: Tensor | None = None
         self._cut = Cut(model)
 
     def forward(self, images_BCHW: Tensor, tokens_CL: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the L2-normalised features of images [B, D] and prompts [C, D], float32 (or a model's float64)."""
-        image_BD = self.model.encode_image(images_BCHW, normalize=True)
-        text_CD = encode_text(self.model, self._cut(tokens_CL))
-        return wide(image_BD), wide(text_CD)
+        return self.images(images_BCHW), self.texts(tokens_CL)
+
+    def images(self, images_BCHW: Tensor) -> Tensor:
+        """Returns the L2-normalised features of images [B, D]."""
+        return wide(self.model.encode_image(images_BCHW, normalize=True))
+
+    def texts(self, tokens_CL: Tensor) -> Tensor:
+        """Returns the L2-normalised features of prompts [C, D]."""
+        cut_CL, encode = self._cut(tokens_CL), partial(encode_text, self.model)
+        return wide(encode_shared(encode, cut_CL) if tokens_CL is self.shared else encode(cut_CL))
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,11 @@ class Batch:
     step: int
     images: Tensor
     labels: Tensor
+
+    def parts(self, count: int) -> list[Batch]:
+        """Returns it in `count` equal parts, in order."""
+        split = zip(self.images.chunk(count), self.labels.chunk(count), strict=True)
+        return [Batch(self.step, images, labels) for images, labels in split]
 
 
 def classification_loss(logits_BC: Tensor, label_B: Tensor, label_smoothing: float) -> Tensor:

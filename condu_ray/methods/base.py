@@ -126,6 +126,11 @@ class Method:
         """Returns the adapter that training starts from, for `starts_from = "state"` after the first task."""
         raise NotImplementedError(f"{self.name} does not start from its state")
 
+    @property
+    def divides(self) -> bool:
+        """Whether a step's loss is the mean of its parts' (`training.accumulate`): so where the objective is plain."""
+        return type(self).objective is Method.objective
+
     # Identity
 
     @property

@@ -102,6 +102,11 @@ class Pam(Method):
         """Plain for the first task and without alignment."""
         return Aligned(lesson) if self.aligns and lesson.position else Objective(lesson)
 
+    @property
+    def divides(self) -> bool:
+        """Alignment is between steps."""
+        return True
+
     def start(self, state: ModelState) -> Delta:
         """The global adapter g."""
         return self.rule.merged(state.model)

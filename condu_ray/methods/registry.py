@@ -74,10 +74,17 @@ def get(name: str, config: Experiment | None = None) -> Method:
         config: the configuration.
 
     Raises:
-        MethodError: there is none of that name, or it is no method.
+        MethodError: there is none of that name, it is no method, or it cannot be trained as the configuration says.
     """
     among = config.method if config is not None else ()
-    return (METHODS.get(name) or _outside(name) or _among(name, among) or _unknown(name))(config)
+    method = (METHODS.get(name) or _outside(name) or _among(name, among) or _unknown(name))(config)
+    parts = method.config.training.accumulate
+    if parts > 1 and method.starts_from != "nothing" and not method.divides:
+        raise MethodError(
+            f"--training.accumulate {parts}: the loss of {method.name} is not the mean over a batch's parts; leave "
+            "accumulate at 1 (--training.recompute true saves memory too)"
+        )
+    return method
 
 
 def take(config: Experiment) -> list[Method]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from condu_ray.benchmark import Task
 from condu_ray.benchmark.references import load_references
@@ -99,7 +99,8 @@ def train_expert(
     adapter = _put_in_place(method, backbone, theta0, start)
     try:
         torch.manual_seed(method.config.seed)
-        classifier = worker.prepare(ClipClassifier(backbone.model))
+        clip = ClipClassifier(backbone.model)
+        classifier = worker.prepare(clip)
         config, preprocess = method.config, backbone.spec.preprocess
         references = load_references(config.distillation) if "reference" in method.needs else None
         lesson = Lesson(
@@ -122,6 +123,7 @@ def train_expert(
             training_images=partial(task_images, task.train, preprocess, batch_size=64),
         )
         objective = method.objective(lesson)
+        clip.shared = objective.tokens_CL if worker.world > 1 and distributed.is_initialized() else None
         with recomputing(backbone.model, method.training.recompute):
             loss = fine_tune(classifier, stream, objective, report)
         if worker.rank:

@@ -199,6 +199,11 @@ def test_references_that_zscl_cannot_use_are_named(settings, task_data, referenc
             MethodError,
             ["--protocol union", "individual", "such as condu"],
         ),
+        (
+            {"method": "condu,lwf", "training": {"accumulate": 2, "batch_size": 8}},
+            MethodError,
+            ["--training.accumulate 2", "lwf", "--training.recompute"],
+        ),
         ({"method": "individual", "protocol": "task,own"}, MethodError, ["--protocol own", "individual"]),
         ({"method": "condu,individual", "protocol": "own,xtail"}, MethodError, ["individual", "own,xtail", "task"]),
         ({"method": "condu-lora", "lora": {"rank": 33}}, LoraError, ["rank 33", "1 to 32"]),
