@@ -72,6 +72,7 @@ def ablate_bits(
     rules: Mapping[str, Keeper],
     sessions: Collection[int],
     say: Callable[[str], None] = print,
+    so_far: Callable[[dict[str, Any]], object] = lambda results: None,
 ) -> dict[str, Any]:
     """Keeps a stored run's experts by every rule.
 
@@ -81,6 +82,7 @@ def ablate_bits(
         rules: by name.
         sessions: numbers of tasks after which is measured.
         say: takes lines of progress.
+        so_far: given the results after each rule, of those that were measured.
 
     Returns:
         Results as `condu_ray.report.bits_report.write_bits` takes them.
@@ -92,7 +94,23 @@ def ablate_bits(
         for task in run.tasks
     }
     say(f"theta0 and {len(run.tasks)} experts are measured on {sum(map(len, zero_shot.values()))} images")
-    rows = []
+    bounds = {
+        task: {"zero_shot": 100 * float(zero_shot[task].mean()), "individual": 100 * float(individual[task].mean())}
+        | {"images": len(zero_shot[task])}
+        for task in deltas
+    }
+    rows: list[dict[str, Any]] = []
+
+    def results() -> dict[str, Any]:
+        order = list(rules)
+        about = {
+            name: {"formula": rules[name].formula, "step": rules[name].step, "family": rules[name].family or name}
+            for name in order
+            if any(row["rule"] == name for row in rows)
+        }
+        found = sorted(rows, key=lambda row: (row["tasks"], order.index(row["rule"])))
+        return run.describe() | {"rules": about, "rows": found, "bounds": bounds, "resamples": RESAMPLES}
+
     for name, rule in rules.items():
         seen: dict[str, dict[str, Any]] = {}
         for count in sorted(sessions, reverse=rule.alone):  # what depends on nobody else is measured once
@@ -111,17 +129,8 @@ def ablate_bits(
             rows.append(row)
             kept = "" if row["kept"] is None else f", {100 * row['kept']:.1f} % kept"
             say(f"{name}, {count} tasks: {row['bits']:.3f} bits{kept}, relative L2 {row['relative_l2']:.3f}")
-    rows.sort(key=lambda row: (row["tasks"], list(rules).index(row["rule"])))
-    bounds = {
-        task: {"zero_shot": 100 * float(zero_shot[task].mean()), "individual": 100 * float(individual[task].mean())}
-        | {"images": len(zero_shot[task])}
-        for task in deltas
-    }
-    about = {
-        name: {"formula": rule.formula, "step": rule.step, "family": rule.family or name}
-        for name, rule in rules.items()
-    }
-    return run.describe() | {"rules": about, "rows": rows, "bounds": bounds, "resamples": RESAMPLES}
+        so_far(results())
+    return results()
 
 
 def _of_rule(

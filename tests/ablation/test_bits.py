@@ -76,7 +76,12 @@ def test_rows_of_a_stored_run(stored, tmp_path):
         for name, rule in keepers((1.0,)).items()
         if name in ("condu", "sign, rows", "condu-svd 1", "consensus")
     }
-    results = ablate_bits(stored.run(), stored.evaluator(), rules | {"whole": Keeper("as it is", Whole, True)}, [2, 3])
+    rules |= {"whole": Keeper("as it is", Whole, True)}
+    parts = []
+    results = ablate_bits(stored.run(), stored.evaluator(), rules, [2, 3], so_far=parts.append)
+    assert [len(part["rows"]) for part in parts] == [2, 4, 6, 8, 10]
+    assert [set(part["rules"]) for part in parts] == [set(list(rules)[:count]) for count in range(1, 6)]
+    assert parts[-1] == results
     found = {(row["rule"], row["tasks"]): row for row in results["rows"]}
     assert len(found) == len(results["rows"]) == 10
     count = sum(tensor.numel() for tensor in stored.theta0.values())
@@ -110,6 +115,7 @@ def test_rows_of_a_stored_run(stored, tmp_path):
     ("flags", "words"),
     [
         (["--budgets", "0.1,x"], "--budgets 0.1,x: not numbers"),
+        (["--rules", "condu", "sign, row"], "--rules sign, row: there is no such rule (did you mean sign, rows?)"),
         (["--budgets", "0"], "--budgets 0: bits a parameter are"),
     ],
 )
