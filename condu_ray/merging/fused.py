@@ -1,0 +1,333 @@
+"""ConDU's unify and decouple as one compiled loop over blocks, for deltas on a CPU.
+
+The same arithmetic in the same order as the torch path in ``unify.py``, and so the same bits: its dozen passes over a
+chunk are one over a block here, which stays in a core's first cache. Threads take pieces of tensors, as many as torch
+has (Ray gives an actor as many as it has CPUs).
+
+Compiled on first use, some seconds, and kept in numba's cache: beside this file, or where that cannot be written in the
+user's cache folder. numba sees by this file alone whether what it kept is stale, so that all that is compiled is here.
+
+Written for LLVM's vectoriser: temporaries of a type share one buffer, so that few pointers must be told apart; a loop
+tests one constant bit; no loop both reads bytes and sums in two widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from numba.extending import intrinsic
+from torch import Tensor
+
+from condu_ray.merging import blocks
+from condu_ray.merging.trigger import read_strips, trigger_bytes, write_strips
+
+BLOCK = 256
+_GROUP = 8
+
+PIECE = 64
+"""Blocks that a thread takes at a time: a fraction of a millisecond, so that threads end together."""
+
+_ROUNDED = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
+"""How u is rounded to what is stored: not, to bfloat16, to float16."""
+
+# Temporaries of a block, by type: in the deltas' wide dtype, in float64, bytes.
+_X, _V, _SUM, _MAX, _KEPT, _MATCHED, _U, _WIDE = (index * BLOCK for index in range(8))
+_ACC, _ACC_MATCHED, _ACC_NEW, _DOUBLE = (index * BLOCK for index in range(4))
+_KEEP, _MATCH, _ROWS = (index * BLOCK for index in range(3))
+
+assert BLOCK == blocks.BLOCK
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled at the first call; kept on the disk where there is a place."""
+    try:
+        return njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+    except RuntimeError:  # neither this folder nor the user's cache can be written
+        return njit(nogil=True)(function)  # type: ignore[no-any-return]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c``, rounded once: what torch's addcmul does."""
+    return a(a, a, a), lambda context, builder, signature, arguments: builder.fma(*arguments)
+
+
+@_compiled
+def _load(source, at, count, F, to):  # type: ignore[no-untyped-def]
+    for c in range(count):
+        F[to + c] = source[at + c]
+    for c in range(count, BLOCK):
+        F[to + c] = 0
+
+
+@_compiled
+def _weights(F, S, r, lams, g, first):  # type: ignore[no-untyped-def]
+    """Sum and largest of the rescalers of 8 tasks where the lowest bit of their rows is set."""
+    zero = F.dtype.type(0)
+    a0, a1, a2, a3 = lams[g], lams[g + 1], lams[g + 2], lams[g + 3]
+    a4, a5, a6, a7 = lams[g + 4], lams[g + 5], lams[g + 6], lams[g + 7]
+    for c in range(BLOCK):
+        s = a0 if S[r + c] & 1 else 0.0
+        s += a1 if S[r + BLOCK + c] & 1 else 0.0
+        s += a2 if S[r + 2 * BLOCK + c] & 1 else 0.0
+        s += a3 if S[r + 3 * BLOCK + c] & 1 else 0.0
+        s += a4 if S[r + 4 * BLOCK + c] & 1 else 0.0
+        s += a5 if S[r + 5 * BLOCK + c] & 1 else 0.0
+        s += a6 if S[r + 6 * BLOCK + c] & 1 else 0.0
+        s += a7 if S[r + 7 * BLOCK + c] & 1 else 0.0
+        F[_X + c] = s
+    b0, b1, b2, b3 = F.dtype.type(a0), F.dtype.type(a1), F.dtype.type(a2), F.dtype.type(a3)
+    b4, b5, b6, b7 = F.dtype.type(a4), F.dtype.type(a5), F.dtype.type(a6), F.dtype.type(a7)
+    for c in range(BLOCK):
+        m = b0 if S[r + c] & 1 else zero
+        y = b1 if S[r + BLOCK + c] & 1 else zero
+        m = y if y > m else m
+        y = b2 if S[r + 2 * BLOCK + c] & 1 else zero
+        m = y if y > m else m
+        y = b3 if S[r + 3 * BLOCK + c] & 1 else zero
+        m = y if y > m else m
+        y = b4 if S[r + 4 * BLOCK + c] & 1 else zero
+        m = y if y > m else m
+        y = b5 if S[r + 5 * BLOCK + c] & 1 else zero
+        m = y if y > m else m
+        y = b6 if S[r + 6 * BLOCK + c] & 1 else zero
+        m = y if y > m else m
+        y = b7 if S[r + 7 * BLOCK + c] & 1 else zero
+        F[_V + c] = y if y > m else m
+    if first:
+        for c in range(BLOCK):
+            F[_SUM + c] = F[_X + c]
+        for c in range(BLOCK):
+            F[_MAX + c] = F[_V + c]
+    else:
+        for c in range(BLOCK):
+            F[_SUM + c] += F[_X + c]
+        for c in range(BLOCK):
+            F[_MAX + c] = F[_V + c] if F[_V + c] > F[_MAX + c] else F[_MAX + c]
+
+
+@_compiled
+def _rule(F):  # type: ignore[no-untyped-def]
+    """u of a block's strip, and |u| where the earlier tasks and where the new one agree with its sign."""
+    zero, one = F.dtype.type(0), F.dtype.type(1)
+    for c in range(BLOCK):
+        x, v = F[_X + c], F[_V + c]
+        sign = one if _fma(F[_SUM + c], v, x) > zero else -one
+        new, earlier = sign * x, (F[_MAX + c] * v) * sign
+        u = new if new > earlier else earlier
+        F[_KEPT + c] = u if earlier > zero else zero
+        F[_MATCHED + c] = u if new > zero else zero
+        F[_U + c] = u * sign + zero  # no -0.0, so that equal results have equal bytes
+
+
+@_compiled
+def _round(F, bits, rounded):  # type: ignore[no-untyped-def]
+    """Round u to the nearest that half precision has, ties to even. ``bits`` is ``F`` seen as uint32."""
+    if rounded == 1:
+        for c in range(_KEPT, _WIDE):
+            b = bits[c]
+            bits[c] = (b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    else:
+        half, least, limit = np.float32(0.5), np.float32(2.0**-14), np.float32(65536)
+        for c in range(_KEPT, _WIDE):
+            x, b = F[c], bits[c]
+            size = abs(x)
+            small = (size + half) - half  # below 2**-14 its steps are 2**-24, as those of float32 from 0.5 on
+            bits[c] = (b + np.uint32(0xFFF) + ((b >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)
+            large = abs(F[c])
+            found = small if size < least else (large if large < limit else np.float32(np.inf))
+            F[c] = found if x >= 0 else -found
+    for c in range(_KEPT, _WIDE):
+        F[c] += np.float32(0)  # a negative value that was rounded to -0.0
+
+
+@_compiled
+def _masked(D, K, U, r):  # type: ignore[no-untyped-def]
+    """|u| of a task's positions in a block, the strips added."""
+    for c in range(BLOCK):
+        byte = U[r + c]
+        s = K[c] if byte & 1 else 0.0
+        s += K[BLOCK + c] if byte & 2 else 0.0
+        s += K[2 * BLOCK + c] if byte & 4 else 0.0
+        s += K[3 * BLOCK + c] if byte & 8 else 0.0
+        s += K[4 * BLOCK + c] if byte & 16 else 0.0
+        s += K[5 * BLOCK + c] if byte & 32 else 0.0
+        s += K[6 * BLOCK + c] if byte & 64 else 0.0
+        s += K[7 * BLOCK + c] if byte & 128 else 0.0
+        D[_ACC + c] = s
+
+
+@_compiled
+def _halved(D, at):  # type: ignore[no-untyped-def]
+    """Sum of a block's columns, halved and halved again. Constant lengths: several times as fast."""
+    for c in range(at, at + 128):
+        D[c] += D[c + 128]
+    for c in range(at, at + 64):
+        D[c] += D[c + 64]
+    for c in range(at, at + 32):
+        D[c] += D[c + 32]
+    for c in range(at, at + 16):
+        D[c] += D[c + 16]
+    for c in range(at, at + 8):
+        D[c] += D[c + 8]
+    even = (D[at] + D[at + 4]) + (D[at + 2] + D[at + 6])
+    return even + ((D[at + 1] + D[at + 5]) + (D[at + 3] + D[at + 7]))
+
+
+@_compiled
+def _unify(d, u_old, u_new, width, shift, rows_old, rows_new, lams, sums, first, last, rounded):  # type: ignore[no-untyped-def]
+    """Unify blocks ``first:last``. ``d``, ``u_old`` and ``u_new`` are strips of ``width`` from column ``shift`` on."""
+    numel, tasks, columns = d.shape[0], rows_old.shape[0], rows_new.shape[1]
+    groups = lams.shape[0] // _GROUP
+    F = np.zeros(_WIDE, d.dtype)
+    D, K = np.zeros(_DOUBLE, np.float64), np.zeros(8 * BLOCK, np.float64)
+    U = np.zeros(_ROWS + _GROUP * groups * BLOCK, np.uint8)
+    S = np.zeros(_GROUP * groups * BLOCK, np.uint8)
+    zero = F.dtype.type(0)
+    for b in range(first, last):
+        start = b * BLOCK
+        here = min(BLOCK, columns - start)
+        for c in range(_ROWS):
+            U[c] = 0
+        for t in range(tasks):
+            r = _ROWS + t * BLOCK
+            for c in range(here):
+                U[r + c] = rows_old[t, start + c]
+            for c in range(here, BLOCK):
+                U[r + c] = 0
+        for c in range(S.shape[0]):
+            S[c] = U[_ROWS + c]
+        for c in range(_DOUBLE):
+            D[c] = 0
+        for k in range(8):
+            at = k * width + start - shift
+            count = max(0, min(here, numel - at))
+            for g in range(groups):
+                _weights(F, S, _GROUP * g * BLOCK, lams, _GROUP * g, g == 0)
+            for c in range(S.shape[0]):
+                S[c] >>= 1  # the next strip's bits come lowest
+            _load(d, at, count, F, _X)
+            _load(u_old, at, count, F, _V)
+            _rule(F)
+            if rounded:
+                _round(F, F.view(np.uint32), rounded)
+            for c in range(BLOCK):
+                K[k * BLOCK + c] = F[_KEPT + c]
+            for c in range(BLOCK):
+                D[_ACC_MATCHED + c] += F[_MATCHED + c]
+            for c in range(BLOCK):
+                D[_ACC_NEW + c] += abs(F[_X + c])
+            for c in range(BLOCK):
+                U[_KEEP + c] |= np.uint8(F[_KEPT + c] > zero) << k
+            for c in range(BLOCK):
+                U[_MATCH + c] |= np.uint8(F[_MATCHED + c] > zero) << k
+            for c in range(count):
+                u_new[at + c] = F[_U + c]
+        for t in range(tasks):
+            r = _ROWS + t * BLOCK
+            for c in range(here):
+                rows_new[t, start + c] = U[r + c] & U[_KEEP + c]
+        for c in range(here):
+            rows_new[tasks, start + c] = U[_MATCH + c]
+        for t in range(tasks):
+            _masked(D, K, U, _ROWS + t * BLOCK)
+            sums[b, t] = _halved(D, _ACC)
+        sums[b, tasks] = _halved(D, _ACC_MATCHED)
+        sums[b, tasks + 1] = _halved(D, _ACC_NEW)
+
+
+@_compiled
+def _decouple(u, row, scale, out, width, first, last):  # type: ignore[no-untyped-def]
+    """``scale * (mask . u)`` of blocks ``first:last``; like torch's product it leaves -0.0 where a negative u goes."""
+    zero, one = u.dtype.type(0), u.dtype.type(1)
+    factor = u.dtype.type(scale)
+    S = np.zeros(BLOCK, np.uint8)
+    for b in range(first, last):
+        start = b * BLOCK
+        here = min(BLOCK, width - start)
+        for c in range(here):
+            S[c] = row[start + c]
+        for k in range(8):
+            at = k * width + start
+            count = max(0, min(here, u.shape[0] - at))
+            for c in range(count):
+                out[at + c] = (u[at + c] * factor) * (one if S[c] & 1 else zero)
+            for c in range(BLOCK):
+                S[c] >>= 1
+
+
+Job = Callable[[], None]
+"""A piece of work that touches no other's memory."""
+
+
+def run(jobs: Iterator[Job]) -> None:
+    """Work off jobs on as many threads as torch has; the compiled loops hold no lock."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        for job in jobs:
+            job()
+        return
+
+    lock = Lock()  # a generator goes on in one thread at a time
+
+    def take() -> Job | None:
+        with lock:
+            return next(jobs, None)
+
+    def work() -> None:
+        while (job := take()) is not None:
+            job()
+
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = [pool.submit(work) for _ in range(threads - 1)]
+        work()
+        for other in others:
+            other.result()
+
+
+def unify_jobs(
+    d: Tensor, u_old: Tensor, u_new: Tensor, rows_old: Tensor, rows_new: Tensor, rescalers: np.ndarray, sums: Tensor
+) -> Iterator[Job]:
+    """The work of unifying one tensor.
+
+    Args:
+        d: The new delta's tensor, flat, contiguous, any floating dtype.
+        u_old: u before, like ``d``; ``d`` itself where there is no task yet.
+        u_new: Takes u, like ``d``.
+        rows_old: Masks before, ``uint8`` ``[T, W]``.
+        rows_new: Takes the masks, ``uint8`` ``[T + 1, W]``.
+        rescalers: lambda of the earlier tasks, float64, zeros up to a multiple of 8.
+        sums: Takes, for every block, the sizes of the tasks' masked u and of the new delta: float64 ``[blocks, T + 2]``.
+    """
+    width, rounded, count = trigger_bytes(len(d)), _ROUNDED[d.dtype], blocks.block_count(len(d))
+    arrays = rows_old.numpy(), rows_new.numpy(), rescalers, sums.numpy()
+    for first in range(0, count, PIECE):
+        last = min(first + PIECE, count)
+        if not rounded:
+            flat = d.numpy(), u_old.numpy(), u_new.numpy()
+            yield lambda flat=flat, first=first, last=last: _unify(*flat, width, 0, *arrays, first, last, 0)
+            continue
+
+        def widened(start: int = first * BLOCK, first: int = first, last: int = last) -> None:
+            stop = min(last * BLOCK, width)
+            strips = [read_strips(one, start, stop).float().reshape(-1) for one in (d, u_old)]
+            strips.append(torch.empty_like(strips[0]))
+            _unify(*(one.numpy() for one in strips), stop - start, start, *arrays, first, last, rounded)
+            write_strips(u_new, start, stop, strips[-1].view(8, -1))
+
+        yield widened
+
+
+def decouple_jobs(u: Tensor, row: Tensor, scale: float, out: Tensor) -> Iterator[Job]:
+    """The work of decoupling one tensor: ``out = scale * (mask . u)``, all flat, in float32 or float64."""
+    width, count = trigger_bytes(len(u)), blocks.block_count(len(u))
+    arrays = u.numpy(), row.numpy(), scale, out.numpy(), width
+    for first in range(0, count, PIECE):
+        last = min(first + PIECE, count)
+        yield lambda first=first, last=last: _decouple(*arrays, first, last)
