@@ -7,8 +7,7 @@ has (Ray gives an actor as many as it has CPUs).
 Compiled on first use, some seconds, and kept in numba's cache: beside this file, or where that cannot be written in the
 user's cache folder. numba sees by this file alone whether what it kept is stale, so that all that is compiled is here.
 
-Written for LLVM's vectoriser: temporaries of a type share one buffer, so that few pointers must be told apart; a loop
-tests one constant bit; no loop both reads bytes and sums in two widths.
+Written for LLVM's vectoriser: temporaries of a type share one buffer, so that few pointers must be told apart; arrays are cut, and not read at a sum, which might be negative and count from the end.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _ROUNDED = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16
 # Temporaries of a block, by type: in the deltas' wide dtype, in float64, bytes.
 _X, _V, _SUM, _MAX, _KEPT, _MATCHED, _U, _WIDE = (index * BLOCK for index in range(8))
 _ACC, _ACC_MATCHED, _ACC_NEW, _DOUBLE = (index * BLOCK for index in range(4))
-_KEEP, _MATCH, _ROWS = (index * BLOCK for index in range(3))
+_KEEP, _MATCH, _BYTES = (index * BLOCK for index in range(3))
 
 assert BLOCK == blocks.BLOCK
 
@@ -59,57 +58,57 @@ def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @_compiled
-def _load(source, at, count, F, to):  # type: ignore[no-untyped-def]
-    for c in range(count):
-        F[to + c] = source[at + c]
-    for c in range(count, BLOCK):
-        F[to + c] = 0
+def _copy(source, target):  # type: ignore[no-untyped-def]
+    """Copy, and zeros behind."""
+    for c in range(len(source)):
+        target[c] = source[c]
+    for c in range(len(source), len(target)):
+        target[c] = 0
 
 
 @_compiled
-def _weights(F, S, r, lams, g, first):  # type: ignore[no-untyped-def]
-    """Sum and largest of the rescalers of 8 tasks where the lowest bit of their rows is set."""
-    zero = F.dtype.type(0)
-    a0, a1, a2, a3 = lams[g], lams[g + 1], lams[g + 2], lams[g + 3]
-    a4, a5, a6, a7 = lams[g + 4], lams[g + 5], lams[g + 6], lams[g + 7]
+def _weights(rows, bit, lams, total, most):  # type: ignore[no-untyped-def]
+    """Sum and largest of the rescalers of 8 tasks where their rows have a bit."""
+    zero, cast = total.dtype.type(0), total.dtype.type
+    a0, a1, a2, a3 = lams[0], lams[1], lams[2], lams[3]
+    a4, a5, a6, a7 = lams[4], lams[5], lams[6], lams[7]
     for c in range(BLOCK):
-        s = a0 if S[r + c] & 1 else 0.0
-        s += a1 if S[r + BLOCK + c] & 1 else 0.0
-        s += a2 if S[r + 2 * BLOCK + c] & 1 else 0.0
-        s += a3 if S[r + 3 * BLOCK + c] & 1 else 0.0
-        s += a4 if S[r + 4 * BLOCK + c] & 1 else 0.0
-        s += a5 if S[r + 5 * BLOCK + c] & 1 else 0.0
-        s += a6 if S[r + 6 * BLOCK + c] & 1 else 0.0
-        s += a7 if S[r + 7 * BLOCK + c] & 1 else 0.0
-        F[_X + c] = s
-    b0, b1, b2, b3 = F.dtype.type(a0), F.dtype.type(a1), F.dtype.type(a2), F.dtype.type(a3)
-    b4, b5, b6, b7 = F.dtype.type(a4), F.dtype.type(a5), F.dtype.type(a6), F.dtype.type(a7)
+        s = a0 if rows[c] & bit else 0.0
+        s += a1 if rows[BLOCK + c] & bit else 0.0
+        s += a2 if rows[2 * BLOCK + c] & bit else 0.0
+        s += a3 if rows[3 * BLOCK + c] & bit else 0.0
+        s += a4 if rows[4 * BLOCK + c] & bit else 0.0
+        s += a5 if rows[5 * BLOCK + c] & bit else 0.0
+        s += a6 if rows[6 * BLOCK + c] & bit else 0.0
+        s += a7 if rows[7 * BLOCK + c] & bit else 0.0
+        total[c] = s
+    b0, b1, b2, b3 = cast(a0), cast(a1), cast(a2), cast(a3)
+    b4, b5, b6, b7 = cast(a4), cast(a5), cast(a6), cast(a7)
     for c in range(BLOCK):
-        m = b0 if S[r + c] & 1 else zero
-        y = b1 if S[r + BLOCK + c] & 1 else zero
+        m = b0 if rows[c] & bit else zero
+        y = b1 if rows[BLOCK + c] & bit else zero
         m = y if y > m else m
-        y = b2 if S[r + 2 * BLOCK + c] & 1 else zero
+        y = b2 if rows[2 * BLOCK + c] & bit else zero
         m = y if y > m else m
-        y = b3 if S[r + 3 * BLOCK + c] & 1 else zero
+        y = b3 if rows[3 * BLOCK + c] & bit else zero
         m = y if y > m else m
-        y = b4 if S[r + 4 * BLOCK + c] & 1 else zero
+        y = b4 if rows[4 * BLOCK + c] & bit else zero
         m = y if y > m else m
-        y = b5 if S[r + 5 * BLOCK + c] & 1 else zero
+        y = b5 if rows[5 * BLOCK + c] & bit else zero
         m = y if y > m else m
-        y = b6 if S[r + 6 * BLOCK + c] & 1 else zero
+        y = b6 if rows[6 * BLOCK + c] & bit else zero
         m = y if y > m else m
-        y = b7 if S[r + 7 * BLOCK + c] & 1 else zero
-        F[_V + c] = y if y > m else m
-    if first:
-        for c in range(BLOCK):
-            F[_SUM + c] = F[_X + c]
-        for c in range(BLOCK):
-            F[_MAX + c] = F[_V + c]
-    else:
-        for c in range(BLOCK):
-            F[_SUM + c] += F[_X + c]
-        for c in range(BLOCK):
-            F[_MAX + c] = F[_V + c] if F[_V + c] > F[_MAX + c] else F[_MAX + c]
+        y = b7 if rows[7 * BLOCK + c] & bit else zero
+        most[c] = y if y > m else m
+
+
+@_compiled
+def _add_weights(F):  # type: ignore[no-untyped-def]
+    """What ``_weights`` found of 8 more tasks, in the places of x and v, to that of the tasks before."""
+    for c in range(BLOCK):
+        F[_SUM + c] += F[_X + c]
+    for c in range(BLOCK):
+        F[_MAX + c] = F[_V + c] if F[_V + c] > F[_MAX + c] else F[_MAX + c]
 
 
 @_compiled
@@ -148,10 +147,10 @@ def _round(F, bits, rounded):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _masked(D, K, U, r):  # type: ignore[no-untyped-def]
+def _masked(D, K, row):  # type: ignore[no-untyped-def]
     """|u| of a task's positions in a block, the strips added."""
     for c in range(BLOCK):
-        byte = U[r + c]
+        byte = row[c]
         s = K[c] if byte & 1 else 0.0
         s += K[BLOCK + c] if byte & 2 else 0.0
         s += K[2 * BLOCK + c] if byte & 4 else 0.0
@@ -187,57 +186,48 @@ def _unify(d, u_old, u_new, width, shift, rows_old, rows_new, lams, sums, first,
     groups = lams.shape[0] // _GROUP
     F = np.zeros(_WIDE, d.dtype)
     D, K = np.zeros(_DOUBLE, np.float64), np.zeros(8 * BLOCK, np.float64)
-    U = np.zeros(_ROWS + _GROUP * groups * BLOCK, np.uint8)
-    S = np.zeros(_GROUP * groups * BLOCK, np.uint8)
+    U = np.zeros(_BYTES, np.uint8)
+    group = _GROUP * BLOCK
+    R = np.zeros(groups * group, np.uint8)
     zero = F.dtype.type(0)
     for b in range(first, last):
         start = b * BLOCK
-        here = min(BLOCK, columns - start)
-        for c in range(_ROWS):
-            U[c] = 0
+        stop = min(start + BLOCK, columns)
         for t in range(tasks):
-            r = _ROWS + t * BLOCK
-            for c in range(here):
-                U[r + c] = rows_old[t, start + c]
-            for c in range(here, BLOCK):
-                U[r + c] = 0
-        for c in range(S.shape[0]):
-            S[c] = U[_ROWS + c]
-        for c in range(_DOUBLE):
-            D[c] = 0
+            _copy(rows_old[t, start:stop], R[t * BLOCK : (t + 1) * BLOCK])
+        U[:] = 0
+        D[:] = 0
         for k in range(8):
             at = k * width + start - shift
-            count = max(0, min(here, numel - at))
-            for g in range(groups):
-                _weights(F, S, _GROUP * g * BLOCK, lams, _GROUP * g, g == 0)
-            for c in range(S.shape[0]):
-                S[c] >>= 1  # the next strip's bits come lowest
-            _load(d, at, count, F, _X)
-            _load(u_old, at, count, F, _V)
+            end = max(at, min(at + stop - start, numel))
+            bit = np.uint8(1 << k)
+            _weights(R[:group], bit, lams[:_GROUP], F[_SUM : _SUM + BLOCK], F[_MAX : _MAX + BLOCK])
+            for g in range(1, groups):
+                rows, lam = R[g * group : (g + 1) * group], lams[_GROUP * g : _GROUP * (g + 1)]
+                _weights(rows, bit, lam, F[_X : _X + BLOCK], F[_V : _V + BLOCK])
+                _add_weights(F)
+            _copy(d[at:end], F[_X : _X + BLOCK])
+            _copy(u_old[at:end], F[_V : _V + BLOCK])
             _rule(F)
             if rounded:
                 _round(F, F.view(np.uint32), rounded)
-            for c in range(BLOCK):
-                K[k * BLOCK + c] = F[_KEPT + c]
+            _copy(F[_KEPT : _KEPT + BLOCK], K[k * BLOCK : (k + 1) * BLOCK])
             for c in range(BLOCK):
                 D[_ACC_MATCHED + c] += F[_MATCHED + c]
             for c in range(BLOCK):
                 D[_ACC_NEW + c] += abs(F[_X + c])
             for c in range(BLOCK):
-                U[_KEEP + c] |= np.uint8(F[_KEPT + c] > zero) << k
+                U[_KEEP + c] |= bit if F[_KEPT + c] > zero else np.uint8(0)
             for c in range(BLOCK):
-                U[_MATCH + c] |= np.uint8(F[_MATCHED + c] > zero) << k
-            for c in range(count):
-                u_new[at + c] = F[_U + c]
+                U[_MATCH + c] |= bit if F[_MATCHED + c] > zero else np.uint8(0)
+            _copy(F[_U : _U + end - at], u_new[at:end])
         for t in range(tasks):
-            r = _ROWS + t * BLOCK
-            for c in range(here):
-                rows_new[t, start + c] = U[r + c] & U[_KEEP + c]
-        for c in range(here):
-            rows_new[tasks, start + c] = U[_MATCH + c]
-        for t in range(tasks):
-            _masked(D, K, U, _ROWS + t * BLOCK)
+            row, out = R[t * BLOCK : (t + 1) * BLOCK], rows_new[t, start:stop]
+            for c in range(len(out)):
+                out[c] = row[c] & U[_KEEP + c]
+            _masked(D, K, row)
             sums[b, t] = _halved(D, _ACC)
+        _copy(U[_MATCH : _MATCH + stop - start], rows_new[tasks, start:stop])
         sums[b, tasks] = _halved(D, _ACC_MATCHED)
         sums[b, tasks + 1] = _halved(D, _ACC_NEW)
 
@@ -250,16 +240,15 @@ def _decouple(u, row, scale, out, width, first, last):  # type: ignore[no-untype
     S = np.zeros(BLOCK, np.uint8)
     for b in range(first, last):
         start = b * BLOCK
-        here = min(BLOCK, width - start)
-        for c in range(here):
-            S[c] = row[start + c]
+        stop = min(start + BLOCK, width)
+        _copy(row[start:stop], S)
         for k in range(8):
             at = k * width + start
-            count = max(0, min(here, u.shape[0] - at))
-            for c in range(count):
-                out[at + c] = (u[at + c] * factor) * (one if S[c] & 1 else zero)
-            for c in range(BLOCK):
-                S[c] >>= 1
+            end = max(at, min(at + stop - start, len(u)))
+            old, new = u[at:end], out[at:end]
+            bit = np.uint8(1 << k)
+            for c in range(len(old)):
+                new[c] = (old[c] * factor) * (one if S[c] & bit else zero)
 
 
 Job = Callable[[], None]
