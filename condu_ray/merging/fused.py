@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
@@ -55,6 +57,22 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``, rounded once: what torch's addcmul does."""
     return a(a, a, a), lambda context, builder, signature, arguments: builder.fma(*arguments)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of ``array[index]``; an index past the end does nothing."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
 
 
 @_compiled
@@ -189,7 +207,7 @@ def _unify(d, u_old, u_new, width, shift, rows_old, rows_new, lams, sums, first,
     U = np.zeros(_BYTES, np.uint8)
     group = _GROUP * BLOCK
     R = np.zeros(groups * group, np.uint8)
-    zero = F.dtype.type(0)
+    zero, step = F.dtype.type(0), 64 // d.itemsize
     for b in range(first, last):
         start = b * BLOCK
         stop = min(start + BLOCK, columns)
@@ -197,6 +215,14 @@ def _unify(d, u_old, u_new, width, shift, rows_old, rows_new, lams, sums, first,
             _copy(rows_old[t, start:stop], R[t * BLOCK : (t + 1) * BLOCK])
         U[:] = 0
         D[:] = 0
+        for k in range(8):  # the next block's lines, while this one is worked on
+            at = k * width + start + BLOCK - shift
+            for c in range(at, at + BLOCK, step):
+                _prefetch(d, c)
+                _prefetch(u_old, c)
+        for t in range(tasks):
+            for c in range(0, BLOCK, 64):
+                _prefetch(rows_old, t * columns + start + BLOCK + c)
         for k in range(8):
             at = k * width + start - shift
             end = max(at, min(at + stop - start, numel))
