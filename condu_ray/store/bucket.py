@@ -25,6 +25,8 @@ ATTEMPTS = 5
 PART_BYTES = 16 * 2**20
 """Bytes that a download or an upload moves by one request; four at a time."""
 AT_ONCE = 4
+FIRST_WAIT = timedelta(milliseconds=100)
+"""Before a request is sent again that failed; then ever longer."""
 
 
 class Tag(NamedTuple):
@@ -136,13 +138,17 @@ class Bucket:
             BucketError: among others when the object is replaced meanwhile.
         """
         import obstore
+        from obstore.exceptions import PreconditionError
 
         def part(start: int) -> bytes:
             options: Any = {"range": (start, min(start + PART_BYTES, tag.size))}
             if tag.etag is not None:
                 options["if_match"] = tag.etag
-            with self._asked(key):
-                return bytes(obstore.get(self._store, key, options=options).bytes())
+            try:
+                with self._asked(key):
+                    return bytes(obstore.get(self._store, key, options=options).bytes())
+            except PreconditionError as error:
+                raise BucketError(errno.ESTALE, "was replaced while it was read", f"{self.url}/{key}") from error
 
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="download") as pool:
             for start in range(0, tag.size, AT_ONCE * PART_BYTES):  # a few in memory, however large it is
@@ -152,12 +158,14 @@ class Bucket:
         """Removes objects; those that are not there are no error."""
         import obstore
 
-        for key in keys:
-            try:
-                with self._asked(key):
-                    obstore.delete(self._store, key)
-            except FileNotFoundError:
-                continue
+        if not keys:
+            return
+        try:
+            with self._asked(keys[0]):
+                obstore.delete(self._store, list(keys))
+        except FileNotFoundError:
+            for key in keys if len(keys) > 1 else ():
+                self.delete([key])
 
     def copy(self, key: str, target: str) -> None:
         """Copies an object inside the bucket, by the store itself."""
@@ -202,7 +210,8 @@ class Bucket:
         except (AlreadyExistsError, PreconditionError):
             raise
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            words = "the store refuses these credentials; the environment has to give others (AWS_ACCESS_KEY_ID, ...)"
+            words = "the store refuses it: the environment has to give other credentials (AWS_ACCESS_KEY_ID, ...) or an"
+            words += " existing bucket has to be named"
             raise PermissionError(errno.EACCES, words, url) from error
         except BaseError as error:
             first = without_passwords(str(error).partition("\n\nDebug source")[0])
@@ -235,7 +244,7 @@ def connection(scheme: str) -> dict[str, Any]:
     options: Any = {"timeout": "5m", "connect_timeout": "10s", "read_timeout": "60s"}
     if given.startswith("http://") or "http://" in os.environ.get("GOOGLE_SERVICE_ACCOUNT_KEY", ""):
         options["allow_http"] = True
-    retries: Any = {"max_retries": 10, "retry_timeout": timedelta(minutes=3)}
+    retries: Any = {"max_retries": 10, "retry_timeout": timedelta(minutes=3), "backoff": {"init_backoff": FIRST_WAIT}}
     own = os.environ.get("AWS_ENDPOINT_URL_S3") if scheme == "s3" else None  # which obstore does not look at
     return {"config": {"endpoint": own} if own else None, "client_options": options, "retry_config": retries}
 

@@ -11,7 +11,7 @@ from condu_ray.store.layout import claims_folder
 from condu_ray.store.location import Location
 from condu_ray.store.published import INDEX, Published
 
-_DRAFT = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[0-9a-f]{32}(?=/)")
+_DRAFT = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[0-9a-f]{32}(?=/|\Z)")
 
 
 def remove_drafts(bucket: Bucket, storage: Location, older: float) -> int:
@@ -39,7 +39,7 @@ def remove_drafts(bucket: Bucket, storage: Location, older: float) -> int:
 
 def _named(bucket: Bucket, draft: str) -> bool:
     """Whether the index of its folder names a draft: then it is none."""
-    parts = _DRAFT.match(f"{draft}/")
+    parts = _DRAFT.match(draft)
     if parts is None:
         return False
     index = f"{parts['folder']}{parts['name']}/{INDEX}"
@@ -52,11 +52,11 @@ def _named(bucket: Bucket, draft: str) -> bool:
 
 
 def _now(bucket: Bucket, storage: Location) -> float:
-    """The time of the store."""
-    clock = (storage / f".clock.{uuid.uuid4().hex}").key
+    """The time of the store, as its listings give it: other answers know whole seconds alone."""
+    folder = storage / f".clock.{uuid.uuid4().hex}"
+    clock = (folder / "now").key
     bucket.put(clock, b"")
     try:
-        tag = bucket.tag(clock)
+        return bucket.below(folder.key)[clock].modified
     finally:
         bucket.delete([clock])
-    return tag.modified if tag else 0.0

@@ -180,9 +180,6 @@ def _digest(identity: str) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:40]
 
 
-_made: dict[tuple[str, str], NodeCache] = {}
-
-
 def node_cache() -> NodeCache:
     """Returns this machine's cache, where the environment or the user's own cache folder has it.
 
@@ -191,10 +188,8 @@ def node_cache() -> NodeCache:
     """
     above = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder, limit = os.environ.get(FOLDER) or os.path.join(above, "condu_ray"), os.environ.get(LIMIT) or str(DEFAULT_GB)
-    if (folder, limit) not in _made:
-        try:
-            most = int(float(limit) * 1e9)
-        except (ValueError, OverflowError) as error:
-            raise OSError(errno.EINVAL, f"{LIMIT} is {limit!r}; give gigabytes, such as 50", folder) from error
-        _made[folder, limit] = NodeCache(Path(folder).expanduser().absolute(), most)
-    return _made[folder, limit]
+    try:
+        most = int(float(limit) * 1e9)
+    except (ValueError, OverflowError) as error:
+        raise OSError(errno.EINVAL, f"{LIMIT} is {limit!r}; give gigabytes, such as 50", folder) from error
+    return NodeCache(Path(folder).expanduser().absolute(), most)
