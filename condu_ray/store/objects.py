@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from condu_ray.store.bucket import Bucket, Tag, bucket_of
+from condu_ray.store.bucket import Bucket, BucketError, Tag, bucket_of
 from condu_ray.store.bucket_drafts import remove_drafts
 from condu_ray.store.bucket_probe import probe
 from condu_ray.store.location import Location, Place
@@ -58,7 +58,12 @@ class Objects:
         bucket, location = _asked(place)
         if location.key and bucket.tag(location.key) is not None:
             return True
-        published = self._published(location.parent)
+        try:
+            published = self._published(location.parent)
+        except BucketError:
+            raise
+        except OSError:  # it is damaged, as whoever reads it is told
+            return True
         if published is not None and location.name in published.files:
             return True
         objects, folders = bucket.folder(location.key)
@@ -151,7 +156,7 @@ class Objects:
         bucket, location = _asked(place)
         self._known.pop(location, None)
         self._last.pop(location, None)
-        published = self._published(location)
+        published = self._readable(location)
         bucket.delete([location.key, _index(location)])
         if published is not None:
             bucket.delete(list(bucket.below((location.parent / published.draft).key)))
@@ -161,7 +166,7 @@ class Objects:
         """Copies and removes; a published folder's index last."""
         bucket, location = _asked(place)
         _, wanted = _asked(target)
-        published = self._published(location)
+        published = self._readable(location)
         keys = [(key, wanted.key + key.removeprefix(location.key)) for key in bucket.below(location.key)]
         if bucket.tag(location.key) is not None:
             keys.append((location.key, wanted.key))
@@ -284,6 +289,15 @@ class Objects:
     def remove_drafts(self, place: Place, older: float) -> int:
         """By names and times of the store."""
         return remove_drafts(*_asked(place), older)
+
+    def _readable(self, location: Location) -> Published | None:
+        """As `_published`; of a damaged index the files are found by nobody, as those of a dead writer."""
+        try:
+            return self._published(location)
+        except BucketError:
+            raise
+        except OSError:
+            return None
 
     def _published(self, location: Location) -> Published | None:
         """Returns what a folder's index says now."""

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -133,9 +132,9 @@ def all_is_well(found):
 
 @pytest.mark.slow
 def test_a_kill_or_a_fault_at_some_requests_to_a_bucket_loses_nothing(tmp_path):
-    process, request = requests(tmp_path, METHOD, once=True, every=13).values()
-    assert len(process) > 10
-    assert len(request) > 5
+    process, request = requests(tmp_path, METHOD, once=True, every=20).values()
+    assert len(process) > 6
+    assert len(request) > 3
     assert all_is_well([*process, *request])
 
 
@@ -147,9 +146,11 @@ def test_a_kill_or_a_fault_at_any_request_to_a_bucket_loses_nothing(tmp_path, me
     assert len(request) > 70
     assert all_is_well([*process, *request])
     points = [one.point.point for one in process]
-    for part in ("PUT if experts/*/.folder", "PUT experts/draft/delta.safetensors", "PUT if runs/r/.*ledger", "PUT eval",
-                 "PUT if runs/.leases", "PUT if experts/.claims", "PUT if runs/r/.*/sessions/*/.folder"):  # fmt: skip
-        assert [point for point in points if re.match(part.replace("/*", "/[*]"), point)], part
+    for part in (
+        "PUT if experts/*/.folder", "PUT experts/draft/delta.safetensors", f"PUT if runs/r/{method}/ledger", "PUT eval",
+        "PUT if runs/.leases", "PUT if experts/.claims", f"PUT if runs/r/{method}/sessions/*/.folder",
+    ):  # fmt: skip
+        assert [point for point in points if point.startswith(part)], part
 
 
 @pytest.fixture
