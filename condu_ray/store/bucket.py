@@ -175,12 +175,15 @@ class Bucket:
             obstore.copy(self._store, key, target)
 
     def below(self, key: str) -> dict[str, Tag]:
-        """Returns every object in a folder and in the folders in it, by its key."""
+        """Returns every object in a folder and in the folders in it, by its key.
+
+        Some stores also list the folder itself, as an object that cannot be read; so in `folder`.
+        """
         import obstore
 
         with self._asked(key):
             found = obstore.list(self._store, key or None).collect()
-            return {meta["path"]: Tag.of(meta) for meta in found}
+            return {meta["path"]: Tag.of(meta) for meta in found if meta["path"] != key}
 
     def folder(self, key: str) -> tuple[dict[str, Tag], list[str]]:
         """Returns the objects right in a folder by name, and the names of the folders in it."""
@@ -188,7 +191,7 @@ class Bucket:
 
         with self._asked(key):
             found = obstore.list_with_delimiter(self._store, key or None)
-        objects = {_name(meta["path"]): Tag.of(meta) for meta in found["objects"]}
+        objects = {_name(meta["path"]): Tag.of(meta) for meta in found["objects"] if meta["path"] != key}
         return objects, [_name(prefix) for prefix in found["common_prefixes"]]
 
     @contextmanager

@@ -14,12 +14,12 @@ import os
 import re
 import uuid
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from condu_ray.store.bucket import Bucket, BucketError, Tag, bucket_of
 from condu_ray.store.bucket_drafts import remove_drafts
+from condu_ray.store.bucket_log import Logs
 from condu_ray.store.bucket_probe import probe
 from condu_ray.store.location import Location, Place
 from condu_ray.store.node_cache import node_cache
@@ -28,8 +28,6 @@ from condu_ray.store.published import INDEX, Published
 log = logging.getLogger(__name__)
 
 _TOUCHED = re.compile(rb"\0touched (\d{12})\Z")
-_LINE = re.compile(r"\d{9}")
-_READERS = 16
 
 
 class Objects:
@@ -37,7 +35,7 @@ class Objects:
 
     def __init__(self) -> None:
         self._known: dict[Location, Published] = {}  # asked again as soon as one of its files is gone
-        self._last: dict[Location, int] = {}
+        self._logs = Logs()
 
     def read(self, place: Place) -> bytes:
         """Reads an object, or a file of a published folder."""
@@ -67,10 +65,17 @@ class Objects:
         if published is not None and location.name in published.files:
             return True
         objects, folders = bucket.folder(location.key)
-        return INDEX in objects or any(not name.startswith(".") for name in (*objects, *folders))
+        if INDEX in objects or any(not name.startswith(".") for name in objects):
+            return True
+        if not any(not name.startswith(".") for name in folders):
+            return False
+        return any(_visible(key.removeprefix(f"{location.key}/")) for key in bucket.below(location.key))
 
     def names(self, place: Place) -> list[str]:
-        """Lists a folder; one request, and another where it is published."""
+        """Lists a folder; one request, and another where it is published.
+
+        SeaweedFS goes on listing a folder for a while whose last object is gone; `exists` knows better.
+        """
         return sorted(self._sizes(*_asked(place)))
 
     def sizes(self, place: Place) -> dict[str, int]:
@@ -155,7 +160,7 @@ class Objects:
         """A published folder is none from its index on."""
         bucket, location = _asked(place)
         self._known.pop(location, None)
-        self._last.pop(location, None)
+        self._logs.forget(location)
         published = self._readable(location)
         bucket.delete([location.key, _index(location)])
         if published is not None:
@@ -214,52 +219,16 @@ class Objects:
         log.warning("%s: was no artifact; it is made again, and what was there is now %s", location, aside.name)
 
     def append(self, place: Place, line: bytes) -> None:
-        """Creates the next object; there is one already where another process, which may not, appends too."""
-        bucket, location = _asked(place)
-        if location not in self._last:
-            self._last[location] = max(self._numbers(bucket, location), default=0)
-        number = self._last[location] + 1
-        if not bucket.create((location / f"{number:09d}").key, line):
-            self._last.pop(location)
-            words = "another process has appended meanwhile: its driver took this run over"
-            raise OSError(errno.EEXIST, words, str(location))
-        self._last[location] = number
-
-    def _numbers(self, bucket: Bucket, location: Location) -> list[int]:
-        return sorted(int(name) for name in bucket.folder(location.key)[0] if _LINE.fullmatch(name))
+        """Creates the next object."""
+        self._logs.append(*_asked(place), line)
 
     def lines(self, place: Place) -> list[bytes]:
-        """Reads a line an object, after those of a file that was brought from a file system."""
-        bucket, location = _asked(place)
-        numbers = self._numbers(bucket, location)
-        try:
-            first = bucket.get(location.key)[0].splitlines(keepends=True)
-        except FileNotFoundError:
-            if not numbers:
-                raise
-            first = []
-        self._last[location] = max(numbers, default=0)
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="lines") as pool:
-            return [*first, *pool.map(lambda number: bucket.get((location / f"{number:09d}").key)[0], numbers)]
+        """Reads a line an object."""
+        return self._logs.lines(*_asked(place))
 
     def rewrite(self, place: Place, lines: Sequence[bytes]) -> None:
-        """Removes the lines that are no more, one by one; others are appended."""
-        bucket, location = _asked(place)
-        wanted = list(lines)
-        with suppress(FileNotFoundError):
-            first = bucket.get(location.key)[0].splitlines(keepends=True)
-            kept = [line for line in first if line in wanted]
-            wanted = wanted[len(kept) :]
-            if kept != first:
-                bucket.put(location.key, b"".join(kept))
-        for number in self._numbers(bucket, location):
-            key = (location / f"{number:09d}").key
-            if wanted and bucket.get(key)[0] == wanted[0]:
-                wanted.pop(0)
-            else:
-                bucket.delete([key])
-        for line in wanted:
-            self.append(place, line)
+        """Removes the lines that are no more."""
+        self._logs.rewrite(*_asked(place), lines)
 
     def stamp(self, place: Place) -> Hashable | None:
         """ETag, generation, time and size."""
@@ -316,6 +285,12 @@ class Objects:
 def _asked(place: Place) -> tuple[Bucket, Location]:
     assert isinstance(place, Location)
     return bucket_of(place), place
+
+
+def _visible(key: str) -> bool:
+    folder, _, name = key.rpartition("/")
+    parts = folder.split("/") if folder else []
+    return not any(part.startswith(".") for part in parts) and (name == INDEX or not name.startswith("."))
 
 
 def _index(location: Location) -> str:

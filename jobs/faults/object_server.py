@@ -72,7 +72,7 @@ class ObjectServer:
         self.objects: dict[str, Stored] = {}
         self.asked: list[Asked] = []
         self.rule: Rule | None = None
-        self.after: Callable[[Asked], None] | None = None  # called when a request was carried out, before its answer
+        self.after: Callable[[Asked], object] | None = None  # called when a request was carried out, before its answer
         self._uploads: dict[str, dict[int, bytes]] = {}
         self._count, self._lock = itertools.count(1), threading.RLock()
         handler = type("Handler", (_Handler,), {"store": self})

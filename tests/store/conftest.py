@@ -11,6 +11,7 @@ import pytest
 
 from condu_ray.store.bucket import CONNECTED, Bucket
 from condu_ray.store.location import Location
+from jobs.faults.servers import seaweed
 
 numbers = itertools.count()
 
@@ -67,6 +68,21 @@ def use(monkeypatch, address):
         "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def seaweed_server(tmp_path_factory):
+    with seaweed(tmp_path_factory.mktemp("seaweed") / "data") as environment:
+        yield environment
+
+
+@pytest.fixture
+def seaweedfs(seaweed_server, monkeypatch):
+    """A new folder of a bucket of SeaweedFS."""
+    for name, value in seaweed_server.items():
+        monkeypatch.setenv(name, value)
+    yield Location(f"s3://condu/{next(numbers)}")
+    CONNECTED.pop("s3://condu", None)
 
 
 @pytest.fixture
