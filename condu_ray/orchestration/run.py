@@ -18,7 +18,7 @@ from condu_ray.orchestration.engine import Engine
 from condu_ray.orchestration.merger import Merger
 from condu_ray.orchestration.state import start_state_actor
 from condu_ray.orchestration.watch.lines import Lines
-from condu_ray.orchestration.watch.mlflow_address import check_tracking
+from condu_ray.orchestration.watch.mlflow_address import check_tracking, elsewhere
 from condu_ray.orchestration.watch.progress import Display
 from condu_ray.orchestration.watch.recorder import Recorder
 from condu_ray.plan.preflight import Checked, check
@@ -60,7 +60,7 @@ def run(config: Experiment) -> dict[str, Any]:
     with lease(config.run_folder), Display(tasks, config.training.steps, lines) as display:
         remove_drafts(config.storage)
         write_config(config)
-        for line in checked.words:
+        for line in (*checked.words, *elsewhere(config)):
             display.say(escape(line))
         results = from_storage(checked, display)
         if results is None:

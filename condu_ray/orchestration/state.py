@@ -19,7 +19,7 @@ from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import PlannedSession
-from condu_ray.store.artifacts import local
+from condu_ray.store.artifacts import sizes
 from condu_ray.store.experts import load_expert
 from condu_ray.store.layout import ledger_path
 from condu_ray.store.ledger import ROOT, Entry, Ledger
@@ -109,7 +109,7 @@ class ModelKeeper:
 def _nbytes(folder: Place) -> int:
     """Bytes of a folder's files; 0 where it cannot be read, for only the export asks."""
     try:
-        return sum(path.stat().st_size for path in local(folder).iterdir())
+        return sum(sizes(folder).values())
     except OSError:
         return 0
 

@@ -24,6 +24,7 @@ from condu_ray.plan.imported import check_imported
 from condu_ray.plan.measurement import protocols
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
+from condu_ray.store.backend import real
 from condu_ray.store.layout import checked_folder, datasets_folder
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
@@ -159,9 +160,9 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
         paths = tuple(data / name for name in unused)
         distillation = config.distillation.model_copy(update={"reference": paths})
         config = config.model_copy(update={"distillation": distillation})
-    folders = {artifacts.local(task.folder).resolve() for task in tasks}
+    folders = {real(task.folder) for task in tasks}
     for path in config.distillation.reference:
-        resolved = artifacts.local(path).resolve()
+        resolved = real(path)
         if resolved in folders or resolved.parent in folders:
             raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
     opaque = config.transparent == "refuse"

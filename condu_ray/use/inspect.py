@@ -105,7 +105,8 @@ def _sizes(found: StoredRun) -> Iterable[str]:
 def _bytes(folder: Place) -> int | None:
     if not artifacts.exists(folder):
         return None
-    return sum((artifacts.local(folder) / name).stat().st_size for name in artifacts.read_meta(folder)["files"])
+    found = artifacts.sizes(folder)
+    return sum(found[name] for name in artifacts.read_meta(folder)["files"])
 
 
 def _mb(size: int | None) -> float | None:

@@ -13,6 +13,8 @@ from rendering import containers
 Object = dict[str, Any]
 SECRETS = {"redis-auth": {"password"}}
 """Secrets that the page tells people to make, with their keys."""
+SECRET_ENVIRONMENTS = {"condu-bucket"}
+"""Secrets that the page tells people to make of a file of variables."""
 NODE_LABELS = {"condu-ray/nodes": {"cpu", "gpu", "gpu-spot"}}
 SUBMITTER, OPERATOR = "ray.io/originated-from-crd", "app.kubernetes.io/component"
 PODS = {"ray.io/node-type": {"head", "worker", "redis-cleanup"}, SUBMITTER: {"RayJob"}}
@@ -168,6 +170,9 @@ def _secrets(objects: list[Object]) -> Iterator[str]:
                     yield f"{name_of(thing)}: {entry['name']} is inline; take it from a secret"
                 if re.search(r"//[^/\s]+:[^/\s]+@", entry.get("value", "")):
                     yield f"{name_of(thing)}: {entry['name']} has a password inline"
+            for source in container.get("envFrom", []):
+                if source.get("secretRef", {}).get("name") not in SECRET_ENVIRONMENTS:
+                    yield f"{name_of(thing)}: variables from {source}, which is on no page"
             for word in (*container.get("command", []), *container.get("args", [])):
                 if re.search(r"(requirepass|--password|--redis-password)[ =]+[^\s$]", word):
                     yield f"{name_of(thing)}: a password inline in the command"

@@ -3,7 +3,7 @@ import copy
 import pytest
 from consistency import pod_templates, problems
 from operators import name_of
-from places import KUBERNETES
+from places import KUBERNETES, in_bucket
 from rendering import applied
 
 OVERLAYS = [str(path.relative_to(KUBERNETES)) for path in applied(KUBERNETES)]
@@ -14,7 +14,8 @@ RAY = {"RayCluster", "RayJob"}
 def together(rendered, overlay):
     """An overlay's objects with the services that they rely on."""
     objects = rendered[overlay]
-    return objects if overlay.endswith("services") else [*rendered["services"], *objects]
+    services = rendered["overlays/bucket/services" if in_bucket(overlay) else "services"]
+    return objects if overlay.endswith("services") else [*services, *objects]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import sizing
 import with_room
-from consistency import NODE_LABELS, SECRETS
+from consistency import NODE_LABELS, SECRET_ENVIRONMENTS, SECRETS
 from entry_points import resources, settings
-from places import KUBERNETES, MOUNT, ROOT
+from places import BUCKET, KUBERNETES, MOUNT, ROOT
 from rendering import applied
 
 PAGE = (ROOT / "cluster" / "README.md").read_text()
@@ -40,6 +40,21 @@ def test_files_to_be_edited_are_there():
 def test_secrets_are_made_on_the_page():
     made = dict(re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", COMMANDS))
     assert made == {name: next(iter(keys)) for name, keys in SECRETS.items()}
+    files = re.findall(r"create secret generic (\S+) --from-env-file=(\S+)", COMMANDS)
+    assert {name for name, _ in files} == SECRET_ENVIRONMENTS
+    assert "AWS_ACCESS_KEY_ID" in PAGE
+
+
+def test_the_bucket_s_name_is_changed_wherever_it_is():
+    changed = re.search(r"sed -i 's#(s3://[\w-]+)#s3://\S+#' cluster/kubernetes/(\S+)/kustomization.yaml", COMMANDS)
+    assert changed[1] == BUCKET
+    files = {path for path in KUBERNETES.rglob("*.yaml") if BUCKET in path.read_text()}
+    assert files == {KUBERNETES / part / "kustomization.yaml" for part in _braced(changed[2])}
+
+
+def _braced(text):
+    head, _, rest = text.partition("{")
+    return [head + one for one in rest.removesuffix("}").split(",")]
 
 
 def test_node_labels_are_on_the_page():
