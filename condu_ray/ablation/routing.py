@@ -19,8 +19,9 @@ from torch import Tensor
 from condu_ray.ablation.inference import span, state_features
 from condu_ray.benchmark import Task
 from condu_ray.learn.evaluate import Evaluator, class_ids
-from condu_ray.learn.features import PRETRAINED
+from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.learn.routing import Routing, answers, load_routing, mixture
+from condu_ray.merging.delta import fingerprint
 from condu_ray.options import Inference
 from condu_ray.plan.stored_method import StoredMethod
 from condu_ray.vlm import router
@@ -85,6 +86,12 @@ def ablate_routing(
     return run.describe() | {"rows": rows, "curves": curves, "routing": confusion}
 
 
+def by_content(weights: Weights) -> Weights:
+    """Names weights by what they are, so that an expert that no later session changes is asked once for all of them."""
+    delta = weights.delta()
+    return PRETRAINED if delta is None else Weights(fingerprint(delta), weights.delta)
+
+
 @dataclass(frozen=True)
 class Session:
     """A state of a stored run, and the features of all images under all of its experts.
@@ -112,7 +119,7 @@ class Session:
         """Makes the features of a session, numbered from 1."""
         state, backbone = run.state(session - 1), evaluator.features.backbone
         scale = float(backbone.model.logit_scale.detach().exp())
-        weights = [PRETRAINED, *(run.weights(state, name) for name in state.tasks)]
+        weights = [PRETRAINED, *(by_content(run.weights(state, name)) for name in state.tasks)]
         image, text = state_features(evaluator.features, weights, run.tasks)
         learned = [task for name in state.tasks for task in run.tasks if task.name == name]
         routing = load_routing(run.config.storage, backbone.fingerprint, learned, run.method.inference, scale)

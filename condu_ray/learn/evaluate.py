@@ -94,6 +94,7 @@ class Evaluator:
         precision: `fp32` or `bf16` (autocast). theta0's features for routing are always fp32.
         device: where to compute.
         storage: storage folder that keeps theta0's features for other runs; None keeps them nowhere.
+        keep_experts: whether it keeps those of all other weights too.
     """
 
     def __init__(
@@ -105,10 +106,12 @@ class Evaluator:
         precision: str = "fp32",
         device: str = "cpu",
         storage: Place | None = None,
+        keep_experts: bool = False,
     ) -> None:
         self.features = Features(
-            backbone, batch_size=batch_size, max_images=max_images, precision=precision, device=device, storage=storage
-        )
+            backbone, batch_size=batch_size, max_images=max_images, precision=precision, device=device,
+            storage=storage, keep_experts=keep_experts,
+        )  # fmt: skip
         self._scale = float(backbone.model.logit_scale.detach().exp())
 
     def known(self, task: Task, weights: Weights, space: Sequence[Task] = (), apart: bool = False) -> Accuracy:
