@@ -91,9 +91,7 @@ def keep_methods(config: Experiment, suitable: Callable[[Method], bool], which: 
     return config.model_copy(update={"method": kept})
 
 
-def make_evaluator(
-    config: Experiment, spec: BackboneSpec, precision: str, keep_features: bool = False
-) -> Evaluator:
+def make_evaluator(config: Experiment, spec: BackboneSpec, precision: str, keep_features: bool = False) -> Evaluator:
     """Returns an evaluator in this process, as those of the run: on the GPU if there is one, else on the CPU.
 
     Args:

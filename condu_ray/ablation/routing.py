@@ -8,7 +8,7 @@ Names: ``E`` = experts, ``N`` = images, ``C`` = classes of the label space, ``D`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
 
@@ -113,6 +113,7 @@ class Session:
     text: Tensor
     label: list[Tensor]
     scale: float
+    _of_column: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, run: StoredMethod, evaluator: Evaluator, session: int) -> Session:
@@ -139,8 +140,13 @@ class Session:
 
     def logits(self, column: int, expert: int, at: slice, rows_N: Tensor | None = None) -> Tensor:
         """Returns logits over a part of the classes, by `router.PRETRAINED` or an expert's number."""
-        image_ND = self.image[expert + 1][column]
-        return self.scale * (image_ND if rows_N is None else image_ND[rows_N]) @ self.text[expert + 1, at].T
+        if self._of_column.get("column") != column:  # of one task at a time: 26 MB an expert for MTIL's largest
+            self._of_column.clear()
+            self._of_column["column"] = column
+        if expert not in self._of_column:
+            self._of_column[expert] = self.scale * self.image[expert + 1][column] @ self.text[expert + 1].T
+        logit_NC: Tensor = self._of_column[expert]
+        return logit_NC[:, at] if rows_N is None else logit_NC[rows_N, at]
 
     def predict(self) -> tuple[dict[str, dict[str, list[np.ndarray]]], dict[str, float]]:
         """Returns, by protocol and rule, whether each image of each task is told right; and experts asked an image."""
@@ -150,8 +156,8 @@ class Session:
             name: replace(self.routing, inference=options)
             for name, options in rules(self.routing.inference, bool(self.unlearned)).items()
         }
-        for protocol, found in right.items():
-            for column, task in enumerate(self.tasks):
+        for column, task in enumerate(self.tasks):
+            for protocol, found in right.items():
                 space, at = self.space(column, protocol)
                 id_C = class_ids(space)
                 truth_N = id_C[self.label[column] + (span(self.tasks, column).start - at.start)]

@@ -17,6 +17,7 @@ from condu_ray.options import Inference
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm import router
+from condu_ray.vlm.calibration import calibration_error, fit_temperature
 from condu_ray.vlm.model import Backbone
 
 
@@ -127,6 +128,23 @@ class Evaluator:
         text_CD = self._texts(weights, task, space, apart)
         predicted_N = (self.features.image(weights, task) @ text_CD.T).argmax(dim=1)
         return self._count(task, space, apart, predicted_N, begin)
+
+    def temperature(self, weights: Weights, held_out: Task) -> float:
+        """Returns the temperature under which a model's probabilities mean the most on images of a task.
+
+        Args:
+            weights: the model's.
+            held_out: a task whose test images are those training images that the model was not trained on.
+        """
+        text_CD = self.features.text(weights, held_out)
+        logit_NC = self._scale * self.features.image(weights, held_out) @ text_CD.T
+        return fit_temperature(logit_NC.double(), self.features.labels(held_out))
+
+    def calibration_error(self, task: Task, weights: Weights, temperature: float = 1.0) -> float:
+        """Returns the expected calibration error of a model on a task's test images over its own classes, in points."""
+        logit_NC = self._scale * self.features.image(weights, task) @ self.features.text(weights, task).T
+        chance_N, best_N = torch.softmax(logit_NC.double() / temperature, dim=1).max(dim=1)
+        return 100 * calibration_error(chance_N, best_N == self.features.labels(task))
 
     def aggregated(
         self,

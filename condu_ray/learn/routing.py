@@ -6,7 +6,7 @@ Names: ``N`` = images, ``T`` = learned tasks, ``C`` = classes of the label space
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -41,12 +41,14 @@ class Routing:
         prototypes: to its class prototypes [C_i, D].
         inference: router, means, novelty and prior.
         scale: exp(logit_scale) of theta0.
+        temperatures: learned task to the temperature of its expert's softmax in a mixture; 1 where it is not there.
     """
 
     tasks: Mapping[str, Known]
     prototypes: Mapping[str, Tensor]
     inference: Inference
     scale: float
+    temperatures: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def router(self) -> Router:
@@ -170,9 +172,11 @@ def mixture(
             continue
         logit_WC = logits(expert, wanted_N)
         found.counted[expert] = share_N + strange_N
+        temperature = 1.0
         if expert != router.PRETRAINED:
-            found.add(logit_WC, who.columns(names[expert]), share_N, wanted_N)
+            temperature = routing.temperatures.get(names[expert], 1.0)
+            found.add(logit_WC, who.columns(names[expert]), share_N, wanted_N, temperature)
         # Probabilities are added up here too: logits of experts that never saw these classes differ in scale, and in
         # their sum the loudest expert decides; a flat softmax counts for little.
-        found.add(logit_WC, unknown, strange_N, wanted_N)
+        found.add(logit_WC, unknown, strange_N, wanted_N, temperature)
     return found

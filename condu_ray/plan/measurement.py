@@ -102,6 +102,7 @@ def measurement_key(
         weights = ["aggregated", state.id, inference.identity()]
         if inference.aggregation == "mixture":
             weights.append(MIXTURE_VERSION)
+            weights += ["experts' temperatures"] if config.validation_share else []
     if space:  # which classes there are, in which order the tasks come does not count
         weights.append(sorted(content_hash([other.classes, other.templates]) for other in space))
     if protocol == "xtail":  # classes of one name are counted in another way

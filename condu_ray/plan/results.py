@@ -146,6 +146,8 @@ class Results:
                     ]
                     for position in range(size)
                 ]
+            if calibrated := self._calibration(name):
+                methods[name]["calibration"] = calibrated
         claimed = claim(self.plan.checked, self.plan.precision)
         compared = claimed.measured() if claimed else None
         return {
@@ -171,6 +173,22 @@ class Results:
         name, protocol = plan.method.name, self._protocols[plan.method.name][0]
         entries = [self._sessions[name, protocol, one].entry for one in range(len(plan.sessions))]
         return kept_bits(self.plan.config, plan, entries)
+
+    def _calibration(self, method: str) -> list[dict[str, Any]]:
+        """How well each expert is calibrated after the last session; nothing where none was measured alone."""
+        for protocol in ("task", "own"):
+            last = self._sessions.get((method, protocol, len(self.plan.tasks) - 1))
+            found = [] if last is None else [
+                {
+                    "task": task, "temperature": one.temperature,
+                    "before": one.calibration_before, "after": one.calibration_after,
+                }
+                for task, one in last.found.items()
+                if one.calibration_before is not None
+            ]  # fmt: skip
+            if found:
+                return found
+        return []
 
     def _matrix(self, method: str, protocol: Protocol) -> dict[str, Any]:
         size = len(self.plan.tasks)

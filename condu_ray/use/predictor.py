@@ -129,6 +129,9 @@ class Predictor:
         Raises:
             UseError: there is no such task, or the method cannot predict without one; or `classes` are no good.
             ImageError: a picture cannot be read; names it.
+
+        Probabilities are those of the experts' softmax at the temperature that the run measured on images held out of
+        training (`--validation_share`), and at 1 where it held out none.
         """
         return list(self.stream(images, task, classes, top_k, templates=templates, errors=errors))
 
@@ -297,7 +300,10 @@ class Predictor:
         tasks = [None if asked.open else labels.name for labels in asked.space for _ in labels.classes]
         likely = answer.scores if answer.likely is None else answer.likely
         scores_NC, column_NC = _one_a_name(answer.scores, class_ids(asked.space), likely)
-        probability_NC = scores_NC if answer.factor is None else (answer.factor * scores_NC).softmax(dim=1)
+        temperature = self.served.temperatures.get(asked.who, 1.0)
+        probability_NC = (
+            scores_NC if answer.factor is None else (answer.factor * scores_NC / temperature).softmax(dim=1)
+        )
         order_NK = scores_NC.argsort(dim=1, descending=True, stable=True)[:, :top_k]
         chosen_NK = column_NC.gather(1, order_NK).tolist()
         chances = probability_NC.gather(1, order_NK).tolist()

@@ -1,8 +1,8 @@
 """The mixture of experts: P(class | image) = sum over tasks of P(task | image) * P(class | image, task).
 
-With classes that no expert knows: the sum times 1 - P(new | image), and P(new | image) times the mean of what the nearest
-experts and theta0 (or theta0 alone) say over these classes, weighted as by the paper's rule: of their probabilities, not
-of their logits.
+With classes that no expert knows: the sum times 1 - P(new | image), and P(new | image) times the mean of what the
+nearest experts and theta0 (or theta0 alone) say over these classes, weighted as by the paper's rule: of their
+probabilities, not of their logits.
 
 Names: ``N`` = images, ``T`` = tasks, ``C`` = classes of the label space, ``I`` = numbers of classes (equal names of two
 tasks are one number).
@@ -96,7 +96,9 @@ class Mixture:
         self.new: Tensor | None = None
         self.counted: dict[int, Tensor] = {}
 
-    def add(self, logit_WC: Tensor, columns: Tensor, share_N: Tensor, wanted_N: Tensor, temperature: float = 1.0) -> None:
+    def add(
+        self, logit_WC: Tensor, columns: Tensor, share_N: Tensor, wanted_N: Tensor, temperature: float = 1.0
+    ) -> None:
         """Adds one expert's part.
 
         Args:
