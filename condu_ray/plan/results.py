@@ -12,6 +12,7 @@ from condu_ray.config import Protocol
 from condu_ray.methods import ModelState
 from condu_ray.metrics import METRICS, MORE, continual_metrics
 from condu_ray.plan.claim import claim
+from condu_ray.plan.confusion import routing_confusion
 from condu_ray.plan.kept import kept_bits
 from condu_ray.plan.measurement import Measurement, measurement_key, protocols, routed
 from condu_ray.plan.run_plan import RunPlan
@@ -150,12 +151,15 @@ class Results:
                 methods[name]["calibration"] = calibrated
         claimed = claim(self.plan.checked, self.plan.precision)
         compared = claimed.measured() if claimed else None
+        checked, all_methods = self.plan.checked, [plan.method for plan in self.plan.methods]
+        routing = routing_confusion(config, checked.backbone, checked.spec.preprocess, self.plan.tasks, all_methods)
         return {
             "tasks": [task.name for task in self.plan.tasks],
             "methods": methods,
             "protocols": config.protocol,
             "measured_on": config.measure_on,
             **({"zero_shot": compared} if compared else {}),
+            **({"routing": routing} if routing else {}),
             "run": config.run_name,
             "recipe": config.recipe,
             "seed": config.seed,

@@ -5,6 +5,7 @@ import torch
 
 from condu_ray import Experiment, load_backbone, open_run
 from condu_ray.learn.evaluate import Evaluator
+from condu_ray.learn.features import PRETRAINED
 from condu_ray.plan.preflight import check
 from condu_ray.report.run_report import write_report
 from condu_ray.store.location import Location
@@ -97,3 +98,19 @@ def test_the_report_says_before_and_after_or_why_not(run, told, tmp_path, task_d
     write_report(results.summary(1.0, reused=0, trained=0), Location(tmp_path / "other"))
     text = (tmp_path / "other" / "report.md").read_text()
     assert "no image was held out of training (`--validation_share`)" in text
+
+
+def test_the_report_shows_where_images_go(run, tmp_path):
+    results, found = run
+    told = results.summary(1.0, reused=0, trained=0)["routing"]
+    served = served_run(found, "condu-svd")
+    routing = served.routing()
+    assert (told["tasks"], told["methods"]) == (list(TASKS), {"gaussian": ["condu-svd"]})
+    encoder = Evaluator(load_backbone(pretrained=found.config.pretrained), batch_size=5).features
+    for task, row in zip(found.tasks, told["confusion"]["gaussian"], strict=True):
+        best = routing.router.probabilities(encoder.image(PRETRAINED, task), TASKS).argmax(1)
+        assert row == pytest.approx([100 * float((best == place).double().mean()) for place in range(3)])
+    folder = tmp_path / "report"
+    write_report(results.summary(1.0, reused=0, trained=0), Location(folder))
+    assert "(routing.png)" in (folder / "report.md").read_text()
+    assert (folder / "routing.png").stat().st_size > 1000
