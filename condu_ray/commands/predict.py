@@ -20,6 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--task", help="whose expert answers; default: the router finds the experts of each picture")
     parser.add_argument("--classes", help="other words to choose from, comma-separated")
     parser.add_argument("--template", help="prompt with one {} for --classes; default: the task's, or a photo of a {}.")
+    parser.add_argument(
+        "--protocol", choices=("union", "xtail"), default="union",
+        help="over the classes of all tasks: one name is one class, or a class a task (default: union)",
+    )  # fmt: skip
     parser.add_argument("--top_k", type=int, default=5, metavar="K", help="classes a picture, at most (default: 5)")
     parser.add_argument(
         "--sure", type=float, default=0.0, metavar="P",
@@ -57,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = console_output()
     asked: dict[str, Any] = {"task": arguments.task, "classes": words(arguments.classes), "top_k": arguments.top_k}
     asked["templates"] = [arguments.template] if arguments.template else None
+    if arguments.protocol != "union":  # what earlier versions asked has no such word
+        asked["protocol"] = arguments.protocol
     if path is not None and in_parts:
         for part, made in predict_parts(predictor, arguments.images, path, asked):
             console.print(f"{part}{'' if made else ': was there'}")

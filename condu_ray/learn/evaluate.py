@@ -85,6 +85,26 @@ def first_of(id_C: Tensor) -> Tensor:
     return first.scatter_reduce(0, id_C, torch.arange(len(id_C)), "amin")
 
 
+def class_texts(
+    features: Features, weights: Weights, space: Sequence[Task | Labels], apart: bool, precision: str | None = None
+) -> Tensor:
+    """Class features over a label space, [C, D].
+
+    Args:
+        features: the encoder.
+        weights: the model's.
+        space: tasks whose classes it is.
+        apart: whether classes of one name in several tasks are several classes.
+        precision: another one than the encoder's.
+    """
+    text_CD = torch.cat([features.text(weights, other, precision) for other in space])
+    if not apart:
+        return text_CD
+    # One prompt has one feature, to the last bit, whichever batch it was encoded in: a tie goes to the first.
+    first: dict[int, int] = {}
+    return text_CD[[first.setdefault(name, place) for place, name in enumerate(class_ids(space).tolist())]]
+
+
 class Evaluator:
     """Counts correct predictions, task known or not; features are shared between calls.
 
@@ -198,12 +218,7 @@ class Evaluator:
         self, weights: Weights, task: Task, space: Sequence[Task], apart: bool, precision: str | None = None
     ) -> Tensor:
         """Class features over the label space: [C, D]."""
-        text_CD = torch.cat([self.features.text(weights, other, precision) for other in space or (task,)])
-        if not apart:
-            return text_CD
-        # One prompt has one feature, to the last bit, whichever batch it was encoded in: a tie goes to the first.
-        first: dict[int, int] = {}
-        return text_CD[[first.setdefault(name, place) for place, name in enumerate(class_ids(space).tolist())]]
+        return class_texts(self.features, weights, space or (task,), apart, precision)
 
     def _count(self, task: Task, space: Sequence[Task], apart: bool, predicted_N: Tensor, begin: float) -> Accuracy:
         label_N = self.features.labels(task)

@@ -14,8 +14,9 @@ from condu_ray.learn.feature_store import FeatureStore
 from condu_ray.learn.prototype_store import has_prototypes
 from condu_ray.learn.routing import load_routing
 from condu_ray.methods import Method
+from condu_ray.options import Inference
 from condu_ray.vlm.gaussian import Totals
-from condu_ray.vlm.routers import Router
+from condu_ray.vlm.routers import Kind, Router
 
 _IMAGES = 4096
 """Images that are routed at a time: a router compares each with all classes."""
@@ -45,28 +46,29 @@ def routing_confusion(
     Raises:
         ArtifactError: what is there is damaged.
     """
-    asked: dict[str, Any] = {}
+    asked: dict[Kind, Inference] = {}
     names: dict[str, list[str]] = {}
     for method in methods:
         if method.routes:
             router = method.inference.router
+            assert router != "auto", "resolved"
             asked.setdefault(router, method.inference)
             names.setdefault(router, []).append(method.name)
     features = _features(config, fingerprint, preprocess, tasks) if asked else None
     if features is None or not all(has_prototypes(config.storage, fingerprint, task) for task in tasks):
         return None
     confusion: dict[str, list[list[float]]] = {}
-    for name, inference in asked.items():
+    for kind, inference in asked.items():
         known = load_routing(config.storage, fingerprint, tasks, inference, 1.0)
         totals = Totals({task: one.moments for task, one in known.tasks.items()})
-        router = Router(name, totals, inference.router_means, known.prototypes)
-        columns = torch.tensor([[task.name for task in tasks].index(one) for one in router.names])
+        judge = Router(kind, totals, inference.router_means, known.prototypes)
+        columns = torch.tensor([[task.name for task in tasks].index(one) for one in judge.names])
         rows = []
         for feature_ND in features:
-            best = [columns[router.scores(part).argmax(dim=1)] for part in feature_ND.split(_IMAGES)]
+            best = [columns[judge.scores(part).argmax(dim=1)] for part in feature_ND.split(_IMAGES)]
             counts = torch.bincount(torch.cat(best), minlength=len(tasks))
             rows.append((100 * counts.double() / len(feature_ND)).tolist())
-        confusion[name] = rows
+        confusion[kind] = rows
     return {"tasks": [task.name for task in tasks], "confusion": confusion, "methods": names}
 
 
