@@ -20,7 +20,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--task", help="whose expert answers; default: the router finds the experts of each picture")
     parser.add_argument("--classes", help="other words to choose from, comma-separated")
     parser.add_argument("--template", help="prompt with one {} for --classes; default: the task's, or a photo of a {}.")
+    parser.add_argument(
+        "--protocol", choices=("union", "xtail"), default="union",
+        help="over the classes of all tasks: one name is one class, or a class a task (default: union)",
+    )  # fmt: skip
     parser.add_argument("--top_k", type=int, default=5, metavar="K", help="classes a picture, at most (default: 5)")
+    parser.add_argument(
+        "--sure", type=float, default=0.0, metavar="P",
+        help="say 'not sure' in the terminal of pictures whose likeliest class has a smaller probability",
+    )  # fmt: skip
     parser.add_argument(
         "--output", metavar="FILE", help="a .parquet, .csv, .json or .jsonl file, or a folder: resumable"
     )
@@ -29,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.template is not None and arguments.classes is None:
         raise ConfigError("--template: is for --classes; a task has its own")
+    if not 0 <= arguments.sure < 1:
+        raise ConfigError(f"--sure {arguments.sure:g}: a probability, at least 0 and below 1")
     from contextlib import nullcontext
     from itertools import chain, tee
     from pathlib import Path
@@ -51,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = console_output()
     asked: dict[str, Any] = {"task": arguments.task, "classes": words(arguments.classes), "top_k": arguments.top_k}
     asked["templates"] = [arguments.template] if arguments.template else None
+    if arguments.protocol != "union":  # what earlier versions asked has no such word
+        asked["protocol"] = arguments.protocol
     if path is not None and in_parts:
         for part, made in predict_parts(predictor, arguments.images, path, asked):
             console.print(f"{part}{'' if made else ': was there'}")
@@ -60,10 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     table = Table("Picture", "Class", "%", "Next", "Experts", title=predictor.served.name)
     table.columns[0].overflow = "fold"  # a path stays whole
-    count = broken = 0
+    count = broken = unsure = 0
     with output(path) if path else nullcontext() as sink:
         for one in predictions:
             count, broken = count + 1, broken + (one.error is not None)
+            unsure += one.error is None and not one.sure(arguments.sure)
             if sink is not None:
                 sink.put(one)
             elif count <= SHOWN:
@@ -71,9 +84,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 others = zip(one.classes[1:3], one.probabilities[1:3], strict=True)
                 shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in others)
                 who = ", ".join(f"{name} {value:.2f}" for name, value in one.experts.items())
-                table.add_row(one.image, one.label or f"error: {one.error}", chance, shown, who)
+                label = one.label if one.sure(arguments.sure) else f"not sure ({one.label})"
+                table.add_row(one.image, f"error: {one.error}" if one.label is None else label, chance, shown, who)
     if path is None:
         console.print(table)
+        if unsure:
+            console.print(f"not sure of {unsure} of {count} pictures: no class has {100 * arguments.sure:g} %")
         if count > SHOWN:
             console.print(f"the first {SHOWN} of {count} pictures; --output FILE has all of them")
     else:

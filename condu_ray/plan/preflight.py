@@ -43,6 +43,8 @@ class Checked:
     """What a run says first: its backbone, and what was decided for it or warned of, and how it reads the prompts."""
     sources: tuple[Task, ...] = ()
     """The tasks that few-shot ones were drawn from; empty where all training images are used."""
+    validation: tuple[Task, ...] = ()
+    """The tasks with the images that `validation_share` holds out as their test images; empty where there are none."""
 
     def pictured(self, images: str) -> tuple[Task, ...]:
         """Returns the tasks whose training images are behind prototypes, by `inference.prototype_images`."""
@@ -77,14 +79,13 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     require_valid(tasks, cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
+    validation: tuple[Task, ...] = ()
     if config.validation_share:
-        tasks = hold_out(
-            tasks,
-            datasets_folder(config.storage),
-            share=config.validation_share,
-            seed=config.validation_seed,
-            measure_on=config.measure_on,
+        draw = partial(
+            hold_out, tasks, datasets_folder(config.storage), share=config.validation_share, seed=config.validation_seed
         )
+        validation = tuple(draw(measure_on="validation"))
+        tasks = list(validation) if config.measure_on == "validation" else draw(measure_on="test")
     sources = tuple(tasks) if config.shots is not None else ()
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
@@ -92,7 +93,7 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     check_imported(config, methods, tasks, backbone.fingerprint)
     texts = first_pass(backbone, tasks, config, methods)
     words = (backbone.described, *backbone.notes, described(tasks, texts), *_held_out(config))
-    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
+    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources, validation)
 
 
 def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:

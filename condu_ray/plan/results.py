@@ -12,6 +12,7 @@ from condu_ray.config import Protocol
 from condu_ray.methods import ModelState
 from condu_ray.metrics import METRICS, MORE, continual_metrics
 from condu_ray.plan.claim import claim
+from condu_ray.plan.confusion import routing_confusion
 from condu_ray.plan.kept import kept_bits
 from condu_ray.plan.measurement import Measurement, measurement_key, protocols, routed
 from condu_ray.plan.run_plan import RunPlan
@@ -146,14 +147,19 @@ class Results:
                     ]
                     for position in range(size)
                 ]
+            if calibrated := self._calibration(name):
+                methods[name]["calibration"] = calibrated
         claimed = claim(self.plan.checked, self.plan.precision)
         compared = claimed.measured() if claimed else None
+        checked, all_methods = self.plan.checked, [plan.method for plan in self.plan.methods]
+        routing = routing_confusion(config, checked.backbone, checked.spec.preprocess, self.plan.tasks, all_methods)
         return {
             "tasks": [task.name for task in self.plan.tasks],
             "methods": methods,
             "protocols": config.protocol,
             "measured_on": config.measure_on,
             **({"zero_shot": compared} if compared else {}),
+            **({"routing": routing} if routing else {}),
             "run": config.run_name,
             "recipe": config.recipe,
             "seed": config.seed,
@@ -171,6 +177,22 @@ class Results:
         name, protocol = plan.method.name, self._protocols[plan.method.name][0]
         entries = [self._sessions[name, protocol, one].entry for one in range(len(plan.sessions))]
         return kept_bits(self.plan.config, plan, entries)
+
+    def _calibration(self, method: str) -> list[dict[str, Any]]:
+        """How well each expert is calibrated after the last session; nothing where none was measured alone."""
+        for protocol in ("task", "own"):
+            last = self._sessions.get((method, protocol, len(self.plan.tasks) - 1))
+            found = [] if last is None else [
+                {
+                    "task": task, "temperature": one.temperature,
+                    "before": one.calibration_before, "after": one.calibration_after,
+                }
+                for task, one in last.found.items()
+                if one.calibration_before is not None
+            ]  # fmt: skip
+            if found:
+                return found
+        return []
 
     def _matrix(self, method: str, protocol: Protocol) -> dict[str, Any]:
         size = len(self.plan.tasks)

@@ -91,7 +91,8 @@ class StoredRun:
         Columns: `method`, `seed`, `session` (0-based), `learned_task`, `task`, `task_position` (0-based), `seen`
         (whether the task is learned by then), `protocol`, `measured_on` (test or validation images), `correct`,
         `images`, `accuracy` (percent), `relative_l2`, `sign_agreement` and `rescaler` (of learned tasks of methods that
-        merge), `state`, `expert` (keys).
+        merge), `state`, `expert` (keys), and `temperature`, `calibration_before` and `calibration_after` (of learned
+        tasks whose own expert was measured).
         """
         from pandas import DataFrame
 
@@ -100,6 +101,7 @@ class StoredRun:
             *("method", "seed", "session", "learned_task", "task", "task_position", "seen", "protocol"),
             *("measured_on", "correct"),
             *("images", "accuracy", "relative_l2", "sign_agreement", "rescaler", "state", "expert"),
+            *("temperature", "calibration_before", "calibration_after"),
         )
         rows = [
             vars(accuracy)

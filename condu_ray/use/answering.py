@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.benchmark.label_space import Labels
-from condu_ray.learn.evaluate import class_ids, mix
+from condu_ray.learn.evaluate import class_ids, class_texts, mix
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.learn.routing import Logits, Routing, answers, mixture
 from condu_ray.use.prediction import THETA0
@@ -96,16 +96,27 @@ class Answering:
                 parts.append(self.features.encode(weights, chosen, precision))
         return torch.cat(parts)
 
-    def _texts(self, weights: Weights, space: Sequence[Labels], precision: str | None = None) -> Tensor:
-        return torch.cat([self.features.text(weights, labels, precision) for labels in space])
+    def _texts(
+        self, weights: Weights, space: Sequence[Labels], precision: str | None = None, apart: bool = False
+    ) -> Tensor:
+        return class_texts(self.features, weights, space, apart, precision)
 
     @torch.no_grad()
-    def scores(self, weights: Weights | None, space: Sequence[Labels], pixels_NHWC: np.ndarray) -> Answer:
-        """Returns scores over the classes of `space`; None as weights: the router finds experts picture by picture."""
+    def scores(
+        self, weights: Weights | None, space: Sequence[Labels], pixels_NHWC: np.ndarray, apart: bool = False
+    ) -> Answer:
+        """Returns scores over the classes of `space`.
+
+        Args:
+            weights: who answers; None: the router finds experts picture by picture.
+            space: tasks whose classes are chosen from.
+            pixels_NHWC: the pictures.
+            apart: whether classes of one name in several tasks are several classes.
+        """
         with self.lock:
             if weights is not None:
                 image_ND = self.encode(weights, pixels_NHWC)
-                return Answer(image_ND @ self._texts(weights, space).T, self._scale)
+                return Answer(image_ND @ self._texts(weights, space, apart=apart).T, self._scale)
             base_ND = self.encode(PRETRAINED, pixels_NHWC, precision="fp32")
 
             def logits(expert: int, wanted_N: Tensor) -> Tensor:
@@ -114,11 +125,11 @@ class Answering:
                 else:
                     answering, precision = self.served.weights(self.tasks[expert]), None
                     image_WD = self.encode(answering, pixels_NHWC, wanted_N)
-                return self._scale * image_WD @ self._texts(answering, space, precision).T
+                return self._scale * image_WD @ self._texts(answering, space, precision, apart).T
 
             nearest_NE = router.similarities(base_ND, [self._of(task) for task in self.tasks])
             if self.served.method.inference.aggregation == "mixture":
-                return self._mixture(space, base_ND, nearest_NE, logits)
+                return self._mixture(space, base_ND, nearest_NE, logits, apart)
             return self._mixed(base_ND, nearest_NE, logits)
 
     def _of(self, task: str) -> Tensor:
@@ -146,11 +157,13 @@ class Answering:
         tasks = self._by_task(similarity_NE) if inference.learns_routing else [{} for _ in experts]
         return Answer(mixed.logits, 1.0, Routed(experts, nearest_NE.amax(dim=1), tasks, None))
 
-    def _mixture(self, space: Sequence[Labels], base_ND: Tensor, nearest_NE: Tensor, logits: Logits) -> Answer:
+    def _mixture(
+        self, space: Sequence[Labels], base_ND: Tensor, nearest_NE: Tensor, logits: Logits, apart: bool
+    ) -> Answer:
         """P(class), by those experts that may know the picture."""
-        id_C, learned = class_ids(space), [self.served.task(task) for task in self.tasks]
-        who = answers(space, learned, id_C)
-        found = mixture(base_ND, self._texts(PRETRAINED, space, "fp32"), self.routing, who, id_C, logits)
+        id_C, learned = class_ids(space, apart), [self.served.task(task) for task in self.tasks]
+        who = answers(space, learned, id_C, apart)
+        found = mixture(base_ND, self._texts(PRETRAINED, space, "fp32", apart), self.routing, who, id_C, logits)
         assert found.tasks is not None
         experts = []
         for row in range(len(base_ND)):
@@ -167,3 +180,13 @@ class Answering:
 
     def _by_task(self, chance_NT: Tensor) -> list[dict[str, float]]:
         return [dict(zip(self.tasks, row, strict=True)) for row in chance_NT.tolist()]
+
+
+def one_a_name(scores_NC: Tensor, id_C: Tensor, likely_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores with one column a class name, the likeliest of those of that name, and which column that was."""
+    count = int(id_C.max()) + 1
+    if count == len(id_C):
+        return scores_NC, torch.arange(count).expand_as(scores_NC)
+    columns = [(id_C == number).nonzero().flatten() for number in range(count)]
+    column_NC = torch.stack([places[likely_NC[:, places].argmax(dim=1)] for places in columns], dim=1)
+    return scores_NC.gather(1, column_NC), column_NC

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from condu_ray.options import MIXTURE_VERSION
 from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import write_text
 from condu_ray.use.predictor import Predictor
@@ -47,6 +48,10 @@ def predict_parts(
         "state": served.state.id, "backbone": served.backbone.fingerprint, "part": part, "asked": asked,
         "precision": served.precision, "batch_size": predictor.batch_size, "images": _names(images),
     }  # fmt: skip
+    if served.method.inference.aggregation == "mixture":
+        about["mixture"] = MIXTURE_VERSION
+    if served.temperatures:
+        about["temperatures"] = dict(served.temperatures)
     known = json.loads(index.read_text()) if index.exists() else None
     if known is None and any(folder.iterdir()):
         raise UseError(f"--output {folder}: something else is there already; give another folder")

@@ -44,6 +44,10 @@ class Prediction:
         """The likeliest class."""
         return self.classes[0] if self.classes else None
 
+    def sure(self, least: float) -> bool:
+        """Whether the likeliest class has at least this probability; never where there is an error."""
+        return self.probability is not None and self.probability >= least
+
     @property
     def probability(self) -> float | None:
         """Its probability."""

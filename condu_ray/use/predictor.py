@@ -7,20 +7,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from condu_ray.benchmark.images import ImageError
-from condu_ray.benchmark.label_space import XTAIL_TEMPLATE, Labels
+from condu_ray.benchmark.label_space import XTAIL_TEMPLATE, Labels, label_space
 from condu_ray.learn.evaluate import class_ids
 from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.plan.measurement import kind, routed
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.location import Place
-from condu_ray.use.answering import Answering
+from condu_ray.use.answering import Answering, one_a_name
 from condu_ray.use.loading import load_served
 from condu_ray.use.pictures import Picture, each, name_of, pixels
 from condu_ray.use.prediction import THETA0, Prediction
@@ -28,6 +28,8 @@ from condu_ray.use.served import Served, UseError
 from condu_ray.vlm.preprocess import Preprocessor
 from condu_ray.vlm.texts import read
 
+Space = Literal["union", "xtail"]
+"""How the classes of all tasks are chosen from, as a run's protocol of that name does."""
 BATCHES = 4
 """Batches that are decoded before the first of them is predicted: so many images share a switch of experts."""
 
@@ -40,6 +42,7 @@ class _Question:
     who: str
     space: tuple[Labels, ...]
     open: bool
+    apart: bool = False
 
 
 class Predictor:
@@ -114,6 +117,7 @@ class Predictor:
         *,
         templates: Sequence[str] | None = None,
         errors: Literal["raise", "keep"] = "raise",
+        protocol: Space = "union",
     ) -> list[Prediction]:
         """Classifies pictures.
 
@@ -125,12 +129,17 @@ class Predictor:
             top_k: classes a picture, at most.
             templates: prompts with one `{}` each, for `classes`; None: the task's, or "a photo of a {}."
             errors: whether a picture that cannot be read ends all, or is a prediction with its `error`.
+            protocol: where neither task nor classes are given: a name that several tasks have is one class (`union`),
+                or a class a task, all of them with one template (`xtail`).
 
         Raises:
             UseError: there is no such task, or the method cannot predict without one; or `classes` are no good.
             ImageError: a picture cannot be read; names it.
+
+        Probabilities are those of the experts' softmax at the temperature that the run measured on images held out of
+        training (`--validation_share`), and at 1 where it held out none.
         """
-        return list(self.stream(images, task, classes, top_k, templates=templates, errors=errors))
+        return list(self.stream(images, task, classes, top_k, templates=templates, errors=errors, protocol=protocol))
 
     def stream(
         self,
@@ -142,6 +151,7 @@ class Predictor:
         templates: Sequence[str] | None = None,
         errors: Literal["raise", "keep"] = "raise",
         names: Iterable[str] | None = None,
+        protocol: Space = "union",
     ) -> Iterator[Prediction]:
         """As `predict`, one prediction after the other: of any number of pictures a few batches are in memory.
 
@@ -153,10 +163,11 @@ class Predictor:
             templates: as for `predict`.
             errors: as for `predict`.
             names: what the pictures are called; None: by their paths or places.
+            protocol: as for `predict`.
         """
         if top_k < 1:
             raise UseError(f"top_k {top_k}: give 1 or more")
-        asked = self._question(task, classes, templates)
+        asked = self._question(task, classes, templates, protocol)
         for called, read_NHWC, wrong in self._chunks(images, names, errors):
             found = iter(self._predictions(asked, read_NHWC, top_k) if len(read_NHWC) else ())
             for name in called:
@@ -169,6 +180,7 @@ class Predictor:
         classes: Sequence[str] | None = None,
         *,
         templates: Sequence[str] | None = None,
+        protocol: Space = "union",
     ) -> Tensor:
         """Returns logits [N, C] float32; the columns are `classes`, the task's classes, or all tasks' in order.
 
@@ -176,9 +188,9 @@ class Predictor:
 
         Arguments and errors as of `predict`.
         """
-        asked, parts = self._question(task, classes, templates), []
+        asked, parts = self._question(task, classes, templates, protocol), []
         for _, read_NHWC, _ in self._chunks(images, None, "raise"):
-            parts.append(self._answers.scores(asked.weights, asked.space, read_NHWC).logits)
+            parts.append(self._answers.scores(asked.weights, asked.space, read_NHWC, asked.apart).logits)
         return torch.cat(parts)
 
     def features(
@@ -213,8 +225,19 @@ class Predictor:
 
     # What is asked
 
-    def _question(self, task: str | None, classes: Sequence[str] | None, templates: Sequence[str] | None) -> _Question:
+    def _question(
+        self,
+        task: str | None,
+        classes: Sequence[str] | None,
+        templates: Sequence[str] | None,
+        protocol: Space = "union",
+    ) -> _Question:
         method, labels = self.served.method, self.served.task(task) if task is not None else None
+        if protocol not in get_args(Space):
+            raise UseError(f"protocol {protocol!r}: expected one of {', '.join(get_args(Space))}")
+        apart = protocol == "xtail"
+        if apart and not (task is None and classes is None):
+            raise UseError("protocol xtail: is over the classes of all tasks; leave out the task and the classes")
         if templates is not None and classes is None:
             raise UseError("templates: are for classes that are given; leave them out")
         if task is None and kind(method) == "task identity":
@@ -226,7 +249,7 @@ class Predictor:
             default = labels.templates if labels else (XTAIL_TEMPLATE,)
             space: tuple[Labels, ...] = (self._words(tuple(classes), tuple(templates or default)),)
         else:
-            space = (labels,) if labels else self.served.labels
+            space = (labels,) if labels else label_space(protocol, self.served.labels)
         if labels is not None:
             weights, who = self._of_task(labels), labels.name
         elif kind(method) == "router":
@@ -237,7 +260,7 @@ class Predictor:
             self.served.check_routing()
         elif weights.name == PRETRAINED.name:
             who = THETA0
-        return _Question(weights, who, space, classes is not None)
+        return _Question(weights, who, space, classes is not None, apart)
 
     def _of_task(self, labels: Labels) -> Weights | None:
         """The weights that answer for a task as the run measures it under the protocol `task`; None: routed ones."""
@@ -292,12 +315,15 @@ class Predictor:
             return error
 
     def _predictions(self, asked: _Question, pixels_NHWC: np.ndarray, top_k: int) -> Iterator[Prediction]:
-        answer = self._answers.scores(asked.weights, asked.space, pixels_NHWC)
+        answer = self._answers.scores(asked.weights, asked.space, pixels_NHWC, asked.apart)
         names = [name for labels in asked.space for name in labels.classes]
         tasks = [None if asked.open else labels.name for labels in asked.space for _ in labels.classes]
         likely = answer.scores if answer.likely is None else answer.likely
-        scores_NC, column_NC = _one_a_name(answer.scores, class_ids(asked.space), likely)
-        probability_NC = scores_NC if answer.factor is None else (answer.factor * scores_NC).softmax(dim=1)
+        scores_NC, column_NC = one_a_name(answer.scores, class_ids(asked.space, asked.apart), likely)
+        temperature = self.served.temperatures.get(asked.who, 1.0)
+        probability_NC = (
+            scores_NC if answer.factor is None else (answer.factor * scores_NC / temperature).softmax(dim=1)
+        )
         order_NK = scores_NC.argsort(dim=1, descending=True, stable=True)[:, :top_k]
         chosen_NK = column_NC.gather(1, order_NK).tolist()
         chances = probability_NC.gather(1, order_NK).tolist()
@@ -313,13 +339,3 @@ class Predictor:
                 routed.tasks[row] if routed else {},
                 float(routed.new[row]) if routed and routed.new is not None else None,
             )
-
-
-def _one_a_name(scores_NC: Tensor, id_C: Tensor, likely_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores with one column a class name, the likeliest of those of that name, and which column that was."""
-    count = int(id_C.max()) + 1
-    if count == len(id_C):
-        return scores_NC, torch.arange(count).expand_as(scores_NC)
-    columns = [(id_C == number).nonzero().flatten() for number in range(count)]
-    column_NC = torch.stack([places[likely_NC[:, places].argmax(dim=1)] for places in columns], dim=1)
-    return scores_NC.gather(1, column_NC), column_NC

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -82,7 +83,13 @@ class Served:
             {task: self.prototypes(task) for task in self.state.tasks},
             self.method.inference,
             float(self.backbone.model.logit_scale.detach().exp()),
+            self.temperatures,
         )
+
+    @property
+    def temperatures(self) -> Mapping[str, float]:
+        """Learned task to its expert's temperature, where the run measured it on images held out of training."""
+        return self.about.get("temperatures", {})
 
     def check_routing(self) -> None:
         """Refuses pictures of unknown tasks where there is not what the router is made of.
@@ -178,8 +185,11 @@ def _about(found: StoredRun, method: str, state: ModelState) -> dict[str, Any]:
     rows, session = found.rows(), len(state.tasks) - 1
     rows = rows[(rows["method"] == method) & (rows["session"] == session)] if len(rows) else rows
     accuracy: dict[str, dict[str, float]] = {}
+    temperatures: dict[str, float] = {}
     for row in rows.itertuples():
         accuracy.setdefault(str(row.protocol), {})[str(row.task)] = round(float(row.accuracy), 4)
+        if row.temperature is not None and not math.isnan(temperature := float(row.temperature)):
+            temperatures[str(row.task)] = temperature
     return {
         "run": found.config.run_name,
         "session": session,
@@ -188,5 +198,6 @@ def _about(found: StoredRun, method: str, state: ModelState) -> dict[str, Any]:
             for task in found.tasks
         },
         "accuracy": accuracy,
+        **({"temperatures": temperatures} if temperatures else {}),
         "settings": found.config.model_dump(mode="json", exclude={"storage", "tracking", "cluster", "data", "run"}),
     }

@@ -30,7 +30,7 @@ def write_expert(storage, backbone, method, expert, seed):
     else:
         theta0, files = backbone.snapshot(), {}
         delta = {name: 0.2 * torch.randn(tensor.shape, generator=generator) for name, tensor in theta0.items()}
-    save_expert(storage, expert.key, delta, {"task": expert.task, "key": expert.key}, files)
+    save_expert(storage, expert.key, delta, {"task": expert.task, "key": expert.key, "seconds": 0.0}, files)
 
 
 @pytest.fixture(scope="session")
@@ -42,21 +42,29 @@ def storage(tmp_path_factory, task_data, small_backbone):
         "protocol": ("task", "union"), "training": {"precision": "fp32"}, "evaluation": {"batch_size": 5},
         "lora": {"rank": 4, "scale": 0.5}, "pam": {"rank": 2}, "inference": {"top_k": 2},
     })  # fmt: skip
+    make_run(config)
+    return storage
+
+
+def make_run(config):
+    """Learns and measures without Ray what a run with these settings would."""
     write_text(config_path(config.run_folder), config.model_dump_json(exclude={"storage"}))
-    checked = check(config)
-    plan, backbone = plan_run(checked, "fp32"), load_backbone(pretrained=str(small_backbone))
+    checked, storage = check(config), config.storage
+    plan, backbone = plan_run(checked, "fp32"), load_backbone(pretrained=config.pretrained)
     keeper, results = ModelKeeper(config.absolute()), Results(plan)
     prototypes_here(storage, backbone, checked.tasks, "cpu")
-    folders = {task.name: task.folder for task in checked.tasks}
-    actor = EvaluatorActor(checked.spec, config.absolute(), "fp32", folders, cuda=False)
+    folders, held_out = ({task.name: task.folder for task in tasks} for tasks in (checked.tasks, checked.validation))
+    actor = EvaluatorActor(checked.spec, config.absolute(), "fp32", folders, cuda=False, held_out=held_out)
     for one in plan.methods:
         for session in one.sessions:
             if session.expert is not None:
                 write_expert(storage, backbone, one.method, session.expert, len(one.method.name) + session.position)
             entry = keeper.merge(one.method.name, session)
             for wanted in results.measurements(one, entry):
-                write_measurement(storage, wanted.key, actor.measure(wanted))
-    return storage
+                found = actor.measure(wanted)
+                write_measurement(storage, wanted.key, found)
+                results.add(wanted, found)
+    return results
 
 
 @pytest.fixture(scope="session")
