@@ -139,6 +139,8 @@ class Experiment(Settings):
     """Share of each class that is tested on, of data in another form that have no test split."""
     more_data: Annotated[tuple[Where, ...], Split] = late(())
     """Further folders of tasks, in any form: what `data` (or mini-MTIL) has not is looked for in them, in order."""
+    task_data: dict[str, Where] = late({})
+    """Folders of single tasks, by task, in place of those where `data` and `more_data` have them (`condu-ray add`)."""
     imported: dict[str, str] = late({})
     """Experts that were fine-tuned elsewhere: keys in storage by task, as `condu-ray import` gives them; these tasks
     are not trained."""

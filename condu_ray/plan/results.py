@@ -51,10 +51,11 @@ class Results:
 
     Args:
         plan: the run.
+        trial: whether its last sessions are not committed yet: no rows are written.
     """
 
-    def __init__(self, plan: RunPlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: RunPlan, trial: bool = False) -> None:
+        self.plan, self._trial = plan, trial
         self._protocols = {one.method.name: protocols(plan.config, one.method) for one in plan.methods}
         self._partial: dict[tuple[str, Protocol, int], dict[str, Accuracy]] = {}
         self._sessions: dict[tuple[str, Protocol, int], SessionResult] = {}
@@ -64,6 +65,10 @@ class Results:
     def complete(self) -> bool:
         """Whether every session of every method is measured on every task, by all its protocols."""
         return len(self._sessions) == len(self.plan.tasks) * sum(map(len, self._protocols.values()))
+
+    def protocols(self, method: str) -> list[Protocol]:
+        """Returns the protocols that a method is measured by."""
+        return list(self._protocols[method])
 
     def session(self, method: str, protocol: Protocol, position: int) -> SessionResult | None:
         """Returns a session's result, or None when it is not measured yet."""
@@ -95,8 +100,9 @@ class Results:
         ordered = {task.name: found[task.name] for task in self.plan.tasks}
         result = SessionResult(measurement.method, measurement.protocol, measurement.entry, ordered)
         self._sessions[place] = result
-        path = rows_path(self.plan.config.run_folder, result.method, result.entry.position, result.protocol)
-        write_rows(path, self._rows(result))
+        if not self._trial:
+            path = rows_path(self.plan.config.run_folder, result.method, result.entry.position, result.protocol)
+            write_rows(path, self._rows(result))
         return result
 
     def _rows(self, result: SessionResult) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.experts import FILES, expert_folder, save_expert
 from condu_ray.store.layout import claims_folder, config_path, ledger_path, results_path, rows_path, run_folder
 from condu_ray.store.lease import lease
-from condu_ray.store.ledger import ROOT, Entry, from_line, read_entries, state_id, to_line
+from condu_ray.store.ledger import ROOT, Entry, read_entries, state_id, to_line
 from condu_ray.store.measurements import Accuracy, read_measurement, write_measurement
 from condu_ray.store.provenance import provenance
 from condu_ray.store.results import write_rows
@@ -204,7 +204,7 @@ class Harness:
         code = forked(partial(_watched, plan, self._job), self._log)
         killed = code == -signal.SIGKILL and (plan / "fired-0").exists()
         kept = entries(storage, self._method)
-        told = [from_line(line) for line in self._told.read_bytes().splitlines(True)] if self._told.exists() else []
+        told = read_entries(self._told)[0] if self._told.exists() else []
         finished = not forked(self._job, self._log)
         after = entries(storage, self._method)
         found = final(storage, self._method)
