@@ -36,7 +36,8 @@ def work_here(checked: Checked, results: Results, *, staged: bool = False) -> No
     backbone, keeper = load_backbone(checked.spec), ModelKeeper(config, staged)
     prototypes_here(config.storage, backbone, checked.tasks, "cpu")
     folders = {task.name: task.folder for task in checked.tasks}
-    actor = EvaluatorActor(checked.spec, config, "fp32", folders, cuda=False)
+    probes = {task.name: task.folder for task in checked.probes}
+    actor = EvaluatorActor(checked.spec, config, "fp32", folders, False, probes)
     for one in plan.methods:
         for session in one.sessions:
             if session.expert is not None and not session.expert.finished:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from condu_ray.benchmark import Task, load_tasks
 from condu_ray.benchmark.ingest.bring import bring, names_in, ours
 from condu_ray.benchmark.ingest.convert import Options
@@ -54,6 +56,29 @@ def tasks_of(config: Experiment, say: Say) -> list[Task]:
             loaded = bring(folder, config.storage, own, said, say)
         tasks |= {task.name: task for task in loaded}
     return [tasks[name] for name in order]
+
+
+def probes_of(config: Experiment, tasks: Sequence[Task], say: Say) -> list[Task]:
+    """Loads the tasks that a run is measured on and never learns.
+
+    Args:
+        config: the run's settings.
+        tasks: what it learns.
+        say: takes a line for people.
+
+    Raises:
+        TaskError: one has the name of another, or of a task that is learned; or as `tasks_of`.
+    """
+    found: list[Task] = []
+    for folder in config.probe:
+        options = None if ours(folder) else Options(config.template, config.test_share)
+        found += bring(folder, config.storage, None, options, say)
+    taken = {task.name for task in tasks}
+    for probe in found:
+        if probe.name in taken:
+            raise TaskError(f"--probe: {probe.name} is the name of a task or of another probe; rename its folder")
+        taken.add(probe.name)
+    return found
 
 
 def _places(config: Experiment) -> tuple[dict[str, Place], list[str]]:

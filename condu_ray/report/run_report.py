@@ -9,6 +9,8 @@ Results are one dict:
   `bits` and `bits_changed` (on disk, a task and parameter, over all parameters and over those that changed) and
   `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then);
 - `protocols`: those that were asked for; `measured_on`: `test` or `validation` images (earlier versions: `test`);
+- optionally `probes`: theta0's accuracy on what is never learned, percent by name; a method has `probes` too: by name,
+  percent after each session;
 - optionally `zero_shot`: as `condu_ray.report.zero_shot` describes it;
 - `run`, `recipe`, `seed`, `config`, `versions`, `command`, and `backbone` (what it is and what was decided for it, a
   line each; runs of earlier versions have none).
@@ -124,6 +126,8 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
             parts.append(f"Not measured, for they need the task's identity: {', '.join(map(escaped, lacking))}.")
         picture = named("metrics.png", protocol)
         parts.append(f"![Transfer, Average and Last of each method, protocol {protocol}]({picture})")
+    if probes := results.get("probes"):
+        parts += ["## Probes", _PROBES, _probes(results, probes)]
     if compared := results.get("zero_shot"):
         rows = [[escaped(cell) for cell in row.values()] for row in zero_shot_rows(compared)]
         heads = list(zero_shot_rows(compared)[0])
@@ -153,6 +157,23 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
             parts += ["Reconstruction of each expert's delta, relative L2 error / share of signs that agree:"]
             parts.append(_reconstruction(entry["reconstruction"], tasks))
     return markdown_page([*parts, *provenance(results)])
+
+
+_PROBES = (
+    "Accuracy on what is never learned, measured as tasks are that are not learned yet: what is kept of unrelated "
+    "zero-shot ability."
+)
+
+
+def _probes(results: Mapping[str, Any], pretrained: Mapping[str, float]) -> str:
+    heads = ["Probe", "Method", "Pretrained", *(f"After {number + 1}" for number in range(len(results["tasks"])))]
+    rows = [
+        [escaped(probe), escaped(name), *(number_text(value, 1) for value in (theta0, *entry["probes"][probe]))]
+        for probe, theta0 in pretrained.items()
+        for name, entry in results["methods"].items()
+        if probe in entry.get("probes", {})
+    ]
+    return markdown_table(heads, rows, left=2)
 
 
 def _summary(rows: Sequence[Mapping[str, str]]) -> str:

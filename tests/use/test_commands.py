@@ -220,6 +220,8 @@ class TestEvaluate:
             assert f"{task.name}: {expected:.2f} %" in shown
         assert numbers["walls"]["experts"] == {"walls": 1.0}
         assert set(numbers["cars"]["experts"]) <= {"pretrained", "walls", "doors"}
+        assert console("evaluate", "--method", "condu", "--session", 2, "--tasks", "cars", "--output", path)[0] == 0
+        assert json.loads(path.read_text())["tasks"] == {"cars": numbers["cars"]}  # of the run's own tasks
 
     def test_another_tasks_expert_may_answer(self, console, task_data, tmp_path):
         path = tmp_path / "out.json"
@@ -232,13 +234,15 @@ class TestEvaluate:
         [
             (["--by", "wals"], "did you mean walls"),
             (["--tasks", "nothing"], "no task 'nothing'"),
+            (["--tasks", "carts"], "is no task of r; did you mean cars"),
             (["--output", "x.csv"], "ends with .json"),
             (["--method", "individual", "--session", "1"], "cannot predict without one"),
         ],
     )
     def test_refusals(self, console, task_data, arguments, words):
         method = [] if "--method" in arguments else ["--method", "condu"]
-        code, _, error = console("evaluate", "--data", task_data, *method, *arguments)
+        data = () if arguments == ["--tasks", "carts"] else ("--data", task_data)
+        code, _, error = console("evaluate", *data, *method, *arguments)
         assert code == 2
         assert words in error
 

@@ -42,11 +42,18 @@ class EvaluatorActor:
         config: settings of the run, or those that all trials of the sweep share; an absolute storage folder.
         precision: `fp32` or `bf16`.
         folders: folder of each task.
+        probes: of each task that is measured and never learned.
         cuda: whether to compute on the GPU that Ray gave.
     """
 
     def __init__(
-        self, backbone: BackboneSpec, config: Experiment, precision: str, folders: Mapping[str, Place], cuda: bool
+        self,
+        backbone: BackboneSpec,
+        config: Experiment,
+        precision: str,
+        folders: Mapping[str, Place],
+        cuda: bool,
+        probes: Mapping[str, Place] | None = None,
     ) -> None:
         torch.set_num_threads(config.training.threads)
         self._evaluator = Evaluator(
@@ -58,6 +65,7 @@ class EvaluatorActor:
             storage=config.storage,
         )
         self._tasks = {name: load_task(folder) for name, folder in folders.items()}
+        self._probes = {name: load_task(folder) for name, folder in (probes or {}).items()}
         self._states: OrderedDict[str, ModelState] = OrderedDict()
         self._routings: OrderedDict[str, Routing] = OrderedDict()
         self._run = config.run_name
@@ -91,7 +99,7 @@ class EvaluatorActor:
             return self._measure(wanted)
 
     def _measure(self, wanted: Measurement) -> Accuracy:
-        method, task = get(wanted.method, wanted.config), self._tasks[wanted.task]
+        method, task = get(wanted.method, wanted.config), (self._tasks | self._probes)[wanted.task]
         state = self._state(method, wanted.entry)
         space, apart = label_space(wanted.protocol, list(self._tasks.values())), wanted.protocol == "xtail"
         if not routed(method, wanted.seen, wanted.protocol):
@@ -141,4 +149,5 @@ def start_evaluator(config: Experiment, checked: Checked, precision: str, room: 
     options = {"num_cpus": EVALUATOR_CPUS, "num_gpus": room.gpus_per_evaluator}
     actor = ray.remote(EvaluatorActor).options(**options, max_restarts=-1, max_task_retries=-1)
     folders = {task.name: task.folder for task in checked.tasks}
-    return actor.remote(checked.spec, config.absolute(), precision, folders, room.gpus_per_evaluator > 0)
+    probes = {task.name: task.folder for task in checked.probes}
+    return actor.remote(checked.spec, config.absolute(), precision, folders, room.gpus_per_evaluator > 0, probes)
