@@ -7,10 +7,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from condu_ray import Experiment, Predictor, open_run
 from condu_ray.command_line import ConfigError
-from condu_ray.commands import add, forget, rollback
+from condu_ray.commands import add, forget, import_expert, rollback
 from condu_ray.orchestration import changing
 from condu_ray.orchestration import run as main_job
 from condu_ray.orchestration.cluster.failure import RunError
@@ -25,6 +26,7 @@ from condu_ray.store.ledger import Mark, read_history
 from condu_ray.store.location import Location
 from condu_ray.store.posix import Posix
 from condu_ray.store.results import read_rows
+from condu_ray.vlm.model import backbone_spec, load_backbone
 from tests.conftest import write_task
 from tests.learnt import learn_here, work_here
 
@@ -292,6 +294,22 @@ def count_steps(monkeypatch):
 
         monkeypatch.setattr(Posix, name, counted)
     return steps
+
+
+def test_an_expert_from_elsewhere_goes_on_from_an_earlier_session(home, small_backbone):
+    model = load_backbone(backbone_spec(pretrained=str(small_backbone))).model
+    with torch.no_grad():
+        model.visual.proj.add_(0.01)
+    torch.save(model.state_dict(), home / "gates.pt")
+    second = history(home)[1].state
+    where = ("--task", "gates", "--data", home / "more", "--checkpoint", home / "gates.pt")
+    call(import_expert, home, *where, "--session", 1)
+    found = opened(home)
+    assert tasks_of(found) == [["walls", "gates"]] * len(METHODS)
+    assert list(found.config.imported) == ["gates"]
+    assert (history(home)[-1].mark, history(home)[-1].undone) == ("import", (second,))
+    with pytest.raises(ConfigError, match="has sessions 1 to 2"):
+        call(import_expert, home, *where, "--session", 5)
 
 
 def test_an_older_version_refuses_storage_with_marks(home, monkeypatch):
