@@ -24,6 +24,14 @@ def run_parser(purpose: str | None, *, bundles: bool = True) -> ArgumentParser:
     return parser
 
 
+def change_parser(purpose: str | None) -> ArgumentParser:
+    """Returns a parser of a RUN that shall be changed, all of its methods together."""
+    parser = ArgumentParser(prog=program(), description=purpose, epilog=EXIT_CODES, allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", help="a run's name in --storage, or its folder")
+    parser.add_argument("--storage", default="storage", help="storage folder of a name (default: storage)")
+    return parser
+
+
 def session(arguments: Namespace) -> int | None:
     """Returns the 0-based session that is meant; None: the last.
 

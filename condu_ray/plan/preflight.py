@@ -18,7 +18,7 @@ from condu_ray.config import Experiment, content_hash
 from condu_ray.console import output
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
-from condu_ray.plan.data import drawn, tasks_of
+from condu_ray.plan.data import drawn, probes_of, tasks_of
 from condu_ray.plan.first_pass import described, first_pass
 from condu_ray.plan.imported import check_imported
 from condu_ray.plan.measurement import protocols
@@ -45,6 +45,8 @@ class Checked:
     """The tasks that few-shot ones were drawn from; empty where all training images are used."""
     validation: tuple[Task, ...] = ()
     """The tasks with the images that `validation_share` holds out as their test images; empty where there are none."""
+    probes: tuple[Task, ...] = ()
+    """What it is measured on and never learns."""
 
     def pictured(self, images: str) -> tuple[Task, ...]:
         """Returns the tasks whose training images are behind prototypes, by `inference.prototype_images`."""
@@ -76,7 +78,8 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     tasks = tasks_of(config, say)
     _check_rates(config, tasks)
     opaque = config.transparent == "refuse"
-    require_valid(tasks, cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
+    probes = probes_of(config, tasks, say)
+    require_valid([*tasks, *probes], cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
     validation: tuple[Task, ...] = ()
@@ -91,9 +94,10 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
     check_imported(config, methods, tasks, backbone.fingerprint)
-    texts = first_pass(backbone, tasks, config, methods)
-    words = (backbone.described, *backbone.notes, described(tasks, texts), *_held_out(config))
-    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources, validation)
+    texts = first_pass(backbone, [*tasks, *probes], config, methods)
+    words = (backbone.described, *backbone.notes, described([*tasks, *probes], texts), *_held_out(config))
+    known = (config, tuple(tasks), spec, backbone.fingerprint, words, sources)
+    return Checked(*known, validation=validation, probes=tuple(probes))
 
 
 def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:

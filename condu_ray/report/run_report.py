@@ -13,6 +13,8 @@ Results are one dict:
 - `protocols`: those that were asked for; `measured_on`: `test` or `validation` images (earlier versions: `test`);
 - optionally `routing`: `tasks`, `confusion` (by router T rows of T values: the share in percent of each task's test
   images that each task is the likeliest of) and `methods` (by router the names of the methods that ask it);
+- optionally `probes`: theta0's accuracy on what is never learned, percent by name; a method has `probes` too: by name,
+  percent after each session;
 - optionally `zero_shot`: as `condu_ray.report.zero_shot` describes it;
 - `run`, `recipe`, `seed`, `config`, `versions`, `command`, and `backbone` (what it is and what was decided for it, a
   line each; runs of earlier versions have none).
@@ -134,6 +136,8 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
             parts.append(f"Not measured, for they need the task's identity: {', '.join(map(escaped, lacking))}.")
         picture = named("metrics.png", protocol)
         parts.append(f"![Transfer, Average and Last of each method, protocol {protocol}]({picture})")
+    if probes := results.get("probes"):
+        parts += ["## Probes", _PROBES, _probes(results, probes)]
     if compared := results.get("zero_shot"):
         rows = [[escaped(cell) for cell in row.values()] for row in zero_shot_rows(compared)]
         heads = list(zero_shot_rows(compared)[0])
@@ -216,6 +220,21 @@ def _mean(tasks: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     values = {key: [as_number(one.get(key)) for one in tasks] for key in ("before", "after")}
     means = {key: sum(found) / len(found) for key, found in values.items()}
     return {key: None if math.isnan(mean) else mean for key, mean in means.items()}
+_PROBES = (
+    "Accuracy on what is never learned, measured as tasks are that are not learned yet: what is kept of unrelated "
+    "zero-shot ability."
+)
+
+
+def _probes(results: Mapping[str, Any], pretrained: Mapping[str, float]) -> str:
+    heads = ["Probe", "Method", "Pretrained", *(f"After {number + 1}" for number in range(len(results["tasks"])))]
+    rows = [
+        [escaped(probe), escaped(name), *(number_text(value, 1) for value in (theta0, *entry["probes"][probe]))]
+        for probe, theta0 in pretrained.items()
+        for name, entry in results["methods"].items()
+        if probe in entry.get("probes", {})
+    ]
+    return markdown_table(heads, rows, left=2)
 
 
 def _summary(rows: Sequence[Mapping[str, str]]) -> str:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANIFEST = "meta.json"
+MARKED = 2
+"""Format of storage whose ledgers have marks, which versions before them would take for damage; 1 without."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -325,8 +327,19 @@ def check_writable(folder: Place) -> None:
     written = marker.get("format") if isinstance(marker, dict) else None
     if not isinstance(written, int):
         raise ArtifactError(f"--storage {folder}: {path.name} is damaged (no format); remove it")
-    if written > FORMAT:
+    if written > MARKED:
         raise ArtifactError(
-            f"--storage {folder}: written by a newer condu_ray (format {written}, this one reads {FORMAT}); "
+            f"--storage {folder}: written by a newer condu_ray (format {written}, this one reads {MARKED}); "
             "update condu_ray, or give another folder"
         )
+
+
+def allow_marks(folder: Place) -> None:
+    """Has versions that know no marks refuse a storage folder from here on; before the first mark is written.
+
+    Raises:
+        ArtifactError: as `check_writable`.
+    """
+    check_writable(folder)
+    if json.loads(read_text(marker_path(folder)))["format"] < MARKED:
+        write_text(marker_path(folder), json.dumps({"format": MARKED}))

@@ -53,6 +53,7 @@ def inspected(found: StoredRun, method: str | None = None, images: int = 200) ->
     )
     sections = [
         Section("Accuracy", tuple(_accuracy(found))),
+        *([Section("Probes", tuple(_probes(found)))] if found.plan.probes else []),
         Section("Sessions", tuple(_sessions(found))),
         Section("Sizes", tuple(_sizes(found))),
         Section("Fidelity", tuple(_fidelity(found))),
@@ -81,6 +82,15 @@ def _accuracy(found: StoredRun) -> Iterable[str]:
                 caption = f"{name}, protocol {protocol}: accuracy in percent, a row a session, a column a task"
                 rows = [f"{place}. {task}" for place, task in enumerate(matrix.index, start=1)]
                 yield shares(caption, "after learning", names, rows, matrix.to_numpy(dtype=float))
+
+
+def _probes(found: StoredRun) -> Iterable[str]:
+    rows = found.probes()
+    yield table(
+        "Accuracy on probes in percent: what is never learned; session 0 is the pretrained model",
+        list(rows.columns),
+        [[row[0] or "pretrained", int(row[1]), *map(float, row[2:])] for row in rows.itertuples(index=False)],
+    )
 
 
 def _sessions(found: StoredRun) -> Iterable[str]:

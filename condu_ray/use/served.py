@@ -184,6 +184,7 @@ def _about(found: StoredRun, method: str, state: ModelState) -> dict[str, Any]:
     """What a card says of a run: where its data and accuracies stand after the session; no path of this machine."""
     rows, session = found.rows(), len(state.tasks) - 1
     rows = rows[(rows["method"] == method) & (rows["session"] == session)] if len(rows) else rows
+    rows = rows[rows["task"].isin([task.name for task in found.tasks])]
     accuracy: dict[str, dict[str, float]] = {}
     temperatures: dict[str, float] = {}
     for row in rows.itertuples():

@@ -13,7 +13,8 @@ from condu_ray.use.bundle import read_bundle, write_bundle
 from condu_ray.use.predictor import Predictor
 from condu_ray.use.served import served_run
 from condu_ray.vlm.calibration import calibration_error, fit_temperature
-from tests.use.conftest import TASKS, make_run
+from tests.learnt import learn_here
+from tests.use.conftest import TASKS
 from tests.use.test_routed import images
 
 
@@ -28,7 +29,7 @@ def settings(storage, task_data, small_backbone, share):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, task_data, small_backbone):
     config = settings(tmp_path_factory.mktemp("held") / "s", task_data, small_backbone, 0.25)
-    return make_run(config), open_run(config.storage, "c")
+    return learn_here(config), open_run(config.storage, "c")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_the_report_says_before_and_after_or_why_not(run, told, tmp_path, task_d
     before, after = (sum(told[name][place] for name in TASKS) / 3 for place in (1, 2))
     assert f"| {before:.1f} → {after:.1f} |" in text
     without = settings(tmp_path / "s", task_data, small_backbone, 0.0)
-    results = make_run(without.model_copy(update={"method": ("condu-svd",), "protocol": ("task",)}))
+    results = learn_here(without.model_copy(update={"method": ("condu-svd",), "protocol": ("task",)}))
     write_report(results.summary(1.0, reused=0, trained=0), Location(tmp_path / "other"))
     text = (tmp_path / "other" / "report.md").read_text()
     assert "no image was held out of training (`--validation_share`)" in text

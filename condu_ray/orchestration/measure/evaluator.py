@@ -42,6 +42,7 @@ class EvaluatorActor:
         config: settings of the run, or those that all trials of the sweep share; an absolute storage folder.
         precision: `fp32` or `bf16`.
         folders: folder of each task.
+        probes: of each task that is measured and never learned.
         cuda: whether to compute on the GPU that Ray gave.
         held_out: folder of each task with the images that `validation_share` holds out as its test images.
     """
@@ -54,6 +55,7 @@ class EvaluatorActor:
         folders: Mapping[str, Place],
         cuda: bool,
         held_out: Mapping[str, Place] | None = None,
+        probes: Mapping[str, Place] | None = None,
     ) -> None:
         torch.set_num_threads(config.training.threads)
         self._evaluator = Evaluator(
@@ -67,6 +69,7 @@ class EvaluatorActor:
         self._tasks = {name: load_task(folder) for name, folder in folders.items()}
         self._held_out = {name: load_task(folder) for name, folder in (held_out or {}).items()}
         self._temperatures: dict[str, float] = {}
+        self._probes = {name: load_task(folder) for name, folder in (probes or {}).items()}
         self._states: OrderedDict[str, ModelState] = OrderedDict()
         self._routings: OrderedDict[str, Routing] = OrderedDict()
         self._run = config.run_name
@@ -101,7 +104,7 @@ class EvaluatorActor:
             return self._measure(wanted)
 
     def _measure(self, wanted: Measurement) -> Accuracy:
-        method, task = get(wanted.method, wanted.config), self._tasks[wanted.task]
+        method, task = get(wanted.method, wanted.config), (self._tasks | self._probes)[wanted.task]
         state = self._state(method, wanted.entry)
         space, apart = label_space(wanted.protocol, list(self._tasks.values())), wanted.protocol == "xtail"
         if not routed(method, wanted.seen, wanted.protocol):
@@ -173,5 +176,8 @@ def start_evaluator(config: Experiment, checked: Checked, precision: str, room: 
     """
     options = {"num_cpus": EVALUATOR_CPUS, "num_gpus": room.gpus_per_evaluator}
     actor = ray.remote(EvaluatorActor).options(**options, max_restarts=-1, max_task_retries=-1)
-    folders, held_out = ({task.name: task.folder for task in tasks} for tasks in (checked.tasks, checked.validation))
-    return actor.remote(checked.spec, config.absolute(), precision, folders, room.gpus_per_evaluator > 0, held_out)
+    folders, held_out, probes = (
+        {task.name: task.folder for task in tasks} for tasks in (checked.tasks, checked.validation, checked.probes)
+    )
+    cuda = room.gpus_per_evaluator > 0
+    return actor.remote(checked.spec, config.absolute(), precision, folders, cuda, held_out, probes)
