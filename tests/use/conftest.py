@@ -33,12 +33,10 @@ def write_expert(storage, backbone, method, expert, seed):
     save_expert(storage, expert.key, delta, {"task": expert.task, "key": expert.key}, files)
 
 
-@pytest.fixture(scope="session")
-def storage(tmp_path_factory, task_data, small_backbone):
+def make_run(storage, task_data, small_backbone, methods=METHODS):
     """Storage with the run `r`, whose every session is measured by the protocols `task` and `union`."""
-    storage = tmp_path_factory.mktemp("used") / "storage"
     config = Experiment.model_validate({
-        "method": METHODS, "data": task_data, "pretrained": str(small_backbone), "storage": storage, "run": "r",
+        "method": methods, "data": task_data, "pretrained": str(small_backbone), "storage": storage, "run": "r",
         "protocol": ("task", "union"), "training": {"precision": "fp32"}, "evaluation": {"batch_size": 5},
         "lora": {"rank": 4, "scale": 0.5}, "pam": {"rank": 2}, "inference": {"top_k": 2},
     })  # fmt: skip
@@ -57,6 +55,11 @@ def storage(tmp_path_factory, task_data, small_backbone):
             for wanted in results.measurements(one, entry):
                 write_measurement(storage, wanted.key, actor.measure(wanted))
     return storage
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory, task_data, small_backbone):
+    return make_run(tmp_path_factory.mktemp("used") / "storage", task_data, small_backbone)
 
 
 @pytest.fixture(scope="session")
