@@ -38,8 +38,7 @@ def same(document, prediction):
     assert document["new"] == pytest.approx(prediction.new, abs=1e-6)
 
 
-@pytest.mark.parametrize("method", ["condu", "condu-svd", "average"])
-@pytest.mark.parametrize("session", [2, 3])
+@pytest.mark.parametrize(("method", "session"), [("condu", 2), ("condu-svd", 3), ("average", 3)])
 def test_answers_are_the_predictors_wherever_experts_are(storage, found, pictures, method, session):
     front, experts = edition_of(storage, method, session), edition_of(storage, method, session)
     predictor = Predictor.load(found, session - 1, "cpu", method, batch_size=16)

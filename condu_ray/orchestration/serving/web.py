@@ -16,6 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from condu_ray import __version__
+from condu_ray.names import nearest
 from condu_ray.orchestration.serving.documents import Health, Prediction, Refusal, Served, reference
 from condu_ray.use.edition import About
 from condu_ray.use.request import Asked, RequestError, read_picture, read_request
@@ -131,8 +132,8 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
         if (sentence := about.refused.get(asked.task or "")) is not None:
             raise RequestError(422, sentence)
         if asked.task is not None and asked.task not in about.experts:
-            known = ", ".join(about.experts.keys() - {""})
-            raise RequestError(422, f"task {asked.task!r}: there is none of that name; known: {known}")
+            known = [name for name in about.experts if name]
+            raise RequestError(422, f"task {asked.task!r}: there is none of that name{nearest(asked.task, known)}")
         async with decoding:
             pixels_HWC = await asyncio.to_thread(read_picture, image, preprocessor, serving)
         found = await backend.predict(about, pixels_HWC, asked)
