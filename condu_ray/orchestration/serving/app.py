@@ -54,7 +54,9 @@ def build(args: dict[str, Any]) -> Application:
 
 def _replicas(serving: Serving) -> dict[str, Any]:
     """How many replicas there are of a model, and what each asks Ray for."""
-    asked = {"num_cpus": serving.cpus_per_replica, "num_gpus": serving.gpus_per_replica}
+    asked = {"num_cpus": serving.cpus_per_replica} | (
+        {"num_gpus": serving.gpus_per_replica} if serving.gpus_per_replica else {}
+    )
     if serving.max_replicas == serving.min_replicas:
         return {"num_replicas": serving.min_replicas, "ray_actor_options": asked}
     scaling = {

@@ -135,7 +135,7 @@ def serving(
                 server.wait()
             yield server
         finally:
-            with suppress(Exception):  # the cluster may be gone
+            with suppress(Exception), env.quiet():  # the cluster may be gone; its raylet tells of actors that end
                 serve.delete(NAME) if there else serve.shutdown()
 
 
@@ -185,7 +185,7 @@ def free_port(host: str, port: int) -> int:
             return int(tried.getsockname()[1])
     except OSError as error:
         raise ResourceError(
-            f"{host}:{port}: cannot be listened at ({error.strerror}); give --host or --port"
+            f"{host}:{port}: cannot listen there ({os.strerror(error.errno or 0)}); give --host or --port"
         ) from error
 
 

@@ -100,6 +100,11 @@ def refused(status: int, sentence: str) -> Response:
     return JSONResponse({"detail": sentence}, status, headers)
 
 
+def refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """Describes what may be answered in place of an answer."""
+    return {code: {"model": Refusal} for code in codes}
+
+
 def make_app(backend: Backend, serving: Serving) -> FastAPI:
     """Makes the application.
 
@@ -110,7 +115,6 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
     app = FastAPI(
         title="condu_ray", version=__version__, docs_url=None, redoc_url=None,
         description="Classifies pictures by the experts of many tasks that were merged into one model.",
-        responses={code: {"model": Refusal} for code in (400, 413, 415, 422, 503, 504)},
     )  # fmt: skip
     room, decoding = Room(serving.admitted), asyncio.Semaphore(serving.decoders)
 
@@ -145,7 +149,7 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
             raise RequestError(503, "nothing is served yet; ask again in a second")
         return about
 
-    @app.post("/predict", openapi_extra={"requestBody": BODY})
+    @app.post("/predict", openapi_extra={"requestBody": BODY}, responses=refusals(400, 413, 415, 422, 503, 504))
     async def predict(
         request: Request,
         task: Annotated[str | None, Query(description="whose expert answers; default: the router finds it")] = None,
@@ -159,12 +163,12 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
         """
         return Prediction.model_validate(await answer(request))
 
-    @app.get("/about")
+    @app.get("/about", responses=refusals(503))
     async def about() -> Served:
         """Says what is served, its tasks and classes, and the limits."""
         return Served.of(served(), serving)
 
-    @app.get("/healthz")
+    @app.get("/healthz", responses=refusals(503))
     async def healthz() -> Health:
         """Sends a picture through all of it; 503 where no answer comes back."""
         try:
@@ -175,7 +179,7 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
             raise RequestError(503, f"no prediction comes back ({type(error).__name__})") from error
         return Health(state=served().name)
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses=refusals(503))
     async def readyz() -> Health:
         """Says whether requests are taken; 503 before a state is loaded."""
         return Health(state=served().name)
