@@ -1,6 +1,7 @@
 """A state served by Ray Serve: answers are the Predictor's, a session is swapped under load, what cannot be is not."""
 
 import json
+import sys
 import threading
 import time
 from urllib.error import HTTPError
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from condu_ray import Predictor, open_run
+from condu_ray.commands.__main__ import main as console
 from condu_ray.orchestration.serving.server import serving
 from condu_ray.use.loading import resolved
 from condu_ray.use.request import Asked
@@ -116,3 +118,19 @@ def until(true, seconds=60):
     while not true():
         assert time.monotonic() < end, "it takes too long"
         time.sleep(0.1)
+
+
+def test_what_cannot_be_served_is_refused_before_ray_starts(storage, monkeypatch, capsys):
+    for flags, words in (
+        (["--session", "9"], "has committed 3 sessions, not 9"),
+        (["--method", "condo"], "no method 'condo'"),
+        (["--time_limit", "0"], "--time_limit 0: "),
+        (["--follow", "60", "--session", "1"], "--follow SECONDS"),
+        (["--port", "99999"], "--port 99999"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["condu-ray", "serve", "r", "--storage", str(storage), "--method", "condu",
+                                          *flags])  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            console()
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
