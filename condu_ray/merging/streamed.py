@@ -205,9 +205,7 @@ def _strips(width: int, numel: int, start: int, stop: int) -> Iterator[tuple[int
             yield k, first, count
 
 
-def _piece(
-    old: _File | None, new: _File, out: _File, name: str, state: Unification, start: int, stop: int
-) -> Tensor:
+def _piece(old: _File | None, new: _File, out: _File, name: str, state: Unification, start: int, stop: int) -> Tensor:
     """Unify columns ``start:stop`` of a tensor; returns the sums of its blocks.
 
     A piece is worked on as a tensor of its own that has these columns alone: the same strips, rows and blocks.
@@ -257,9 +255,7 @@ def _create(file: BinaryIO, new: _File, tasks: int, header: str) -> _File:
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     file.truncate(8 + len(text) + at)
-    entries = {
-        name: _Entry(*layout[name], 8 + len(text) + head[name]["data_offsets"][0]) for name in layout
-    }
+    entries = {name: _Entry(*layout[name], 8 + len(text) + head[name]["data_offsets"][0]) for name in layout}
     return _File(file, entries)
 
 

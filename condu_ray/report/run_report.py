@@ -220,6 +220,8 @@ def _mean(tasks: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     values = {key: [as_number(one.get(key)) for one in tasks] for key in ("before", "after")}
     means = {key: sum(found) / len(found) for key, found in values.items()}
     return {key: None if math.isnan(mean) else mean for key, mean in means.items()}
+
+
 _PROBES = (
     "Accuracy on what is never learned, measured as tasks are that are not learned yet: what is kept of unrelated "
     "zero-shot ability."

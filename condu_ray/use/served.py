@@ -66,6 +66,11 @@ class Served:
         made = partial(self.method.delta, self.state, task, self.load)
         return Weights(name, lambda: self._kept.get(name, made))  # a switch of experts then costs a copy
 
+    def decoupled(self, task: str) -> Weights:
+        """As `weights`, the delta made at once and kept by who asked alone."""
+        made = self.method.delta(self.state, task, self.load)
+        return Weights(self.method.weights(self.state, task), lambda: made)
+
     def serving(self, task: str) -> Weights:
         """As `weights`; theta0 where the run's settings have a learned task served by it all the same."""
         return PRETRAINED if self.method.skips_trigger(self.state) else self.weights(task)

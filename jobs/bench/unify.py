@@ -105,7 +105,9 @@ def check(state: Unification, delta: dict[str, Tensor]) -> str:
         # Where the summands cancel to below their rounding, both signs are right.
         tie = stack.sum(0).abs() <= 2e-7 * len(stack) * stack.abs().sum(0)
         close = (kernel.unified[name] - wanted).abs() <= 2.4e-7 * wanted.abs()
-        if not bool((close | tie).all()) or float(tie.float().mean()) > 1e-3 + float((stack == 0).all(0).float().mean()):
+        if not bool((close | tie).all()) or float(tie.float().mean()) > 1e-3 + float(
+            (stack == 0).all(0).float().mean()
+        ):
             raise SystemExit(f"tensor {name}: the literal twin disagrees")
     if not torch.allclose(torch.tensor(kernel.rescalers), torch.tensor(twin.rescalers), rtol=1e-4):
         raise SystemExit("the rescalers disagree with the literal twin's")
@@ -291,10 +293,14 @@ def main() -> None:
             if child.exitcode:
                 raise SystemExit(f"{params} parameters, {tasks} tasks: ended with {child.exitcode}")
             rows.append(row_of(queue.get()))
-            cells = ("–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in rows[-1])
+            cells = (
+                "–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in rows[-1]
+            )
             print(" | ".join(cells), flush=True)
     if args.json:
-        args.json.write_text(json.dumps({"columns": COLUMNS, "rows": rows, "threads": args.threads, "clock": args.clock}, indent=1))
+        args.json.write_text(
+            json.dumps({"columns": COLUMNS, "rows": rows, "threads": args.threads, "clock": args.clock}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ def ray_clusters(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
             yield thing, thing["spec"]
         elif thing["kind"] == "RayJob":
             yield thing, thing["spec"]["rayClusterSpec"]
+        elif thing["kind"] == "RayService":
+            yield thing, thing["spec"]["rayClusterConfig"]
 
 
 def name_of(thing: Object) -> str:
@@ -31,7 +33,7 @@ def name_of(thing: Object) -> str:
 def kuberay(objects: list[Object]) -> Iterator[str]:
     for thing, spec in ray_clusters(objects):
         where = name_of(thing)
-        limit = 47 if thing["kind"] == "RayJob" else 53
+        limit = 53 if thing["kind"] == "RayCluster" else 47
         if len(thing["metadata"]["name"]) > limit:
             yield f"{where}: the name is longer than {limit}"
         for field in ("networkPolicy", "tlsOptions", "historyServerOptions"):
@@ -62,6 +64,18 @@ def kuberay(objects: list[Object]) -> Iterator[str]:
                 yield f"{where}: group {name} has {least} <= {group.get('replicas')} <= {most} replicas"
         if thing["kind"] == "RayJob":
             yield from _job(where, thing["spec"])
+        if thing["kind"] == "RayService":
+            yield from _service(where, thing["spec"])
+
+
+def _service(where: str, spec: Object) -> Iterator[str]:
+    """The operator makes the service of the port `serve`; without one there is none (utils/constant.go, service.go)."""
+    for group in [spec["rayClusterConfig"]["headGroupSpec"], *spec["rayClusterConfig"]["workerGroupSpecs"]]:
+        ports = group["template"]["spec"]["containers"][0].get("ports", [])
+        if {"name": "serve", "containerPort": 8000} not in ports:
+            yield f"{where}: a group has no port serve"
+    if spec.get("upgradeStrategy", {}).get("type") == "NewClusterWithIncrementalUpgrade":
+        yield f"{where}: incremental upgrades need a feature gate that is off in KubeRay 1.7"
 
 
 def _job(where: str, spec: Object) -> Iterator[str]:

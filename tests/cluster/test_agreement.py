@@ -20,6 +20,7 @@ from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster import room as rooms
 from condu_ray.store.location import Location
 
+RAY = {"RayCluster", "RayJob", "RayService"}
 JOBS = [str(path.relative_to(KUBERNETES)) for path in applied(KUBERNETES) if path.name in {"run", "sweep"}]
 
 
@@ -79,7 +80,7 @@ def test_jobs_on_gpus_refuse_a_cluster_without(rendered):
 
 def test_storage_is_mounted_at_one_path_everywhere(rendered):
     for overlay in (str(path.relative_to(KUBERNETES)) for path in applied(KUBERNETES)):
-        for thing, spec in ray_clusters([t for t in rendered[overlay] if t["kind"] in {"RayCluster", "RayJob"}]):
+        for thing, spec in ray_clusters([t for t in rendered[overlay] if t["kind"] in RAY]):
             for place, template in pod_templates(spec):
                 (mount,) = template["spec"]["containers"][0]["volumeMounts"]
                 (volume,) = template["spec"]["volumes"]
@@ -150,7 +151,7 @@ def test_spot_switches_the_preemption_watcher_on_where_the_driver_reads_it(rende
 def test_versions_are_the_locks(rendered):
     locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     for objects in rendered.values():
-        for _, spec in ray_clusters([thing for thing in objects if thing["kind"] in {"RayCluster", "RayJob"}]):
+        for _, spec in ray_clusters([thing for thing in objects if thing["kind"] in RAY]):
             assert spec["rayVersion"] == locked["ray"] == version("ray")
 
 
@@ -159,7 +160,7 @@ def test_ray_start_knows_every_parameter(rendered):
 
     known = {name.removeprefix("--") for option in start.params for name in option.opts}
     for objects in rendered.values():
-        for _, spec in ray_clusters([thing for thing in objects if thing["kind"] in {"RayCluster", "RayJob"}]):
+        for _, spec in ray_clusters([thing for thing in objects if thing["kind"] in RAY]):
             for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
                 assert set(group["rayStartParams"]) <= known
 

@@ -8,7 +8,7 @@ from rendering import applied
 
 OVERLAYS = [str(path.relative_to(KUBERNETES)) for path in applied(KUBERNETES)]
 CLUSTERS = [name for name in OVERLAYS if not name.endswith("services")]
-RAY = {"RayCluster", "RayJob"}
+RAY = {"RayCluster", "RayJob", "RayService"}
 
 
 def together(rendered, overlay):
@@ -47,10 +47,11 @@ def test_pod_templates_of_ray_satisfy_kubernetes_schema(rendered, core):
                 assert core(pod) == [], place
 
 
-CLUSTER, JOB, QUEUED = (
+CLUSTER, JOB, QUEUED, SERVED = (
     ("gpu/cluster", "RayCluster/condu-ray"),
     ("gpu/run", "RayJob/run-mtil"),
     ("kueue/run", "RayJob/run-mtil"),
+    ("gpu/serve", "RayService/serve-mtil"),
 )
 HEAD, GPU = "/spec/headGroupSpec/template/spec", "/spec/workerGroupSpecs/1"
 INNER = "/spec/rayClusterSpec"
@@ -79,6 +80,9 @@ SCHEMA_MUTATIONS = [
     (JOB, "replace", "/spec/backoffLimit", "3", "integer"),
     (JOB, "add", f"{INNER}/rayversion", "2", "rayversion"),
     (JOB, "replace", f"{INNER}{HEAD[5:]}/volumes/0/persistentVolumeClaim", {"claim": "x"}, "claim"),
+    (SERVED, "add", "/spec/serveConfig", "", "serveConfig"),
+    (SERVED, "replace", "/spec/serveConfigV2", {"applications": []}, "string"),
+    (SERVED, "replace", "/spec/excludeHeadPodFromServeSvc", "yes", "boolean"),
     (service("Deployment/mlflow"), "add", "/spec/replica", 1, "replica"),
     (service("Deployment/mlflow"), "replace", "/spec/replicas", "one", "integer"),
     (service("Deployment/mlflow"), "remove", "/spec/selector", None, "selector"),
@@ -134,6 +138,16 @@ AGREEMENT_MUTATIONS = [
     (JOB, "add", "/spec/clusterSelector", {"ray.io/cluster": "condu-ray"}, "no second attempt"),
     (JOB, "replace", "/spec/submitterPodTemplate/spec/restartPolicy", "Always", "restartPolicy"),
     (JOB, "replace", "/metadata/name", "x" * 48, "longer than 47"),
+    (
+        SERVED,
+        "remove",
+        "/spec/rayClusterConfig/workerGroupSpecs/1/template/spec/containers/0/ports",
+        None,
+        "port serve",
+    ),
+    (SERVED, "add", "/spec/upgradeStrategy", {"type": "NewClusterWithIncrementalUpgrade"}, "feature gate"),
+    (SERVED, "replace", "/metadata/name", "x" * 48, "longer than 47"),
+    (service("NetworkPolicy/ray-serve"), "replace", "/spec/ingress/0/ports/0/port", 8001, "opens port 8001"),
     (QUEUED, "replace", f"{INNER}/enableInTreeAutoscaling", True, "Kueue"),
     (QUEUED, "replace", f"{INNER}/workerGroupSpecs/0/groupName", "head", "Kueue"),
 ]

@@ -66,7 +66,10 @@ def test_node_labels_are_on_the_page():
 def test_services_that_are_forwarded_are_there(rendered):
     ours = {thing["metadata"]["name"] for thing in rendered["services"] if thing["kind"] == "Service"}
     heads = {
-        f"{objects[0]['metadata']['name']}-head-svc" for name, objects in rendered.items() if "services" not in name
+        f"{objects[0]['metadata']['name']}-{kind}-svc"
+        for name, objects in rendered.items()
+        if "services" not in name
+        for kind in ("head", *(["serve"] if objects[0]["kind"] == "RayService" else []))
     }
     forwarded = set(re.findall(r"port-forward service/(\S+)", COMMANDS))
     assert forwarded <= ours | heads

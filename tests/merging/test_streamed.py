@@ -57,7 +57,11 @@ def test_a_damaged_file_is_refused(tmp_path):
     first = save(tmp_path / "first", w=torch.ones(3000))
     unify_file(None, first, tmp_path / "one", task="a")
     whole = (tmp_path / "one").read_bytes()
-    for text, wrong in ((whole[:-900] + b"\x01" + whole[-899:], "checksum"), (whole[:-9], "truncated"), (b"x", "no safetensors")):
+    for text, wrong in (
+        (whole[:-900] + b"\x01" + whole[-899:], "checksum"),
+        (whole[:-9], "truncated"),
+        (b"x", "no safetensors"),
+    ):
         (tmp_path / "one").write_bytes(text)
         with pytest.raises(UnifiedFileError, match=wrong):
             unify_file(tmp_path / "one", first, tmp_path / "two", task="b")

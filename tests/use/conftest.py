@@ -9,16 +9,19 @@ METHODS = ("condu", "individual", "average", "sequential", "zero-shot", "condu-l
 TASKS = ("walls", "doors", "cars")
 
 
-@pytest.fixture(scope="session")
-def storage(tmp_path_factory, task_data, small_backbone):
+def make_run(storage, task_data, small_backbone, methods=METHODS):
     """Storage with the run `r`, whose every session is measured by the protocols `task` and `union`."""
-    storage = tmp_path_factory.mktemp("used") / "storage"
     learn_here(Experiment.model_validate({
-        "method": METHODS, "data": task_data, "pretrained": str(small_backbone), "storage": storage, "run": "r",
+        "method": methods, "data": task_data, "pretrained": str(small_backbone), "storage": storage, "run": "r",
         "protocol": ("task", "union"), "training": {"precision": "fp32"}, "evaluation": {"batch_size": 5},
         "lora": {"rank": 4, "scale": 0.5}, "pam": {"rank": 2}, "inference": {"top_k": 2},
     }))  # fmt: skip
     return storage
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory, task_data, small_backbone):
+    return make_run(tmp_path_factory.mktemp("used") / "storage", task_data, small_backbone)
 
 
 @pytest.fixture(scope="session")
