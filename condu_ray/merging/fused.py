@@ -131,7 +131,7 @@ def _add_weights(F):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _rule(F):  # type: ignore[no-untyped-def]
-    """u of a block's strip, and |u| where the earlier tasks and where the new one agree with its sign."""
+    """U of a block's strip, and |u| where the earlier tasks and where the new one agree with its sign."""
     zero, one = F.dtype.type(0), F.dtype.type(1)
     for c in range(BLOCK):
         x, v = F[_X + c], F[_V + c]

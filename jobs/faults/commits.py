@@ -32,7 +32,7 @@ from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.experts import FILES, expert_folder, save_expert
 from condu_ray.store.layout import claims_folder, config_path, ledger_path, results_path, rows_path, run_folder
 from condu_ray.store.lease import lease
-from condu_ray.store.ledger import ROOT, Entry, from_line, read_entries, state_id, to_line
+from condu_ray.store.ledger import ROOT, Entry, read_entries, state_id, to_line
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy, read_measurement, write_measurement
 from condu_ray.store.provenance import provenance
@@ -218,7 +218,7 @@ class Harness:
 
 def told_of(path: Path) -> list[Entry]:
     """Returns the sessions whose merges had returned."""
-    return [from_line(line) for line in path.read_bytes().splitlines(True)] if path.exists() else []
+    return read_entries(path)[0] if path.exists() else []
 
 
 def lost(told: Sequence[Entry], kept: Sequence[Entry], after: Sequence[Entry]) -> int:

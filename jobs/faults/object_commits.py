@@ -146,7 +146,8 @@ class ObjectHarness:
     def entries(self) -> list[Entry]:
         """Returns what the ledger has."""
         folder = f"{STORAGE.key}/runs/r/{self._method}/ledger.jsonl/"
-        return [from_line(one.content) for key, one in sorted(self._server.objects.items()) if key.startswith(folder)]
+        found = (one.content for key, one in sorted(self._server.objects.items()) if key.startswith(folder))
+        return [one for one in map(from_line, found) if isinstance(one, Entry)]
 
     def final(self) -> dict[str, str]:
         """Returns what remains: each file's sha256 by its path, a folder that an object names by that, and the ledger.
