@@ -68,6 +68,9 @@ def given_command(kept: dict[str, Any]) -> str:
     names = {record["setting"] for record in kept["records"] if record["align"]}
     chosen = [setting.name for setting in SETTINGS if setting.name in names]
     few = "" if len(chosen) == len(SETTINGS) else f" --settings {','.join(chosen)}"
+    own, steps = {one.name: one.steps for one in SETTINGS}, {record["options"]["steps"] for record in kept["records"]}
+    if len(steps) == 1 and any(own[name] not in steps for name in chosen):
+        few += f" --steps {steps.pop()}"
     return f"python jobs/study_pam.py --out pam.json{few}"
 
 
