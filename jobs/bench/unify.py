@@ -58,11 +58,12 @@ def make(params: int, tasks: int) -> tuple[Unification, dict[str, Tensor]]:
 @contextmanager
 def by_torch() -> Iterator[None]:
     """What is inside goes by torch's path."""
-    before, module.FUSED_FROM = module.FUSED_FROM, 1 << 62
+    before = module.FUSED_FROM, module.FUSED_AFTER
+    module.FUSED_FROM = module.FUSED_AFTER = 1 << 62
     try:
         yield
     finally:
-        module.FUSED_FROM = before
+        module.FUSED_FROM, module.FUSED_AFTER = before
 
 
 def same(one: Unification, other: Unification) -> bool:
@@ -143,6 +144,7 @@ def measure(params: int, tasks: int, repeats: int, threads: int, twin: bool, cpu
     """Times and memory of one size, in this process."""
     clock = time.process_time if cpu else time.perf_counter
     torch.set_num_threads(threads)
+    module.FUSED_FROM = 1
     state, delta = make(params, tasks)
     checked = check(state, delta)
     count = sum(len(d) for d in delta.values())
@@ -241,7 +243,7 @@ def _deltas(params: int, _limit: float, folder: str, queue: Any) -> None:
             for count in counts.values():
                 for start in range(0, count, 1 << 24):
                     piece = torch.empty(min(1 << 24, count - start)).normal_(0, 1e-3, generator=generator)
-                    file.write(memoryview(piece.numpy()))
+                    file.write(piece.numpy().data)
     queue.put(None)
 
 
@@ -297,10 +299,9 @@ def main() -> None:
                 "–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in rows[-1]
             )
             print(" | ".join(cells), flush=True)
-    if args.json:
-        args.json.write_text(
-            json.dumps({"columns": COLUMNS, "rows": rows, "threads": args.threads, "clock": args.clock}, indent=1)
-        )
+            if args.json:  # after every row, for the large ones take long
+                found = {"columns": COLUMNS, "rows": rows, "threads": args.threads, "clock": args.clock}
+                args.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
