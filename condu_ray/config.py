@@ -132,7 +132,8 @@ class Experiment(Settings):
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json), or data in another form (class folders, Parquet
-    of Hugging Face, WebDataset, CSV: benchmark/README.md); default: mini-MTIL, drawn by the package."""
+    of Hugging Face, WebDataset, CSV: benchmark/README.md); default: mini-MTIL, drawn by the package. Task folders may
+    be in a bucket, as `storage`."""
     template: str | None = late(None)
     """Prompt of data in another form, `{}` for the class; default: what they bring, else "a photo of a {}."."""
     test_share: float = late(0.2, gt=0, lt=1)
@@ -180,7 +181,8 @@ class Experiment(Settings):
     long_prompts: Literal["refuse", "cut"] = late("refuse")
     """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
     storage: Where = Location("storage")
-    """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs."""
+    """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs. Also in a bucket: s3://,
+    gs:// or az:// with its name and a path, credentials in the environment (store/README.md)."""
     repair: bool = Field(False, exclude=True)
     """Whether to verify all that is in storage first and put what is damaged aside, so that this run makes it again; no
     other run may be at the storage meanwhile."""

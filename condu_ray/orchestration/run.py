@@ -7,6 +7,7 @@ goes on where it was stopped and ends at once when all is done.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.markup import escape
@@ -57,7 +58,7 @@ def run(config: Experiment) -> dict[str, Any]:
     with lines.waiting("tasks and backbone are checked"):
         checked = check(config, lambda words: lines.say(escape(words)))
     config, tasks = checked.config, [task.name for task in checked.tasks]
-    with lease(config.run_folder), Display(tasks, config.training.steps, lines) as display:
+    with lease(config.run_folder) as held, Display(tasks, config.training.steps, lines) as display:
         remove_drafts(config.storage)
         write_config(config)
         for line in (*checked.words, *elsewhere(config)):
@@ -65,17 +66,18 @@ def run(config: Experiment) -> dict[str, Any]:
         results = from_storage(checked, display)
         if results is None:
             with env.ray_cluster(config.cluster.address, config.run_name, lines):
-                results = learn(checked, display)
+                results = learn(checked, display, held)
         display.finish(results, config.run_folder)
         return results
 
 
-def learn(checked: Checked, display: Display) -> dict[str, Any]:
+def learn(checked: Checked, display: Display, held: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Trains, merges and measures on a cluster that is up.
 
     Args:
         checked: the run's configuration, tasks and backbone.
         display: shows where it is.
+        held: raises LeaseError once another driver has taken the run over.
 
     Returns:
         The results.
@@ -92,6 +94,7 @@ def learn(checked: Checked, display: Display) -> dict[str, Any]:
         merger = Merger(recorder.results, state.merge.remote, engine.crew.board, engine.pool.service)
         display.say(engine.described())
         while not recorder.results.complete:
+            held()
             news = engine.look(display.say)
             for session in merger.advance(news):
                 recorder.session(session)
