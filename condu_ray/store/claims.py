@@ -1,8 +1,8 @@
 """Claims: who is making an artifact right now, so that nobody else makes it too.
 
 A claim is a small object that its owner touches every few seconds. A waiter that sees no touch for `STALE_SECONDS` of
-its own clock, or that runs on the same host and finds the owner's process gone, takes the claim over. Clocks of different
-machines are never compared. A claim only saves work: publishing is atomic, so two makers would do no harm.
+its own clock, or that runs on the same host and finds the owner's process gone, takes the claim over. Clocks of
+different machines are never compared. A claim only saves work: publishing is atomic, so two makers would do no harm.
 """
 
 from __future__ import annotations
