@@ -137,7 +137,8 @@ class Experiment(Settings):
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json), or data in another form (class folders, Parquet
-    of Hugging Face, WebDataset, CSV: benchmark/README.md); default: mini-MTIL, drawn by the package."""
+    of Hugging Face, WebDataset, CSV: benchmark/README.md); default: mini-MTIL, drawn by the package. Task folders may
+    be in a bucket, as `storage`."""
     probe: Annotated[tuple[Where, ...], Split] = late(())
     """Folders of tasks that are never learned, in any form: measured after each session as tasks that are not learned
     yet, over their own classes, beside theta0 (what is kept of unrelated zero-shot ability)."""
@@ -190,7 +191,8 @@ class Experiment(Settings):
     long_prompts: Literal["refuse", "cut"] = late("refuse")
     """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
     storage: Where = Location("storage")
-    """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs."""
+    """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs. Also in a bucket: s3://,
+    gs:// or az:// with its name and a path, credentials in the environment (store/README.md)."""
     repair: bool = Field(False, exclude=True)
     """Whether to verify all that is in storage first and put what is damaged aside, so that this run makes it again; no
     other run may be at the storage meanwhile."""

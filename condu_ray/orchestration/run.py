@@ -58,7 +58,7 @@ def run(config: Experiment) -> dict[str, Any]:
     with lines.waiting("tasks and backbone are checked"):
         checked = check(config, lambda words: lines.say(escape(words)))
     config, tasks = checked.config, [task.name for task in checked.tasks]
-    with lease(config.run_folder), Display(tasks, config.training.steps, lines) as display:
+    with lease(config.run_folder) as held, Display(tasks, config.training.steps, lines) as display:
         remove_drafts(config.storage)
         write_config(config)
         for line in (*checked.words, *elsewhere(config)):
@@ -66,17 +66,18 @@ def run(config: Experiment) -> dict[str, Any]:
         results = from_storage(checked, display)
         if results is None:
             with env.ray_cluster(config.cluster.address, config.run_name, lines):
-                results = learn(checked, display)
+                results = learn(checked, display, held)
         display.finish(results, config.run_folder)
         return results
 
 
-def learn(checked: Checked, display: Display) -> dict[str, Any]:
+def learn(checked: Checked, display: Display, held: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Trains, merges and measures on a cluster that is up.
 
     Args:
         checked: the run's configuration, tasks and backbone.
         display: shows where it is.
+        held: raises LeaseError once another driver has taken the run over.
 
     Returns:
         The results.
@@ -86,7 +87,7 @@ def learn(checked: Checked, display: Display) -> dict[str, Any]:
     """
     begin, engine = time.perf_counter(), Engine(checked, checked.config.run_folder)
     with at_work(), Recorder(Results(engine.plans[0])) as recorder:
-        merger = work(engine, recorder.results, display, recorder.session)
+        merger = work(engine, recorder.results, display, recorder.session, held)
         return report(recorder, begin, reused=merger.reused, trained=len(engine.crew.missing))
 
 
@@ -95,6 +96,7 @@ def work(
     results: Results,
     display: Display,
     told: Callable[[SessionResult], None],
+    held: Callable[[], None] = lambda: None,
     *,
     staged: bool = False,
 ) -> Merger:
@@ -105,6 +107,7 @@ def work(
         results: fill.
         display: shows where it is.
         told: takes each session that is measured.
+        held: raises LeaseError once another driver has taken the run over.
         staged: whether merges are on trial, and not committed.
 
     Returns:
@@ -115,6 +118,7 @@ def work(
     merger = Merger(results, state.merge.remote, engine.crew.board, engine.pool.service)
     display.say(engine.described())
     while not results.complete:
+        held()
         news = engine.look(display.say)
         for session in merger.advance(news):
             told(session)

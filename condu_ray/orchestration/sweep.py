@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -79,7 +79,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         check_trials(checked, [trial.config(checked.config, "check") for trial in trials])
     name = sweep_name(base, trials, content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]]))
     folder = sweep_folder(sweep.storage, name).absolute()
-    with lease(folder):
+    with lease(folder) as held:
         remove_drafts(sweep.storage)
         config = base.experiment().model_copy(update={"run": name, "tracking": _tracking(base)}).absolute()
         done = read_records(folder, trials)
@@ -98,7 +98,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}) as parent:
             if left:
                 with cluster():
-                    work().run(parent)
+                    work().run(parent, held)
             with at_work():
                 return _report(base, name, parent, time.perf_counter() - begin, lines)
 
@@ -164,14 +164,15 @@ class _Running:
         total = f"{count} different experts, {len(here)} in storage, {count - len(here)} to train"
         return "\n".join([*lines, total])
 
-    def run(self, parent: Parent) -> None:
-        """Runs the trials that are left, and waits for the lanes to close."""
+    def run(self, parent: Parent, held: Callable[[], None]) -> None:
+        """Runs the trials that are left, and waits for the lanes to close; `held` as of a run's `learn`."""
         import ray.tune  # noqa: F401  (here, for threads that import it at once may find half of it)
 
         with at_work():
             self.engine.start(self.say)
             tuning = background(self._tune, parent.run)
             while not tuning.done():
+                held()
                 news = self.engine.look(self.say)
                 if time.monotonic() - self.shown >= LINE_SECONDS:
                     self._show(news)

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 Object = dict[str, Any]
+STAYS = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+"""Annotations by which Karpenter and the cluster autoscaler leave a pod where it is (their documentation)."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -53,6 +55,9 @@ def kuberay(objects: list[Object]) -> Iterator[str]:
             yield f"{where}: restartPolicy has to be unset with the autoscaler v2"
         if head["rayStartParams"].get("num-cpus") != "0":
             yield f"{where}: the head takes work"
+        annotations = head["template"].get("metadata", {}).get("annotations", {})
+        if {name: annotations.get(name) for name in STAYS} != STAYS:
+            yield f"{where}: an autoscaler of nodes may move its head"
         environment = {entry["name"] for entry in head["template"]["spec"]["containers"][0].get("env", [])}
         for name in sorted(
             environment & {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD", "REDIS_USERNAME", "RAY_enable_autoscaler_v2"}

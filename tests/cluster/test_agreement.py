@@ -105,7 +105,7 @@ def test_no_pod_of_a_bucket_s_overlay_needs_a_shared_volume(rendered):
                     or (volume["ephemeral"]["volumeClaimTemplate"]["spec"]["resources"]["requests"]["storage"])
                 )
                 assert float(values["CONDU_RAY_CACHE_GB"]) * 1e9 < 0.8 * int(size.removesuffix("Gi")) * 2**30
-                assert container["envFrom"] == [{"secretRef": {"name": "condu-bucket", "optional": True}}]
+                assert container["envFrom"] == [{"secretRef": {"name": "condu-bucket"}}]
 
 
 def known_variables():

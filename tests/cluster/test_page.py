@@ -120,5 +120,11 @@ def test_figures_of_the_page_are_the_manifests(rendered):
     assert run["preRunningDeadlineSeconds"] == 3600  # "1 hour"
     assert (run["activeDeadlineSeconds"] / 86400, sweep["activeDeadlineSeconds"] / 86400) == (1, 3)
     assert f"`backoffLimit` ({run['backoffLimit']}) times" in PAGE
+    attempts = run["backoffLimit"] + 1
+    worst = [attempts * (one["activeDeadlineSeconds"] + one["preRunningDeadlineSeconds"]) for one in (run, sweep)]
+    said = re.search(r"(\d+) attempts.*?(\d+) days and (\d+) hours.*?(\d+) days\s+and (\d+) hours", PAGE, re.DOTALL)
+    numbers = [int(one) for one in said.groups()]
+    assert numbers[0] == attempts
+    assert [86400 * numbers[1] + 3600 * numbers[2], 86400 * numbers[3] + 3600 * numbers[4]] == worst
     head = run["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
     assert f"({head['cpu']} CPUs, {head['memory'].removesuffix('Gi')} GiB)" in PAGE

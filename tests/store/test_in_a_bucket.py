@@ -235,6 +235,27 @@ def test_one_driver_at_a_time(storage, monkeypatch):
     assert bucket_of(folder).below(layout.leases_folder(folder).key) == {}
 
 
+def until_lost(held):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        held()
+        time.sleep(0.01)
+
+
+def test_a_driver_in_a_bucket_that_was_taken_over_is_told(storage, monkeypatch):
+    monkeypatch.setattr(claims_module, "TOUCH_SECONDS", 0.02)
+    folder = layout.run_folder(storage, "r")
+    path = layout.claim_path(layout.leases_folder(folder), "r")
+    with lease(folder) as held:
+        for _ in range(5):  # counted up, it is its own still
+            held()
+            time.sleep(0.02)
+        OBJECTS.replace(path, json.dumps({"token": "another's", "host": "elsewhere", "pid": 7, "since": 1e9}).encode())
+        with pytest.raises(LeaseError, match="took this run over"):
+            until_lost(held)
+    assert json.loads(OBJECTS.read(path))["token"] == "another's"
+
+
 def carried(source, target):
     """Copies a folder into a bucket as it is, as a user's `aws s3 sync` would."""
     for path in source.rglob("*"):
