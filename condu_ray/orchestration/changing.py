@@ -51,10 +51,10 @@ def change(found: StoredRun, config: Experiment, what: str, task: str | None, ma
     with lines.waiting("tasks and backbone are checked"):
         checked = check(config, lambda words: lines.say(escape(words)))
     config, tasks = checked.config, [one.name for one in checked.tasks]
-    with lease(config.run_folder):
+    with lease(config.run_folder) as held:
         remove_drafts(config.storage)
         with Display(tasks, config.training.steps, lines) as display:
-            results = on_trial(checked, display, lines)
+            results = on_trial(checked, display, lines, held)
         rows = moved(found, results)
         for table in tables(rows):
             lines.console.print(table)
@@ -65,6 +65,7 @@ def change(found: StoredRun, config: Experiment, what: str, task: str | None, ma
                 f"{worst.task} would lose {-worst.change:.2f} points by {worst.method} under the protocol "
                 f"{worst.protocol}, more than --max_drop {max_drop:g}: {config.run_name} is as it was"
             )
+        held()
         commit_staged(results.plan)
         write_config(config)
         settle(results.plan, what, task)
@@ -96,13 +97,14 @@ def roll_back(config: Experiment, what: str = "rollback", task: str | None = Non
     return count
 
 
-def on_trial(checked: Checked, display: Display, lines: Lines) -> Results:
+def on_trial(checked: Checked, display: Display, lines: Lines, held: Callable[[], None]) -> Results:
     """Trains, merges and measures what a run would be, beside its ledgers.
 
     Args:
         checked: the settings that it would have.
         display: shows where it is.
         lines: says the lines.
+        held: raises LeaseError once another driver has taken the run over.
 
     Returns:
         The results, complete.
@@ -121,7 +123,7 @@ def on_trial(checked: Checked, display: Display, lines: Lines) -> Results:
         engine = Engine(checked, config.run_folder)
         results = Results(engine.plans[0], trial=True)
         with at_work():
-            work(engine, results, display, lambda session: None, staged=True)
+            work(engine, results, display, lambda session: None, held, staged=True)
         return results
 
 

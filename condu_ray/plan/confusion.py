@@ -55,7 +55,8 @@ def routing_confusion(
             asked.setdefault(router, method.inference)
             names.setdefault(router, []).append(method.name)
     features = _features(config, fingerprint, preprocess, tasks) if asked else None
-    if features is None or not all(has_prototypes(config.storage, fingerprint, task) for task in tasks):
+    images = config.inference.prototype_images
+    if features is None or not all(has_prototypes(config.storage, fingerprint, task, images) for task in tasks):
         return None
     confusion: dict[str, list[list[float]]] = {}
     for kind, inference in asked.items():
