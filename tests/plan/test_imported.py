@@ -24,7 +24,9 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import stored_run
 from condu_ray.store.location import Location
+from condu_ray.use.confusion import confusion
 from condu_ray.use.peft import low_rank
+from condu_ray.use.predictor import Predictor
 from condu_ray.use.served import UseError, served_run
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from tests.benchmark.ingest.forms import class_folders
@@ -111,6 +113,8 @@ def test_it_is_merged_and_decoded_as_good_as_its_own_loop_found_it(config, backb
         for parameter, tensor in backbone.snapshot().items():
             torch.testing.assert_close(tensor + delta[parameter], state[f"module.{parameter}"])
     assert [entry.expert for entry in stored.methods["zero-shot"].entries] == [None]
+    served = confusion(Predictor.load(stored, method="condu", device="cpu"), task)
+    assert (served.correct, served.experts) == (correct, {"walls": 1.0})
 
 
 def test_methods_that_merge_loras_deltas_take_it_too(config, backbone, outside, task_data):
