@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from condu_ray.use.serving import Serving, Source
 Item = tuple[Source, Asked, np.ndarray]
 """A picture [H, W, 3], what is asked of it, and of which edition."""
 R = TypeVar("R")
+TRIES = 3
+"""How often a prediction is asked for whose replica dies over it."""
 
 
 class Replica:
@@ -117,11 +120,14 @@ class Router(Replica):
 
     async def _ask(self, source: Source, asked: Asked, wanted: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Asks all experts at once."""
-        answers = [
-            self._experts.options(multiplexed_model_id=model_id(source, task)).logits.remote(source, task, asked, one)
-            for task, one in wanted.items()
-        ]
-        return dict(zip(wanted, map(torch.from_numpy, await asyncio.gather(*answers)), strict=True))
+
+        async def one(task: str, pixels_NHWC: np.ndarray) -> np.ndarray:
+            handle = self._experts.options(multiplexed_model_id=model_id(source, task))
+            found: np.ndarray = await again(lambda: handle.logits.remote(source, task, asked, pixels_NHWC))
+            return found
+
+        answers = await asyncio.gather(*(one(task, pixels_NHWC) for task, pixels_NHWC in wanted.items()))
+        return dict(zip(wanted, map(torch.from_numpy, answers), strict=True))
 
 
 class Experts(Replica):
@@ -185,6 +191,20 @@ def multiplexed(kept: int) -> type[Experts]:
             return await super().expert(name)
 
     return Multiplexed
+
+
+async def again(ask: Callable[[], Any]) -> Any:
+    """Asks a replica, and another one where it dies over it: a prediction changes nothing, so it may be made again.
+
+    Raises:
+        RayActorError: replicas died `TRIES` times.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return await ask()
+        except RayActorError:
+            if not left:
+                raise
 
 
 def batches(batch: Any, serving: Serving) -> None:
