@@ -45,6 +45,7 @@ class Replica:
         keep = 2 * self.serving.time_limit
         self._editions = Editions(lambda one: Edition(one, device, self.serving.batch_size), keep)
         self._ready: Source | None = None
+        self._loading: asyncio.Future[About] | None = None  # or nobody would hold it
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batch")
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -54,7 +55,8 @@ class Replica:
             await self.prepare(source)
             return
         # Ray Serve sends no request here before this returns, so it returns at once; the front says what goes wrong.
-        asyncio.ensure_future(self.prepare(source)).add_done_callback(lambda done: done.exception())
+        self._loading = asyncio.ensure_future(self.prepare(source))
+        self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def prepare(self, source: Source) -> About:
         """Loads a source, and returns what is known of it.
@@ -144,13 +146,13 @@ class Experts(Replica):
 
     async def answer(self, source: Source, task: str, asked: Asked, pixels_HWC: np.ndarray) -> Found:
         """Returns a prediction's document by a task's expert, or why there is none."""
-        expert = await self._expert(source, task)
+        expert = await self.expert_of(source, task)
         found: Found = await self._batch(((source, asked, pixels_HWC), expert))
         return found
 
     async def logits(self, source: Source, task: str, asked: Asked, pixels_NHWC: np.ndarray) -> np.ndarray:
         """Returns what a task's expert says of pictures, float32 [N, C]; for the router."""
-        expert = await self._expert(source, task)
+        expert = await self.expert_of(source, task)
 
         def work() -> np.ndarray:
             found: np.ndarray = self._editions.get(source).logits(task, asked, pixels_NHWC, expert).numpy()
@@ -158,7 +160,8 @@ class Experts(Replica):
 
         return await self._compute(work)
 
-    async def _expert(self, source: Source, task: str) -> Weights:
+    async def expert_of(self, source: Source, task: str) -> Weights:
+        """Returns a task's expert of an edition."""
         name = model_id(source, task)
         self._sources[name] = source
         return await self.expert(name)
