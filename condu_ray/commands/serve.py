@@ -12,7 +12,7 @@ HOST, PORT = "127.0.0.1", 8000
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Serves until Ctrl-C or SIGTERM."""
-    from condu_ray.use.serving import ServeArguments, Serving
+    from condu_ray.use.serving import ServeArguments, Serving, Source
 
     parser = run_parser(__doc__)
     parser.add_argument("--host", default=HOST, help=f"address to listen at (default: {HOST}, this machine alone)")
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from condu_ray.orchestration.watch.lines import Lines
     from condu_ray.use.loading import resolved
 
-    def latest():  # type: ignore[no-untyped-def]
+    def latest() -> Source:
         return resolved(given.source)
 
     found = given.model_copy(update=latest().model_dump())

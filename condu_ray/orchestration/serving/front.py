@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from condu_ray.orchestration.serving.replicas import model_id
+from condu_ray.orchestration.serving.replicas import again, model_id
 from condu_ray.orchestration.serving.web import make_app
 from condu_ray.use.edition import About
 from condu_ray.use.request import Asked, RequestError
@@ -21,8 +21,6 @@ from condu_ray.use.serving import Serving, Source
 from condu_ray.vlm.preprocess import Preprocessor
 
 log = logging.getLogger(__name__)
-TRIES = 3
-"""How often a prediction is asked for whose replica dies over it; it changes nothing, so it may be asked for again."""
 
 
 class Front:
@@ -93,16 +91,14 @@ class Front:
         return dict(found)
 
     async def _asking(self, ask: Callable[[], Any]) -> Any:
-        for left in reversed(range(TRIES)):
-            try:
-                return await ask()
-            except BackPressureError as error:
-                raise RequestError(503, "too many predictions wait already; ask again in a second") from error
-            except DeploymentUnavailableError as error:
-                raise RequestError(503, "no replica is there; ask again in a second") from error
-            except RayActorError as error:
-                if not left:
-                    raise RequestError(503, "replicas died over this prediction; ask again in a second") from error
+        try:
+            return await again(ask)
+        except BackPressureError as error:
+            raise RequestError(503, "too many predictions wait already; ask again in a second") from error
+        except DeploymentUnavailableError as error:
+            raise RequestError(503, "no replica is there; ask again in a second") from error
+        except RayActorError as error:
+            raise RequestError(503, "replicas died over this prediction; ask again in a second") from error
 
     async def check(self) -> None:
         """Asks for a prediction of a grey picture, by the router where there is one, and by an expert."""

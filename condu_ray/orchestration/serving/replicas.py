@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from ray import serve
+from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from condu_ray.use.serving import Serving, Source
 Item = tuple[Source, Asked, np.ndarray]
 """A picture [H, W, 3], what is asked of it, and of which edition."""
 R = TypeVar("R")
+TRIES = 3
+"""How often a prediction is asked for whose replica dies over it."""
 
 
 class Replica:
@@ -42,6 +45,7 @@ class Replica:
         keep = 2 * self.serving.time_limit
         self._editions = Editions(lambda one: Edition(one, device, self.serving.batch_size), keep)
         self._ready: Source | None = None
+        self._loading: asyncio.Future[About] | None = None  # or nobody would hold it
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batch")
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -51,7 +55,8 @@ class Replica:
             await self.prepare(source)
             return
         # Ray Serve sends no request here before this returns, so it returns at once; the front says what goes wrong.
-        asyncio.ensure_future(self.prepare(source)).add_done_callback(lambda done: done.exception())
+        self._loading = asyncio.ensure_future(self.prepare(source))
+        self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def prepare(self, source: Source) -> About:
         """Loads a source, and returns what is known of it.
@@ -117,11 +122,14 @@ class Router(Replica):
 
     async def _ask(self, source: Source, asked: Asked, wanted: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Asks all experts at once."""
-        answers = [
-            self._experts.options(multiplexed_model_id=model_id(source, task)).logits.remote(source, task, asked, one)
-            for task, one in wanted.items()
-        ]
-        return dict(zip(wanted, map(torch.from_numpy, await asyncio.gather(*answers)), strict=True))
+
+        async def one(task: str, pixels_NHWC: np.ndarray) -> np.ndarray:
+            handle = self._experts.options(multiplexed_model_id=model_id(source, task))
+            found: np.ndarray = await again(lambda: handle.logits.remote(source, task, asked, pixels_NHWC))
+            return found
+
+        answers = await asyncio.gather(*(one(task, pixels_NHWC) for task, pixels_NHWC in wanted.items()))
+        return dict(zip(wanted, map(torch.from_numpy, answers), strict=True))
 
 
 class Experts(Replica):
@@ -138,13 +146,13 @@ class Experts(Replica):
 
     async def answer(self, source: Source, task: str, asked: Asked, pixels_HWC: np.ndarray) -> Found:
         """Returns a prediction's document by a task's expert, or why there is none."""
-        expert = await self._expert(source, task)
+        expert = await self.expert_of(source, task)
         found: Found = await self._batch(((source, asked, pixels_HWC), expert))
         return found
 
     async def logits(self, source: Source, task: str, asked: Asked, pixels_NHWC: np.ndarray) -> np.ndarray:
         """Returns what a task's expert says of pictures, float32 [N, C]; for the router."""
-        expert = await self._expert(source, task)
+        expert = await self.expert_of(source, task)
 
         def work() -> np.ndarray:
             found: np.ndarray = self._editions.get(source).logits(task, asked, pixels_NHWC, expert).numpy()
@@ -152,7 +160,8 @@ class Experts(Replica):
 
         return await self._compute(work)
 
-    async def _expert(self, source: Source, task: str) -> Weights:
+    async def expert_of(self, source: Source, task: str) -> Weights:
+        """Returns a task's expert of an edition."""
         name = model_id(source, task)
         self._sources[name] = source
         return await self.expert(name)
@@ -185,6 +194,20 @@ def multiplexed(kept: int) -> type[Experts]:
             return await super().expert(name)
 
     return Multiplexed
+
+
+async def again(ask: Callable[[], Any]) -> Any:
+    """Asks a replica, and another one where it dies over it: a prediction changes nothing, so it may be made again.
+
+    Raises:
+        RayActorError: replicas died `TRIES` times.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return await ask()
+        except RayActorError:
+            if not left:
+                raise
 
 
 def batches(batch: Any, serving: Serving) -> None:

@@ -208,10 +208,13 @@ def follow(server: Server, seconds: float, latest: Callable[[], Source], say: Ca
     Raises:
         ServeError: it is not served any more.
     """
-    looked = time.monotonic()
+    looked = healthy = time.monotonic()
     while True:
         time.sleep(POLL_SECONDS)
-        if (sentence := server.failure()) is not None:
+        sentence = server.failure()
+        if sentence is None:
+            healthy = time.monotonic()
+        elif time.monotonic() - healthy > START_SECONDS:  # while a replica that died is replaced, it is not yet so
             raise ServeError(sentence)
         if seconds and time.monotonic() - looked > seconds:
             looked = time.monotonic()

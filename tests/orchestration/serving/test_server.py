@@ -1,12 +1,14 @@
 """What is refused before anything starts, and what is said of replicas that fail; without Ray."""
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 
 from condu_ray.orchestration.cluster.room import ResourceError
+from condu_ray.orchestration.serving import server as module
 from condu_ray.orchestration.serving.app import NAME, build, configuration
-from condu_ray.orchestration.serving.server import Server, check_room, free_port, why
+from condu_ray.orchestration.serving.server import ServeError, Server, check_room, follow, free_port, why
 from condu_ray.use.serving import ServeArguments, Source
 
 
@@ -70,3 +72,60 @@ def test_settings_reach_the_deployments():
         assert (one.ray_actor_options["num_cpus"], one.ray_actor_options["num_gpus"]) == (0.3, 0.5)
     assert front.num_replicas == 2
     assert front.max_ongoing_requests > 12  # it refuses itself, in a sentence, what these have no room for
+
+
+class Watched:
+    """A server whose failures are given in turn; the last for ever."""
+
+    def __init__(self, *failures):
+        self.failures, self.now, self.deployed = list(failures), Source(run="r", session=1), []
+
+    def failure(self):
+        return self.failures.pop(0) if len(self.failures) > 1 else self.failures[0]
+
+    def deploy(self, now):
+        self.now = now
+        self.deployed.append(now)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes by sleeping alone."""
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    return now
+
+
+def test_a_replica_that_is_replaced_ends_nothing_and_one_that_never_comes_does(clock):
+    watched = Watched(*["x"] * 50, None, "Error: no memory")
+    with pytest.raises(ServeError, match="no memory"):
+        follow(watched, 0, lambda: None, print)
+    assert clock[0] == pytest.approx(module.START_SECONDS + 51 * module.POLL_SECONDS, abs=1)
+
+
+def test_a_new_session_is_looked_for_and_served(clock):
+    found = [Source(run="r", session=1), OSError("out of reach"), Source(run="r", session=2)]
+    said = []
+
+    def latest():
+        one = found.pop(0) if len(found) > 1 else found[0]
+        if isinstance(one, OSError):
+            raise one
+        return one
+
+    def say(text):
+        said.append((round(clock[0]), text))
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    watched = Watched(None)
+    with pytest.raises(KeyboardInterrupt):
+        follow(watched, 10, latest, say)
+    assert watched.deployed == [Source(run="r", session=2)]
+    assert [at for at, _ in said] == pytest.approx([20, 30], abs=1)
+    assert "out of reach" in said[0][1]
+    assert "session 2 of r" in said[1][1]
