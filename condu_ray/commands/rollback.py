@@ -22,5 +22,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = open_to_change(*run_place(arguments.run, arguments.storage))
     config = rolled_back(found, arguments.session)
     count = roll_back(config)
-    said = f"{count} sessions count no more" if count else "it was there already"
+    said = f"{count} sessions of its methods count no more" if count else "it was there already"
     output().print(f"{config.run_name}: at session {arguments.session} ({', '.join(config.tasks or ())}); {said}")

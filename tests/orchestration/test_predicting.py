@@ -16,7 +16,7 @@ from condu_ray.orchestration.predicting import Who, predict_on_cluster
 from condu_ray.use.parts import predict_parts
 from tests.use.conftest import found, storage  # noqa: F401
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
 ASKED = {"task": None, "classes": None, "top_k": 2, "templates": None}
 
 
