@@ -5,10 +5,12 @@ Position by position every decoupled delta ``lambda_i * M_i,j * u_j`` is 0 or ha
     sum_i delta~_i,j = u_j * sum_i(lambda_i M_i,j)        and        max_i |delta~_i,j| = |u_j| * max_i(lambda_i M_i,j).
 
 Both factors depend on ``j`` only through its mask bits, which index a table of 256 entries for every 8 tasks. The new
-rescalers need, for every task, the sum of ``|u_j|`` over its mask: a histogram of ``|u_j|`` over the same codes. So one
-pass reads ``u``, the bits and the new delta, and writes ``u`` and the bits.
+rescalers need, for every task, the sum of ``|u_j|`` over its mask, added in the order of ``blocks.py``. So one pass reads
+``u``, the bits and the new delta, and writes ``u`` and the bits.
 
-``reference.py`` is the literal twin of this file. Names: ``K8C`` = 8 strips of C columns (see ``trigger.py``).
+Two ways with the same bits: the compiled loops of ``fused.py`` on a CPU, and torch's operations on chunks, for GPUs, for
+small deltas, which are not worth a compiler's loading, and where there is no numba. ``reference.py`` is the literal twin
+of both. Names: ``K8C`` = 8 strips of C columns (see ``trigger.py``).
 """
 
 import math
@@ -104,29 +106,59 @@ def unify(
     Raises:
         DeltaError: As :func:`~condu_ray.merging.delta.check_delta`; or ``u`` overflows its dtype.
     """
-    tasks = len(before.norms)
-    check_layout(delta, before.unified if tasks else None, task)
-    work = _compiled if not chunk_size and fused_loops(delta) else _in_chunks
-    unified, triggers, sums = work(before, delta, chunk_size)
-
-    # Sizes to divide by: earlier tasks, then the new task; last, the new delta's own size.
-    total = [0.0] * (tasks + 2)
-    for name, sizes in zip(sorted(delta), torch.stack(sums).tolist(), strict=True):
-        weight = 1.0 if rescaler == "l1" else 1.0 / max(delta[name].numel(), 1)
-        total = [sofar + weight * size for sofar, size in zip(total, sizes, strict=True)]
-    *sizes_now, norm_new = total
-    if not math.isfinite(norm_new):
+    check_layout(delta, before.unified if before.norms else None, task)
+    unified, triggers, sums = unify_blocks(before, delta, chunk_size)
+    sizes = torch.stack([total_of_blocks(sums.pop(name)) for name in sorted(delta)])
+    if not bool(sizes[:, -1].isfinite().all()):
         check_delta(delta, task=task)
-    norms = (*before.norms, norm_new)
+    counts = [delta[name].numel() for name in sorted(delta)]
+    dtype = next(iter(delta.values())).dtype
+    return Unification(unified, triggers, *factors(before.norms, sizes, counts, rescaler, dtype, task))
+
+
+def factors(
+    norms: tuple[float, ...],
+    sizes: Tensor,
+    counts: Sequence[int],
+    rescaler: Rescaler,
+    dtype: torch.dtype,
+    task: str | None,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Norms and rescalers after a session.
+
+    Args:
+        norms: Of the earlier tasks.
+        sizes: Of each tensor the L1 norms of the earlier tasks' masked u, the new one's, and the new delta's: float64
+            ``[tensors, T + 2]``, tensors in the order of names.
+        counts: Positions of each tensor.
+        rescaler: As in :func:`unify`.
+        dtype: What u is stored in, for the message.
+        task: Name of the new task, for the message.
+
+    Raises:
+        DeltaError: ``u`` overflows.
+    """
+    total = [0.0] * sizes.shape[1]
+    for count, row in zip(counts, sizes.tolist(), strict=True):
+        weight = 1.0 if rescaler == "l1" else 1.0 / max(count, 1)
+        total = [sofar + weight * size for sofar, size in zip(total, row, strict=True)]
+    *sizes_now, norm_new = total
+    norms = (*norms, norm_new)
     rescalers = tuple(norm / size if size > 0 else 0.0 for norm, size in zip(norms, sizes_now, strict=True))
     if not all(map(math.isfinite, (*sizes_now, *rescalers))):
-        raise DeltaError(f"task {task!r}: the unified delta overflows {next(iter(delta.values())).dtype}")
-    return Unification(unified, triggers, norms, rescalers)
+        raise DeltaError(f"task {task!r}: the unified delta overflows {dtype}")
+    return norms, rescalers
 
 
-_Unified = tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor]]
-"""u, the masks, and for every tensor, in the order of names, float64 ``[T + 2]``: the sizes of the earlier tasks' masked
-u, of the new task's, and of the new delta."""
+_Unified = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""u, the masks, and of every tensor, for every block, the sizes of the earlier tasks' masked u, of the new task's and of
+the new delta: float64 ``[blocks, T + 2]``."""
+
+
+def unify_blocks(before: Unification, delta: Delta, chunk_size: int = 0) -> _Unified:
+    """The part of :func:`unify` that goes over positions; layouts must have been checked."""
+    work = _compiled if not chunk_size and fused_loops(delta) else _in_chunks
+    return work(before, delta, chunk_size)
 
 
 def fused_loops(delta: Delta) -> bool:
@@ -154,13 +186,13 @@ def _empty(before: Unification, name: str, tensor: Tensor) -> tuple[Tensor, Tens
 
 def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
     loops = fused()
-    assert loops is not None
+    assert loops is not None  # unify_blocks asked
     tasks = len(before.norms)
-    rescalers = torch.tensor([*before.rescalers] + [0.0] * (-tasks % GROUP), dtype=torch.float64).numpy()
-    rescalers = rescalers if tasks else torch.zeros(GROUP, dtype=torch.float64).numpy()
+    padding = -tasks % GROUP if tasks else GROUP
+    rescalers = torch.tensor([*before.rescalers] + [0.0] * padding, dtype=torch.float64).numpy()
     unified: dict[str, Tensor] = {}
     triggers: dict[str, Tensor] = {}
-    sums = {}
+    sums: dict[str, Tensor] = {}
 
     def jobs() -> Iterator[Callable[[], None]]:
         for name in sorted(delta):
@@ -173,7 +205,7 @@ def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
             yield from loops.unify_jobs(flat, u_old, u.view(-1), rows_old, rows, rescalers, sums[name])
 
     loops.run(jobs())
-    return unified, triggers, [total_of_blocks(sums[name]) for name in sorted(sums)]
+    return unified, triggers, sums
 
 
 @serial()
@@ -184,7 +216,7 @@ def _in_chunks(before: Unification, delta: Delta, chunk_size: int) -> _Unified:
     tables = [_tables(before.rescalers[start : start + GROUP], device) for start in range(0, tasks, GROUP)]
     unified: dict[str, Tensor] = {}
     triggers: dict[str, Tensor] = {}
-    totals = []
+    sums: dict[str, Tensor] = {}
     for name in sorted(delta):
         tensor = delta[name].detach()
         flat = tensor.reshape(-1)
@@ -192,15 +224,14 @@ def _in_chunks(before: Unification, delta: Delta, chunk_size: int) -> _Unified:
         u_old = before.unified[name].view(-1) if tasks else flat
         wide = wide_dtype(tensor.dtype)
         tables_wide = [(table_sum.to(wide), table_max.to(wide)) for table_sum, table_max in tables]
-        sums = torch.empty(block_count(len(flat)), tasks + 2, dtype=torch.float64, device=device)
+        sums[name] = torch.empty(block_count(len(flat)), tasks + 2, dtype=torch.float64, device=device)
         for start, stop in block_ranges(len(flat), chunk_size):
             d, earlier = (read_strips(one, start, stop) for one in (flat, u_old))
-            found = sums[start // BLOCK : -(-stop // BLOCK)]
+            found = sums[name][start // BLOCK : -(-stop // BLOCK)]
             new = _chunk(d, earlier, rows_old[:, start:stop], rows[:, start:stop], tables_wide, found)
             write_strips(u.view(-1), start, stop, new)
         unified[name], triggers[name] = u, rows
-        totals.append(total_of_blocks(sums))
-    return unified, triggers, totals
+    return unified, triggers, sums
 
 
 def _tables(rescalers: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:

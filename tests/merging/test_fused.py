@@ -42,12 +42,12 @@ def delta_of(task, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_same_bits_as_by_torch(both, dtype):
     state = UnifiedDelta.empty()
-    for task in range(18):
+    for task in range(10):
         delta = delta_of(task, dtype)
         compiled, plain = both(lambda delta=delta, state=state, task=task: state.unify(str(task), delta))
         assert compiled.equal(plain), task
         state = compiled
-    for task in ("3", "17"):
+    for task in ("3", "9"):
         compiled, plain = both(lambda task=task: state.decouple(task))
         for name, tensor in compiled.items():
             assert tensor.shape == plain[name].shape
