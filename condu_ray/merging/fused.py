@@ -1,20 +1,19 @@
 """ConDU's unify and decouple as one compiled loop over blocks, for deltas on a CPU.
 
 The same arithmetic in the same order as the torch path in ``unify.py``, and so the same bits: its dozen passes over a
-chunk are one over a block here, which stays in a core's first cache. Threads take pieces of tensors, as many as torch
-has (Ray gives an actor as many as it has CPUs).
+chunk are one over a block here, which stays in a core's first cache. Threads take pieces of tensors (``threads.py``).
 
 Compiled on first use, some seconds, and kept in numba's cache: beside this file, or where that cannot be written in the
 user's cache folder. numba sees by this file alone whether what it kept is stale, so that all that is compiled is here.
 
-Written for LLVM's vectoriser: temporaries of a type share one buffer, so that few pointers must be told apart; arrays are cut, and not read at a sum, which might be negative and count from the end.
+Written for LLVM's vectoriser: temporaries of a type share one buffer, so that few pointers must be told apart; arrays
+are cut, and not read at an index that might be negative and count from the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from condu_ray.merging import blocks
+from condu_ray.merging.threads import Job
 from condu_ray.merging.trigger import read_strips, trigger_bytes, write_strips
 
 BLOCK = 256
@@ -48,31 +48,34 @@ assert BLOCK == blocks.BLOCK
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiled at the first call; kept on the disk where there is a place."""
     try:
-        return njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+        return njit(nogil=True, cache=True)(function)
     except RuntimeError:  # neither this folder nor the user's cache can be written
-        return njit(nogil=True)(function)  # type: ignore[no-any-return]
+        return njit(nogil=True)(function)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """``a * b + c``, rounded once: what torch's addcmul does."""
+def _fma_typed(typing: Any, a: Any, b: Any, c: Any) -> Any:
     return a(a, a, a), lambda context, builder, signature, arguments: builder.fma(*arguments)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of ``array[index]``; an index past the end does nothing."""
+_fma: Any = intrinsic(_fma_typed)
+"""``_fma(a, b, c)`` is ``a * b + c``, rounded once: what torch's addcmul does."""
 
+
+def _prefetch_typed(typing: Any, array: Any, index: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(array)(context, builder, arguments[0]).data
         place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        function: Any = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
         builder.call(function, [place, number(0), number(3), number(1)])
         return context.get_dummy_value()
 
     return types.void(array, index), generate
+
+
+_prefetch: Any = intrinsic(_prefetch_typed)
+"""Asks for the cache line of ``array[index]``, an index into its memory; one past the end does nothing."""
 
 
 @_compiled
@@ -131,7 +134,7 @@ def _add_weights(F):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _rule(F):  # type: ignore[no-untyped-def]
-    """u of a block's strip, and |u| where the earlier tasks and where the new one agree with its sign."""
+    """U of a block's strip, and |u| where the earlier tasks and where the new one agree with its sign."""
     zero, one = F.dtype.type(0), F.dtype.type(1)
     for c in range(BLOCK):
         x, v = F[_X + c], F[_V + c]
@@ -277,35 +280,6 @@ def _decouple(u, row, scale, out, width, first, last):  # type: ignore[no-untype
                 new[c] = (old[c] * factor) * (one if S[c] & bit else zero)
 
 
-Job = Callable[[], None]
-"""A piece of work that touches no other's memory."""
-
-
-def run(jobs: Iterator[Job]) -> None:
-    """Work off jobs on as many threads as torch has; the compiled loops hold no lock."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        for job in jobs:
-            job()
-        return
-
-    lock = Lock()  # a generator goes on in one thread at a time
-
-    def take() -> Job | None:
-        with lock:
-            return next(jobs, None)
-
-    def work() -> None:
-        while (job := take()) is not None:
-            job()
-
-    with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(work) for _ in range(threads - 1)]
-        work()
-        for other in others:
-            other.result()
-
-
 def unify_jobs(
     d: Tensor, u_old: Tensor, u_new: Tensor, rows_old: Tensor, rows_new: Tensor, rescalers: np.ndarray, sums: Tensor
 ) -> Iterator[Job]:
@@ -318,7 +292,7 @@ def unify_jobs(
         rows_old: Masks before, ``uint8`` ``[T, W]``.
         rows_new: Takes the masks, ``uint8`` ``[T + 1, W]``.
         rescalers: lambda of the earlier tasks, float64, zeros up to a multiple of 8.
-        sums: Takes, for every block, the sizes of the tasks' masked u and of the new delta: float64 ``[blocks, T + 2]``.
+        sums: Takes every block's sizes of the tasks' masked u and of the new delta: float64 ``[blocks, T + 2]``.
     """
     width, rounded, count = trigger_bytes(len(d)), _ROUNDED[d.dtype], blocks.block_count(len(d))
     arrays = rows_old.numpy(), rows_new.numpy(), rescalers, sums.numpy()
@@ -326,7 +300,7 @@ def unify_jobs(
         last = min(first + PIECE, count)
         if not rounded:
             flat = d.numpy(), u_old.numpy(), u_new.numpy()
-            yield lambda flat=flat, first=first, last=last: _unify(*flat, width, 0, *arrays, first, last, 0)
+            yield partial(_unify, *flat, width, 0, *arrays, first, last, 0)
             continue
 
         def widened(start: int = first * BLOCK, first: int = first, last: int = last) -> None:
@@ -345,4 +319,4 @@ def decouple_jobs(u: Tensor, row: Tensor, scale: float, out: Tensor) -> Iterator
     arrays = u.numpy(), row.numpy(), scale, out.numpy(), width
     for first in range(0, count, PIECE):
         last = min(first + PIECE, count)
-        yield lambda first=first, last=last: _decouple(*arrays, first, last)
+        yield partial(_decouple, *arrays, first, last)

@@ -56,7 +56,7 @@ class _File:
         """Read ``count`` values from position ``start`` on into the beginning of a contiguous ``out``."""
         entry = self.entries[name]
         self.file.seek(entry.at + start * entry.dtype.itemsize)
-        view = memoryview(out.view(torch.uint8).numpy()).cast("B")[: count * entry.dtype.itemsize]
+        view = memoryview(out.view(torch.uint8).numpy().data).cast("B")[: count * entry.dtype.itemsize]
         if self.file.readinto(view) != len(view):  # type: ignore[attr-defined]
             raise UnifiedFileError(f"{self.file.name}: ends within {name!r}")
 
@@ -64,7 +64,7 @@ class _File:
         """Write contiguous values from position ``start`` on."""
         entry = self.entries[name]
         self.file.seek(entry.at + start * entry.dtype.itemsize)
-        self.file.write(memoryview(values.view(torch.uint8).numpy()).cast("B"))
+        self.file.write(memoryview(values.view(torch.uint8).numpy().data).cast("B"))
 
     def digest(self, header: str) -> str:
         """The checksum that ``unified_file.checksum`` would give of the whole."""
@@ -76,7 +76,7 @@ class _File:
             self.file.seek(entry.at)
             left = entry.nbytes
             while left:
-                view = memoryview(buffer.numpy())[: min(left, len(buffer))]
+                view = memoryview(buffer.numpy().data)[: min(left, len(buffer))]
                 if self.file.readinto(view) != len(view):  # type: ignore[attr-defined]
                     raise UnifiedFileError(f"{self.file.name}: ends within {name!r}")
                 inner.update(view)
@@ -205,9 +205,7 @@ def _strips(width: int, numel: int, start: int, stop: int) -> Iterator[tuple[int
             yield k, first, count
 
 
-def _piece(
-    old: _File | None, new: _File, out: _File, name: str, state: Unification, start: int, stop: int
-) -> Tensor:
+def _piece(old: _File | None, new: _File, out: _File, name: str, state: Unification, start: int, stop: int) -> Tensor:
     """Unify columns ``start:stop`` of a tensor; returns the sums of its blocks.
 
     A piece is worked on as a tensor of its own that has these columns alone: the same strips, rows and blocks.
@@ -234,7 +232,7 @@ def _piece(
 
 
 def _create(file: BinaryIO, new: _File, tasks: int, header: str) -> _File:
-    """Write the head of the file of ``tasks`` tasks, with a checksum to be filled in, and make it as long as it gets."""
+    """Write the head of the file of ``tasks`` tasks, its checksum still to come, and make it as long as it gets."""
     layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = dict.fromkeys(
         ("norms", "rescalers"), (torch.float64, (tasks,))
     )
@@ -257,9 +255,7 @@ def _create(file: BinaryIO, new: _File, tasks: int, header: str) -> _File:
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     file.truncate(8 + len(text) + at)
-    entries = {
-        name: _Entry(*layout[name], 8 + len(text) + head[name]["data_offsets"][0]) for name in layout
-    }
+    entries = {name: _Entry(*layout[name], 8 + len(text) + head[name]["data_offsets"][0]) for name in layout}
     return _File(file, entries)
 
 

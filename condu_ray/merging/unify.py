@@ -5,12 +5,12 @@ Position by position every decoupled delta ``lambda_i * M_i,j * u_j`` is 0 or ha
     sum_i delta~_i,j = u_j * sum_i(lambda_i M_i,j)        and        max_i |delta~_i,j| = |u_j| * max_i(lambda_i M_i,j).
 
 Both factors depend on ``j`` only through its mask bits, which index a table of 256 entries for every 8 tasks. The new
-rescalers need, for every task, the sum of ``|u_j|`` over its mask, added in the order of ``blocks.py``. So one pass reads
-``u``, the bits and the new delta, and writes ``u`` and the bits.
+rescalers need, for every task, the sum of ``|u_j|`` over its mask, added in the order of ``blocks.py``. So one pass
+reads ``u``, the bits and the new delta, and writes ``u`` and the bits.
 
-Two ways with the same bits: the compiled loops of ``fused.py`` on a CPU, and torch's operations on chunks, for GPUs, for
-small deltas, which are not worth a compiler's loading, and where there is no numba. ``reference.py`` is the literal twin
-of both. Names: ``K8C`` = 8 strips of C columns (see ``trigger.py``).
+Two ways with the same bits: the compiled loops of ``fused.py`` on a CPU, and torch's operations on chunks, for GPUs,
+for small deltas, which are not worth a compiler's loading, and where there is no numba. ``reference.py`` is the literal
+twin of both. Names: ``K8C`` = 8 strips of C columns (see ``trigger.py``).
 """
 
 import math
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from condu_ray.merging.blocks import BLOCK, block_count, block_ranges, block_sums, total_of_blocks
 from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
+from condu_ray.merging.threads import run
 from condu_ray.merging.trigger import (
     GROUP,
     codes,
@@ -47,8 +48,14 @@ CHUNK_CPU = 1 << 17
 CHUNK_CUDA = 1 << 22
 """Positions per chunk on a GPU: large enough to hide the launch of a kernel."""
 
-FUSED_FROM = 1 << 20
-"""Positions from which on the compiled loops are worth their loading (or, once a machine, their compiling)."""
+FUSED_FROM = 1 << 21
+"""Positions of a delta from which on the compiled loops are worth their loading, or, once a machine, their compiling."""
+
+FUSED_AFTER = 1 << 27
+"""Positions times tasks that a process unified by torch, a second or so, after which they are worth it always."""
+
+_by_torch = [0]
+"""Positions times tasks that this process unified by torch."""
 
 _CODE_BITS = ((torch.arange(256)[:, None] >> torch.arange(GROUP)) & 1).double()
 """Bit ``t`` of code ``c``: ``[256, 8]``."""
@@ -151,8 +158,8 @@ def factors(
 
 
 _Unified = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
-"""u, the masks, and of every tensor, for every block, the sizes of the earlier tasks' masked u, of the new task's and of
-the new delta: float64 ``[blocks, T + 2]``."""
+"""u, the masks, and of every tensor, for every block, the sizes of the earlier tasks' masked u, of the new task's and
+of the new delta: float64 ``[blocks, T + 2]``."""
 
 
 def unify_blocks(before: Unification, delta: Delta, chunk_size: int = 0) -> _Unified:
@@ -162,9 +169,14 @@ def unify_blocks(before: Unification, delta: Delta, chunk_size: int = 0) -> _Uni
 
 
 def fused_loops(delta: Delta) -> bool:
-    """Whether the compiled loops take this delta: on a CPU, and large enough to be worth their loading."""
+    """Whether the compiled loops take this delta: on a CPU, and with enough to do to be worth their loading."""
     on_cpu = all(tensor.device.type == "cpu" for tensor in delta.values())
-    return on_cpu and sum(tensor.numel() for tensor in delta.values()) >= FUSED_FROM and fused() is not None
+    large = _positions(delta) >= FUSED_FROM or _by_torch[0] >= FUSED_AFTER
+    return on_cpu and large and fused() is not None
+
+
+def _positions(delta: Delta) -> int:
+    return sum(tensor.numel() for tensor in delta.values())
 
 
 @cache
@@ -204,13 +216,14 @@ def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
             u_old = before.unified[name].view(-1) if tasks else flat
             yield from loops.unify_jobs(flat, u_old, u.view(-1), rows_old, rows, rescalers, sums[name])
 
-    loops.run(jobs())
+    run(jobs())
     return unified, triggers, sums
 
 
 @serial()
 def _in_chunks(before: Unification, delta: Delta, chunk_size: int) -> _Unified:
     tasks = len(before.norms)
+    _by_torch[0] += _positions(delta) * (tasks + 1)
     device = next(iter(delta.values())).device
     chunk_size = chunk_size or (CHUNK_CUDA if device.type == "cuda" else CHUNK_CPU)
     tables = [_tables(before.rescalers[start : start + GROUP], device) for start in range(0, tasks, GROUP)]
@@ -252,7 +265,7 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 def _chunk(
     d: Tensor, u_old: Tensor, rows_old: Tensor, rows_new: Tensor, tables: list[tuple[Tensor, Tensor]], sums: Tensor
 ) -> Tensor:
-    """Unify one chunk: writes ``rows_new`` ``[T + 1, C]`` and ``sums`` ``[blocks, T + 2]``, returns the new u ``[8, C]``."""
+    """Unify one chunk: writes ``rows_new`` ``[T + 1, C]`` and ``sums`` ``[blocks, T + 2]``, returns u ``[8, C]``."""
     stored, wide = d.dtype, wide_dtype(d.dtype)
     d, u_old = d.to(wide), u_old.to(wide)
     weight_sum = weight_max = torch.zeros((), dtype=wide, device=d.device)
@@ -313,15 +326,15 @@ def decouple(
         New tensors of ``unified``'s shapes and dtypes.
     """
     out = {name: torch.empty_like(u, memory_format=torch.contiguous_format) for name, u in unified.items()}
-    compiled = {torch.float32, torch.float64} if fused_loops(unified) and (loops := fused()) is not None else set()
-    jobs = (
-        job
-        for name, u in unified.items()
-        if u.dtype in compiled
-        for job in loops.decouple_jobs(u.view(-1), triggers[name][task], scale, out[name].view(-1))
-    )
-    if compiled:
-        loops.run(jobs)
+    loops = fused() if fused_loops(unified) else None
+    compiled = {torch.float32, torch.float64} if loops else set()
+    if loops:
+        run(
+            job
+            for name, u in unified.items()
+            if u.dtype in compiled
+            for job in loops.decouple_jobs(u.view(-1), triggers[name][task], scale, out[name].view(-1))
+        )
     with serial():
         for name, u in unified.items():
             if u.dtype not in compiled:

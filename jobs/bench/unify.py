@@ -58,11 +58,12 @@ def make(params: int, tasks: int) -> tuple[Unification, dict[str, Tensor]]:
 @contextmanager
 def by_torch() -> Iterator[None]:
     """What is inside goes by torch's path."""
-    before, module.FUSED_FROM = module.FUSED_FROM, 1 << 62
+    before = module.FUSED_FROM, module.FUSED_AFTER
+    module.FUSED_FROM = module.FUSED_AFTER = 1 << 62
     try:
         yield
     finally:
-        module.FUSED_FROM = before
+        module.FUSED_FROM, module.FUSED_AFTER = before
 
 
 def same(one: Unification, other: Unification) -> bool:
@@ -105,7 +106,9 @@ def check(state: Unification, delta: dict[str, Tensor]) -> str:
         # Where the summands cancel to below their rounding, both signs are right.
         tie = stack.sum(0).abs() <= 2e-7 * len(stack) * stack.abs().sum(0)
         close = (kernel.unified[name] - wanted).abs() <= 2.4e-7 * wanted.abs()
-        if not bool((close | tie).all()) or float(tie.float().mean()) > 1e-3 + float((stack == 0).all(0).float().mean()):
+        if not bool((close | tie).all()) or float(tie.float().mean()) > 1e-3 + float(
+            (stack == 0).all(0).float().mean()
+        ):
             raise SystemExit(f"tensor {name}: the literal twin disagrees")
     if not torch.allclose(torch.tensor(kernel.rescalers), torch.tensor(twin.rescalers), rtol=1e-4):
         raise SystemExit("the rescalers disagree with the literal twin's")
@@ -141,6 +144,7 @@ def measure(params: int, tasks: int, repeats: int, threads: int, twin: bool, cpu
     """Times and memory of one size, in this process."""
     clock = time.process_time if cpu else time.perf_counter
     torch.set_num_threads(threads)
+    module.FUSED_FROM = 1
     state, delta = make(params, tasks)
     checked = check(state, delta)
     count = sum(len(d) for d in delta.values())
@@ -239,7 +243,7 @@ def _deltas(params: int, _limit: float, folder: str, queue: Any) -> None:
             for count in counts.values():
                 for start in range(0, count, 1 << 24):
                     piece = torch.empty(min(1 << 24, count - start)).normal_(0, 1e-3, generator=generator)
-                    file.write(memoryview(piece.numpy()))
+                    file.write(piece.numpy().data)
     queue.put(None)
 
 
@@ -291,10 +295,14 @@ def main() -> None:
             if child.exitcode:
                 raise SystemExit(f"{params} parameters, {tasks} tasks: ended with {child.exitcode}")
             rows.append(row_of(queue.get()))
-            cells = ("–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in rows[-1])
+            cells = (
+                "–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in rows[-1]
+            )
             print(" | ".join(cells), flush=True)
     if args.json:
-        args.json.write_text(json.dumps({"columns": COLUMNS, "rows": rows, "threads": args.threads, "clock": args.clock}, indent=1))
+        args.json.write_text(
+            json.dumps({"columns": COLUMNS, "rows": rows, "threads": args.threads, "clock": args.clock}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def both(monkeypatch):
         found = []
         for start in (1, 1 << 60):
             monkeypatch.setattr(module, "FUSED_FROM", start)
+            monkeypatch.setattr(module, "FUSED_AFTER", 1 << 60)
             torch.set_num_threads(2)
             found.append(work())
         return found
@@ -75,7 +76,7 @@ def test_an_overflow_of_half_precision_is_refused(both):
     def work():
         state = UnifiedDelta.empty().unify("a", {"w": torch.tensor([60000.0] * 9 + [1.0]).half()})
         state = state.unify("b", {"w": torch.tensor([-60001.0] * 8 + [0.0, 1.0]).half()})
-        with pytest.raises(DeltaError, match="overflows torch.float16"):
+        with pytest.raises(DeltaError, match=r"overflows torch\.float16"):
             state.unify("c", {"w": torch.zeros(10).half()})
 
     both(work)
@@ -83,16 +84,6 @@ def test_an_overflow_of_half_precision_is_refused(both):
 
 def test_what_numba_bakes_in_is_what_the_package_says():
     assert (fused.BLOCK, fused._GROUP) == (blocks.BLOCK, trigger.GROUP)
-
-
-def test_a_failing_job_is_heard_of():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(ZeroDivisionError):
-            fused.run(iter([lambda: None, lambda: 1 // 0, lambda: None]))
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_small_deltas_do_not_load_the_compiler():
@@ -113,3 +104,14 @@ def test_without_numba_torch_does_it(monkeypatch):
         assert module.fused() is None
     finally:
         module.fused.cache_clear()
+
+
+def test_a_process_that_unifies_much_takes_the_compiled_loops(monkeypatch):
+    monkeypatch.setattr(module, "_by_torch", [0])
+    monkeypatch.setattr(module, "FUSED_AFTER", 25)
+    delta, taken = {"w": torch.ones(9)}, []
+    state = UnifiedDelta.empty()
+    for task in "abc":
+        taken.append(module.fused_loops(delta))
+        state = state.unify(task, delta)
+    assert taken == [False, False, True]

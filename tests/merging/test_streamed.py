@@ -17,6 +17,7 @@ WIDE = SHAPES | {"ünder": (8 * BLOCK * 3 + 77,)}
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_same_file_as_in_memory(tmp_path, monkeypatch, dtype, fused_from):
     monkeypatch.setattr(module, "FUSED_FROM", fused_from)
+    monkeypatch.setattr(module, "FUSED_AFTER", 1 << 60)
     state, before = UnifiedDelta.empty(), None
     for task in range(10):
         delta = (grid_deltas if task % 3 else normal_deltas)(1, task, dtype, WIDE)[0]
@@ -57,7 +58,8 @@ def test_a_damaged_file_is_refused(tmp_path):
     first = save(tmp_path / "first", w=torch.ones(3000))
     unify_file(None, first, tmp_path / "one", task="a")
     whole = (tmp_path / "one").read_bytes()
-    for text, wrong in ((whole[:-900] + b"\x01" + whole[-899:], "checksum"), (whole[:-9], "truncated"), (b"x", "no safetensors")):
+    damaged = whole[:-900] + b"\x01" + whole[-899:]
+    for text, wrong in ((damaged, "checksum"), (whole[:-9], "truncated"), (b"x", "no safetensors")):
         (tmp_path / "one").write_bytes(text)
         with pytest.raises(UnifiedFileError, match=wrong):
             unify_file(tmp_path / "one", first, tmp_path / "two", task="b")
