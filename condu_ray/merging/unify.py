@@ -49,7 +49,7 @@ CHUNK_CUDA = 1 << 22
 """Positions per chunk on a GPU: large enough to hide the launch of a kernel."""
 
 FUSED_FROM = 1 << 21
-"""Positions of a delta from which on the compiled loops are worth their loading, or, once a machine, their compiling."""
+"""Positions of a delta from which on the compiled loops are worth being loaded, or, once a machine, compiled."""
 
 FUSED_AFTER = 1 << 27
 """Positions times tasks that a process unified by torch, a second or so, after which they are worth it always."""

@@ -299,10 +299,9 @@ def main() -> None:
                 "–" if cell is None else f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in rows[-1]
             )
             print(" | ".join(cells), flush=True)
-    if args.json:
-        args.json.write_text(
-            json.dumps({"columns": COLUMNS, "rows": rows, "threads": args.threads, "clock": args.clock}, indent=1)
-        )
+            if args.json:  # after every row, for the large ones take long
+                found = {"columns": COLUMNS, "rows": rows, "threads": args.threads, "clock": args.clock}
+                args.json.write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
