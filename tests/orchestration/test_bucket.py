@@ -63,7 +63,7 @@ def made(storage):
 
 def test_a_run_in_a_bucket_that_is_killed_is_the_one_on_disk(tmp_path, environment, data, task_data, small_backbone):
     disk = Job(tmp_path / "disk", task_data, small_backbone, method=METHODS, environment=environment)
-    disk.finish()
+    disk.finish(600)
     expected = made(disk.storage)
     job = BucketJob(tmp_path, "s3://condu/whole", data, small_backbone, method=METHODS, environment=environment)
     try:

@@ -1,5 +1,6 @@
 """What every backend of storage keeps; a new one is added to `BACKENDS` and has to pass all of it."""
 
+import errno
 import re
 import threading
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import condu_ray
+from condu_ray.store.artifacts import ArtifactError, check_writable
 from condu_ray.store.backend import OBJECTS, POSIX, backend
 from condu_ray.store.location import Location
 
@@ -207,6 +209,18 @@ def test_a_probe_makes_the_folder_and_leaves_nothing(store, place):
     store.replace(place / "file", b"")
     with pytest.raises(OSError, match=r"file|director"):
         store.probe(place / "file")
+
+
+@pytest.mark.parametrize("call", ["link", "rename"])
+def test_a_file_system_without_links_is_refused(tmp_path, monkeypatch, call):
+    def refused(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(f"os.{call}", refused)
+    words = {"link": "hard links", "rename": "renaming"}[call]
+    with pytest.raises(ArtifactError, match=rf"--storage .*no {words} .*give a folder of a local disk or NFS"):
+        check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dead_writers_are_cleared_away_and_nothing_else(store, place):
