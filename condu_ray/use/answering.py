@@ -106,9 +106,7 @@ class Answering:
         with self.lock:
             return class_texts(self.features, weights, space, apart, precision)
 
-    def expert(
-        self, weights: Weights, space: Sequence[Labels], pixels_NHWC: np.ndarray, apart: bool = False
-    ) -> Tensor:
+    def expert(self, weights: Weights, space: Sequence[Labels], pixels_NHWC: np.ndarray, apart: bool = False) -> Tensor:
         """Returns logits of one model over the classes of `space`, [N, C]; `apart` as for `scores`."""
         with self.lock, torch.no_grad():
             return self._scale * self.encode(weights, pixels_NHWC) @ self._texts(weights, space, apart=apart).T
