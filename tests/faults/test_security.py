@@ -192,7 +192,7 @@ LISTENS = {
     "cluster/kubernetes/base/raycluster.yaml": "Ray's dashboard in a pod: services/network.yaml says who reaches it",
     "cluster/kubernetes/jobs/serve/rayservice.yaml": "Ray Serve in a pod: services/network.yaml says who reaches it",
     "cluster/kubernetes/overlays/gpu/serve/mtil.yaml": "the same, with GPUs",
-    "cluster/kubernetes/services/network.yaml": "all addresses but the metadata server's may be reached; nothing listens",
+    "cluster/kubernetes/services/network.yaml": "where pods may reach: all but the metadata server",
     "cluster/kubernetes/services/mlflow.yaml": "MLflow in a pod: services/network.yaml says who reaches it",
     "condu_ray/orchestration/serving/server.py": "the address that is shown where --host says all of them",
     "cluster/ray-cluster.yaml": "MLflow on the head node of a cloud cluster, behind the provider's security group",
