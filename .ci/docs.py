@@ -31,6 +31,7 @@ from condu_ray.methods import METHODS  # noqa: E402
 from condu_ray.recipes import RECIPES  # noqa: E402
 from condu_ray.report import results_page  # noqa: E402
 from condu_ray.report.text import markdown_table  # noqa: E402
+from condu_ray.use.serving import Serving  # noqa: E402
 
 FOLDERS = ("condu_ray", "cluster", "dashboards")
 BLOCK = re.compile(r"(<!-- made by make docs: (\w+)(?: (\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -148,7 +149,7 @@ def _example(name: str, page: Path) -> str:
 def _settings(_: str, page: Path) -> str:
     groups: dict[str, type[BaseModel]] = {"": Experiment, **{name: kind for name, kind in _parts(Experiment)}}
     parts = []
-    groups["sweep"] = Sweep
+    groups |= {"sweep": Sweep, "serve": Serving}
     for group, model in groups.items():
         known = Experiment.model_fields if model is Sweep else {}
         fields = {
@@ -156,12 +157,14 @@ def _settings(_: str, page: Path) -> str:
             for name, field in model.model_fields.items()
             if name not in known and not _is_part(field.annotation)
         }
-        flag = f"--{group}." if group and model is not Sweep else "--"
+        flag = f"--{group}." if group and group not in ("sweep", "serve") else "--"
         rows = [
             [f"`{flag}{name}`", _values(field.annotation), _default(field.default), _cell(field.description or "")]
             for name, field in fields.items()
         ]
-        title = {"": "A run", "sweep": "A sweep takes these, too"}.get(group, f"`--{group}.*`")
+        title = {"": "A run", "sweep": "A sweep takes these, too", "serve": "`condu-ray serve`"}.get(
+            group, f"`--{group}.*`"
+        )
         about = (model.__doc__ or "").split("\n")[0]
         parts.append(
             f"## {title}\n\n{about}\n\n{markdown_table(['flag', 'values', 'default', 'meaning'], rows, left=4)}"

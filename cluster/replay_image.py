@@ -33,6 +33,7 @@ SMOKE = (
     "python -c \"import condu_ray; assert '/site-packages/' in condu_ray.__file__, condu_ray.__file__\"",
     "python jobs/run_mtil.py --method list",
     "python cluster/with_room.py --help",
+    "condu-ray serve --help",
     "ray --version",
     "mlflow --version",
 )

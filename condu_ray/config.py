@@ -137,13 +137,19 @@ class Experiment(Settings):
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json), or data in another form (class folders, Parquet
-    of Hugging Face, WebDataset, CSV: benchmark/README.md); default: mini-MTIL, drawn by the package."""
+    of Hugging Face, WebDataset, CSV: benchmark/README.md); default: mini-MTIL, drawn by the package. Task folders may
+    be in a bucket, as `storage`."""
+    probe: Annotated[tuple[Where, ...], Split] = late(())
+    """Folders of tasks that are never learned, in any form: measured after each session as tasks that are not learned
+    yet, over their own classes, beside theta0 (what is kept of unrelated zero-shot ability)."""
     template: str | None = late(None)
     """Prompt of data in another form, `{}` for the class; default: what they bring, else "a photo of a {}."."""
     test_share: float = late(0.2, gt=0, lt=1)
     """Share of each class that is tested on, of data in another form that have no test split."""
     more_data: Annotated[tuple[Where, ...], Split] = late(())
     """Further folders of tasks, in any form: what `data` (or mini-MTIL) has not is looked for in them, in order."""
+    task_data: dict[str, Where] = late({})
+    """Folders of single tasks, by task, in place of those where `data` and `more_data` have them (`condu-ray add`)."""
     imported: dict[str, str] = late({})
     """Experts that were fine-tuned elsewhere: keys in storage by task, as `condu-ray import` gives them; these tasks
     are not trained."""
@@ -185,7 +191,8 @@ class Experiment(Settings):
     long_prompts: Literal["refuse", "cut"] = late("refuse")
     """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
     storage: Where = Location("storage")
-    """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs."""
+    """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs. Also in a bucket: s3://,
+    gs:// or az:// with its name and a path, credentials in the environment (store/README.md)."""
     repair: bool = Field(False, exclude=True)
     """Whether to verify all that is in storage first and put what is damaged aside, so that this run makes it again; no
     other run may be at the storage meanwhile."""

@@ -147,6 +147,10 @@ class Replay(Settings):
     """`icarl`: exemplars of all earlier tasks together, of each the same number (ZSCL's public code)."""
 
 
+MIXTURE_VERSION = 2
+"""Raised whenever a `mixture` predicts otherwise; 2 averages probabilities over classes that no expert knows."""
+
+
 class Inference(Settings):
     """How a task that was not learned yet is predicted from the experts that there are."""
 
@@ -183,7 +187,7 @@ class Inference(Settings):
     """`mixture`: P(new) of an image beforehand, where the label space has classes that no expert knows."""
     unknown: Literal["nearest", "pretrained"] = late("nearest")
     """`mixture`: who answers over classes that no expert knows: the candidates of the paper's rule (`top_k`, weighted),
-    or the pretrained model alone."""
+    their probabilities added up; or the pretrained model alone."""
 
     def resolved(self, router: str = "prototype", aggregation: str = "weighted") -> Inference:
         """Returns the options without `auto`.

@@ -58,7 +58,10 @@ def operator_objects() -> str:
     pods = {"matchExpressions": [{"key": "ray.io/node-type", "operator": "In", "values": ["head", "worker"]}]}
     # The rules ask for this job's name; an operator would make one of its own.
     relabel = [{"targetLabel": "job", "replacement": "ray"}]
-    endpoint = {"port": PORT, "interval": "15s", "relabelings": relabel}
+    endpoints: list[dict[str, Any]] = [{"port": PORT, "interval": "15s", "relabelings": relabel}]
+    for port, job in (("as-metrics", "ray-autoscaler"), ("dash-metrics", "ray-dashboard")):  # the head's alone
+        own = [{"targetLabel": "job", "replacement": job}]
+        endpoints.append({"port": port, "interval": "30s", "relabelings": own})
     monitor = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
@@ -66,7 +69,7 @@ def operator_objects() -> str:
         "spec": {
             "namespaceSelector": {"matchNames": [NAMESPACE]},
             "selector": pods,
-            "podMetricsEndpoints": [endpoint],
+            "podMetricsEndpoints": endpoints,
         },
     }
     rule = {

@@ -12,12 +12,13 @@ FLOORS = (
     "store.location", "settings", "options", "store.layout", "config", "recipes", "store", "command_line", "benchmark",
     "report",
     "vlm", "learn", "methods", "plan", "ablation", "use",
-    "orchestration.watch", "orchestration.cluster", "orchestration.lanes", "orchestration.measure", "orchestration",
-    "face", "commands",
+    "orchestration.watch", "orchestration.cluster", "orchestration.lanes", "orchestration.measure",
+    "orchestration.serving", "orchestration", "face", "commands",
 )  # fmt: skip
 """Each of them a floor of its own, from the ground up."""
 HEAVY = {
-    "ray": "orchestration.watch", "mlflow": "orchestration.watch", "open_clip": "vlm", "pyarrow": "store",
+    "ray": "orchestration.watch", "mlflow": "orchestration.watch", "fastapi": "orchestration.serving",
+    "open_clip": "vlm", "pyarrow": "store",
     "pydantic": "settings",
 }  # fmt: skip
 """The lowest floor on which a package may be imported."""

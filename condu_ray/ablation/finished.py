@@ -26,6 +26,7 @@ def finished_runs(
     *,
     sessions: bool,
     alike: Callable[[Method], str] = lambda method: method.name,
+    keep_features: bool = False,
 ) -> Iterator[tuple[StoredMethod, Evaluator]]:
     """Yields a run for each method that an ablation is about, once all of them are found.
 
@@ -36,6 +37,7 @@ def finished_runs(
         which: describes such methods, for messages.
         sessions: whether the merged states have to be there too, beside the experts.
         alike: of methods that it maps to one text, the first stands for all.
+        keep_features: whether storage keeps the features of all weights, so that the next ablation finds them.
 
     Raises:
         MissingRunError: an expert or a session is not in storage.
@@ -48,7 +50,7 @@ def finished_runs(
     for one in found:
         one.require(flags, sessions=sessions)
     for one in found:
-        yield one, make_evaluator(checked.config, checked.spec, precision)
+        yield one, make_evaluator(checked.config, checked.spec, precision, keep_features)
 
 
 def runs_from_theta0(config: Experiment, flags: Sequence[str], others: str) -> Iterator[tuple[StoredMethod, Evaluator]]:
@@ -89,13 +91,14 @@ def keep_methods(config: Experiment, suitable: Callable[[Method], bool], which: 
     return config.model_copy(update={"method": kept})
 
 
-def make_evaluator(config: Experiment, spec: BackboneSpec, precision: str) -> Evaluator:
+def make_evaluator(config: Experiment, spec: BackboneSpec, precision: str, keep_features: bool = False) -> Evaluator:
     """Returns an evaluator in this process, as those of the run: on the GPU if there is one, else on the CPU.
 
     Args:
         config: batch size, images a task, and the CPU threads of this process.
         spec: the backbone.
         precision: resolved.
+        keep_features: whether storage keeps what is computed.
     """
     torch.set_num_threads(config.training.threads)
     return Evaluator(
@@ -104,4 +107,6 @@ def make_evaluator(config: Experiment, spec: BackboneSpec, precision: str) -> Ev
         max_images=config.evaluation.max_images,
         precision=precision,
         device="cuda" if torch.cuda.is_available() else "cpu",
+        storage=config.storage if keep_features else None,
+        keep_experts=keep_features,
     )

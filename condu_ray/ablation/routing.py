@@ -7,8 +7,8 @@ Names: ``E`` = experts, ``N`` = images, ``C`` = classes of the label space, ``D`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
 
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from condu_ray.ablation.inference import span, state_features
+from condu_ray.ablation.routing_numbers import KNOWN, PAPER, ZERO_SHOT, Right, area, auroc, summarise, transfer
 from condu_ray.benchmark import Task
 from condu_ray.learn.evaluate import Evaluator, class_ids
-from condu_ray.learn.features import PRETRAINED
+from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.learn.routing import Routing, answers, load_routing, mixture
+from condu_ray.merging.delta import fingerprint
 from condu_ray.options import Inference
 from condu_ray.plan.stored_method import StoredMethod
 from condu_ray.vlm import router
@@ -28,9 +30,6 @@ from condu_ray.vlm.calibration import calibration_error
 from condu_ray.vlm.novelty import Rule
 from condu_ray.vlm.routers import Kind
 
-KNOWN, PAPER, ZERO_SHOT = "task known", "paper", "zero-shot"
-RESAMPLES = 2000
-"""Bootstrap samples behind an interval."""
 SHIFTS = (-12, -8, -6, -5, -4, -3, -2.5, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12)
 """Log-odds beforehand of an image being new, from hardly ever to nearly always: the points of a curve."""
 
@@ -74,15 +73,23 @@ def ablate_routing(
     rows: list[dict[str, Any]] = []
     curves: list[dict[str, Any]] = []
     confusion: dict[str, Any] = {}
+    told: list[tuple[int, Right]] = []
     for session in sessions:
         one = Session.of(run, evaluator, session)
         found, asked = one.predict()
+        told.append((len(one.learned), found))
         rows += [{"session": session, **row} for row in summarise(found, one.learned, asked)]
         if one.unlearned:
             curves += [{"session": session, **curve} for curve in one.curves()]
         confusion = {"session": session, **one.confusion()}
         say(f"session {session} of {len(run.tasks)}: {len(found['own'])} rules on {len(run.tasks)} tasks")
-    return run.describe() | {"rows": rows, "curves": curves, "routing": confusion}
+    return run.describe() | {"rows": rows, "transfer": transfer(told), "curves": curves, "routing": confusion}
+
+
+def by_content(weights: Weights) -> Weights:
+    """Names weights by what they are, so that an expert that no later session changes is asked once for all of them."""
+    delta = weights.delta()
+    return PRETRAINED if delta is None else Weights(fingerprint(delta), weights.delta)
 
 
 @dataclass(frozen=True)
@@ -106,13 +113,14 @@ class Session:
     text: Tensor
     label: list[Tensor]
     scale: float
+    _of_column: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, run: StoredMethod, evaluator: Evaluator, session: int) -> Session:
         """Makes the features of a session, numbered from 1."""
         state, backbone = run.state(session - 1), evaluator.features.backbone
         scale = float(backbone.model.logit_scale.detach().exp())
-        weights = [PRETRAINED, *(run.weights(state, name) for name in state.tasks)]
+        weights = [PRETRAINED, *(by_content(run.weights(state, name)) for name in state.tasks)]
         image, text = state_features(evaluator.features, weights, run.tasks)
         learned = [task for name in state.tasks for task in run.tasks if task.name == name]
         routing = load_routing(run.config.storage, backbone.fingerprint, learned, run.method.inference, scale)
@@ -132,8 +140,13 @@ class Session:
 
     def logits(self, column: int, expert: int, at: slice, rows_N: Tensor | None = None) -> Tensor:
         """Returns logits over a part of the classes, by `router.PRETRAINED` or an expert's number."""
-        image_ND = self.image[expert + 1][column]
-        return self.scale * (image_ND if rows_N is None else image_ND[rows_N]) @ self.text[expert + 1, at].T
+        if self._of_column.get("column") != column:  # of one task at a time: 26 MB an expert for MTIL's largest
+            self._of_column.clear()
+            self._of_column["column"] = column
+        if expert not in self._of_column:
+            self._of_column[expert] = self.scale * self.image[expert + 1][column] @ self.text[expert + 1].T
+        logit_NC: Tensor = self._of_column[expert]
+        return logit_NC[:, at] if rows_N is None else logit_NC[rows_N, at]
 
     def predict(self) -> tuple[dict[str, dict[str, list[np.ndarray]]], dict[str, float]]:
         """Returns, by protocol and rule, whether each image of each task is told right; and experts asked an image."""
@@ -143,8 +156,8 @@ class Session:
             name: replace(self.routing, inference=options)
             for name, options in rules(self.routing.inference, bool(self.unlearned)).items()
         }
-        for protocol, found in right.items():
-            for column, task in enumerate(self.tasks):
+        for column, task in enumerate(self.tasks):
+            for protocol, found in right.items():
                 space, at = self.space(column, protocol)
                 id_C = class_ids(space)
                 truth_N = id_C[self.label[column] + (span(self.tasks, column).start - at.start)]
@@ -246,74 +259,3 @@ class Session:
                 errors[when] = 100 * calibration_error(chance_N, torch.tensor(names)[best_N] == label_N)
             found["calibration"].append({"router": kind, "temperature": judge.temperature, **errors})
         return found
-
-
-def summarise(
-    right: Mapping[str, Mapping[str, list[np.ndarray]]], learned: Sequence[str], asked: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """Returns a row a protocol and rule: accuracy, points above the paper's rule, and share of the task known.
-
-    Intervals are of 95 %, by a paired bootstrap over each task's images.
-
-    Args:
-        right: protocol -> rule -> a task's images each, whether they are told right; learned tasks come first.
-        learned: the learned tasks.
-        asked: rule -> experts asked an image.
-    """
-    rows, seen = [], len(learned)
-    known = right["own"][KNOWN]
-    for protocol, by_rule in right.items():
-        for name, images in by_rule.items():
-            row: dict[str, Any] = {"protocol": protocol, "rule": name, "asked": asked.get(name)}
-            for part, chosen in (("learned", slice(0, seen)), ("unlearned", slice(seen, None))):
-                own, paper = images[chosen], by_rule[PAPER][chosen]
-                row[part] = 100 * float(np.mean([one.mean() for one in own])) if own else None
-                row[f"{part}_gain"] = interval(own, paper)[:3] if own else None
-            row["share"] = interval(images[:seen], known)[3:]
-            rows.append(row)
-    return rows
-
-
-def interval(own: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> list[float]:
-    """Compares two rules on the same images, tasks counting alike.
-
-    Args:
-        own: of each task, whether each of its images is told right, bool.
-        other: the same by another rule.
-
-    Returns:
-        Difference in points and its 95 % interval, then share of the other in percent and its interval.
-    """
-    generator = np.random.default_rng(0)
-    pairs = [np.bincount(2 * a.astype(int) + b, minlength=4) for a, b in zip(own, other, strict=True)]
-    drawn = [generator.multinomial(count.sum(), count / count.sum(), RESAMPLES) / count.sum() for count in pairs]
-    whole = [(count / count.sum())[None] for count in pairs]
-    found: list[float] = []
-    (mine, theirs), (mine_0, theirs_0) = (
-        [np.mean([part[:, bits].sum(axis=1) for part in parts], axis=0) for bits in ([2, 3], [1, 3])]
-        for parts in (drawn, whole)
-    )
-    for value, sample in (
-        (mine_0 - theirs_0, mine - theirs),
-        (mine_0 / np.maximum(theirs_0, 1e-9), mine / np.maximum(theirs, 1e-9)),
-    ):
-        found += [100 * float(one) for one in (value[0], *np.percentile(sample, [2.5, 97.5]))]
-    return found
-
-
-def auroc(new_N: Tensor, old_N: Tensor) -> float:
-    """The area under the ROC curve: how often a new image has more evidence than an old one, ties half."""
-    both = torch.cat([new_N, old_N])
-    _, inverse, counts = both.unique(return_inverse=True, return_counts=True)
-    rank = (counts.cumsum(0).double() - (counts.double() - 1) / 2)[inverse]
-    return float((rank[: len(new_N)].sum() - len(new_N) * (len(new_N) + 1) / 2) / (len(new_N) * len(old_N)))
-
-
-def area(points: Sequence[Sequence[float]]) -> float:
-    """The area under accuracy on learned against accuracy on unlearned tasks, in percent^2 / 100, 0 ... 100."""
-    ordered = sorted((unseen, seen) for seen, unseen in points)
-    found, (left, height) = 0.0, (0.0, max(seen for seen, _ in points))
-    for unseen, seen in ordered:
-        found += (unseen - left) * (seen + height) / 2
-        left, height = unseen, seen
-    return found / 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from condu_ray.benchmark.tasks import Task
 from condu_ray.config import Protocol
@@ -27,12 +28,15 @@ class Labels:
     templates: tuple[str, ...]
 
 
-def label_space(protocol: Protocol, tasks: Sequence[Task]) -> tuple[Task, ...]:
+Named = TypeVar("Named", Task, Labels)
+
+
+def label_space(protocol: Protocol, tasks: Sequence[Named]) -> tuple[Named, ...]:
     """Returns the tasks whose classes a prediction chooses from, with the templates of their prompts.
 
     Args:
         protocol: how it is measured.
-        tasks: all tasks of the run.
+        tasks: all tasks of the run, or their words.
 
     Returns:
         All tasks; under `xtail` with one template and by name, for of two classes of one name, which have one prompt

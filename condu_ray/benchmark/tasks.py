@@ -26,7 +26,7 @@ from condu_ray.benchmark.meta import read_json, read_meta
 from condu_ray.benchmark.rows import open_parquet
 from condu_ray.names import nearest
 from condu_ray.store.artifacts import local
-from condu_ray.store.backend import backend
+from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.location import Location, Place
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def _tasks_in(folder: Location, warn: bool) -> list[str]:
             found.append(name)
         elif train and warn:
             logger.warning("%s: skipped, it has a %s but no %s", place, TRAIN, META)
-        elif warn and (path := local(place)).is_symlink() and not path.exists():
+        elif warn and (path := on_disk(place)) is not None and path.is_symlink() and not path.exists():
             logger.warning("%s: skipped, it is a link to %s, where nothing is", place, path.readlink())
     return found
 

@@ -73,7 +73,8 @@ def hold_out(
     found = []
     for task in tasks:
         validated = _held_out(task, held / task.name, share, seed)
-        _warn_of_lacking(validated)
+        if measure_on == "validation":  # the caller asks for these in any case; once is enough
+            _warn_of_lacking(validated)
         found.append(validated if measure_on == "validation" else _without(task, validated, rest / task.name))
     return found
 

@@ -12,7 +12,8 @@ from condu_ray.command_line import CONSOLE, EXIT_CODES, ConfigError, refuse
 from condu_ray.names import nearest
 
 COMMANDS = (
-    "run", "sweep", "report", "prepare", "import", "predict", "export", "evaluate", "inspect", "methods",
+    "run", "sweep", "report", "prepare", "import", "add", "rollback", "forget", "predict", "serve", "export",
+    "evaluate", "inspect", "methods",
     "ablate-merging", "ablate-inference", "ablate-bits",
 )  # fmt: skip
 MODULES = {"import": "import_expert"}

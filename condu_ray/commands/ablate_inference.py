@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return method.routes or (own.routing is not None and method.name == "individual")
 
     which = "condu, condu-lora and emr" + (", and individual" if own.routing is not None else "")
-    for run, evaluator in finished_runs(config, flags, suitable, which, sessions=True):
+    found = finished_runs(config, flags, suitable, which, sessions=True, keep_features=own.routing is not None)
+    for run, evaluator in found:
         storage, features = run.config.storage, evaluator.features
         folder, name = ablation_folder(run.config.run_folder), run.method.name
         suffix = "" if name == "condu" else f"-{name}"

@@ -1,20 +1,52 @@
 """Measure a state of a run, or a bundle, on any tasks' folders without training: accuracy, by class, confusions."""
 
+from __future__ import annotations
+
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from condu_ray.command_line import ConfigError
 from condu_ray.commands.job import job
 from condu_ray.commands.using import run_parser, served, words
 from condu_ray.console import output
+from condu_ray.names import nearest
 from condu_ray.store.location import given
+
+if TYPE_CHECKING:
+    from condu_ray.benchmark import Task
+
+
+def tasks_to_measure(arguments: Namespace) -> list[Task]:
+    """Loads the tasks that are meant: those of --data, or the run's own as it was measured on them.
+
+    Raises:
+        ConfigError: a bundle has no data of its own, or the run has no such task.
+        TaskError: a folder is not what it should be.
+    """
+    from condu_ray.benchmark import load_tasks
+    from condu_ray.plan.opened import open_run, run_place
+    from condu_ray.use.bundle import is_bundle
+
+    names = words(arguments.tasks)
+    if arguments.data is not None:
+        return load_tasks(given(arguments.data), names)
+    if is_bundle(given(arguments.run)):
+        raise ConfigError(f"{arguments.run}: is a bundle, which has no images; give --data DIR")
+    own = {task.name: task for task in open_run(*run_place(arguments.run, arguments.storage)).tasks}
+    if unknown := [name for name in names or () if name not in own]:
+        raise ConfigError(f"--tasks {unknown[0]}: is no task of {arguments.run}{nearest(unknown[0], list(own))}")
+    return [own[name] for name in names or own]
 
 
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints a table a task; all of it goes into --output."""
     parser = run_parser(__doc__)
-    parser.add_argument("--data", required=True, metavar="DIR", help="folder of task folders, as a run's --data")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder of task folders, in the package's form; default: the run's own tasks"
+    )
     parser.add_argument("--tasks", help="which of them, comma-separated; default: all")
     parser.add_argument("--by", metavar="TASK", help="whose expert answers; default: the same task's, or the router's")
     parser.add_argument("--rows", type=int, default=10, help="classes and confusions shown a task (default: 10)")
@@ -26,12 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"--output {path}: give a name that ends with .json, in a folder that is there")
     from rich.table import Table
 
-    from condu_ray.benchmark import load_tasks
     from condu_ray.report.text import json_text, write
     from condu_ray.use.confusion import confusion
     from condu_ray.use.predictor import Predictor
 
-    tasks = load_tasks(given(arguments.data), words(arguments.tasks))
+    tasks = tasks_to_measure(arguments)
     predictor, console = Predictor(served(arguments), arguments.device), output()
     if arguments.by is not None:
         predictor.classes(arguments.by)

@@ -30,8 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--data", help="folder with the task, in any form; default: the run's own data")
     parser.add_argument("--method", help="which of the run's methods merge it, comma-separated; default: all")
+    parser.add_argument(
+        "--session", type=int, metavar="N", help="go on from the first N tasks; those after them count no more"
+    )
     parser.add_argument("--storage", help="storage folder (default: storage)")
     arguments, rest = parser.parse_known_args(argv)
+    from condu_ray.orchestration.changing import roll_back
     from condu_ray.orchestration.run import run
     from condu_ray.plan.imported import import_expert, with_expert
     from condu_ray.vlm.model import backbone_spec, load_backbone
@@ -55,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(
             f"{rest[0]}: the run has its settings already; --task, --checkpoint, --data and --method go here"
         )
+    earlier = None
+    if arguments.session is not None:
+        earlier = config = _earlier(config, arguments.session)
     config = with_expert(config, arguments.task, "", data, methods)
     backbone = load_backbone(backbone_spec(config.model, config.pretrained, config.preprocess))
     key, found = import_expert(config, backbone, arguments.task, checkpoint)
@@ -63,7 +70,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f"{arguments.task}: expert {key}; its delta's norm over theta0's: {sizes}", markup=False)
     for note in found.notes:
         console.print(f"{checkpoint.name}: {note}", markup=False)
-    run(with_expert(config, arguments.task, key))
+    config = with_expert(config, arguments.task, key)
+    run(config)
+    if earlier is not None:
+        roll_back(config, "import", arguments.task)
+
+
+def _earlier(config: Experiment, session: int) -> Experiment:
+    """Returns the settings of an earlier session of a run.
+
+    Raises:
+        ConfigError: the run is not there yet, or has not come so far.
+    """
+    from condu_ray.plan.changes import open_to_change, rolled_back
+    from condu_ray.store.artifacts import is_file
+    from condu_ray.store.layout import config_path
+
+    if not is_file(config_path(config.run_folder)):
+        raise ConfigError(f"--session {session}: there is no run {config.run_name} yet; leave it out")
+    return rolled_back(open_to_change(config.storage, config.run_name), session)
 
 
 def _begun(name: str, storage: str | None) -> Experiment | None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
 
 from condu_ray.command_line import EXIT_CODES, ConfigError, program
 
 if TYPE_CHECKING:
+    from condu_ray.settings import Settings
     from condu_ray.use.served import Served
+
+    S = TypeVar("S", bound=Settings)
 
 
 def run_parser(purpose: str | None, *, bundles: bool = True) -> ArgumentParser:
@@ -21,6 +27,14 @@ def run_parser(purpose: str | None, *, bundles: bool = True) -> ArgumentParser:
     parser.add_argument(
         "--session", type=int, metavar="N", help="state after N learned tasks; default: the last that is committed"
     )
+    return parser
+
+
+def change_parser(purpose: str | None) -> ArgumentParser:
+    """Returns a parser of a RUN that shall be changed, all of its methods together."""
+    parser = ArgumentParser(prog=program(), description=purpose, epilog=EXIT_CODES, allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN", help="a run's name in --storage, or its folder")
+    parser.add_argument("--storage", default="storage", help="storage folder of a name (default: storage)")
     return parser
 
 
@@ -51,3 +65,31 @@ def served(arguments: Namespace) -> Served:
 def words(text: str | None) -> list[str] | None:
     """Returns the parts of `a,b,c`, without blanks around them; None for None."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def settings_flags(parser: ArgumentParser, settings: type[Settings]) -> None:
+    """Adds a flag for each field, its docstring as help."""
+    for name, field in settings.model_fields.items():
+        text = f"{' '.join((field.description or '').split())} (default: {field.default})".replace("%", "%%")
+        parser.add_argument(f"--{name}", metavar=name.rpartition("_")[2].upper(), help=text)
+
+
+def settings_from(settings: type[S], given: Mapping[str, Any], **more: Any) -> S:
+    """Returns settings of the flags that were given.
+
+    Args:
+        settings: their class.
+        given: what a parser returns, more than these maybe.
+        **more: fields that have no flag of their own by `settings_flags`.
+
+    Raises:
+        ConfigError: a value is out of range or of the wrong kind; names its flag.
+    """
+    found = {name: given[name] for name in settings.model_fields if given.get(name) is not None}
+    try:
+        return settings.model_validate(found | more)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        where = f"--{name} {first['input']}: " if name else ""
+        raise ConfigError(f"{where}{first['msg'].removeprefix('Value error, ')}") from error

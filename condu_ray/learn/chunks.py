@@ -31,7 +31,7 @@ class Chunk:
     """Positions [start, stop) of a task's training stream, of which a worker takes every `world`-th.
 
     Attributes:
-        path: Parquet file.
+        path: Parquet file, by its location: another machine may read it, from a copy of its own.
         seed: the run's seed.
         start, stop: stream positions.
         rank, world: this worker's share is the positions p with p % world == rank.

@@ -17,6 +17,7 @@ from condu_ray.options import Inference
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
 from condu_ray.vlm import router
+from condu_ray.vlm.calibration import calibration_error, fit_temperature
 from condu_ray.vlm.model import Backbone
 
 
@@ -84,6 +85,26 @@ def first_of(id_C: Tensor) -> Tensor:
     return first.scatter_reduce(0, id_C, torch.arange(len(id_C)), "amin")
 
 
+def class_texts(
+    features: Features, weights: Weights, space: Sequence[Task | Labels], apart: bool, precision: str | None = None
+) -> Tensor:
+    """Class features over a label space, [C, D].
+
+    Args:
+        features: the encoder.
+        weights: the model's.
+        space: tasks whose classes it is.
+        apart: whether classes of one name in several tasks are several classes.
+        precision: another one than the encoder's.
+    """
+    text_CD = torch.cat([features.text(weights, other, precision) for other in space])
+    if not apart:
+        return text_CD
+    # One prompt has one feature, to the last bit, whichever batch it was encoded in: a tie goes to the first.
+    first: dict[int, int] = {}
+    return text_CD[[first.setdefault(name, place) for place, name in enumerate(class_ids(space).tolist())]]
+
+
 class Evaluator:
     """Counts correct predictions, task known or not; features are shared between calls.
 
@@ -94,6 +115,7 @@ class Evaluator:
         precision: `fp32` or `bf16` (autocast). theta0's features for routing are always fp32.
         device: where to compute.
         storage: storage folder that keeps theta0's features for other runs; None keeps them nowhere.
+        keep_experts: whether it keeps those of all other weights too.
     """
 
     def __init__(
@@ -105,10 +127,12 @@ class Evaluator:
         precision: str = "fp32",
         device: str = "cpu",
         storage: Place | None = None,
+        keep_experts: bool = False,
     ) -> None:
         self.features = Features(
-            backbone, batch_size=batch_size, max_images=max_images, precision=precision, device=device, storage=storage
-        )
+            backbone, batch_size=batch_size, max_images=max_images, precision=precision, device=device,
+            storage=storage, keep_experts=keep_experts,
+        )  # fmt: skip
         self._scale = float(backbone.model.logit_scale.detach().exp())
 
     def known(self, task: Task, weights: Weights, space: Sequence[Task] = (), apart: bool = False) -> Accuracy:
@@ -124,6 +148,23 @@ class Evaluator:
         text_CD = self._texts(weights, task, space, apart)
         predicted_N = (self.features.image(weights, task) @ text_CD.T).argmax(dim=1)
         return self._count(task, space, apart, predicted_N, begin)
+
+    def temperature(self, weights: Weights, held_out: Task) -> float:
+        """Returns the temperature under which a model's probabilities mean the most on images of a task.
+
+        Args:
+            weights: the model's.
+            held_out: a task whose test images are those training images that the model was not trained on.
+        """
+        text_CD = self.features.text(weights, held_out)
+        logit_NC = self._scale * self.features.image(weights, held_out) @ text_CD.T
+        return fit_temperature(logit_NC.double(), self.features.labels(held_out))
+
+    def calibration_error(self, task: Task, weights: Weights, temperature: float = 1.0) -> float:
+        """Returns the expected calibration error of a model on a task's test images over its own classes, in points."""
+        logit_NC = self._scale * self.features.image(weights, task) @ self.features.text(weights, task).T
+        chance_N, best_N = torch.softmax(logit_NC.double() / temperature, dim=1).max(dim=1)
+        return 100 * calibration_error(chance_N, best_N == self.features.labels(task))
 
     def aggregated(
         self,
@@ -177,12 +218,7 @@ class Evaluator:
         self, weights: Weights, task: Task, space: Sequence[Task], apart: bool, precision: str | None = None
     ) -> Tensor:
         """Class features over the label space: [C, D]."""
-        text_CD = torch.cat([self.features.text(weights, other, precision) for other in space or (task,)])
-        if not apart:
-            return text_CD
-        # One prompt has one feature, to the last bit, whichever batch it was encoded in: a tie goes to the first.
-        first: dict[int, int] = {}
-        return text_CD[[first.setdefault(name, place) for place, name in enumerate(class_ids(space).tolist())]]
+        return class_texts(self.features, weights, space or (task,), apart, precision)
 
     def _count(self, task: Task, space: Sequence[Task], apart: bool, predicted_N: Tensor, begin: float) -> Accuracy:
         label_N = self.features.labels(task)

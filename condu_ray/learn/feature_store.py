@@ -1,4 +1,4 @@
-"""theta0's features in storage: what routing and zero-shot read of the pretrained model, computed once for all runs."""
+"""Features in storage: theta0's, which routing and zero-shot of all runs read, and those of experts for an ablation."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from condu_ray.benchmark.label_space import Labels
 from condu_ray.config import content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.layout import feature_folder
+from condu_ray.store.ledger import ROOT
 from condu_ray.store.location import Place
 
 FILE = "features.safetensors"
@@ -24,18 +25,21 @@ CUT = "cut after the longest"
 
 
 class FeatureStore:
-    """Features of the pretrained model, by what they depend on: `<storage>/features/<key>`.
+    """Features of one model, by what they depend on: `<storage>/features/<key>`.
 
     Args:
         storage: storage folder.
         backbone: theta0's fingerprint.
         preprocess: open_clip's PreprocessCfg as a dict.
         device: kind of device that computes (`cpu`, `cuda`): others give other bits.
+        weights: name of the model's weights, equal for equal ones; theta0's unless said.
     """
 
-    def __init__(self, storage: Place, backbone: str, preprocess: Mapping[str, Any], device: str) -> None:
+    def __init__(
+        self, storage: Place, backbone: str, preprocess: Mapping[str, Any], device: str, weights: str = ROOT
+    ) -> None:
         self._storage = storage
-        self._identity = [VERSION, backbone, dict(preprocess), device]
+        self._identity = [VERSION, backbone, dict(preprocess), device, *([] if weights == ROOT else [weights])]
 
     def _path(self, kind: Literal["image", "text"], task: Task | Labels, precision: str, count: int) -> Place:
         what = [task.classes, task.templates, CUT] if kind == "text" else [_images(task), count]

@@ -48,6 +48,7 @@ class Features:
         precision: `fp32` or `bf16` (autocast).
         device: where to compute.
         storage: storage folder that keeps theta0's features for other runs; None keeps them nowhere.
+        keep_experts: whether it keeps those of all other weights too, for ablations that come again.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class Features:
         precision: str,
         device: str,
         storage: Place | None = None,
+        keep_experts: bool = False,
     ) -> None:
         self.backbone, self.precision, self.device = backbone, precision, torch.device(device)
         self.theta0 = backbone.snapshot()
         backbone.model.to(self.device).eval()
         self.decoded = Decoded(backbone.spec.preprocess, batch_size, max_images)
-        spec = backbone.spec.preprocess
-        self._store = FeatureStore(storage, backbone.fingerprint, spec, self.device.type) if storage else None
+        self._storage, self._keep_experts = storage, keep_experts
         self._placed: str | None = ROOT
         self._kept: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
 
@@ -81,6 +82,14 @@ class Features:
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > FEATURE_BYTES:
             self._kept.popitem(last=False)
         return tensor
+
+    def _store(self, weights: Weights) -> FeatureStore | None:
+        if self._storage is None or not (self._keep_experts or weights.name == ROOT):
+            return None
+        backbone = self.backbone
+        return FeatureStore(
+            self._storage, backbone.fingerprint, backbone.spec.preprocess, self.device.type, weights.name
+        )
 
     def labels(self, task: Task) -> Tensor:
         """Returns the test labels that are used, int64 [N]."""
@@ -117,7 +126,7 @@ class Features:
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
-        count, store = self.decoded.count(task), self._store if weights.name == ROOT else None
+        count, store = self.decoded.count(task), self._store(weights)
         if store is not None:
             wanted_N = None  # they are stored whole
             if kept is None and (stored := store.load("image", task, precision, count)) is not None:
@@ -149,7 +158,7 @@ class Features:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        store = self._store if weights.name == ROOT else None
+        store = self._store(weights)
         if store is not None and (stored := store.load("text", task, precision)) is not None:
             return self._keep(key, stored)
         self._place(weights)

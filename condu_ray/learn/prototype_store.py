@@ -34,9 +34,9 @@ def prototype_key(backbone: str, task: Task, images: str = "training") -> str:
     return content_hash([VERSION, backbone, data])[:24]
 
 
-def has_prototypes(storage: Place, backbone: str, task: Task) -> bool:
-    """Whether a task's prototypes are there."""
-    return artifacts.exists(prototype_folder(storage, prototype_key(backbone, task)))
+def has_prototypes(storage: Place, backbone: str, task: Task, images: str = "training") -> bool:
+    """Whether a task's prototypes are there; arguments as of `prototype_key`."""
+    return artifacts.exists(prototype_folder(storage, prototype_key(backbone, task, images)))
 
 
 def save_prototypes(storage: Place, backbone: str, task: Task, sums: Tensor, text: Tensor, moments: Moments) -> None:

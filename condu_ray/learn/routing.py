@@ -6,7 +6,7 @@ Names: ``N`` = images, ``T`` = learned tasks, ``C`` = classes of the label space
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -41,12 +41,14 @@ class Routing:
         prototypes: to its class prototypes [C_i, D].
         inference: router, means, novelty and prior.
         scale: exp(logit_scale) of theta0.
+        temperatures: learned task to the temperature of its expert's softmax in a mixture; 1 where it is not there.
     """
 
     tasks: Mapping[str, Known]
     prototypes: Mapping[str, Tensor]
     inference: Inference
     scale: float
+    temperatures: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def router(self) -> Router:
@@ -159,24 +161,22 @@ def mixture(
         aggregation="weighted",
         pretrained_weight=inference.pretrained_weight,
     )
-    is_new_N = share[:, -1] > 0
+    new_share_N = share[:, -1]
     found = Mixture(len(base_ND), id_C)
     found.tasks, found.new = task_NT, new_N if len(unknown) and who.any_known else None
-    strange_NC: Tensor | None = None
     for expert in (router.PRETRAINED, *range(len(names))):
-        share_N = share[:, expert] if expert != router.PRETRAINED else torch.zeros(len(base_ND)).double()
-        weight_N = torch.where(index_NK == expert, weight_NK, 0.0).sum(dim=1) * is_new_N
-        wanted_N = (share_N > 0) | (weight_N > 0)
+        share_N = share[:, expert] if expert != router.PRETRAINED else torch.zeros_like(new_share_N)
+        strange_N = new_share_N * torch.where(index_NK == expert, weight_NK, 0.0).sum(dim=1)
+        wanted_N = (share_N > 0) | (strange_N > 0)
         if not wanted_N.any():
             continue
         logit_WC = logits(expert, wanted_N)
-        found.counted[expert] = share_N + share[:, -1] * weight_N
-        if strange_NC is None:
-            strange_NC = torch.zeros(len(base_ND), logit_WC.shape[1])
-        strange_NC[wanted_N] += weight_N[wanted_N, None] * logit_WC
+        found.counted[expert] = share_N + strange_N
+        temperature = 1.0
         if expert != router.PRETRAINED:
-            mine_N = share_N[wanted_N] > 0
-            found.add(logit_WC[mine_N], who.columns(names[expert]), share_N[share_N > 0], share_N > 0)
-    if is_new_N.any() and strange_NC is not None:
-        found.add(strange_NC[is_new_N], unknown, share[is_new_N, -1], is_new_N)
+            temperature = routing.temperatures.get(names[expert], 1.0)
+            found.add(logit_WC, who.columns(names[expert]), share_N, wanted_N, temperature)
+        # Probabilities are added up here too: logits of experts that never saw these classes differ in scale, and in
+        # their sum the loudest expert decides; a flat softmax counts for little.
+        found.add(logit_WC, unknown, strange_N, wanted_N, temperature)
     return found

@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from condu_ray.benchmark.rows import CACHED_BYTES, Layout, blocks, has_labels, layout, open_parquet, read_labels
+from condu_ray.store.artifacts import local
+from condu_ray.store.location import Location
 
 SPARE_BYTES = 2**30
 """What the disk of the temporary folder must have left beside a copy."""
@@ -36,7 +38,7 @@ class Spool:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  it ends with this object
         self._edges = np.zeros(rows + 1, dtype=np.int64)
         row = 0
-        with open_parquet(path, streaming=True) as source:
+        with open_parquet(local(Location(path)), streaming=True) as source:
             for batch in source.iter_batches(32, columns=["image"], use_threads=False):
                 for encoded in batch.column("image").to_pylist():
                     self._edges[row + 1] = self._edges[row] + self._file.write(encoded or b"")
@@ -52,7 +54,7 @@ class _Source:
     """An open file, how it is read, and its copy if it needs one and has one."""
 
     def __init__(self, path: str) -> None:
-        self.file = open_parquet(path)
+        self.file = open_parquet(local(Location(path)))
         self.layout, self.blocks = layout(self.file), blocks(self.file)
         self.starts = np.asarray([block.start for block in self.blocks])
         self.columns = ["image", *(["label"] if has_labels(self.file) else [])]

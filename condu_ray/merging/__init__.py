@@ -11,6 +11,7 @@ from condu_ray.merging.emr import emr
 from condu_ray.merging.fidelity import Reconstruction, reconstruction
 from condu_ray.merging.opcm import Projected, project
 from condu_ray.merging.spectral import iso_c, tsv_m
+from condu_ray.merging.streamed import unify_file
 from condu_ray.merging.tall_mask import consensus
 from condu_ray.merging.ties import ties
 from condu_ray.merging.unified import DuplicateTaskError, UnifiedDelta, UnknownTaskError
@@ -49,4 +50,5 @@ __all__ = [
     "ties",
     "top_positions",
     "tsv_m",
+    "unify_file",
 ]

@@ -50,8 +50,13 @@ def flatten(tasks: tuple[str, ...], rescaler: Rescaler, state: Unification) -> t
     }
     tensors.update({f"unified/{name}": u for name, u in state.unified.items()})
     tensors.update({f"trigger/{name}": rows for name, rows in state.triggers.items()})
+    return tensors, header_of(tasks, rescaler)
+
+
+def header_of(tasks: tuple[str, ...], rescaler: Rescaler) -> str:
+    """The metadata's JSON text, without the checksum."""
     header = {"format": "unified_delta", "version": FORMAT_VERSION, "tasks": list(tasks), "rescaler": rescaler}
-    return tensors, json.dumps(header, sort_keys=True)
+    return json.dumps(header, sort_keys=True)
 
 
 def checksum(tensors: dict[str, Tensor], header: str) -> str:
@@ -104,7 +109,7 @@ def load(path: Path, device: str) -> tuple[tuple[str, ...], Rescaler, Unificatio
     try:
         with safe_open(path, framework="pt", device=device) as file:
             metadata = file.metadata() or {}
-            tasks, rescaler = _header(path, metadata)
+            tasks, rescaler = read_header(path, metadata)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
         raise UnifiedFileError(f"{path}: truncated, or no safetensors file ({error})") from error
@@ -121,7 +126,7 @@ def load(path: Path, device: str) -> tuple[tuple[str, ...], Rescaler, Unificatio
     return tasks, rescaler, Unification(unified, triggers, norms, rescalers)
 
 
-def _header(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], Rescaler]:
+def read_header(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], Rescaler]:
     """Tasks and rescaler from the metadata; the version is checked before anything else of it is believed."""
     if KEY not in metadata:
         raise UnifiedFileError(f"{path}: a safetensors file, but without {KEY!r} in its metadata")

@@ -5,21 +5,28 @@ Position by position every decoupled delta ``lambda_i * M_i,j * u_j`` is 0 or ha
     sum_i delta~_i,j = u_j * sum_i(lambda_i M_i,j)        and        max_i |delta~_i,j| = |u_j| * max_i(lambda_i M_i,j).
 
 Both factors depend on ``j`` only through its mask bits, which index a table of 256 entries for every 8 tasks. The new
-rescalers need, for every task, the sum of ``|u_j|`` over its mask: a histogram of ``|u_j|`` over the same codes. So one
-pass reads ``u``, the bits and the new delta, and writes ``u`` and the bits.
+rescalers need, for every task, the sum of ``|u_j|`` over its mask, added in the order of ``blocks.py``. So one pass
+reads ``u``, the bits and the new delta, and writes ``u`` and the bits.
 
-``reference.py`` is the literal twin of this file. Names: ``K8C`` = 8 strips of C columns (see ``trigger.py``).
+Two ways with the same bits: the compiled loops of ``fused.py`` on a CPU, and torch's operations on chunks, for GPUs,
+for small deltas, which are not worth a compiler's loading, and where there is no numba. ``reference.py`` is the literal
+twin of both. Names: ``K8C`` = 8 strips of C columns (see ``trigger.py``).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from condu_ray.merging.blocks import BLOCK, block_count, block_ranges, block_sums, total_of_blocks
 from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
+from condu_ray.merging.threads import run
 from condu_ray.merging.trigger import (
     GROUP,
     codes,
@@ -40,6 +47,15 @@ CHUNK_CPU = 1 << 17
 
 CHUNK_CUDA = 1 << 22
 """Positions per chunk on a GPU: large enough to hide the launch of a kernel."""
+
+FUSED_FROM = 1 << 21
+"""Positions of a delta from which on the compiled loops are worth being loaded, or, once a machine, compiled."""
+
+FUSED_AFTER = 1 << 27
+"""Positions times tasks that a process unified by torch, a second or so, after which they are worth it always."""
+
+_by_torch = [0]
+"""Positions times tasks that this process unified by torch."""
 
 _CODE_BITS = ((torch.arange(256)[:, None] >> torch.arange(GROUP)) & 1).double()
 """Bit ``t`` of code ``c``: ``[256, 8]``."""
@@ -77,7 +93,6 @@ def serial() -> Iterator[None]:
 
 
 @torch.no_grad()
-@serial()
 def unify(
     before: Unification, delta: Delta, *, rescaler: Rescaler = "l1", task: str | None = None, chunk_size: int = 0
 ) -> Unification:
@@ -88,60 +103,158 @@ def unify(
         delta: The new task's delta: any floating dtype, all tensors on one device, layout as ``before.unified``.
         rescaler: How lambda measures a delta; must be the same at every session.
         task: Name of the new task, for messages.
-        chunk_size: Positions worked on at a time, which bounds the memory beyond inputs and outputs (about 40 bytes a
-            position); 0 chooses by device.
+        chunk_size: Positions that torch works on at a time, which bounds the memory beyond inputs and outputs (about 60
+            bytes a position); 0 chooses by device, and takes the compiled loop where there is enough to do.
 
     Returns:
-        New tensors, one task more. Half-precision deltas are worked on in float32; sums are float64.
+        New tensors, one task more; the same bits by either way, for every number of threads and chunk size.
+        Half-precision deltas are worked on in float32; sums are float64.
 
     Raises:
         DeltaError: As :func:`~condu_ray.merging.delta.check_delta`; or ``u`` overflows its dtype.
     """
-    tasks = len(before.norms)
-    check_layout(delta, before.unified if tasks else None, task)
-    device = next(iter(delta.values())).device
-    chunk_size = chunk_size or (CHUNK_CUDA if device.type == "cuda" else CHUNK_CPU)
-    groups = -(-tasks // GROUP)
-    tables = [_tables(before.rescalers[GROUP * g : GROUP * (g + 1)], device) for g in range(groups)]
-
-    unified: dict[str, Tensor] = {}
-    triggers: dict[str, Tensor] = {}
-    # Sizes to divide by: earlier tasks (padded to whole groups), then the new task; last, the new delta's own size.
-    total = torch.zeros(GROUP * groups + 2, dtype=torch.float64, device=device)
-    for name in sorted(delta):
-        tensor = delta[name].detach()
-        count = tensor.numel()
-        u = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-        rows = torch.empty(tasks + 1, trigger_bytes(count), dtype=torch.uint8, device=device)
-        sizes = torch.zeros_like(total)
-        flat_new, flat = tensor.reshape(-1), u.view(-1)
-        old = before.unified[name].view(-1) if tasks else None
-        wide = wide_dtype(tensor.dtype)
-        tables_wide = [(table_sum.to(wide), table_max.to(wide)) for table_sum, table_max in tables]
-        for start, stop in column_ranges(count, chunk_size):
-            d = read_strips(flat_new, start, stop)
-            rows_old = before.triggers[name][:, start:stop] if tasks else rows[:0, start:stop]
-            u_old = read_strips(old, start, stop) if old is not None else d
-            write_strips(flat, start, stop, _chunk(d, u_old, rows_old, rows[:, start:stop], tables_wide, sizes))
-        total.add_(sizes, alpha=1.0 if rescaler == "l1" else 1.0 / max(count, 1))
-        unified[name], triggers[name] = u, rows
-
-    *padded, size_new, norm_new = total.tolist()
-    if not math.isfinite(norm_new):
+    check_layout(delta, before.unified if before.norms else None, task)
+    unified, triggers, sums = unify_blocks(before, delta, chunk_size)
+    sizes = torch.stack([total_of_blocks(sums.pop(name)) for name in sorted(delta)])
+    if not bool(sizes[:, -1].isfinite().all()):
         check_delta(delta, task=task)
-    sizes_now = (*padded[:tasks], size_new)
-    norms = (*before.norms, norm_new)
+    counts = [delta[name].numel() for name in sorted(delta)]
+    dtype = next(iter(delta.values())).dtype
+    return Unification(unified, triggers, *factors(before.norms, sizes, counts, rescaler, dtype, task))
+
+
+def factors(
+    norms: tuple[float, ...],
+    sizes: Tensor,
+    counts: Sequence[int],
+    rescaler: Rescaler,
+    dtype: torch.dtype,
+    task: str | None,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Norms and rescalers after a session.
+
+    Args:
+        norms: Of the earlier tasks.
+        sizes: Of each tensor the L1 norms of the earlier tasks' masked u, the new one's, and the new delta's: float64
+            ``[tensors, T + 2]``, tensors in the order of names.
+        counts: Positions of each tensor.
+        rescaler: As in :func:`unify`.
+        dtype: What u is stored in, for the message.
+        task: Name of the new task, for the message.
+
+    Raises:
+        DeltaError: ``u`` overflows.
+    """
+    total = [0.0] * sizes.shape[1]
+    for count, row in zip(counts, sizes.tolist(), strict=True):
+        weight = 1.0 if rescaler == "l1" else 1.0 / max(count, 1)
+        total = [sofar + weight * size for sofar, size in zip(total, row, strict=True)]
+    *sizes_now, norm_new = total
+    norms = (*norms, norm_new)
     rescalers = tuple(norm / size if size > 0 else 0.0 for norm, size in zip(norms, sizes_now, strict=True))
     if not all(map(math.isfinite, (*sizes_now, *rescalers))):
-        raise DeltaError(f"task {task!r}: the unified delta overflows {next(iter(delta.values())).dtype}")
-    return Unification(unified, triggers, norms, rescalers)
+        raise DeltaError(f"task {task!r}: the unified delta overflows {dtype}")
+    return norms, rescalers
+
+
+_Unified = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""u, the masks, and of every tensor, for every block, the sizes of the earlier tasks' masked u, of the new task's and
+of the new delta: float64 ``[blocks, T + 2]``."""
+
+
+def unify_blocks(before: Unification, delta: Delta, chunk_size: int = 0) -> _Unified:
+    """The part of :func:`unify` that goes over positions; layouts must have been checked."""
+    work = _compiled if not chunk_size and fused_loops(delta) else _in_chunks
+    return work(before, delta, chunk_size)
+
+
+def fused_loops(delta: Delta) -> bool:
+    """Whether the compiled loops take this delta: on a CPU, and with enough to do to be worth their loading."""
+    on_cpu = all(tensor.device.type == "cpu" for tensor in delta.values())
+    large = _positions(delta) >= FUSED_FROM or _by_torch[0] >= FUSED_AFTER
+    return on_cpu and large and fused() is not None
+
+
+def _positions(delta: Delta) -> int:
+    return sum(tensor.numel() for tensor in delta.values())
+
+
+@cache
+def fused() -> ModuleType | None:
+    """The compiled loops, imported late; ``None`` where numba cannot be had."""
+    try:
+        return import_module("condu_ray.merging.fused")
+    except ImportError:
+        return None
+
+
+def _empty(before: Unification, name: str, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Place for a tensor's u and masks, and its masks before."""
+    tasks, device = len(before.norms), tensor.device
+    u = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    rows = torch.empty(tasks + 1, trigger_bytes(tensor.numel()), dtype=torch.uint8, device=device)
+    return u, rows, before.triggers[name] if tasks else rows[:0]
+
+
+def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
+    loops = fused()
+    assert loops is not None  # unify_blocks asked
+    tasks = len(before.norms)
+    padding = -tasks % GROUP if tasks else GROUP
+    rescalers = torch.tensor([*before.rescalers] + [0.0] * padding, dtype=torch.float64).numpy()
+    unified: dict[str, Tensor] = {}
+    triggers: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
+
+    def jobs() -> Iterator[Callable[[], None]]:
+        for name in sorted(delta):
+            tensor = delta[name].detach().contiguous()
+            u, rows, rows_old = _empty(before, name, tensor)
+            unified[name], triggers[name] = u, rows
+            sums[name] = torch.empty(block_count(tensor.numel()), tasks + 2, dtype=torch.float64)
+            flat = tensor.view(-1)
+            u_old = before.unified[name].view(-1) if tasks else flat
+            yield from loops.unify_jobs(flat, u_old, u.view(-1), rows_old, rows, rescalers, sums[name])
+
+    run(jobs())
+    return unified, triggers, sums
+
+
+@serial()
+def _in_chunks(before: Unification, delta: Delta, chunk_size: int) -> _Unified:
+    tasks = len(before.norms)
+    _by_torch[0] += _positions(delta) * (tasks + 1)
+    device = next(iter(delta.values())).device
+    chunk_size = chunk_size or (CHUNK_CUDA if device.type == "cuda" else CHUNK_CPU)
+    tables = [_tables(before.rescalers[start : start + GROUP], device) for start in range(0, tasks, GROUP)]
+    unified: dict[str, Tensor] = {}
+    triggers: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
+    for name in sorted(delta):
+        tensor = delta[name].detach()
+        flat = tensor.reshape(-1)
+        u, rows, rows_old = _empty(before, name, tensor)
+        u_old = before.unified[name].view(-1) if tasks else flat
+        wide = wide_dtype(tensor.dtype)
+        tables_wide = [(table_sum.to(wide), table_max.to(wide)) for table_sum, table_max in tables]
+        sums[name] = torch.empty(block_count(len(flat)), tasks + 2, dtype=torch.float64, device=device)
+        for start, stop in block_ranges(len(flat), chunk_size):
+            d, earlier = (read_strips(one, start, stop) for one in (flat, u_old))
+            found = sums[name][start // BLOCK : -(-stop // BLOCK)]
+            new = _chunk(d, earlier, rows_old[:, start:stop], rows[:, start:stop], tables_wide, found)
+            write_strips(u.view(-1), start, stop, new)
+        unified[name], triggers[name] = u, rows
+    return unified, triggers, sums
 
 
 def _tables(rescalers: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
     """Sum and largest of the rescalers that a code's bits select, each float64 ``[256]``."""
     padded = torch.tensor([*rescalers] + [0.0] * (GROUP - len(rescalers)), dtype=torch.float64, device=device)
     selected = _CODE_BITS.to(device) * padded
-    return selected.sum(1), selected.amax(1)
+    total = selected[:, 0]
+    for column in selected.T[1:]:
+        total = total + column  # one after the other, as the compiled loop does
+    return total, selected.amax(1)
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -150,16 +263,14 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _chunk(
-    d: Tensor, u_old: Tensor, rows_old: Tensor, rows_new: Tensor, tables: list[tuple[Tensor, Tensor]], sizes: Tensor
+    d: Tensor, u_old: Tensor, rows_old: Tensor, rows_new: Tensor, tables: list[tuple[Tensor, Tensor]], sums: Tensor
 ) -> Tensor:
-    """Unify one chunk: writes ``rows_new`` ``[T + 1, C]``, adds to ``sizes`` and returns the new u ``[8, C]``."""
+    """Unify one chunk: writes ``rows_new`` ``[T + 1, C]`` and ``sums`` ``[blocks, T + 2]``, returns u ``[8, C]``."""
     stored, wide = d.dtype, wide_dtype(d.dtype)
     d, u_old = d.to(wide), u_old.to(wide)
-    indices = []
     weight_sum = weight_max = torch.zeros((), dtype=wide, device=d.device)
     for g, (table_sum, table_max) in enumerate(tables):
         index = codes(rows_old[GROUP * g : GROUP * (g + 1)]).to(torch.int32).view(-1)
-        indices.append(index)
         picked_sum = table_sum.index_select(0, index).view(d.shape)
         picked_max = table_max.index_select(0, index).view(d.shape)
         weight_sum = picked_sum if g == 0 else weight_sum.add_(picked_sum)
@@ -171,7 +282,7 @@ def _chunk(
     earlier = (weight_max * u_old).mul_(sign)
     u = torch.maximum(earlier, new)  # |u|, never negative: some summand has the elected sign, or all are 0
     keep, match = strictly_positive(earlier), strictly_positive(new)
-    norm_new = new.abs().sum(dtype=torch.float64)
+    sums[:, -1] = block_sums(new.abs())
     if stored != wide:
         u = u.to(stored).to(wide)  # the masks and the sums are those of the stored u ...
         stays = strictly_positive(u)  # ... which may have been rounded to 0
@@ -179,12 +290,10 @@ def _chunk(
 
     torch.bitwise_and(rows_old, pack_strips(keep), out=rows_new[:-1])
     rows_new[-1] = pack_strips(match)
-    sizes[-2] += (u * match).sum(dtype=torch.float64)
-    sizes[-1] += norm_new
-    if indices:
-        kept = (u * keep).double().view(-1)
-        for g, index in enumerate(indices):
-            sizes[GROUP * g : GROUP * (g + 1)] += sums_by_bit(index, kept)
+    sums[:, -2] = block_sums(u * match)
+    kept = u * keep
+    for task, row in enumerate(rows_old):
+        sums[:, task] = block_sums(kept * unpack_strips(row))
     return u.mul_(sign).add_(0.0)  # no -0.0, so that equal results have equal bytes
 
 
@@ -202,7 +311,6 @@ def sums_by_bit(index: Tensor, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@serial()
 def decouple(
     unified: Mapping[str, Tensor], triggers: Mapping[str, Tensor], task: int, scale: float
 ) -> dict[str, Tensor]:
@@ -217,13 +325,24 @@ def decouple(
     Returns:
         New tensors of ``unified``'s shapes and dtypes.
     """
-    decoupled = {}
-    for name, u in unified.items():
-        out = torch.empty_like(u)
-        row = triggers[name][task]
-        for start, stop in column_ranges(u.numel(), CHUNK_CUDA if u.device.type == "cuda" else CHUNK_CPU):
-            strips = read_strips(u.view(-1), start, stop)
-            wide = strips.to(wide_dtype(u.dtype)) * scale
-            write_strips(out.view(-1), start, stop, wide.mul_(unpack_strips(row[start:stop])))
-        decoupled[name] = out
-    return decoupled
+    out = {name: torch.empty_like(u, memory_format=torch.contiguous_format) for name, u in unified.items()}
+    loops = fused() if fused_loops(unified) else None
+    compiled = {torch.float32, torch.float64} if loops else set()
+    if loops:
+        run(
+            job
+            for name, u in unified.items()
+            if u.dtype in compiled
+            for job in loops.decouple_jobs(u.view(-1), triggers[name][task], scale, out[name].view(-1))
+        )
+    with serial():
+        for name, u in unified.items():
+            if u.dtype not in compiled:
+                _decouple(u.view(-1), triggers[name][task], scale, out[name].view(-1))
+    return out
+
+
+def _decouple(u: Tensor, row: Tensor, scale: float, out: Tensor) -> None:
+    for start, stop in column_ranges(len(u), CHUNK_CUDA if u.device.type == "cuda" else CHUNK_CPU):
+        wide = read_strips(u, start, stop).to(wide_dtype(u.dtype)) * scale
+        write_strips(out, start, stop, wide.mul_(unpack_strips(row[start:stop])))

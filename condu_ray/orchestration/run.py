@@ -1,12 +1,13 @@
 """The main job: train experts in lanes, merge them in task order, measure every session, report.
 
-Read `learn` first: it tells the story. Everything that it finds in storage it takes from there, so the same command
-goes on where it was stopped and ends at once when all is done.
+Read `learn` and `work` first: they tell the story. Everything that it finds in storage it takes from there, so the same
+command goes on where it was stopped and ends at once when all is done.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.markup import escape
@@ -18,12 +19,12 @@ from condu_ray.orchestration.engine import Engine
 from condu_ray.orchestration.merger import Merger
 from condu_ray.orchestration.state import start_state_actor
 from condu_ray.orchestration.watch.lines import Lines
-from condu_ray.orchestration.watch.mlflow_address import check_tracking
+from condu_ray.orchestration.watch.mlflow_address import check_tracking, elsewhere
 from condu_ray.orchestration.watch.progress import Display
 from condu_ray.orchestration.watch.recorder import Recorder
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.repair import mend
-from condu_ray.plan.results import Results
+from condu_ray.plan.results import Results, SessionResult
 from condu_ray.plan.stored_run import finished_run
 from condu_ray.report.run_report import write_report
 from condu_ray.store import artifacts
@@ -57,25 +58,26 @@ def run(config: Experiment) -> dict[str, Any]:
     with lines.waiting("tasks and backbone are checked"):
         checked = check(config, lambda words: lines.say(escape(words)))
     config, tasks = checked.config, [task.name for task in checked.tasks]
-    with lease(config.run_folder), Display(tasks, config.training.steps, lines) as display:
+    with lease(config.run_folder) as held, Display(tasks, config.training.steps, lines) as display:
         remove_drafts(config.storage)
         write_config(config)
-        for line in checked.words:
+        for line in (*checked.words, *elsewhere(config)):
             display.say(escape(line))
         results = from_storage(checked, display)
         if results is None:
             with env.ray_cluster(config.cluster.address, config.run_name, lines):
-                results = learn(checked, display)
+                results = learn(checked, display, held)
         display.finish(results, config.run_folder)
         return results
 
 
-def learn(checked: Checked, display: Display) -> dict[str, Any]:
+def learn(checked: Checked, display: Display, held: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Trains, merges and measures on a cluster that is up.
 
     Args:
         checked: the run's configuration, tasks and backbone.
         display: shows where it is.
+        held: raises LeaseError once another driver has taken the run over.
 
     Returns:
         The results.
@@ -83,25 +85,50 @@ def learn(checked: Checked, display: Display) -> dict[str, Any]:
     Raises:
         RunError: training failed for good.
     """
-    begin, config = time.perf_counter(), checked.config
-    engine = Engine(checked, config.run_folder)
-    (plan,) = engine.plans
-    with at_work(), Recorder(Results(plan)) as recorder:
-        engine.start(display.say)
-        state = start_state_actor(config)
-        merger = Merger(recorder.results, state.merge.remote, engine.crew.board, engine.pool.service)
-        display.say(engine.described())
-        while not recorder.results.complete:
-            news = engine.look(display.say)
-            for session in merger.advance(news):
-                recorder.session(session)
-                display.session(session)
-            display.lanes(news, engine.crew.lanes, len(engine.crew.missing), merger.pending, engine.waiting(news))
-            engine.pulse.beat((news.words, merger.state), news.there, merger.handed)
-            time.sleep(LOOK_SECONDS)
-        engine.pulse.beat("measured", news.there, merger.handed, now=True)
-        engine.close()
+    begin, engine = time.perf_counter(), Engine(checked, checked.config.run_folder)
+    with at_work(), Recorder(Results(engine.plans[0])) as recorder:
+        merger = work(engine, recorder.results, display, recorder.session, held)
         return report(recorder, begin, reused=merger.reused, trained=len(engine.crew.missing))
+
+
+def work(
+    engine: Engine,
+    results: Results,
+    display: Display,
+    told: Callable[[SessionResult], None],
+    held: Callable[[], None] = lambda: None,
+    *,
+    staged: bool = False,
+) -> Merger:
+    """Trains, merges and measures until the results are complete.
+
+    Args:
+        engine: of the run.
+        results: fill.
+        display: shows where it is.
+        told: takes each session that is measured.
+        held: raises LeaseError once another driver has taken the run over.
+        staged: whether merges are on trial, and not committed.
+
+    Returns:
+        Who merged.
+    """
+    engine.start(display.say)
+    state = start_state_actor(engine.config, staged)
+    merger = Merger(results, state.merge.remote, engine.crew.board, engine.pool.service)
+    display.say(engine.described())
+    while not results.complete:
+        held()
+        news = engine.look(display.say)
+        for session in merger.advance(news):
+            told(session)
+            display.session(session)
+        display.lanes(news, engine.crew.lanes, len(engine.crew.missing), merger.pending, engine.waiting(news))
+        engine.pulse.beat((news.words, merger.state), news.there, merger.handed)
+        time.sleep(LOOK_SECONDS)
+    engine.pulse.beat("measured", news.there, merger.handed, now=True)
+    engine.close()
+    return merger
 
 
 def from_storage(checked: Checked, display: Display) -> dict[str, Any] | None:

@@ -19,9 +19,9 @@ from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import PlannedSession
-from condu_ray.store.artifacts import local
+from condu_ray.store.artifacts import sizes
 from condu_ray.store.experts import load_expert
-from condu_ray.store.layout import ledger_path
+from condu_ray.store.layout import ledger_path, staged_path
 from condu_ray.store.ledger import ROOT, Entry, Ledger
 from condu_ray.store.location import Place
 
@@ -35,19 +35,28 @@ class ModelKeeper:
 
     Args:
         config: the run's configuration, with an absolute storage folder.
+        staged: whether what is merged is on trial: its lines go beside the ledger (plan/staging.py).
     """
 
-    def __init__(self, config: Experiment) -> None:
-        self._config = config
+    def __init__(self, config: Experiment, staged: bool = False) -> None:
+        self._config, self._staged = config, staged
         self._storage, self._run = self._config.storage, self._config.run_folder
-        self._ledgers: dict[str, Ledger] = {}
+        self._ledgers: dict[Place, Ledger] = {}
         self._latest: dict[str, ModelState] = {}
         telemetry.restarted("state", self._config.run_name)
 
-    def _ledger(self, method: str) -> Ledger:
-        if method not in self._ledgers:
-            self._ledgers[method] = Ledger(ledger_path(self._run, method))
-        return self._ledgers[method]
+    def _ledger(self, path: Place) -> Ledger:
+        if path not in self._ledgers:
+            self._ledgers[path] = Ledger(path)
+        return self._ledgers[path]
+
+    def _lists(self, method: str) -> list[Ledger]:
+        """Where a method's sessions are found; to the last of them new ones go."""
+        paths = [ledger_path(self._run, method), *([staged_path(self._run, method)] if self._staged else [])]
+        return [self._ledger(path) for path in paths]
+
+    def _entry(self, method: str, identity: str) -> Entry | None:
+        return next((entry for one in self._lists(method) if (entry := one.get(identity)) is not None), None)
 
     def _state(self, method: Method, identity: str) -> ModelState:
         """Returns a committed state, from memory or from disk."""
@@ -56,7 +65,7 @@ class ModelKeeper:
         latest = self._latest.get(method.name)
         if latest is not None and latest.id == identity:
             return latest
-        entry = self._ledger(method.name).get(identity)
+        entry = self._entry(method.name, identity)
         if entry is None:
             raise StateError(f"{method.name}: state {identity} was never committed; merge the tasks in order")
         return load_session(self._run, method, entry)
@@ -76,8 +85,7 @@ class ModelKeeper:
             DeltaError: the expert cannot be merged; nothing was committed.
             ArtifactError: the expert or the parent is missing or damaged.
         """
-        method, ledger = get(name, self._config), self._ledger(name)
-        recorded = ledger.get(session.state)
+        method, recorded = get(name, self._config), self._entry(name, session.state)
         if recorded is not None:
             return recorded
         begin, task, position = time.perf_counter(), session.task, session.position
@@ -91,9 +99,9 @@ class ModelKeeper:
             model = method.merge(before, task, expert, lambda key: load_expert(self._storage, key, method.form))
         after = before.after(session.state, task, expert, model)
         entry = Entry(position, task, expert, session.parent, session.state, 0.0)
-        save_session(self._run, method, entry, after, ledger.get(session.parent))
+        save_session(self._run, method, entry, after, self._entry(name, session.parent))
         entry = replace(entry, seconds=time.perf_counter() - begin)
-        ledger.append(entry)
+        self._lists(name)[-1].append(entry)
         self._latest[name] = after
         self._export(name, entry)
         return entry
@@ -109,13 +117,18 @@ class ModelKeeper:
 def _nbytes(folder: Place) -> int:
     """Bytes of a folder's files; 0 where it cannot be read, for only the export asks."""
     try:
-        return sum(path.stat().st_size for path in local(folder).iterdir())
+        return sum(sizes(folder).values())
     except OSError:
         return 0
 
 
-def start_state_actor(config: Experiment) -> Any:
-    """Starts the actor, which Ray restarts as often as it dies, and retries the call that it died in."""
+def start_state_actor(config: Experiment, staged: bool = False) -> Any:
+    """Starts the actor, which Ray restarts as often as it dies, and retries the call that it died in.
+
+    Args:
+        config: the run's configuration.
+        staged: as for `ModelKeeper`.
+    """
     actor = ray.remote(ModelKeeper).options(
         num_cpus=0,
         max_restarts=-1,
@@ -123,4 +136,4 @@ def start_state_actor(config: Experiment) -> Any:
         max_concurrency=1,
         **env.named("state", config.run_name),
     )
-    return actor.remote(config.absolute())
+    return actor.remote(config.absolute(), staged)

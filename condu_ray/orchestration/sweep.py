@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,12 +23,13 @@ from condu_ray.config import Sweep, Tracking, content_hash
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.background import background
 from condu_ray.orchestration.cluster.failure import RunError, at_work
+from condu_ray.orchestration.cluster.ray_storage import ray_storage
 from condu_ray.orchestration.cluster.room import TRIAL_CPUS
 from condu_ray.orchestration.engine import Engine
 from condu_ray.orchestration.run import LOOK_SECONDS
 from condu_ray.orchestration.trial import Shared, tune_function
 from condu_ray.orchestration.watch.lines import LINE_SECONDS, Lines
-from condu_ray.orchestration.watch.mlflow_address import check_tracking, tracking_uri
+from condu_ray.orchestration.watch.mlflow_address import check_tracking, elsewhere, tracking_uri
 from condu_ray.orchestration.watch.news import News
 from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check, check_trials
@@ -78,13 +79,13 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         check_trials(checked, [trial.config(checked.config, "check") for trial in trials])
     name = sweep_name(base, trials, content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]]))
     folder = sweep_folder(sweep.storage, name).absolute()
-    with lease(folder):
+    with lease(folder) as held:
         remove_drafts(sweep.storage)
         config = base.experiment().model_copy(update={"run": name, "tracking": _tracking(base)}).absolute()
         done = read_records(folder, trials)
         left = [trial for trial in trials if trial.id not in done]
         lines.console.print(f"sweep {name}: {len(trials)} trials, {len(done)} finished before, {len(left)} to run")
-        lines.console.print(*checked.words, sep="\n", markup=False)
+        lines.console.print(*checked.words, *elsewhere(config), sep="\n", markup=False)
         cluster = partial(env.ray_cluster, sweep.cluster.address, name, lines)
         work = partial(_Running, base, checked.under(config), folder, left, lines)
         if sweep.cache_report:
@@ -97,7 +98,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}) as parent:
             if left:
                 with cluster():
-                    work().run(parent)
+                    work().run(parent, held)
             with at_work():
                 return _report(base, name, parent, time.perf_counter() - begin, lines)
 
@@ -163,14 +164,15 @@ class _Running:
         total = f"{count} different experts, {len(here)} in storage, {count - len(here)} to train"
         return "\n".join([*lines, total])
 
-    def run(self, parent: Parent) -> None:
-        """Runs the trials that are left, and waits for the lanes to close."""
+    def run(self, parent: Parent, held: Callable[[], None]) -> None:
+        """Runs the trials that are left, and waits for the lanes to close; `held` as of a run's `learn`."""
         import ray.tune  # noqa: F401  (here, for threads that import it at once may find half of it)
 
         with at_work():
             self.engine.start(self.say)
             tuning = background(self._tune, parent.run)
             while not tuning.done():
+                held()
                 news = self.engine.look(self.say)
                 if time.monotonic() - self.shown >= LINE_SECONDS:
                     self._show(news)
@@ -200,7 +202,7 @@ class _Running:
             tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=tune_folder(self.folder, int(time.time())).name,
-                storage_path=str(self.folder),
+                **ray_storage(self.folder),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=self.config.training.max_failures),
                 callbacks=[],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from condu_ray.benchmark import Task, load_tasks
 from condu_ray.benchmark.ingest.bring import bring, names_in, ours
 from condu_ray.benchmark.ingest.convert import Options
@@ -31,12 +33,12 @@ def tasks_of(config: Experiment, say: Say) -> list[Task]:
         ArtifactError: what was converted before is damaged, or cannot be written.
     """
     names, options = config.tasks, Options(config.template, config.test_share)
-    if config.data is not None and not config.more_data:
+    if config.data is not None and not config.more_data and not config.task_data:
         return bring(config.data, config.storage, names, options, say)
     found, wanted = _places(config)
     order = list(names or wanted)
     if unknown := [name for name in order if name not in found]:
-        if config.data is None and not config.more_data:
+        if config.data is None and not config.more_data and not config.task_data:
             raise TaskError(
                 f"task {unknown[0]!r} is none of mini-MTIL's ({', '.join(MINI_MTIL_TASKS)}); for other tasks give "
                 "--data the folder of their folders, such as `condu-ray prepare` writes for MTIL"
@@ -56,6 +58,29 @@ def tasks_of(config: Experiment, say: Say) -> list[Task]:
     return [tasks[name] for name in order]
 
 
+def probes_of(config: Experiment, tasks: Sequence[Task], say: Say) -> list[Task]:
+    """Loads the tasks that a run is measured on and never learns.
+
+    Args:
+        config: the run's settings.
+        tasks: what it learns.
+        say: takes a line for people.
+
+    Raises:
+        TaskError: one has the name of another, or of a task that is learned; or as `tasks_of`.
+    """
+    found: list[Task] = []
+    for folder in config.probe:
+        options = None if ours(folder) else Options(config.template, config.test_share)
+        found += bring(folder, config.storage, None, options, say)
+    taken = {task.name for task in tasks}
+    for probe in found:
+        if probe.name in taken:
+            raise TaskError(f"--probe: {probe.name} is the name of a task or of another probe; rename its folder")
+        taken.add(probe.name)
+    return found
+
+
 def _places(config: Experiment) -> tuple[dict[str, Place], list[str]]:
     """Returns the folder that each task is in, and the tasks of a run that names none."""
     if config.data is None:
@@ -68,6 +93,11 @@ def _places(config: Experiment) -> tuple[dict[str, Place], list[str]]:
         every, ordered = names_in(folder)
         wanted += [name for name in ordered if name not in found]
         found |= {name: folder for name in every if name not in found}
+    for name, folder in config.task_data.items():
+        if name not in names_in(folder)[0]:
+            raise TaskError(f"--task_data {name}: {folder} has no such task{nearest(name, names_in(folder)[0])}")
+        wanted += [name] if name not in found else []
+        found[name] = folder
     return found, wanted
 
 
@@ -79,3 +109,20 @@ def default_names(config: Experiment) -> list[str]:
 def has(config: Experiment, task: str) -> bool:
     """Whether a run's data have a task."""
     return task in _places(config)[0]
+
+
+def with_data(config: Experiment, task: str, data: Place) -> Experiment:
+    """Returns a run's settings with a task that is read from a folder, whatever its other data have of that name.
+
+    Raises:
+        TaskError: the folder has no such task.
+    """
+    data = Location(data).absolute()
+    if task not in (every := names_in(data)[0]):
+        raise TaskError(f"task {task!r}: {data} has none of that name{nearest(task, every)}")
+    if not has(config, task):
+        more = config.more_data if data in config.more_data else (*config.more_data, data)
+        return config.model_copy(update={"more_data": more})
+    if _places(config)[0][task] == data:
+        return config
+    return config.model_copy(update={"task_data": {**config.task_data, task: data}})

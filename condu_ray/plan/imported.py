@@ -76,8 +76,8 @@ def takes_imported(method: Method) -> str:
         return ""
     if method.starts_from != "pretrained":
         return "its experts start from the task before"
-    if method.adapter == "lora":
-        return "its experts are LoRA factors of its own rank"
+    if method.form == "factors":
+        return "it merges LoRA factors of its own rank, and one from elsewhere is a delta"
     return "its experts come with exemplars" if "exemplars" in method.needs else ""
 
 

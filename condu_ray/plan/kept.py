@@ -27,12 +27,11 @@ def kept_bytes(config: Experiment, plan: MethodPlan, entry: Entry) -> int:
     method, learned = plan.method, plan.sessions[: entry.position + 1]
     if method.keeps_model:
         folder = session_folder(config.run_folder, method.name, entry.position, entry.task, entry.state)
-        return sum(path.stat().st_size for path in artifacts.local(folder).iterdir() if path.name != artifacts.MANIFEST)
+        return sum(size for name, size in artifacts.sizes(folder).items() if name != artifacts.MANIFEST)
     keys = tuple(one.expert.key if one.expert else None for one in learned)
     state = ModelState(entry.state, tuple(one.task for one in learned), keys)
     served = {method.weights(state, task) for task in state.tasks} & set(keys)
-    files = (artifacts.local(expert_folder(config.storage, str(key))) / FILES["delta"] for key in served)
-    return sum(path.stat().st_size for path in files)
+    return sum(artifacts.sizes(expert_folder(config.storage, str(key)))[FILES["delta"]] for key in served)
 
 
 def kept_bits(config: Experiment, plan: MethodPlan, entries: Sequence[Entry]) -> dict[str, float | None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from condu_ray.config import Experiment, Protocol, content_hash
+from condu_ray.options import MIXTURE_VERSION
 from condu_ray.store.ledger import ROOT, Entry
 
 if TYPE_CHECKING:
@@ -97,7 +98,11 @@ def measurement_key(
     """
     weights: list[Any] = [ROOT if method.skips_trigger(state) else method.weights(state, task.name)]
     if routed(method, seen, protocol):
-        weights = ["aggregated", state.id, config.inference.resolved(*method.asks).identity()]
+        inference = config.inference.resolved(*method.asks)
+        weights = ["aggregated", state.id, inference.identity()]
+        if inference.aggregation == "mixture":
+            weights.append(MIXTURE_VERSION)
+            weights += ["experts' temperatures"] if config.validation_share else []
     if space:  # which classes there are, in which order the tasks come does not count
         weights.append(sorted(content_hash([other.classes, other.templates]) for other in space))
     if protocol == "xtail":  # classes of one name are counted in another way

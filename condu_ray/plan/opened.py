@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from condu_ray.command_line import ConfigError
 from condu_ray.plan.stored import Stored, find
 from condu_ray.plan.stored_run import StoredRun
@@ -49,7 +47,7 @@ def run_place(run: str, storage: str | Place = "storage") -> tuple[Location, str
     """
     place = given(run)
     if backend(place).exists(config_path(place)):
-        folder = Location(Path(place).absolute())
+        folder = place.absolute()
         home = folder.parent.parent
         if run_folder(home, folder.name) == folder:
             return home, folder.name

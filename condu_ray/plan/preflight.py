@@ -18,12 +18,13 @@ from condu_ray.config import Experiment, content_hash
 from condu_ray.console import output
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
-from condu_ray.plan.data import drawn, tasks_of
+from condu_ray.plan.data import drawn, probes_of, tasks_of
 from condu_ray.plan.first_pass import described, first_pass
 from condu_ray.plan.imported import check_imported
 from condu_ray.plan.measurement import protocols
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
+from condu_ray.store.backend import real
 from condu_ray.store.layout import checked_folder, datasets_folder
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
@@ -42,6 +43,10 @@ class Checked:
     """What a run says first: its backbone, and what was decided for it or warned of, and how it reads the prompts."""
     sources: tuple[Task, ...] = ()
     """The tasks that few-shot ones were drawn from; empty where all training images are used."""
+    validation: tuple[Task, ...] = ()
+    """The tasks with the images that `validation_share` holds out as their test images; empty where there are none."""
+    probes: tuple[Task, ...] = ()
+    """What it is measured on and never learns."""
 
     def pictured(self, images: str) -> tuple[Task, ...]:
         """Returns the tasks whose training images are behind prototypes, by `inference.prototype_images`."""
@@ -73,25 +78,26 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     tasks = tasks_of(config, say)
     _check_rates(config, tasks)
     opaque = config.transparent == "refuse"
-    require_valid(tasks, cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
+    probes = probes_of(config, tasks, say)
+    require_valid([*tasks, *probes], cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
+    validation: tuple[Task, ...] = ()
     if config.validation_share:
-        tasks = hold_out(
-            tasks,
-            datasets_folder(config.storage),
-            share=config.validation_share,
-            seed=config.validation_seed,
-            measure_on=config.measure_on,
+        draw = partial(
+            hold_out, tasks, datasets_folder(config.storage), share=config.validation_share, seed=config.validation_seed
         )
+        validation = tuple(draw(measure_on="validation"))
+        tasks = list(validation) if config.measure_on == "validation" else draw(measure_on="test")
     sources = tuple(tasks) if config.shots is not None else ()
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
     backbone = load_backbone(spec)
     check_imported(config, methods, tasks, backbone.fingerprint)
-    texts = first_pass(backbone, tasks, config, methods)
-    words = (backbone.described, *backbone.notes, described(tasks, texts), *_held_out(config))
-    return Checked(config, tuple(tasks), spec, backbone.fingerprint, words, sources)
+    texts = first_pass(backbone, [*tasks, *probes], config, methods)
+    words = (backbone.described, *backbone.notes, described([*tasks, *probes], texts), *_held_out(config))
+    known = (config, tuple(tasks), spec, backbone.fingerprint, words, sources)
+    return Checked(*known, validation=validation, probes=tuple(probes))
 
 
 def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:
@@ -159,9 +165,9 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
         paths = tuple(data / name for name in unused)
         distillation = config.distillation.model_copy(update={"reference": paths})
         config = config.model_copy(update={"distillation": distillation})
-    folders = {artifacts.local(task.folder).resolve() for task in tasks}
+    folders = {real(task.folder) for task in tasks}
     for path in config.distillation.reference:
-        resolved = artifacts.local(path).resolve()
+        resolved = real(path)
         if resolved in folders or resolved.parent in folders:
             raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
     opaque = config.transparent == "refuse"

@@ -38,6 +38,11 @@ class RunPlan:
         return self.checked.tasks
 
     @property
+    def probes(self) -> Sequence[Task]:
+        """What it is measured on and never learns."""
+        return self.checked.probes
+
+    @property
     def backbone(self) -> str:
         """theta0's fingerprint."""
         return self.checked.backbone

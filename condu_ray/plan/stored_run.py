@@ -22,6 +22,7 @@ from condu_ray.plan.preflight import Checked
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import RunPlan, plan_run
 from condu_ray.plan.stored_method import StoredMethod
+from condu_ray.store.ledger import ROOT
 from condu_ray.store.measurements import Accuracy, read_measurement
 
 if TYPE_CHECKING:
@@ -91,15 +92,17 @@ class StoredRun:
         Columns: `method`, `seed`, `session` (0-based), `learned_task`, `task`, `task_position` (0-based), `seen`
         (whether the task is learned by then), `protocol`, `measured_on` (test or validation images), `correct`,
         `images`, `accuracy` (percent), `relative_l2`, `sign_agreement` and `rescaler` (of learned tasks of methods that
-        merge), `state`, `expert` (keys).
+        merge), `state`, `expert` (keys), and `temperature`, `calibration_before` and `calibration_after` (of learned
+        tasks whose own expert was measured). Probes come after the tasks.
         """
         from pandas import DataFrame
 
-        places = {task.name: place for place, task in enumerate(self.tasks)}
+        places = {task.name: place for place, task in enumerate([*self.tasks, *self.plan.probes])}
         columns = (
             *("method", "seed", "session", "learned_task", "task", "task_position", "seen", "protocol"),
             *("measured_on", "correct"),
             *("images", "accuracy", "relative_l2", "sign_agreement", "rescaler", "state", "expert"),
+            *("temperature", "calibration_before", "calibration_after"),
         )
         rows = [
             vars(accuracy)
@@ -109,8 +112,26 @@ class StoredRun:
             | {"measured_on": self.config.measure_on}
             | {"state": one.entry.state, "expert": one.entry.expert}
             for one, accuracy in self.measured
+            if one.entry.state != ROOT  # theta0's, of probes
         ]
         return DataFrame(rows, columns=columns)
+
+    def probes(self) -> DataFrame:
+        """Returns accuracies on probes in percent: a row a method and committed session, a column a probe.
+
+        The first row is theta0's, of no method and session 0; NaN: not measured yet.
+        """
+        from pandas import DataFrame
+
+        names = [probe.name for probe in self.plan.probes]
+        found: dict[tuple[str, int], dict[str, float]] = {}
+        for one, accuracy in self.measured:
+            if one.task in names:
+                theta0 = one.entry.state == ROOT
+                row = ("", 0) if theta0 else (one.method, one.entry.position + 1)
+                found.setdefault(row, {})[one.task] = accuracy.percent
+        rows = [{"method": method, "session": session} | row for (method, session), row in sorted(found.items())]
+        return DataFrame(rows, columns=["method", "session", *names])
 
     def matrix(self, method: str, protocol: Protocol = "task") -> DataFrame:
         """Returns accuracies in percent: a row a committed session (its task), a column a task; NaN: not measured yet.

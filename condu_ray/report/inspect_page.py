@@ -20,11 +20,14 @@ h1 { font-size: 1.5rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin-top: 
 .wide { overflow-x: auto; } .wide:focus { outline: 2px solid #0072B2; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 caption { text-align: left; color: #5a5a5a; padding-bottom: .3rem; }
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2rem); }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid #e4e4e4; text-align: right; white-space: nowrap; }
 th[scope=row], th:first-child, .text { text-align: left; font-weight: normal; }
+th:first-child { position: sticky; left: 0; background: #fff; }
 thead th, thead th.text, thead th:first-child { font-weight: 600; }
 figure { margin: .5rem 0; }
 img { max-width: 100%; height: auto; } .wide img { max-width: none; }
+header p { overflow-wrap: anywhere; }
 pre { overflow-x: auto; background: #f6f6f6; padding: .7rem; font-size: .85rem; } nav a { margin-right: 1rem; }
 a { color: #005a8c; }
 """
@@ -132,7 +135,7 @@ def _framed(caption: str, heads: Sequence[str], rows: Sequence[str], text: Seque
     )
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

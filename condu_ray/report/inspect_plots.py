@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from condu_ray.report.style import MARKERS, MUTED, PALETTE, png
 
 
 def layer_maps(maps: Mapping[str, tuple[Sequence[str], np.ndarray]], tasks: Sequence[str]) -> bytes:
-    """Draws shares by layer and task side by side, each with a scale of its own.
+    """Draws shares by layer and task one below the other, each with a scale of its own.
 
     Args:
         maps: title to layers and shares [L, T], 0 to 1; nan leaves a cell blank.
@@ -21,10 +22,9 @@ def layer_maps(maps: Mapping[str, tuple[Sequence[str], np.ndarray]], tasks: Sequ
         A PNG.
     """
     rows = max(len(names) for names, _ in maps.values())
-    width = len(maps) * (2.6 + 0.5 * len(tasks))
-    figure = Figure(figsize=(width, 1.6 + 0.24 * rows), layout="constrained")
+    figure = Figure(figsize=(3.0 + 0.5 * len(tasks), len(maps) * (1.6 + 0.24 * rows)), layout="constrained")
     for axes, (title, (names, share)) in zip(
-        figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True
+        figure.subplots(len(maps), 1, squeeze=False)[:, 0], maps.items(), strict=True
     ):
         image = axes.imshow(100 * share, cmap="viridis", aspect="auto")
         axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
@@ -49,6 +49,8 @@ def feature_spaces(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray
     Returns:
         A PNG.
     """
+    many = colormaps["tab20"]
+    colours = PALETTE if len(tasks) <= len(PALETTE) else [many(place) for place in range(many.N)]
     figure = Figure(figsize=(3.6 * len(spaces), 4.2), layout="constrained")
     for axes, (title, (points, places, labels)) in zip(
         figure.subplots(1, len(spaces), squeeze=False)[0], spaces.items(), strict=True
@@ -56,16 +58,16 @@ def feature_spaces(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray
         for place in range(len(tasks)):
             for label in np.unique(labels[places == place]):
                 here = (places == place) & (labels == label)
-                axes.scatter(
-                    *points[here].T, s=14, color=PALETTE[place % 8], marker=MARKERS[label % 8], alpha=0.8, linewidths=0
-                )
+                style = {"color": colours[place % len(colours)], "marker": MARKERS[label % 8]}
+                axes.scatter(*points[here].T, s=14, alpha=0.8, linewidths=0, **style)
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_color("#cccccc")
         axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     # One mark a task, whichever classes it has.
     handles = [
-        figure.axes[0].scatter([], [], color=PALETTE[place % 8], s=30, label=name) for place, name in enumerate(tasks)
+        figure.axes[0].scatter([], [], color=colours[place % len(colours)], s=30, label=name)
+        for place, name in enumerate(tasks)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(tasks)), fontsize=8, frameon=False)
     return png(figure)

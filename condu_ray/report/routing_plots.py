@@ -33,11 +33,11 @@ def curves(results: Mapping[str, Any], path: Place) -> Place:
         by_rule = {
             row["rule"]: row for row in results["rows"] if (row["session"], row["protocol"]) == (session, "union")
         }
-        for name, marker in (("paper", "*"), ("zero-shot", "X"), ("mixture, gaussian", "o")):
+        for name, marker, up in (("paper", "*", 5), ("zero-shot", "X", -11), ("mixture, gaussian", "o", 5)):
             row = by_rule[name]
             panel.plot([row["unlearned"]], [row["learned"]], marker, ms=11, mfc="none", mec="black")
-            panel.annotate(name, (row["unlearned"], row["learned"]), (7, 5), textcoords="offset points", fontsize=8)
-        panel.set_title(f"after {session} tasks", fontsize=10, loc="left")
+            panel.annotate(name, (row["unlearned"], row["learned"]), (7, up), textcoords="offset points", fontsize=8)
+        panel.set_title(f"after {session} {'task' if session == 1 else 'tasks'}", fontsize=10, loc="left")
         panel.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
         panel.set_ylim(bottom=0)
         panel.set_xlim(0, 1.3 * panel.get_xlim()[1])  # room for the names of the points

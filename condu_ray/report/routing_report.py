@@ -2,9 +2,10 @@
 
 Results are one dict, with `run`, `method`, `tasks`, `config`, `versions` and `command` beside: `rows` (dicts of
 `session`, `protocol`, `rule`, `asked`, `learned`, `unlearned` in percent, `learned_gain` and `unlearned_gain` over the
-paper's rule and `share` of the task known, each with its 95 % interval), `curves` (dicts of `session`, `rule`, `auroc`,
-`area` and `points` of learned and unlearned accuracy) and `routing` (`session`, `tasks`, `confusion` by router,
-`calibration`).
+paper's rule and `share` of the task known, each with its 95 % interval), `transfer` (dicts of `protocol`, `rule`,
+`accuracy`, `over_paper` and `over_zero_shot`: of unlearned tasks, the mean over the sessions), `curves` (dicts of
+`session`, `rule`, `auroc`, `area` and `points` of learned and unlearned accuracy) and `routing` (`session`, `tasks`,
+`confusion` by router, `calibration`).
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ def write_routing(results: Mapping[str, Any], folder: Place, stem: str = "routin
     ]
     for session in sorted({row["session"] for row in results["rows"]}):
         parts += [f"## After {session} tasks", markdown_table(*_table(results, session), left=1)]
+    if results.get("transfer"):
+        parts += ["## Unlearned tasks, the mean over these sessions", markdown_table(*_transfer(results), left=1)]
     if results["curves"]:
         written.append(routing_plots.curves(results, folder / f"{stem}-curves.png"))
         parts += [
@@ -99,6 +102,21 @@ def _table(results: Mapping[str, Any], session: int) -> tuple[list[str], list[li
             cells += [number_text(found_by.get("unlearned"), 1), _with_interval(found_by.get("unlearned_gain"))]
         rows.append([escaped(name), *cells, number_text(union.get("asked"), 1)])
     return [*heads, "Asked"], rows
+
+
+def _transfer(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    found = {(row["protocol"], row["rule"]): row for row in results["transfer"]}
+    heads = ["Rule", "Own", "Over zero-shot", "Over the paper's", "∪", "Over zero-shot", "Over the paper's"]
+    rows = []
+    for name in dict.fromkeys(rule for _, rule in found):
+        rows.append([escaped(name)])
+        for protocol in ("own", "union"):
+            row = found[protocol, name]
+            rows[-1] += [
+                number_text(row["accuracy"], 1),
+                *map(_with_interval, (row["over_zero_shot"], row["over_paper"])),
+            ]
+    return heads, rows
 
 
 def _novelty(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -7,8 +7,14 @@ Results are one dict:
   session t) and the metrics `transfer`, `average`, `last`, `backward_transfer`, `forgetting` (percent); with the same
   of other protocols under their names (`own`, `union`, `xtail`), as far as measured; with `seconds`, and optionally
   `bits` and `bits_changed` (on disk, a task and parameter, over all parameters and over those that changed) and
-  `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then);
+  `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then)
+  and `calibration` (of the last session, one {"task", "temperature", "before", "after"} a task: the expected
+  calibration error of its own expert, in points, at temperature 1 and at the fitted one, None where there is none);
 - `protocols`: those that were asked for; `measured_on`: `test` or `validation` images (earlier versions: `test`);
+- optionally `routing`: `tasks`, `confusion` (by router T rows of T values: the share in percent of each task's test
+  images that each task is the likeliest of) and `methods` (by router the names of the methods that ask it);
+- optionally `probes`: theta0's accuracy on what is never learned, percent by name; a method has `probes` too: by name,
+  percent after each session;
 - optionally `zero_shot`: as `condu_ray.report.zero_shot` describes it;
 - `run`, `recipe`, `seed`, `config`, `versions`, `command`, and `backbone` (what it is and what was decided for it, a
   line each; runs of earlier versions have none).
@@ -19,16 +25,19 @@ A value that does not exist (Transfer of one task) is nan or None, and null in t
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from condu_ray.metrics import METRICS
 from condu_ray.report.protocols import described, images_of, matrices, measured, named
+from condu_ray.report.routing_plots import confusion
 from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
 from condu_ray.report.run_summary import summary_rows, whole_columns
 from condu_ray.report.text import (
     as_matrix,
+    as_number,
     escaped,
     json_text,
     markdown_page,
@@ -51,7 +60,8 @@ def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = Tru
 
     Returns:
         The files: `results.json`, `report.md`; `metrics.png` and `accuracy.png`, of other protocols than `task`
-        `own_metrics.png` and so on; and of the first protocol a `matrix-<method>.png` a method.
+        `own_metrics.png` and so on; of the first protocol a `matrix-<method>.png` a method; and `routing.png` where
+        there is a router.
 
     Raises:
         ValueError: If `tasks` or `methods` is missing, or an accuracy matrix has not the shape (T, T). What could
@@ -78,6 +88,8 @@ def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = Tru
     for protocol in measured(methods.values()):
         written.append(metrics_bars(results, folder / named("metrics.png", protocol), protocol))
         written.append(accuracy_over_sessions(results, folder / named("accuracy.png", protocol), protocol))
+    if results.get("routing"):
+        written.append(confusion(results, folder / "routing.png"))
     for name, entry in methods.items():
         protocol, part = next(iter(matrices(entry).items()))
         written.append(heat_map(part["accuracy"], tasks, f"{name}, protocol {protocol}", folder / names[name]))
@@ -124,6 +136,8 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
             parts.append(f"Not measured, for they need the task's identity: {', '.join(map(escaped, lacking))}.")
         picture = named("metrics.png", protocol)
         parts.append(f"![Transfer, Average and Last of each method, protocol {protocol}]({picture})")
+    if probes := results.get("probes"):
+        parts += ["## Probes", _PROBES, _probes(results, probes)]
     if compared := results.get("zero_shot"):
         rows = [[escaped(cell) for cell in row.values()] for row in zero_shot_rows(compared)]
         heads = list(zero_shot_rows(compared)[0])
@@ -138,6 +152,8 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
             f"![Accuracy on each task after each session, protocol {protocol}]({named('accuracy.png', protocol)})"
             for protocol in protocols
         ),
+        *_routing(results),
+        *_calibration(results),
         "## Accuracy matrices",
         "A row is the model after a session, a column a task; bold is the session that learns the task, right of it "
         "are the tasks that are not learned yet.",
@@ -153,6 +169,74 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
             parts += ["Reconstruction of each expert's delta, relative L2 error / share of signs that agree:"]
             parts.append(_reconstruction(entry["reconstruction"], tasks))
     return markdown_page([*parts, *provenance(results)])
+
+
+def _routing(results: Mapping[str, Any]) -> list[str]:
+    """Whose experts are asked for an image of which task, after the last session."""
+    found = results.get("routing")
+    if not found:
+        return []
+    asked = "; ".join(
+        f"`{router}` is asked by {', '.join(map(escaped, names))}" for router, names in found["methods"].items()
+    )
+    return [
+        "## Who is asked",
+        f"Of each task's images, in percent, the task that the router holds for the likeliest once all are learned; "
+        f"{asked}.",
+        "![Tasks by tasks: where images go](routing.png)",
+    ]
+
+
+def _calibration(results: Mapping[str, Any]) -> list[str]:
+    """How much the experts' probabilities can be believed, before and after a temperature each."""
+    found = {name: entry["calibration"] for name, entry in results["methods"].items() if entry.get("calibration")}
+    if not found:
+        return []
+    share = (results.get("config") or {}).get("validation_share")
+    text = "Expected calibration error of each task's own expert over the task's classes after the last session, points"
+    if share and results.get("measured_on") == "validation":
+        text += ": at temperature 1, and at the one fitted on the same held-out images, which flatters it."
+    elif share:
+        text += ": at temperature 1, and at the one fitted on the task's held-out images (in brackets); mixtures and "
+        text += "`Predictor` use it."
+    else:
+        text += ", at temperature 1: no image was held out of training (`--validation_share`), so that no temperature "
+        text += "can be fitted, and probabilities are used as they are."
+    rows = []
+    for name, tasks in found.items():
+        rows.append([escaped(name), *(_calibrated(one) for one in [*tasks, _mean(tasks)])])
+    heads = ["Method", *(escaped(one["task"]) for one in next(iter(found.values()))), "mean"]
+    return ["## Calibration", text, markdown_table(heads, rows, left=1)]
+
+
+def _calibrated(one: Mapping[str, Any]) -> str:
+    before, after = (number_text(one.get(key), 1) for key in ("before", "after"))
+    if one.get("after") is None:
+        return before
+    return f"{before} → {after}" + (f" ({number_text(one['temperature'], 2)})" if one.get("temperature") else "")
+
+
+def _mean(tasks: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    values = {key: [as_number(one.get(key)) for one in tasks] for key in ("before", "after")}
+    means = {key: sum(found) / len(found) for key, found in values.items()}
+    return {key: None if math.isnan(mean) else mean for key, mean in means.items()}
+
+
+_PROBES = (
+    "Accuracy on what is never learned, measured as tasks are that are not learned yet: what is kept of unrelated "
+    "zero-shot ability."
+)
+
+
+def _probes(results: Mapping[str, Any], pretrained: Mapping[str, float]) -> str:
+    heads = ["Probe", "Method", "Pretrained", *(f"After {number + 1}" for number in range(len(results["tasks"])))]
+    rows = [
+        [escaped(probe), escaped(name), *(number_text(value, 1) for value in (theta0, *entry["probes"][probe]))]
+        for probe, theta0 in pretrained.items()
+        for name, entry in results["methods"].items()
+        if probe in entry.get("probes", {})
+    ]
+    return markdown_table(heads, rows, left=2)
 
 
 def _summary(rows: Sequence[Mapping[str, str]]) -> str:

@@ -1,1 +1,1 @@
-"""What is on disk: artifacts published atomically, the merge ledger, rows. It reads safetensors, JSON, Parquet."""
+"""Storage, on disk or in a bucket: artifacts, ledgers, rows, published atomically as safetensors, JSON and Parquet."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from condu_ray.store.backend import backend
+from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.layout import PLACES, marker_path
 from condu_ray.store.location import Place
 from condu_ray.store.provenance import command, provenance  # noqa: F401
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MANIFEST = "meta.json"
+MARKED = 2
+"""Format of storage whose ledgers have marks, which versions before them would take for damage; 1 without."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -99,6 +101,11 @@ def is_file(place: Place) -> bool:
     except OSError:
         pass
     return False
+
+
+def sizes(folder: Place) -> dict[str, int]:
+    """Returns the files in a folder with their bytes, without hidden ones; OSError where it cannot be read."""
+    return backend(folder).sizes(folder)
 
 
 def local(place: Place) -> Path:
@@ -226,16 +233,19 @@ def verified(folder: Place, name: str) -> Path:
     Raises:
         ArtifactError: the file is missing, unlisted or differs from its checksum.
     """
-    expected, path = read_meta(folder)["files"].get(name), local(folder / name)
-    if expected is None or not path.is_file():
-        raise ArtifactError(f"{path}: missing; remove {folder} to have it made again")
-    try:
-        found = file_hash(path)
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error}); look at the disk") from error
-    if found != expected:
-        raise ArtifactError(f"{path}: content differs from its checksum; remove {folder} to have it made again")
-    return path
+    expected, place = read_meta(folder)["files"].get(name), folder / name
+    for _ in range(2):  # once more where it was this machine's copy that was damaged
+        try:
+            path = local(place)
+            if expected is None or not path.is_file():
+                raise ArtifactError(f"{place}: missing; remove {folder} to have it made again")
+            if file_hash(path) == expected:
+                return path
+            if not backend(place).forget(path):
+                break
+        except OSError as error:
+            raise ArtifactError(f"{place}: cannot be read ({error.strerror or error}); look at the disk") from error
+    raise ArtifactError(f"{place}: content differs from its checksum; remove {folder} to have it made again")
 
 
 def link(source: Path, target: Path) -> None:
@@ -254,8 +264,10 @@ def share(draft: Path, earlier: Place) -> None:
         draft: a folder that is being filled, as `publish` gives it; its files keep names and content.
         earlier: the artifact; where its files cannot be linked, the draft's stay as they are.
     """
+    if (folder := on_disk(earlier)) is None:
+        return
     for name in sorted({path.name for path in draft.iterdir()}.intersection(names(earlier))):
-        own, other, beside = draft / name, local(earlier / name), draft / f".{name}"
+        own, other, beside = draft / name, folder / name, draft / f".{name}"
         with suppress(OSError):
             # Content decides, not the earlier manifest: what was damaged since must not get into this artifact.
             if filecmp.cmp(own, other, shallow=False):
@@ -315,8 +327,19 @@ def check_writable(folder: Place) -> None:
     written = marker.get("format") if isinstance(marker, dict) else None
     if not isinstance(written, int):
         raise ArtifactError(f"--storage {folder}: {path.name} is damaged (no format); remove it")
-    if written > FORMAT:
+    if written > MARKED:
         raise ArtifactError(
-            f"--storage {folder}: written by a newer condu_ray (format {written}, this one reads {FORMAT}); "
+            f"--storage {folder}: written by a newer condu_ray (format {written}, this one reads {MARKED}); "
             "update condu_ray, or give another folder"
         )
+
+
+def allow_marks(folder: Place) -> None:
+    """Has versions that know no marks refuse a storage folder from here on; before the first mark is written.
+
+    Raises:
+        ArtifactError: as `check_writable`.
+    """
+    check_writable(folder)
+    if json.loads(read_text(marker_path(folder)))["format"] < MARKED:
+        write_text(marker_path(folder), json.dumps({"format": MARKED}))

@@ -1,8 +1,8 @@
-"""The storage interface: all that touches storage goes through these methods, so that a second backend needs no more.
+"""The storage interface: all that touches storage goes through these methods, by one backend or the other.
 
 An object store has no folders that are renamed into place, no links, no times of change, no appends and no locks. What
-stands here can be done there too: an artifact by its last file, created if it is absent; a small object by comparing
-and swapping; a log by an object an entry; a claim by an object whose owner counts it up.
+stands here can be done there too (objects.py): an artifact by its last file, created if it is absent; a small object by
+comparing and swapping; a log by an object an entry; a claim by an object whose owner counts it up.
 
 Methods raise `OSError` as the system gives it (`FileNotFoundError` for what is not there); the functions above them
 (artifacts.py, ledger.py, claims.py) name the file and say what to do.
@@ -14,7 +14,8 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from condu_ray.store.location import Place
+from condu_ray.store.location import Location, Place
+from condu_ray.store.objects import Objects
 from condu_ray.store.posix import Posix
 
 
@@ -35,8 +36,17 @@ class Backend(Protocol):
             NotADirectoryError: it is an object.
         """
 
+    def sizes(self, place: Place) -> dict[str, int]:
+        """Returns the files in a folder with their bytes, without hidden ones; errors as of `names`."""
+
     def local(self, place: Place) -> Path:
-        """Returns a path at which this machine can read what is there: a file, or a folder with its files."""
+        """Returns a path at which this machine can read what is there: a file, or a folder with its files.
+
+        Of a bucket it is a copy of what is there now, which stays for a while: who reads for long asks again.
+        """
+
+    def forget(self, path: Path) -> bool:
+        """Lets a copy go that `local` gave and that is damaged, so that it is made again; False where it is no copy."""
 
     def replace(self, place: Place, content: bytes, unchanged: Hashable = None) -> bool:
         """Writes a small object; after this returns it survives a power cut.
@@ -52,7 +62,10 @@ class Backend(Protocol):
         """
 
     def create(self, place: Place, content: bytes) -> bool:
-        """Writes a small object unless there is one; False when there is. Of several that try, one does."""
+        """Writes a small object unless there is one; False when there is. Of several that try, one does.
+
+        Their contents have to differ: what a request whose answer was lost has written is known by its content.
+        """
 
     def remove(self, place: Place) -> None:
         """Removes an object or a folder; nothing where there is none."""
@@ -82,13 +95,13 @@ class Backend(Protocol):
         """Replaces all lines of a log."""
 
     def stamp(self, place: Place) -> Hashable | None:
-        """Returns what differs after every write and every touch of an object; None where there is none."""
+        """Returns what differs after every touch of an object and every write of another content, or None."""
 
     def touch(self, place: Place) -> None:
         """Gives an object another stamp: its owner lives."""
 
     def probe(self, place: Place) -> None:
-        """Makes a folder where there is none; raises OSError unless this process can write and read there."""
+        """Makes a folder where there is none; raises OSError unless all that is needed can be done there."""
 
     def remove_drafts(self, place: Place, older: float) -> int:
         """Removes what writers below a folder left that died, and claims of the dead.
@@ -102,9 +115,20 @@ class Backend(Protocol):
         """
 
 
-POSIX = Posix()
+POSIX, OBJECTS = Posix(), Objects()
 
 
 def backend(place: Place) -> Backend:
     """Returns what stores a location; `Location` has refused those that nothing stores."""
-    return POSIX
+    return OBJECTS if isinstance(place, Location) and place.scheme else POSIX
+
+
+def on_disk(place: Place) -> Path | None:
+    """Returns the path of what is on a file system of this machine, whether or not it is there; None in a bucket."""
+    return None if isinstance(place, Location) and place.scheme else Path(place)
+
+
+def real(place: Place) -> Place:
+    """Returns what tells a place from others that lead to it by links, of which a bucket has none."""
+    path = on_disk(place)
+    return place if path is None else path.resolve()

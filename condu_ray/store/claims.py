@@ -1,13 +1,14 @@
 """Claims: who is making an artifact right now, so that nobody else makes it too.
 
-A claim is a small file that its owner touches every few seconds. A waiter that sees no touch for `STALE_SECONDS` of its
-own clock, or that runs on the same host and finds the owner's process gone, takes the claim over. Clocks of different
-machines are never compared. A claim only saves work: publishing is atomic, so two makers would do no harm.
+A claim is a small object that its owner touches every few seconds. A waiter that sees no touch for `STALE_SECONDS` of
+its own clock, or that runs on the same host and finds the owner's process gone, takes the claim over. Clocks of
+different machines are never compared. A claim only saves work: publishing is atomic, so two makers would do no harm.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -22,6 +23,8 @@ from condu_ray.store.artifacts import writing
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import claim_path
 from condu_ray.store.location import Place
+
+log = logging.getLogger(__name__)
 
 TOUCH_SECONDS = 5.0
 STALE_SECONDS = 30.0
@@ -48,6 +51,9 @@ class Claims:
 
     Args:
         folder: where the claim files are, such as `<storage>/experts/.claims`.
+
+    Attributes:
+        lost: keys that were taken over by others, as soon as this process has seen it.
     """
 
     def __init__(self, folder: Place) -> None:
@@ -56,6 +62,7 @@ class Claims:
         self._token = uuid.uuid4().hex
         self._owner = {"host": socket.gethostname(), "pid": pid, "start": process_start(pid), "token": self._token}
         self._mine: set[str] = set()
+        self.lost: set[str] = set()
         self._seen: dict[str, tuple[Hashable, float]] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -131,11 +138,28 @@ class Claims:
     def _touch(self) -> None:
         while not self._stop.wait(TOUCH_SECONDS):
             with self._lock:
-                for key in self._mine:
+                for key in list(self._mine):
                     try:
-                        backend(self._folder).touch(self._path(key))
-                    except OSError:  # taken over while this process was held up; the artifact will be there
+                        if self._still(key):
+                            backend(self._folder).touch(self._path(key))
+                            continue
+                    except OSError:  # storage does not answer at the moment
                         continue
+                    self._mine.discard(key)
+                    self.lost.add(key)
+                    log.warning("%s: was taken over, for this process gave no sign of life for a while", key)
+
+    def _still(self, key: str) -> bool:
+        """Whether a claim that was this process's is so still; OSError where that cannot be told."""
+        for wait in (0.2, 0.0):  # on a file system it may be away for a moment (`Backend.replace`)
+            try:
+                found = json.loads(backend(self._folder).read(self._path(key)))
+                return isinstance(found, dict) and found.get("token") == self._token
+            except FileNotFoundError:
+                time.sleep(wait)
+            except (ValueError, RecursionError):
+                return False
+        return False
 
     def close(self) -> None:
         """Releases all claims and ends the thread that touches them."""

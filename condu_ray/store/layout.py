@@ -146,6 +146,11 @@ def ledger_path(run: P, method: str) -> P:
     return method_folder(run, method) / "ledger.jsonl"
 
 
+def staged_path(run: P, method: str) -> P:
+    """Sessions that are merged and measured, and not committed yet: a line each, as a ledger's."""
+    return method_folder(run, method) / "staged.jsonl"
+
+
 def sessions_folder(run: P, method: str) -> P:
     """The states of a method."""
     return method_folder(run, method) / "sessions"

@@ -7,7 +7,7 @@ takes it over. So the same command goes on after any death of the driver, and a 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -24,7 +24,7 @@ class LeaseError(ValueError):
 
 
 @contextmanager
-def lease(folder: Place) -> Iterator[None]:
+def lease(folder: Place) -> Iterator[Callable[[], None]]:
     """Holds the lease of a run's or sweep's folder.
 
     A holder on another machine whose lease stays untouched is waited for until it counts as dead (half a minute); one
@@ -32,6 +32,10 @@ def lease(folder: Place) -> Iterator[None]:
 
     Args:
         folder: `<storage>/runs/<name>` or `<storage>/sweeps/<name>`; it need not exist.
+
+    Yields:
+        What raises LeaseError once the lease was lost, as after a machine was asleep: to be called every now and then,
+        for whoever lost it shall commit nothing any more.
 
     Raises:
         LeaseError: another driver holds it.
@@ -45,7 +49,12 @@ def lease(folder: Place) -> Iterator[None]:
             if alive or time.monotonic() > deadline:
                 raise LeaseError(_refusal(folder, owner))
             time.sleep(LOOK_SECONDS)
-        yield
+
+        def held() -> None:
+            if folder.name in claims.lost:
+                raise LeaseError(f"{_refusal(folder, claims.owner(folder.name))}; it took this run over")
+
+        yield held
 
 
 def _touched(folder: Place) -> Hashable | None:

@@ -24,6 +24,10 @@ class Accuracy:
             `merging.reconstruction` has it.
         sign_agreement: likewise, the share of equal signs.
         rescaler: the task's rescaler, where the method has one.
+        temperature: of a learned task's own expert: fitted on the task's validation images, where there are some.
+        calibration_before: expected calibration error of that expert over the task's own classes, in points, at
+            temperature 1.
+        calibration_after: the same at `temperature`.
     """
 
     correct: int
@@ -32,6 +36,9 @@ class Accuracy:
     relative_l2: float | None = None
     sign_agreement: float | None = None
     rescaler: float | None = None
+    temperature: float | None = None
+    calibration_before: float | None = None
+    calibration_after: float | None = None
 
     @property
     def percent(self) -> float:

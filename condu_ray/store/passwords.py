@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_PASSWORD = re.compile(r"(?<=//)[^/@\s]*@|(?<=[?&])(password|passwd|pwd|token|secret|key)=[^&\s]*", re.IGNORECASE)
+_NAMES = "password|passwd|pwd|token|secret|key|sig|[\\w-]*(signature|credential)"
+_PASSWORD = re.compile(rf"(?<=//)[^/@\s]*@|(?<=[?&])({_NAMES})=[^&\s]*", re.IGNORECASE)
 
 
 def without_passwords(text: str) -> str:

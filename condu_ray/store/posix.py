@@ -45,9 +45,18 @@ class Posix:
         """Lists a folder."""
         return sorted(name for name in os.listdir(place) if not name.startswith("."))
 
+    def sizes(self, place: Place) -> dict[str, int]:
+        """Asks each file."""
+        folder = Path(place)
+        return {name: (folder / name).stat().st_size for name in self.names(place) if not (folder / name).is_dir()}
+
     def local(self, place: Place) -> Path:
         """Files are read where they are."""
         return Path(place)
+
+    def forget(self, path: Path) -> bool:
+        """There are no copies."""
+        return False
 
     def replace(self, place: Place, content: bytes, unchanged: Hashable = None) -> bool:
         """Write beside, fsync, rename, fsync the folder; with a stamp, what was there is first renamed away."""
@@ -130,17 +139,19 @@ class Posix:
         os.utime(place)
 
     def probe(self, place: Place) -> None:
-        """Writes and removes a file; a full disk does not pass."""
+        """Writes, links, renames and removes a file; a full disk does not pass."""
         folder = Path(place)
         with suppress(FileExistsError):  # a folder; or something else, as the probe will say
             folder.mkdir(parents=True)
-        probe = folder / f".probe.{uuid.uuid4().hex}"
+        names = [folder / f".probe.{uuid.uuid4().hex}" for _ in range(3)]
         try:
-            probe.write_bytes(bytes(4096))
-            sync(probe)
+            names[0].write_bytes(bytes(4096))
+            sync(names[0])
+            _tried(names)
         finally:
-            with suppress(OSError):  # where it could not be made, there is nothing to remove
-                probe.unlink()
+            for name in names:
+                with suppress(OSError):  # where it could not be made, there is nothing to remove
+                    name.unlink()
 
     def remove_drafts(self, place: Place, older: float) -> int:
         """By names and times of change."""
@@ -163,6 +174,24 @@ def _draft(path: Path, content: bytes) -> Iterator[Path]:
         yield beside
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _tried(names: Sequence[Path]) -> None:
+    """Links and renames a file, which mounts of buckets and some network file systems cannot.
+
+    Raises:
+        OSError: which of them cannot be done, and what to do.
+    """
+    advice = "give a folder of a local disk or NFS, or a bucket itself, as s3://BUCKET/PATH"
+    for what, call in (("hard links", os.link), ("renaming", os.rename)):
+        try:
+            call(names[0], names[1])
+            call(names[1], names[2])
+        except OSError as error:
+            words = f"its file system has no {what} ({error.strerror}), so that two writers could both win; {advice}"
+            raise OSError(error.errno, words, str(names[0].parent)) from error
+        names[1].unlink(missing_ok=True)
+        names[2].unlink(missing_ok=True)
 
 
 def _linked(source: Path, path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from condu_ray.benchmark.label_space import Labels
-from condu_ray.learn.evaluate import class_ids, mix
+from condu_ray.learn.evaluate import class_ids, class_texts, mix
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.learn.routing import Logits, Routing, answers, mixture
 from condu_ray.use.prediction import THETA0
 from condu_ray.use.served import Served
 from condu_ray.vlm import router
+
+Ask = Callable[[Mapping[str, np.ndarray]], Mapping[str, Tensor]]
+"""Asks experts that are elsewhere: from each task to the pixels [W, H, W, 3] of the pictures that want its expert, to
+its logits of these over the label space, float32 [W, C]; asked once for all."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +100,44 @@ class Answering:
                 parts.append(self.features.encode(weights, chosen, precision))
         return torch.cat(parts)
 
-    def _texts(self, weights: Weights, space: Sequence[Labels], precision: str | None = None) -> Tensor:
-        return torch.cat([self.features.text(weights, labels, precision) for labels in space])
+    def _texts(
+        self, weights: Weights, space: Sequence[Labels], precision: str | None = None, apart: bool = False
+    ) -> Tensor:
+        with self.lock:
+            return class_texts(self.features, weights, space, apart, precision)
+
+    def expert(self, weights: Weights, space: Sequence[Labels], pixels_NHWC: np.ndarray, apart: bool = False) -> Tensor:
+        """Returns logits of one model over the classes of `space`, [N, C]; `apart` as for `scores`."""
+        with self.lock, torch.no_grad():
+            return self._scale * self.encode(weights, pixels_NHWC) @ self._texts(weights, space, apart=apart).T
 
     @torch.no_grad()
-    def scores(self, weights: Weights | None, space: Sequence[Labels], pixels_NHWC: np.ndarray) -> Answer:
-        """Returns scores over the classes of `space`; None as weights: the router finds experts picture by picture."""
-        with self.lock:
-            if weights is not None:
-                image_ND = self.encode(weights, pixels_NHWC)
-                return Answer(image_ND @ self._texts(weights, space).T, self._scale)
-            base_ND = self.encode(PRETRAINED, pixels_NHWC, precision="fp32")
+    def scores(
+        self,
+        weights: Weights | None,
+        space: Sequence[Labels],
+        pixels_NHWC: np.ndarray,
+        apart: bool = False,
+        ask: Ask | None = None,
+    ) -> Answer:
+        """Returns scores over the classes of `space`.
+
+        Args:
+            weights: that answer; None: the router finds experts picture by picture.
+            space: the classes.
+            pixels_NHWC: the pictures.
+            apart: whether classes of one name in several tasks are several classes.
+            ask: who is asked for what the router's experts say; None: they are made here. While others are asked, this
+                one is free for other threads.
+        """
+        if weights is not None:
+            with self.lock:
+                text_CD = self._texts(weights, space, apart=apart)
+                return Answer(self.encode(weights, pixels_NHWC) @ text_CD.T, self._scale)
+        if ask is not None:
+            return self._elsewhere(ask, space, pixels_NHWC, apart)
+        with self.lock:  # or threads would swap one another's experts in and out
+            base_ND, nearest_NE = self._nearest(pixels_NHWC)
 
             def logits(expert: int, wanted_N: Tensor) -> Tensor:
                 if expert == router.PRETRAINED:
@@ -114,12 +145,41 @@ class Answering:
                 else:
                     answering, precision = self.served.weights(self.tasks[expert]), None
                     image_WD = self.encode(answering, pixels_NHWC, wanted_N)
-                return self._scale * image_WD @ self._texts(answering, space, precision).T
+                return self._scale * image_WD @ self._texts(answering, space, precision, apart).T
 
-            nearest_NE = router.similarities(base_ND, [self._of(task) for task in self.tasks])
-            if self.served.method.inference.aggregation == "mixture":
-                return self._mixture(space, base_ND, nearest_NE, logits)
-            return self._mixed(base_ND, nearest_NE, logits)
+            return self._together(space, base_ND, nearest_NE, logits, apart)
+
+    def _nearest(self, pixels_NHWC: np.ndarray) -> tuple[Tensor, Tensor]:
+        """theta0's features, and the pictures' similarities to the learned tasks."""
+        with self.lock:
+            base_ND = self.encode(PRETRAINED, pixels_NHWC, precision="fp32")
+            return base_ND, router.similarities(base_ND, [self._of(task) for task in self.tasks])
+
+    def _together(
+        self, space: Sequence[Labels], base_ND: Tensor, nearest_NE: Tensor, logits: Logits, apart: bool
+    ) -> Answer:
+        """What the experts that the router finds say together."""
+        if self.served.method.inference.aggregation == "mixture":
+            return self._mixture(space, base_ND, nearest_NE, logits, apart)
+        return self._mixed(base_ND, nearest_NE, logits)
+
+    def _elsewhere(self, ask: Ask, space: Sequence[Labels], pixels_NHWC: np.ndarray, apart: bool) -> Answer:
+        """The same by experts elsewhere, all asked at once: who is wanted depends on no expert's answer."""
+        base_ND, nearest_NE = self._nearest(pixels_NHWC)
+        wanted: dict[int, Tensor] = {}
+
+        def note(expert: int, wanted_N: Tensor) -> Tensor:
+            wanted[expert] = wanted_N
+            return torch.zeros(int(wanted_N.sum()), sum(len(labels.classes) for labels in space))
+
+        self._together(space, base_ND, nearest_NE, note, apart)
+        pretrained = wanted.pop(router.PRETRAINED, None)
+        answered = ask({self.tasks[expert]: pixels_NHWC[rows.numpy()] for expert, rows in wanted.items()})
+        found = {expert: answered[self.tasks[expert]] for expert in wanted}
+        if pretrained is not None:
+            text_CD = self._texts(PRETRAINED, space, "fp32", apart)
+            found[router.PRETRAINED] = self._scale * base_ND[pretrained] @ text_CD.T
+        return self._together(space, base_ND, nearest_NE, lambda expert, _: found[expert], apart)
 
     def _of(self, task: str) -> Tensor:
         """A task's prototypes, loaded once."""
@@ -146,11 +206,13 @@ class Answering:
         tasks = self._by_task(similarity_NE) if inference.learns_routing else [{} for _ in experts]
         return Answer(mixed.logits, 1.0, Routed(experts, nearest_NE.amax(dim=1), tasks, None))
 
-    def _mixture(self, space: Sequence[Labels], base_ND: Tensor, nearest_NE: Tensor, logits: Logits) -> Answer:
+    def _mixture(
+        self, space: Sequence[Labels], base_ND: Tensor, nearest_NE: Tensor, logits: Logits, apart: bool
+    ) -> Answer:
         """P(class), by those experts that may know the picture."""
-        id_C, learned = class_ids(space), [self.served.task(task) for task in self.tasks]
-        who = answers(space, learned, id_C)
-        found = mixture(base_ND, self._texts(PRETRAINED, space, "fp32"), self.routing, who, id_C, logits)
+        id_C, learned = class_ids(space, apart), [self.served.task(task) for task in self.tasks]
+        who = answers(space, learned, id_C, apart)
+        found = mixture(base_ND, self._texts(PRETRAINED, space, "fp32", apart), self.routing, who, id_C, logits)
         assert found.tasks is not None
         experts = []
         for row in range(len(base_ND)):
@@ -167,3 +229,13 @@ class Answering:
 
     def _by_task(self, chance_NT: Tensor) -> list[dict[str, float]]:
         return [dict(zip(self.tasks, row, strict=True)) for row in chance_NT.tolist()]
+
+
+def one_a_name(scores_NC: Tensor, id_C: Tensor, likely_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores with one column a class name, the likeliest of those of that name, and which column that was."""
+    count = int(id_C.max()) + 1
+    if count == len(id_C):
+        return scores_NC, torch.arange(count).expand_as(scores_NC)
+    columns = [(id_C == number).nonzero().flatten() for number in range(count)]
+    column_NC = torch.stack([places[likely_NC[:, places].argmax(dim=1)] for places in columns], dim=1)
+    return scores_NC.gather(1, column_NC), column_NC

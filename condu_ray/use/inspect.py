@@ -17,7 +17,8 @@ from condu_ray.plan.stored_run import StoredRun
 from condu_ray.report.inspect_page import Section, facts, page, paragraph, picture, shares, table
 from condu_ray.report.inspect_plots import feature_spaces, layer_maps
 from condu_ray.store import artifacts
-from condu_ray.store.layout import expert_folder, session_folder
+from condu_ray.store.layout import expert_folder, ledger_path, session_folder
+from condu_ray.store.ledger import Entry, Mark, read_history
 from condu_ray.store.location import Place
 from condu_ray.use.inside import feature_points, routed_to, sign_conflict, trigger_density
 from condu_ray.use.served import Served, UseError, served_run
@@ -53,6 +54,7 @@ def inspected(found: StoredRun, method: str | None = None, images: int = 200) ->
     )
     sections = [
         Section("Accuracy", tuple(_accuracy(found))),
+        *([Section("Probes", tuple(_probes(found)))] if found.plan.probes else []),
         Section("Sessions", tuple(_sessions(found))),
         Section("Sizes", tuple(_sizes(found))),
         Section("Fidelity", tuple(_fidelity(found))),
@@ -83,6 +85,15 @@ def _accuracy(found: StoredRun) -> Iterable[str]:
                 yield shares(caption, "after learning", names, rows, matrix.to_numpy(dtype=float))
 
 
+def _probes(found: StoredRun) -> Iterable[str]:
+    rows = found.probes()
+    yield table(
+        "Accuracy on probes in percent: what is never learned; session 0 is the pretrained model",
+        list(rows.columns),
+        [[row[0] or "pretrained", int(row[1]), *map(float, row[2:])] for row in rows.itertuples(index=False)],
+    )
+
+
 def _sessions(found: StoredRun) -> Iterable[str]:
     heads = ["method", "session", "task", "expert", "state", "merge seconds", "measured", "to measure"]
     rows = [[row[0], row[1] + 1, *row[2:]] for row in found.sessions().itertuples(index=False)]
@@ -105,7 +116,8 @@ def _sizes(found: StoredRun) -> Iterable[str]:
 def _bytes(folder: Place) -> int | None:
     if not artifacts.exists(folder):
         return None
-    return sum((artifacts.local(folder) / name).stat().st_size for name in artifacts.read_meta(folder)["files"])
+    found = artifacts.sizes(folder)
+    return sum(found[name] for name in artifacts.read_meta(folder)["files"])
 
 
 def _mb(size: int | None) -> float | None:
@@ -185,6 +197,12 @@ def _space(found: StoredRun, served: Served, features: Features) -> Iterable[str
     )
 
 
+def _line(line: Entry | Mark) -> list[str | None]:
+    if isinstance(line, Entry):
+        return ["committed", line.task, line.state, None]
+    return [f"{line.mark}: {len(line.undone)} sessions count no more", line.task, ", ".join(line.undone), line.at]
+
+
 def _lineage(found: StoredRun, served: Served) -> Iterable[str]:
     one = found.methods[served.method.name]
     entry = one.entries[-1]
@@ -192,6 +210,13 @@ def _lineage(found: StoredRun, served: Served) -> Iterable[str]:
     made = artifacts.read_meta(folder)["versions"] if artifacts.exists(folder) else {}
     rows = [[name, value["fingerprint"][:24], value["train_images"], value["test_images"]]
             for name, value in served.about["data"].items()]  # fmt: skip
+    history = read_history(ledger_path(found.config.run_folder, served.method.name))[0]
+    yield table(
+        f"The ledger of {served.method.name}: what was committed, and what counts no more",
+        ["line", "what", "task", "state", "at"],
+        [[place, *_line(line)] for place, line in enumerate(history, start=1)],
+        text=(1, 2, 3, 4),
+    )
     yield table("Tasks by their content", ["task", "fingerprint", "training images", "test images"], rows, text=(1,))
     yield table("Made by", ["what", "version"], [[key, str(value)] for key, value in made.items()], text=(1,))
     yield paragraph(f"Backbone {served.backbone.fingerprint}; state {served.state.id}.")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from condu_ray.plan.opened import open_run, run_place
 from condu_ray.plan.stored_run import StoredRun
+from condu_ray.store import artifacts
 from condu_ray.store.location import Place, given
 from condu_ray.use.bundle import is_bundle, read_bundle
-from condu_ray.use.served import Served, UseError, served_run
+from condu_ray.use.served import Served, UseError, chosen_method, served_run
+from condu_ray.use.serving import Source
 
 
 def load_served(
@@ -27,3 +29,37 @@ def load_served(
             raise UseError(f"{run_or_bundle}: is a bundle of session {len(served.state.tasks)} alone (counted from 1)")
         return served
     return served_run(open_run(*run_place(str(run_or_bundle), storage)), method, session)
+
+
+def resolved(source: Source) -> Source:
+    """Returns a source with its method and session named and its places absolute; nothing is loaded.
+
+    Raises:
+        ValueError: there is no such run, method or session.
+        ArtifactError: a bundle or a ledger is damaged.
+    """
+    place = given(source.run)
+    if is_bundle(place):
+        meta = artifacts.read_meta(place)
+        if source.method not in (None, meta["method"]):
+            raise UseError(f"{source.run}: is a bundle of {meta['method']}, not of {source.method}")
+        if source.session not in (None, len(meta["tasks"])):
+            raise UseError(f"{source.run}: is a bundle of session {len(meta['tasks'])} alone")
+        found = {"run": str(place.absolute()), "method": meta["method"], "session": len(meta["tasks"])}
+        return source.model_copy(update=found)
+    storage, name = run_place(source.run, source.storage)
+    run = open_run(storage, name)
+    method = chosen_method(run, source.method)
+    there = len(run.methods[method].entries)
+    if not there:
+        raise UseError(f"{source.run}: {method} has committed no session yet; let the run learn a task first")
+    if source.session is not None and source.session > there:
+        raise UseError(f"{source.run}: {method} has committed {there} sessions, not {source.session}")
+    found = {"run": name, "storage": str(storage.absolute()), "method": method, "session": source.session or there}
+    return source.model_copy(update=found)
+
+
+def load_source(source: Source) -> Served:
+    """Loads what `resolved` gave; errors as of `load_served`."""
+    assert source.session is not None, "resolved"
+    return load_served(source.run, source.session - 1, source.method, storage=source.storage)

@@ -8,16 +8,75 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from condu_ray.options import MIXTURE_VERSION
 from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import write_text
 from condu_ray.use.predictor import Predictor
 from condu_ray.use.rows import output
 from condu_ray.use.served import UseError
-from condu_ray.use.sources import pictures
+from condu_ray.use.sources import Piece, pictures, pieces, read
 
 PART = 2048
 """Pictures a part: whole batches, so that a part is the same whichever were made before."""
 INDEX = "predictions.json"
+
+
+class Parts:
+    """A folder of predictions, part by part.
+
+    Args:
+        predictor: what predicts.
+        images: as `sources.pictures` takes them; the same every time.
+        folder: of the parts; made where there is none.
+        asked: arguments of `Predictor.stream`: `task`, `classes`, `top_k`, `templates`.
+        part: pictures a part.
+
+    Raises:
+        UseError: the folder holds other predictions: of another state, question or other pictures.
+        WriteError: the disk is full or fails.
+    """
+
+    def __init__(
+        self, predictor: Predictor, images: Sequence[str], folder: Path, asked: dict[str, Any], part: int = PART
+    ) -> None:
+        if not folder.parent.is_dir():
+            raise UseError(f"--output {folder}: there is no folder {folder.parent}; make it first")
+        folder.mkdir(exist_ok=True)
+        served, index = predictor.served, folder / INDEX
+        about = {
+            "state": served.state.id, "backbone": served.backbone.fingerprint, "part": part, "asked": asked,
+            "precision": served.precision, "batch_size": predictor.batch_size, "images": _names(images),
+        }  # fmt: skip
+        if served.method.inference.aggregation == "mixture":
+            about["mixture"] = MIXTURE_VERSION
+        if served.temperatures:
+            about["temperatures"] = dict(served.temperatures)
+        known = json.loads(index.read_text()) if index.exists() else None
+        if known is None and any(folder.iterdir()):
+            raise UseError(f"--output {folder}: something else is there already; give another folder")
+        if known is not None and known != (now := json.loads(json.dumps(about))):
+            differs = next(key for key in now if known.get(key) != now[key])
+            raise UseError(f"--output {folder}: holds predictions of another {differs}; give another folder")
+        if known is None:
+            write_text(index, json.dumps(about))
+        self.folder, self._images, self._part = folder, images, part
+
+    def __iter__(self) -> Iterator[tuple[Path, list[Piece]]]:
+        """Yields each part's file, and where its pictures are."""
+        for number, places in enumerate(pieces(self._images, self._part)):
+            yield self.folder / f"part-{number:06d}.parquet", places
+
+
+def make_part(predictor: Predictor, path: Path, places: Sequence[Piece], asked: dict[str, Any]) -> None:
+    """Predicts the pictures of a part; its file appears when all are in it.
+
+    Raises:
+        WriteError: the disk is full or fails.
+    """
+    found = predictor.stream((image for _, image in read(places)), **asked, errors="keep", names=_called(places))
+    with output(path) as sink:
+        for prediction in found:
+            sink.put(prediction)
 
 
 def predict_parts(
@@ -27,47 +86,27 @@ def predict_parts(
 
     Args:
         predictor: what predicts.
-        images: as `sources.pictures` takes them; the same every time.
-        folder: of the parts; made where there is none.
-        asked: arguments of `Predictor.stream`: `task`, `classes`, `top_k`, `templates`.
-        part: pictures a part.
+        images: as for `Parts`.
+        folder: as for `Parts`.
+        asked: as for `Parts`.
+        part: as for `Parts`.
 
     Yields:
         Each part's file in order, and whether it was made now.
 
     Raises:
-        UseError: the folder holds other predictions: of another state, question or other pictures.
-        WriteError: the disk is full or fails; what was made stays.
+        UseError, WriteError: as `Parts`; what was made stays.
     """
-    if not folder.parent.is_dir():
-        raise UseError(f"--output {folder}: there is no folder {folder.parent}; make it first")
-    folder.mkdir(exist_ok=True)
-    served, index = predictor.served, folder / INDEX
-    about = {
-        "state": served.state.id, "backbone": served.backbone.fingerprint, "part": part, "asked": asked,
-        "precision": served.precision, "batch_size": predictor.batch_size, "images": _names(images),
-    }  # fmt: skip
-    known = json.loads(index.read_text()) if index.exists() else None
-    if known is None and any(folder.iterdir()):
-        raise UseError(f"--output {folder}: something else is there already; give another folder")
-    if known is not None and known != (now := json.loads(json.dumps(about))):
-        differs = next(key for key in now if known.get(key) != now[key])
-        raise UseError(f"--output {folder}: holds predictions of another {differs}; give another folder")
-    if known is None:
-        write_text(index, json.dumps(about))
-    source, number = pictures(images), 0
-    while chunk := list(islice(source, part)):
-        path = folder / f"part-{number:06d}.parquet"
+    for path, places in Parts(predictor, images, folder, asked, part):
         made = not path.exists()
         if made:
-            found = predictor.stream(
-                (image for _, image in chunk), **asked, errors="keep", names=(name for name, _ in chunk)
-            )
-            with output(path) as sink:
-                for prediction in found:
-                    sink.put(prediction)
+            make_part(predictor, path, places, asked)
         yield path, made
-        number += 1
+
+
+def _called(places: Sequence[Piece]) -> Iterator[str]:
+    for one in places:
+        yield from (f"{one.path}#{row}" for row in range(one.start, one.stop)) if one.stop else [one.path]
 
 
 def _names(images: Sequence[str]) -> str:

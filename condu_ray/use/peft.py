@@ -60,6 +60,10 @@ def low_rank(served: Served, task: str | None) -> Adapter:
             f"{served.name}: what {method.name} serves {f'task {task}' if task else 'all tasks'} with is no adapter of "
             "low rank, which --format peft is for; export it as open_clip or hf"
         )
+    if task in served.about.get("settings", {}).get("imported", {}):
+        raise UseError(
+            f"{served.name}: {task}'s expert came from elsewhere as a weight delta; export it as open_clip or hf"
+        )
     exact = method.name == "individual"
     return Adapter(
         dict(served.factors(state.expert_of(task))), method.lora.scale, base, "the task's LoRA expert as trained", exact

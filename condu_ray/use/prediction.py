@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 THETA0 = "pretrained"
 """What the pretrained model is called among the experts of a prediction."""
@@ -44,7 +45,27 @@ class Prediction:
         """The likeliest class."""
         return self.classes[0] if self.classes else None
 
+    def sure(self, least: float) -> bool:
+        """Whether the likeliest class has at least this probability; never where there is an error."""
+        return self.probability is not None and self.probability >= least
+
     @property
     def probability(self) -> float | None:
         """Its probability."""
         return self.probabilities[0] if self.probabilities else None
+
+    def document(self) -> dict[str, Any]:
+        """Returns it as JSON values, who is asked over HTTP says it so; probabilities are those of Python's floats."""
+        return {
+            "class": self.label,
+            "probability": self.probability,
+            "task": self.task,
+            "classes": [
+                {"name": name, "probability": chance}
+                for name, chance in zip(self.classes, self.probabilities, strict=True)
+            ],
+            "experts": [{"name": name, "weight": weight} for name, weight in self.experts.items()],
+            "similarity": self.similarity,
+            "tasks": [{"name": name, "probability": chance} for name, chance in self.tasks.items()],
+            "new": self.new,
+        }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
@@ -14,32 +14,20 @@ import torch
 from torch import Tensor
 
 from condu_ray.benchmark.images import ImageError
-from condu_ray.benchmark.label_space import XTAIL_TEMPLATE, Labels
 from condu_ray.learn.evaluate import class_ids
 from condu_ray.learn.features import PRETRAINED, Weights
-from condu_ray.plan.measurement import kind, routed
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.location import Place
-from condu_ray.use.answering import Answering
+from condu_ray.use.answering import Answering, Ask, one_a_name
 from condu_ray.use.loading import load_served
 from condu_ray.use.pictures import Picture, each, name_of, pixels
-from condu_ray.use.prediction import THETA0, Prediction
+from condu_ray.use.prediction import Prediction
+from condu_ray.use.question import Question, Space, of_task, question, words
 from condu_ray.use.served import Served, UseError
 from condu_ray.vlm.preprocess import Preprocessor
-from condu_ray.vlm.texts import read
 
 BATCHES = 4
 """Batches that are decoded before the first of them is predicted: so many images share a switch of experts."""
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What is asked of some pictures: which weights answer (None: the router finds them), among which classes."""
-
-    weights: Weights | None
-    who: str
-    space: tuple[Labels, ...]
-    open: bool
 
 
 class Predictor:
@@ -114,6 +102,7 @@ class Predictor:
         *,
         templates: Sequence[str] | None = None,
         errors: Literal["raise", "keep"] = "raise",
+        protocol: Space = "union",
     ) -> list[Prediction]:
         """Classifies pictures.
 
@@ -125,12 +114,17 @@ class Predictor:
             top_k: classes a picture, at most.
             templates: prompts with one `{}` each, for `classes`; None: the task's, or "a photo of a {}."
             errors: whether a picture that cannot be read ends all, or is a prediction with its `error`.
+            protocol: where neither task nor classes are given: a name that several tasks have is one class (`union`),
+                or a class a task, all of them with one template (`xtail`).
 
         Raises:
             UseError: there is no such task, or the method cannot predict without one; or `classes` are no good.
             ImageError: a picture cannot be read; names it.
+
+        Probabilities are those of the experts' softmax at the temperature that the run measured on images held out of
+        training (`--validation_share`), and at 1 where it held out none.
         """
-        return list(self.stream(images, task, classes, top_k, templates=templates, errors=errors))
+        return list(self.stream(images, task, classes, top_k, templates=templates, errors=errors, protocol=protocol))
 
     def stream(
         self,
@@ -142,6 +136,7 @@ class Predictor:
         templates: Sequence[str] | None = None,
         errors: Literal["raise", "keep"] = "raise",
         names: Iterable[str] | None = None,
+        protocol: Space = "union",
     ) -> Iterator[Prediction]:
         """As `predict`, one prediction after the other: of any number of pictures a few batches are in memory.
 
@@ -153,12 +148,13 @@ class Predictor:
             templates: as for `predict`.
             errors: as for `predict`.
             names: what the pictures are called; None: by their paths or places.
+            protocol: as for `predict`.
         """
         if top_k < 1:
             raise UseError(f"top_k {top_k}: give 1 or more")
-        asked = self._question(task, classes, templates)
+        asked = self.question(task, classes, templates, protocol)
         for called, read_NHWC, wrong in self._chunks(images, names, errors):
-            found = iter(self._predictions(asked, read_NHWC, top_k) if len(read_NHWC) else ())
+            found = iter(self.prepared(read_NHWC, asked, top_k) if len(read_NHWC) else ())
             for name in called:
                 yield Prediction(name, error=wrong[name]) if name in wrong else replace(next(found), image=name)
 
@@ -169,6 +165,7 @@ class Predictor:
         classes: Sequence[str] | None = None,
         *,
         templates: Sequence[str] | None = None,
+        protocol: Space = "union",
     ) -> Tensor:
         """Returns logits [N, C] float32; the columns are `classes`, the task's classes, or all tasks' in order.
 
@@ -176,9 +173,9 @@ class Predictor:
 
         Arguments and errors as of `predict`.
         """
-        asked, parts = self._question(task, classes, templates), []
+        asked, parts = self.question(task, classes, templates, protocol), []
         for _, read_NHWC, _ in self._chunks(images, None, "raise"):
-            parts.append(self._answers.scores(asked.weights, asked.space, read_NHWC).logits)
+            parts.append(self._answers.scores(asked.weights, asked.space, read_NHWC, asked.apart).logits)
         return torch.cat(parts)
 
     def features(
@@ -198,7 +195,7 @@ class Predictor:
             UseError: there is no such task, or a text has more tokens than the backbone reads.
             ImageError: a picture cannot be read.
         """
-        weights = PRETRAINED if task is None else self._of_task(self.served.task(task))
+        weights = PRETRAINED if task is None else of_task(self.served, self.served.task(task))
         if weights is None:
             raise UseError(f"task {task!r} is not learned in {self.served.name}, so that it has no expert")
         image_ND, text_MD = None, None
@@ -207,61 +204,45 @@ class Predictor:
                 parts = [self._answers.encode(weights, chunk) for _, chunk, _ in self._chunks(images, None, "raise")]
                 image_ND = torch.cat(parts)
             if texts is not None:
-                labels = self._words(tuple(texts), ("{}",))
+                labels = words(self.served, texts, ("{}",))
                 text_MD = self._answers.features.text(weights, labels)
         return image_ND, text_MD
 
-    # What is asked
+    # Pictures that are prepared already, for who has them from elsewhere
 
-    def _question(self, task: str | None, classes: Sequence[str] | None, templates: Sequence[str] | None) -> _Question:
-        method, labels = self.served.method, self.served.task(task) if task is not None else None
-        if templates is not None and classes is None:
-            raise UseError("templates: are for classes that are given; leave them out")
-        if task is None and kind(method) == "task identity":
-            raise UseError(
-                f"{self.served.name}: {method.name} cannot predict without knowing the task; give one of "
-                f"{', '.join(self.tasks)}"
-            )
-        if classes is not None:
-            default = labels.templates if labels else (XTAIL_TEMPLATE,)
-            space: tuple[Labels, ...] = (self._words(tuple(classes), tuple(templates or default)),)
-        else:
-            space = (labels,) if labels else self.served.labels
-        if labels is not None:
-            weights, who = self._of_task(labels), labels.name
-        elif kind(method) == "router":
-            weights, who = None, ""
-        else:  # one model: any task's weights are all tasks' weights
-            weights, who = self.served.serving(self.tasks[-1]), method.name
-        if weights is None:
-            self.served.check_routing()
-        elif weights.name == PRETRAINED.name:
-            who = THETA0
-        return _Question(weights, who, space, classes is not None)
+    def question(
+        self,
+        task: str | None = None,
+        classes: Sequence[str] | None = None,
+        templates: Sequence[str] | None = None,
+        protocol: Space = "union",
+    ) -> Question:
+        """Returns what is asked; arguments and errors as of `predict`."""
+        return question(self.served, task, classes, templates, protocol)
 
-    def _of_task(self, labels: Labels) -> Weights | None:
-        """The weights that answer for a task as the run measures it under the protocol `task`; None: routed ones."""
-        if routed(self.served.method, labels.name in self.tasks, "task"):
-            return None
-        return self.served.serving(labels.name)
+    def prepared(
+        self, pixels_NHWC: np.ndarray, asked: Question, top_k: int = 5, ask: Ask | None = None
+    ) -> list[Prediction]:
+        """Classifies pictures that are pixels already.
 
-    def _words(self, classes: tuple[str, ...], templates: tuple[str, ...]) -> Labels:
-        """Words that a user gives, found to be fit for prompts."""
-        if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
-            raise UseError("classes: give at least one word, and no empty one")
-        if doubled := [name for place, name in enumerate(classes) if name in classes[:place]]:
-            raise UseError(f"classes: {doubled[0]!r} is there twice")
-        tokenizer = self.served.backbone.tokenizer
-        for template in templates:
-            if template.count("{}") != 1:
-                raise UseError(f"template {template!r}: has to have one {{}}, where the class goes")
-            cut = read(tokenizer, [template.replace("{}", name) for name in classes])[2]
-            if any(cut) and self.served.method.config.long_prompts == "refuse":
-                raise UseError(
-                    f"{classes[cut.index(True)]!r}: has more tokens than {self.served.backbone.spec.name} reads; "
-                    "shorten it"
-                )
-        return Labels("", classes, templates)
+        Args:
+            pixels_NHWC: uint8, as `use.pictures.pixels` makes each of them; at least one.
+            asked: what `question` gives.
+            top_k: classes a picture, at most.
+            ask: who is asked for the logits of experts that the router finds; None: this predictor's own.
+        """
+        return list(self._predictions(asked, pixels_NHWC, top_k, ask))
+
+    def logits_of(self, task: str, asked: Question, pixels_NHWC: np.ndarray, weights: Weights | None = None) -> Tensor:
+        """Returns what a learned task's expert says of pictures, [N, C] over what was asked of; what `Ask` is made of.
+
+        Args:
+            task: whose expert.
+            asked: what `question` gives.
+            pixels_NHWC: as for `prepared`.
+            weights: of the expert, where they are at hand; None: they are made.
+        """
+        return self._answers.expert(weights or self.served.weights(task), asked.space, pixels_NHWC, asked.apart)
 
     # Answers
 
@@ -291,13 +272,18 @@ class Predictor:
         except ImageError as error:
             return error
 
-    def _predictions(self, asked: _Question, pixels_NHWC: np.ndarray, top_k: int) -> Iterator[Prediction]:
-        answer = self._answers.scores(asked.weights, asked.space, pixels_NHWC)
+    def _predictions(
+        self, asked: Question, pixels_NHWC: np.ndarray, top_k: int, ask: Ask | None
+    ) -> Iterator[Prediction]:
+        answer = self._answers.scores(asked.weights, asked.space, pixels_NHWC, asked.apart, ask)
         names = [name for labels in asked.space for name in labels.classes]
         tasks = [None if asked.open else labels.name for labels in asked.space for _ in labels.classes]
         likely = answer.scores if answer.likely is None else answer.likely
-        scores_NC, column_NC = _one_a_name(answer.scores, class_ids(asked.space), likely)
-        probability_NC = scores_NC if answer.factor is None else (answer.factor * scores_NC).softmax(dim=1)
+        scores_NC, column_NC = one_a_name(answer.scores, class_ids(asked.space, asked.apart), likely)
+        temperature = self.served.temperatures.get(asked.who, 1.0)
+        probability_NC = (
+            scores_NC if answer.factor is None else (answer.factor * scores_NC / temperature).softmax(dim=1)
+        )
         order_NK = scores_NC.argsort(dim=1, descending=True, stable=True)[:, :top_k]
         chosen_NK = column_NC.gather(1, order_NK).tolist()
         chances = probability_NC.gather(1, order_NK).tolist()
@@ -313,13 +299,3 @@ class Predictor:
                 routed.tasks[row] if routed else {},
                 float(routed.new[row]) if routed and routed.new is not None else None,
             )
-
-
-def _one_a_name(scores_NC: Tensor, id_C: Tensor, likely_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores with one column a class name, the likeliest of those of that name, and which column that was."""
-    count = int(id_C.max()) + 1
-    if count == len(id_C):
-        return scores_NC, torch.arange(count).expand_as(scores_NC)
-    columns = [(id_C == number).nonzero().flatten() for number in range(count)]
-    column_NC = torch.stack([places[likely_NC[:, places].argmax(dim=1)] for places in columns], dim=1)
-    return scores_NC.gather(1, column_NC), column_NC

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,7 +95,7 @@ def output(path: Path) -> Iterator[Sink]:
     Raises:
         WriteError: the disk is full or fails; what was there before is untouched.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # of several that make it, on several machines, one wins
     try:
         with writing(path):
             inner: _Format = _Parquet(draft) if path.suffix == ".parquet" else _Text(draft, path.suffix)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -65,6 +66,11 @@ class Served:
         made = partial(self.method.delta, self.state, task, self.load)
         return Weights(name, lambda: self._kept.get(name, made))  # a switch of experts then costs a copy
 
+    def decoupled(self, task: str) -> Weights:
+        """As `weights`, the delta made at once and kept by who asked alone."""
+        made = self.method.delta(self.state, task, self.load)
+        return Weights(self.method.weights(self.state, task), lambda: made)
+
     def serving(self, task: str) -> Weights:
         """As `weights`; theta0 where the run's settings have a learned task served by it all the same."""
         return PRETRAINED if self.method.skips_trigger(self.state) else self.weights(task)
@@ -82,7 +88,13 @@ class Served:
             {task: self.prototypes(task) for task in self.state.tasks},
             self.method.inference,
             float(self.backbone.model.logit_scale.detach().exp()),
+            self.temperatures,
         )
+
+    @property
+    def temperatures(self) -> Mapping[str, float]:
+        """Learned task to its expert's temperature, where the run measured it on images held out of training."""
+        return self.about.get("temperatures", {})
 
     def check_routing(self) -> None:
         """Refuses pictures of unknown tasks where there is not what the router is made of.
@@ -177,9 +189,13 @@ def _about(found: StoredRun, method: str, state: ModelState) -> dict[str, Any]:
     """What a card says of a run: where its data and accuracies stand after the session; no path of this machine."""
     rows, session = found.rows(), len(state.tasks) - 1
     rows = rows[(rows["method"] == method) & (rows["session"] == session)] if len(rows) else rows
+    rows = rows[rows["task"].isin([task.name for task in found.tasks])]
     accuracy: dict[str, dict[str, float]] = {}
+    temperatures: dict[str, float] = {}
     for row in rows.itertuples():
         accuracy.setdefault(str(row.protocol), {})[str(row.task)] = round(float(row.accuracy), 4)
+        if row.temperature is not None and not math.isnan(temperature := float(row.temperature)):
+            temperatures[str(row.task)] = temperature
     return {
         "run": found.config.run_name,
         "session": session,
@@ -188,5 +204,6 @@ def _about(found: StoredRun, method: str, state: ModelState) -> dict[str, Any]:
             for task in found.tasks
         },
         "accuracy": accuracy,
+        **({"temperatures": temperatures} if temperatures else {}),
         "settings": found.config.model_dump(mode="json", exclude={"storage", "tracking", "cluster", "data", "run"}),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,6 +44,54 @@ def pictures(given: Sequence[str], *, contents: bool = True) -> Iterator[tuple[s
             yield str(path), str(path)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A picture's file, or rows `start` to `stop` of a Parquet file (`stop` 0: it is a picture)."""
+
+    path: str
+    start: int = 0
+    stop: int = 0
+
+
+def pieces(given: Sequence[str], size: int) -> Iterator[list[Piece]]:
+    """Yields where the pictures are, so many at a time, in the order of `pictures`; none is read.
+
+    Args:
+        given: as for `pictures`.
+        size: pictures at a time.
+
+    Raises:
+        UseError: as `pictures`.
+    """
+    found, count = list[Piece](), 0
+    for path in [path for text in given for path in _files(text)]:
+        rows, start = _row_count(path) if path.suffix == ".parquet" else 1, 0
+        while start < rows:
+            stop = min(rows, start + size - count)
+            found.append(Piece(str(path), start, stop) if path.suffix == ".parquet" else Piece(str(path)))
+            count, start = count + stop - start, stop
+            if count == size:
+                yield found
+                found, count = [], 0
+    if found:
+        yield found
+
+
+def read(places: Sequence[Piece]) -> Iterator[tuple[str, str | bytes]]:
+    """Yields the pictures of pieces as `pictures` does; row groups before the first row are not read."""
+    for piece in places:
+        if piece.stop:
+            yield from _rows(Path(piece.path), piece.start, piece.stop)
+        else:
+            yield piece.path, piece.path
+
+
+def _row_count(path: Path) -> int:
+    _check(path)
+    with open_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
 def _files(text: str) -> list[Path]:
     path = Path(home(text))
     if path.is_dir():
@@ -79,11 +128,19 @@ def _row_names(path: Path) -> Iterator[tuple[str, bytes]]:
     yield from ((f"{path}#{row}", b"") for row in range(count))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, bytes]]:
-    row = 0
+def _rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, bytes]]:
     with open_parquet(path, streaming=True) as file:
-        for batch in file.iter_batches(BATCH, columns=["image"]):
+        end, groups, row = 0, list[int](), 0
+        for number in range(file.metadata.num_row_groups):
+            begin, end = end, end + file.metadata.row_group(number).num_rows
+            if end > start and (stop is None or begin < stop):
+                row = begin if not groups else row
+                groups.append(number)
+        for batch in file.iter_batches(BATCH, row_groups=groups, columns=["image"]):
+            if stop is not None and row >= stop:
+                return
             for image in batch.column("image").to_pylist():
-                content = image.get("bytes") if isinstance(image, dict) else image
-                yield f"{path}#{row}", content or b""
+                if row >= start and (stop is None or row < stop):
+                    content = image.get("bytes") if isinstance(image, dict) else image
+                    yield f"{path}#{row}", content or b""
                 row += 1

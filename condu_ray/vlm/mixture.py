@@ -1,7 +1,8 @@
 """The mixture of experts: P(class | image) = sum over tasks of P(task | image) * P(class | image, task).
 
-With classes that no expert knows: the sum times 1 - P(new | image), and P(new | image) times the prediction of the
-nearest experts (or of theta0) over these classes.
+With classes that no expert knows: the sum times 1 - P(new | image), and P(new | image) times the mean of what the
+nearest experts and theta0 (or theta0 alone) say over these classes, weighted as by the paper's rule: of their
+probabilities, not of their logits.
 
 Names: ``N`` = images, ``T`` = tasks, ``C`` = classes of the label space, ``I`` = numbers of classes (equal names of two
 tasks are one number).
@@ -95,19 +96,25 @@ class Mixture:
         self.new: Tensor | None = None
         self.counted: dict[int, Tensor] = {}
 
-    def add(self, logit_NC: Tensor, columns: Tensor, share_N: Tensor, rows_N: Tensor, temperature: float = 1.0) -> None:
+    def add(
+        self, logit_WC: Tensor, columns: Tensor, share_N: Tensor, wanted_N: Tensor, temperature: float = 1.0
+    ) -> None:
         """Adds one expert's part.
 
         Args:
-            logit_NC: its logits over the label space, of the images in `rows_N`.
-            columns: over which it answers.
-            share_N: P(task | image) of those images.
-            rows_N: bool [N], which images.
+            logit_WC: its logits over the label space, of the images that want it.
+            columns: over which it answers; none: this adds nothing.
+            share_N: what its answer counts for each image, [N].
+            wanted_N: bool [N], the W images; others have no share.
             temperature: of its softmax.
         """
-        chance = torch.softmax(logit_NC[:, columns].double() / temperature, dim=1) * share_N.unsqueeze(1)
+        share_W = share_N[wanted_N]
+        rows = share_W > 0
+        if not len(columns) or not rows.any():
+            return
+        chance = torch.softmax(logit_WC[rows][:, columns].double() / temperature, dim=1) * share_W[rows].unsqueeze(1)
         part = torch.zeros(len(chance), self.chance.shape[1], dtype=torch.float64)
-        self.chance[rows_N] += part.index_add_(1, self._id_C[columns], chance)
+        self.chance[wanted_N.nonzero().flatten()[rows]] += part.index_add_(1, self._id_C[columns], chance)
 
     def predicted(self) -> Tensor:
         """Returns the number of the most likely class of each image, int64 [N]."""

@@ -111,9 +111,10 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
     """
     import open_clip
 
-    config = open_clip.get_model_config(spec.model)
+    here = spec.here()
+    config = open_clip.get_model_config(here.model)
     _check_packages(spec, config)
-    model, tokenizer, notes = build(spec)
+    model, tokenizer, notes = build(here)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and name.rsplit(".", 1)[-1] != "attn_mask" and not tensor.isfinite().all():
             raise BackboneError(f"backbone {spec.model}: tensor {name} holds NaN or infinity; copy its weights anew")

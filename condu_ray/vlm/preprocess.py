@@ -48,6 +48,12 @@ class Preprocessor:
         return np.asarray(image, dtype=np.uint8)
 
 
+def shape(preprocess: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns height and width of a prepared picture."""
+    size = preprocess["size"]
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
 def normalise(pixels_BHWC: Tensor, preprocess: Mapping[str, Any]) -> Tensor:
     """uint8 [B, H, W, 3] to the model's float32 input [B, 3, H, W] on the same device."""
     mean, std = (_channels(tuple(preprocess[name]), pixels_BHWC.device) for name in ("mean", "std"))

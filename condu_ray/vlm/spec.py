@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from condu_ray.names import nearest
+from condu_ray.store.artifacts import local
+from condu_ray.store.backend import on_disk
+from condu_ray.store.location import Location
 from condu_ray.vlm import hub
 from condu_ray.vlm.weights import BackboneError, check_weights
 
@@ -61,6 +64,14 @@ class BackboneSpec:
         """Height and width of the input in pixels."""
         size = self.preprocess["size"]
         return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def here(self) -> BackboneSpec:
+        """Returns the spec by which this machine loads it: what is staged in a bucket, from this machine's copy."""
+        if self.staged is None or on_disk(place := Location(self.staged)) is not None:
+            return self
+        folder, staged = str(local(place)), self.staged
+        tokenizer = {name: str(value).replace(staged, folder) for name, value in self.tokenizer.items()}
+        return replace(self, staged=folder, model=self.model.replace(staged, folder), tokenizer=tokenizer)
 
     @property
     def file(self) -> Path | None:

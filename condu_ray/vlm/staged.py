@@ -52,10 +52,10 @@ def staged(storage: Place, spec: BackboneSpec, fingerprint: str) -> BackboneSpec
         except _DiffersError:
             log.warning("backbone %s: comes back otherwise from files; each worker loads it as given", spec.name)
             return spec
-    return _there(spec, artifacts.local(folder), fingerprint)
+    return _there(spec, folder, fingerprint)
 
 
-def _there(spec: BackboneSpec, folder: Path, fingerprint: str) -> BackboneSpec:
+def _there(spec: BackboneSpec, folder: Place, fingerprint: str) -> BackboneSpec:
     """Returns the spec of what is staged in a folder."""
     found = replace(spec, staged=str(folder), title=spec.name, fingerprint=fingerprint)
     if not spec.model.startswith(FOLDER):

@@ -2,10 +2,11 @@
 
 First without Ray: what three sessions put into storage, SIGKILLed at every commit point (before and after every fsync,
 rename, link and removal, in the middle of a ledger's line), by every method given; then with the power cut there, so
-that what no fsync had put on the disk is gone as well. Then whole runs on Ray, until as many kills were carried out as
-asked: of the driver, Train workers and their controller, data workers, the state actor, evaluators, Ray's own daemons,
-the whole machine, nodes of a cluster and the MLflow server, at commit points and at random moments. After each the same
-command runs to the end, and what it made is compared with an undisturbed run.
+that what no fsync had put on the disk is gone as well. The same with storage in a bucket, before and after every
+request, each of which is also lost, or answered by a fault or slowly. Then whole runs on Ray, until as many kills were
+carried out as asked: of the driver, Train workers and their controller, data workers, the state actor, evaluators,
+Ray's own daemons, the whole machine, nodes of a cluster and the MLflow server, at commit points and at random moments.
+After each the same command runs to the end, and what it made is compared with an undisturbed run.
 
 ``--short`` leaves the whole runs out and tries every point of the first two methods once. Exit code 1 when anything was
 lost or differs.
@@ -31,6 +32,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from jobs.faults.commits import Harness, Outcome
+from jobs.faults.object_commits import requests
 from jobs.faults.servers import Nodes, mlflow_server
 from jobs.faults.victim import ROOT
 from jobs.faults.whole_runs import METHODS, Arena, Kill, Round
@@ -185,6 +187,8 @@ def main() -> None:
     folder, begin = Path(tempfile.mkdtemp(prefix="chaos-")), time.monotonic()
     methods = options.methods.split(",")
     points = commit_points(folder / "points", methods[:2] if options.short else methods, options.short)
+    for method in methods[:1] if options.short else methods:
+        points |= requests(folder / "requests" / method, method, options.short)
     console.print(table_of_points(points))
     rounds: list[Round] = []
     undisturbed = 0.0

@@ -32,7 +32,8 @@ from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.experts import FILES, expert_folder, save_expert
 from condu_ray.store.layout import claims_folder, config_path, ledger_path, results_path, rows_path, run_folder
 from condu_ray.store.lease import lease
-from condu_ray.store.ledger import ROOT, Entry, from_line, read_entries, state_id, to_line
+from condu_ray.store.ledger import ROOT, Entry, read_entries, state_id, to_line
+from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy, read_measurement, write_measurement
 from condu_ray.store.provenance import provenance
 from condu_ray.store.results import write_rows
@@ -61,7 +62,7 @@ class Outcome:
     problem: str = ""
 
 
-def work(storage: Path, method: str, told: Path) -> None:
+def work(storage: Place, method: str, told: Path) -> None:
     """Does what a run of three tasks does to storage, but for training: drawn deltas stand for what was learned.
 
     Args:
@@ -95,7 +96,7 @@ def work(storage: Path, method: str, told: Path) -> None:
         artifacts.write_text(results_path(config.run_folder), json.dumps(rows))
 
 
-def _learn(storage: Path, key: str, task: str) -> None:
+def _learn(storage: Place, key: str, task: str) -> None:
     draw = torch.Generator().manual_seed(len(task))
     factors = {"w.lora_A": torch.randn(2, 30, generator=draw), "w.lora_B": torch.randn(40, 2, generator=draw)}
     files = {FILES["factors"]: partial(artifacts.save_tensors, tensors=factors)}
@@ -119,12 +120,13 @@ def final(storage: Path, method: str) -> dict[str, str]:
     return found | {"ledger": json.dumps(sessions)}
 
 
-def forked(job: Callable[[], None], log: Path) -> int:
+def forked(job: Callable[[], None], log: Path, born: Callable[[int], None] = lambda pid: None) -> int:
     """Runs a job in a child process.
 
     Args:
         job: what the child does.
         log: where the child's complaint goes.
+        born: is told the child's number.
 
     Returns:
         Its exit status; where a signal killed it, the signal's number below zero.
@@ -142,6 +144,7 @@ def forked(job: Callable[[], None], log: Path) -> int:
         finally:
             sys.stderr.flush()
             os._exit(code)
+    born(child)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -204,14 +207,23 @@ class Harness:
         code = forked(partial(_watched, plan, self._job), self._log)
         killed = code == -signal.SIGKILL and (plan / "fired-0").exists()
         kept = entries(storage, self._method)
-        told = [from_line(line) for line in self._told.read_bytes().splitlines(True)] if self._told.exists() else []
+        told = told_of(self._told)
         finished = not forked(self._job, self._log)
         after = entries(storage, self._method)
         found = final(storage, self._method)
         names = set(found.items()) ^ set(self._expected.items())
         problem = self._log.read_text() if not finished else ", ".join(sorted({name for name, _ in names}))
-        lost = len({one.state for one in told if one not in kept} | {one.state for one in kept if one not in after})
-        return Outcome(point, killed, finished, not names, lost, problem)
+        return Outcome(point, killed, finished, not names, lost(told, kept, after), problem)
+
+
+def told_of(path: Path) -> list[Entry]:
+    """Returns the sessions whose merges had returned."""
+    return read_entries(path)[0] if path.exists() else []
+
+
+def lost(told: Sequence[Entry], kept: Sequence[Entry], after: Sequence[Entry]) -> int:
+    """Returns how many sessions are gone: told of and not kept by a kill, or kept and not there in the end."""
+    return len({one.state for one in told if one not in kept} | {one.state for one in kept if one not in after})
 
 
 def _watched(plan: Path, job: Callable[[], None]) -> None:

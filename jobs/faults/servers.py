@@ -1,4 +1,4 @@
-"""What a run leans on beside its own processes, and can lose: nodes of its cluster, and the MLflow server."""
+"""What a run leans on beside its own processes: nodes of its cluster and MLflow's server, which it loses; a bucket."""
 
 from __future__ import annotations
 
@@ -101,3 +101,57 @@ def mlflow_server(folder: Path) -> Iterator[MlflowServer]:
         yield found
     finally:
         found.kill()
+
+
+@contextmanager
+def seaweed(folder: Path) -> Iterator[dict[str, str]]:
+    """Holds a SeaweedFS with S3's protocol and a bucket `condu` for a block.
+
+    Args:
+        folder: where its data are; made.
+
+    Yields:
+        What the environment of whoever uses it says.
+
+    Raises:
+        TimeoutError: it does not answer.
+    """
+    folder.mkdir(parents=True)
+    master, volume, filer, s3 = _ports(4)
+    command = [
+        str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3}", "-filer", "-s3",
+        "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=100",
+    ]  # fmt: skip
+    with (folder / "server.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        made, deadline = urllib.request.Request(f"http://127.0.0.1:{s3}/condu", method="PUT"), time.monotonic() + 60
+        while True:
+            with suppress(OSError), urllib.request.urlopen(made, timeout=5):
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise TimeoutError(f"SeaweedFS does not answer; see {folder / 'server.log'}")
+            time.sleep(0.2)
+        yield {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+            "AWS_REGION": "us-east-1",
+        }  # fmt: skip
+    finally:
+        process.kill()  # it would take half a minute to end, and its data go anyway
+        process.wait()
+
+
+def _ports(count: int) -> list[int]:
+    """Returns free ports of which those 10,000 above are free too: it listens there as well."""
+    found: list[int] = []
+    while len(found) < count:
+        with socket.socket() as probe, socket.socket() as above:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1] - 20000
+            if port < 1024:
+                continue
+            with suppress(OSError):
+                above.bind(("127.0.0.1", port + 10000))
+                found.append(port)
+    return found

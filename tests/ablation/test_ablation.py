@@ -11,6 +11,7 @@ import torch
 
 from condu_ray.ablation import inference as inference
 from condu_ray.ablation import routing as routing
+from condu_ray.ablation import routing_numbers
 from condu_ray.ablation.cost import Footprint, aggregation_cost
 from condu_ray.ablation.finished import keep_methods, make_evaluator
 from condu_ray.ablation.merging import (
@@ -482,15 +483,39 @@ class TestRoutingNumbers:
     def test_interval_by_hand(self):
         own, other = [np.array([1, 1, 0, 1], bool), np.array([1, 0], bool)], [np.array([1, 0, 0, 0], bool)] * 1
         other.append(np.array([1, 1], bool))
-        found = routing.interval(own, other)
+        found = routing_numbers.interval(own, other)
         assert found[0] == pytest.approx(100 * ((0.75 + 0.5) / 2 - (0.25 + 1) / 2))
         assert found[3] == pytest.approx(100.0)
         assert found[1] < found[0] < found[2]
-        assert routing.interval(own, own)[:3] == [0, 0, 0]
+        assert routing_numbers.interval(own, own)[:3] == [0, 0, 0]
 
     def test_auroc_by_hand(self):
-        assert routing.auroc(torch.tensor([3.0, 2.0]), torch.tensor([1.0, 2.0, 0.0])) == pytest.approx(5.5 / 6)
-        assert routing.auroc(torch.ones(4), torch.ones(5)) == 0.5
+        assert routing_numbers.auroc(torch.tensor([3.0, 2.0]), torch.tensor([1.0, 2.0, 0.0])) == pytest.approx(5.5 / 6)
+        assert routing_numbers.auroc(torch.ones(4), torch.ones(5)) == 0.5
 
     def test_area_by_hand(self):
-        assert routing.area([[80, 0], [60, 40], [0, 50]]) == pytest.approx((40 * 70 + 10 * 30) / 100)
+        assert routing_numbers.area([[80, 0], [60, 40], [0, 50]]) == pytest.approx((40 * 70 + 10 * 30) / 100)
+
+    def test_transfer_by_hand(self):
+        """Two sessions of three tasks: the first has learned one, the second two."""
+        generator = np.random.default_rng(0)
+        told = []
+        for learned in (1, 2, 3):
+            draw = [generator.random((3, count)) < 0.5 for count in (4, 30, 20)]
+            rules = {name: [one[place] for one in draw] for place, name in enumerate(("paper", "zero-shot", "mine"))}
+            told.append((learned, {"own": rules | {"task known": rules["mine"][:learned]}, "union": rules}))
+        found = {(row["protocol"], row["rule"]): row for row in routing_numbers.transfer(told)}
+        assert len(found) == 6
+        row, first, second = found["own", "mine"], told[0][1]["own"], told[1][1]["own"]
+        means = {
+            name: ((first[name][1].mean() + first[name][2].mean()) / 2 + second[name][2].mean()) / 2
+            for name in first
+            if "task" not in name
+        }
+        assert row["accuracy"] == pytest.approx(100 * means["mine"])
+        for key, other in (("over_paper", "paper"), ("over_zero_shot", "zero-shot")):
+            value, low, high = row[key]
+            assert value == pytest.approx(100 * (means["mine"] - means[other]))
+            assert low < value < high
+        assert found["own", "paper"]["over_paper"] == [0, 0, 0]
+        assert routing_numbers.transfer(told[2:]) == []

@@ -13,6 +13,8 @@ from rendering import containers
 Object = dict[str, Any]
 SECRETS = {"redis-auth": {"password"}}
 """Secrets that the page tells people to make, with their keys."""
+SECRET_ENVIRONMENTS = {"condu-bucket"}
+"""Secrets that the page tells people to make of a file of variables."""
 NODE_LABELS = {"condu-ray/nodes": {"cpu", "gpu", "gpu-spot"}}
 SUBMITTER, OPERATOR = "ray.io/originated-from-crd", "app.kubernetes.io/component"
 PODS = {"ray.io/node-type": {"head", "worker", "redis-cleanup"}, SUBMITTER: {"RayJob"}}
@@ -35,7 +37,7 @@ def pod_templates(node: Any, place: str = "") -> Iterator[tuple[str, Object]]:
 def problems(objects: list[Object]) -> list[str]:
     """Returns all that is wrong among objects that are applied together."""
     found: list[str] = []
-    for check in (_names, _pods, _services, _policies, _secrets, _restricted, kuberay, kueue):
+    for check in (_names, _pods, _services, _policies, _secrets, _restricted, _tokens, _metadata, kuberay, kueue):
         found += check(objects)
     return found
 
@@ -168,6 +170,9 @@ def _secrets(objects: list[Object]) -> Iterator[str]:
                     yield f"{name_of(thing)}: {entry['name']} is inline; take it from a secret"
                 if re.search(r"//[^/\s]+:[^/\s]+@", entry.get("value", "")):
                     yield f"{name_of(thing)}: {entry['name']} has a password inline"
+            for source in container.get("envFrom", []):
+                if source.get("secretRef", {}).get("name") not in SECRET_ENVIRONMENTS:
+                    yield f"{name_of(thing)}: variables from {source}, which is on no page"
             for word in (*container.get("command", []), *container.get("args", [])):
                 if re.search(r"(requirepass|--password|--redis-password)[ =]+[^\s$]", word):
                     yield f"{name_of(thing)}: a password inline in the command"
@@ -188,6 +193,31 @@ def _references(node: Any, where: str) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _references(value, where)
+
+
+def _tokens(objects: list[Object]) -> Iterator[str]:
+    """Only a head, whose autoscaler speaks with Kubernetes, has a token for it."""
+    for thing in objects:
+        for place, template in pod_templates(thing):
+            if "headGroupSpec" not in place and template["spec"].get("automountServiceAccountToken") is not False:
+                yield f"{name_of(thing)} {place}: has a token of Kubernetes that nobody needs"
+
+
+METADATA = {"169.254.169.254/32", "fd00:ec2::254/128"}
+
+
+def _metadata(objects: list[Object]) -> Iterator[str]:
+    """What goes out to all addresses goes to none of the clouds' metadata servers, from no pod."""
+    policies = [thing for thing in objects if thing["kind"] == "NetworkPolicy" and "egress" in thing["spec"]]
+    if any(thing["kind"] == "NetworkPolicy" for thing in objects) and not [
+        policy for policy in policies if policy["spec"]["podSelector"] == {}
+    ]:
+        yield "NetworkPolicy: no one holds what goes out of every pod"
+    for policy in policies:
+        blocks = [peer["ipBlock"] for rule in policy["spec"]["egress"] for peer in rule["to"] if "ipBlock" in peer]
+        kept = {address for block in blocks for address in block.get("except", [])}
+        if kept != METADATA or any("to" not in rule for rule in policy["spec"]["egress"]):
+            yield f"{name_of(policy)}: lets pods ask the metadata server, which gives them the node's rights"
 
 
 def _restricted(objects: list[Object]) -> Iterator[str]:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 Object = dict[str, Any]
+STAYS = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+"""Annotations by which Karpenter and the cluster autoscaler leave a pod where it is (their documentation)."""
 QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -21,6 +23,8 @@ def ray_clusters(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
             yield thing, thing["spec"]
         elif thing["kind"] == "RayJob":
             yield thing, thing["spec"]["rayClusterSpec"]
+        elif thing["kind"] == "RayService":
+            yield thing, thing["spec"]["rayClusterConfig"]
 
 
 def name_of(thing: Object) -> str:
@@ -31,7 +35,7 @@ def name_of(thing: Object) -> str:
 def kuberay(objects: list[Object]) -> Iterator[str]:
     for thing, spec in ray_clusters(objects):
         where = name_of(thing)
-        limit = 47 if thing["kind"] == "RayJob" else 53
+        limit = 53 if thing["kind"] == "RayCluster" else 47
         if len(thing["metadata"]["name"]) > limit:
             yield f"{where}: the name is longer than {limit}"
         for field in ("networkPolicy", "tlsOptions", "historyServerOptions"):
@@ -51,6 +55,9 @@ def kuberay(objects: list[Object]) -> Iterator[str]:
             yield f"{where}: restartPolicy has to be unset with the autoscaler v2"
         if head["rayStartParams"].get("num-cpus") != "0":
             yield f"{where}: the head takes work"
+        annotations = head["template"].get("metadata", {}).get("annotations", {})
+        if {name: annotations.get(name) for name in STAYS} != STAYS:
+            yield f"{where}: an autoscaler of nodes may move its head"
         environment = {entry["name"] for entry in head["template"]["spec"]["containers"][0].get("env", [])}
         for name in sorted(
             environment & {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD", "REDIS_USERNAME", "RAY_enable_autoscaler_v2"}
@@ -62,6 +69,18 @@ def kuberay(objects: list[Object]) -> Iterator[str]:
                 yield f"{where}: group {name} has {least} <= {group.get('replicas')} <= {most} replicas"
         if thing["kind"] == "RayJob":
             yield from _job(where, thing["spec"])
+        if thing["kind"] == "RayService":
+            yield from _service(where, thing["spec"])
+
+
+def _service(where: str, spec: Object) -> Iterator[str]:
+    """The operator makes the service of the port `serve`; without one there is none (utils/constant.go, service.go)."""
+    for group in [spec["rayClusterConfig"]["headGroupSpec"], *spec["rayClusterConfig"]["workerGroupSpecs"]]:
+        ports = group["template"]["spec"]["containers"][0].get("ports", [])
+        if {"name": "serve", "containerPort": 8000} not in ports:
+            yield f"{where}: a group has no port serve"
+    if spec.get("upgradeStrategy", {}).get("type") == "NewClusterWithIncrementalUpgrade":
+        yield f"{where}: incremental upgrades need a feature gate that is off in KubeRay 1.7"
 
 
 def _job(where: str, spec: Object) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The manifests against the code that they run: flags, resources, variables, paths, versions."""
 
+import json
 import re
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ import pytest
 from consistency import pod_templates
 from entry_points import resources, settings
 from operators import ray_clusters
-from places import KUBERNETES, MOUNT, ROOT
+from places import BUCKET, KUBERNETES, MOUNT, ROOT, SMALL, in_bucket
 from rendering import applied, containers
 
 from condu_ray.command_line import ConfigError
@@ -17,7 +18,9 @@ from condu_ray.config import Sweep
 from condu_ray.methods import METHODS
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster import room as rooms
+from condu_ray.store.location import Location
 
+RAY = {"RayCluster", "RayJob", "RayService"}
 JOBS = [str(path.relative_to(KUBERNETES)) for path in applied(KUBERNETES) if path.name in {"run", "sweep"}]
 
 
@@ -31,10 +34,11 @@ def test_entry_points_are_scripts_whose_flags_are_right(rendered, overlay):
     script, config = settings(job(rendered, overlay)["entrypoint"])
     assert (ROOT / script).is_file()
     assert config.run
-    assert Path(config.storage) == Path(MOUNT) / "storage"
+    home = BUCKET if in_bucket(overlay) else MOUNT
+    assert config.storage == Location(f"{home}/storage")
     assert set(config.method) <= set(METHODS)
     if config.data is not None:
-        assert Path(config.data).is_relative_to(MOUNT)
+        assert str(config.data).startswith(f"{home}/")
     if isinstance(config, Sweep):
         assert config.orders == "12"
         assert config.method == ("condu", "ties", "average", "sequential", "pam")
@@ -53,7 +57,7 @@ def test_no_two_jobs_share_a_run(rendered):
     }
     for (nodes, kind), name in names.items():
         for (others, other), same in names.items():
-            assert (name == same) == ((kind, nodes == "cpu-small") == (other, others == "cpu-small"))
+            assert (name == same) == ((kind, nodes in SMALL) == (other, others in SMALL))
 
 
 @pytest.mark.parametrize("overlay", JOBS)
@@ -61,7 +65,7 @@ def test_the_workers_of_a_job_hold_its_lanes(rendered, overlay):
     spec = job(rendered, overlay)
     _, config = settings(spec["entrypoint"])
     room = rooms.room_for(config, resources(spec["rayClusterSpec"]))
-    on_gpus = "cpu-small" not in overlay
+    on_gpus = Path(overlay).parent.name not in SMALL
     assert (room.lanes, room.gpus_per_worker, room.evaluators) == ((3, 1.0, 1) if on_gpus else (4, 0.0, 2))
 
 
@@ -76,12 +80,32 @@ def test_jobs_on_gpus_refuse_a_cluster_without(rendered):
 
 def test_storage_is_mounted_at_one_path_everywhere(rendered):
     for overlay in (str(path.relative_to(KUBERNETES)) for path in applied(KUBERNETES)):
-        for thing, spec in ray_clusters([t for t in rendered[overlay] if t["kind"] in {"RayCluster", "RayJob"}]):
+        for thing, spec in ray_clusters([t for t in rendered[overlay] if t["kind"] in RAY]):
             for place, template in pod_templates(spec):
                 (mount,) = template["spec"]["containers"][0]["volumeMounts"]
                 (volume,) = template["spec"]["volumes"]
                 assert mount == {"name": volume["name"], "mountPath": MOUNT}, (thing["kind"], place)
-                assert volume["persistentVolumeClaim"]["claimName"] == "condu-storage"
+                if not in_bucket(overlay):
+                    assert volume["persistentVolumeClaim"]["claimName"] == "condu-storage"
+
+
+def test_no_pod_of_a_bucket_s_overlay_needs_a_shared_volume(rendered):
+    found = [name for name in rendered if in_bucket(name)]
+    assert len(found) == 3
+    for overlay in found:
+        assert "condu-storage" not in json.dumps(rendered[overlay])
+        for thing, spec in ray_clusters([t for t in rendered[overlay] if t["kind"] in {"RayCluster", "RayJob"}]):
+            for place, template in pod_templates(spec):
+                (container,) = template["spec"]["containers"]
+                (volume,) = template["spec"]["volumes"]
+                values = {entry["name"]: entry["value"] for entry in container["env"]}
+                assert values["CONDU_RAY_CACHE"].startswith(f"{MOUNT}/"), (thing["kind"], place)
+                size = (
+                    volume.get("emptyDir", {}).get("sizeLimit")
+                    or (volume["ephemeral"]["volumeClaimTemplate"]["spec"]["resources"]["requests"]["storage"])
+                )
+                assert float(values["CONDU_RAY_CACHE_GB"]) * 1e9 < 0.8 * int(size.removesuffix("Gi")) * 2**30
+                assert container["envFrom"] == [{"secretRef": {"name": "condu-bucket"}}]
 
 
 def known_variables():
@@ -92,6 +116,8 @@ def known_variables():
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": ("ray", "_private/ray_constants.py"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": ("mlflow", "environment_variables.py"),
         "MLFLOW_DISABLE_TELEMETRY": ("mlflow", "environment_variables.py"),
+        "CONDU_RAY_CACHE": ("condu_ray", "store/node_cache.py"),
+        "CONDU_RAY_CACHE_GB": ("condu_ray", "store/node_cache.py"),
     }
     for name, (package, file) in sources.items():
         path = Path(find_spec(package).origin).parent / file
@@ -125,7 +151,7 @@ def test_spot_switches_the_preemption_watcher_on_where_the_driver_reads_it(rende
 def test_versions_are_the_locks(rendered):
     locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
     for objects in rendered.values():
-        for _, spec in ray_clusters([thing for thing in objects if thing["kind"] in {"RayCluster", "RayJob"}]):
+        for _, spec in ray_clusters([thing for thing in objects if thing["kind"] in RAY]):
             assert spec["rayVersion"] == locked["ray"] == version("ray")
 
 
@@ -134,7 +160,7 @@ def test_ray_start_knows_every_parameter(rendered):
 
     known = {name.removeprefix("--") for option in start.params for name in option.opts}
     for objects in rendered.values():
-        for _, spec in ray_clusters([thing for thing in objects if thing["kind"] in {"RayCluster", "RayJob"}]):
+        for _, spec in ray_clusters([thing for thing in objects if thing["kind"] in RAY]):
             for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
                 assert set(group["rayStartParams"]) <= known
 

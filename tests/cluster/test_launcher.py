@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -105,6 +106,20 @@ def test_images_paths_and_variables_are_those_of_the_image(launcher):
     mounts = " ".join(launcher["initialization_commands"])
     assert "/mnt/condu" in mounts
     assert "1000:1000" in mounts  # the image's user
+    assert {"lookupcache=positive", "acdirmax=1"} <= set(mounts.replace(" ", ",").split(","))
+
+
+def test_no_sqlite_file_is_on_the_shared_file_system(launcher):
+    commands = " ".join(launcher["head_start_ray_commands"])
+    (database,) = re.findall(r"sqlite:///(\S+)", commands)
+    assert database.startswith("/home/ray/")
+    assert "mkdir -p ~/mlflow" in commands
+    for option in [*launcher["docker"]["run_options"]]:
+        assert "sqlite" not in option
+
+
+def test_variables_are_read_by_somebody(launcher):
+    docker = launcher["docker"]
     for option in [*docker["run_options"], *docker["head_run_options"]]:
         if option.startswith("--env "):
             assert option.removeprefix("--env ").split("=")[0] in {"HF_HOME", *env.SETTINGS}

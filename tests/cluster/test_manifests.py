@@ -3,18 +3,19 @@ import copy
 import pytest
 from consistency import pod_templates, problems
 from operators import name_of
-from places import KUBERNETES
+from places import KUBERNETES, in_bucket
 from rendering import applied
 
 OVERLAYS = [str(path.relative_to(KUBERNETES)) for path in applied(KUBERNETES)]
 CLUSTERS = [name for name in OVERLAYS if not name.endswith("services")]
-RAY = {"RayCluster", "RayJob"}
+RAY = {"RayCluster", "RayJob", "RayService"}
 
 
 def together(rendered, overlay):
     """An overlay's objects with the services that they rely on."""
     objects = rendered[overlay]
-    return objects if overlay.endswith("services") else [*rendered["services"], *objects]
+    services = rendered["overlays/bucket/services" if in_bucket(overlay) else "services"]
+    return objects if overlay.endswith("services") else [*services, *objects]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -46,10 +47,11 @@ def test_pod_templates_of_ray_satisfy_kubernetes_schema(rendered, core):
                 assert core(pod) == [], place
 
 
-CLUSTER, JOB, QUEUED = (
+CLUSTER, JOB, QUEUED, SERVED = (
     ("gpu/cluster", "RayCluster/condu-ray"),
     ("gpu/run", "RayJob/run-mtil"),
     ("kueue/run", "RayJob/run-mtil"),
+    ("gpu/serve", "RayService/serve-mtil"),
 )
 HEAD, GPU = "/spec/headGroupSpec/template/spec", "/spec/workerGroupSpecs/1"
 INNER = "/spec/rayClusterSpec"
@@ -78,6 +80,9 @@ SCHEMA_MUTATIONS = [
     (JOB, "replace", "/spec/backoffLimit", "3", "integer"),
     (JOB, "add", f"{INNER}/rayversion", "2", "rayversion"),
     (JOB, "replace", f"{INNER}{HEAD[5:]}/volumes/0/persistentVolumeClaim", {"claim": "x"}, "claim"),
+    (SERVED, "add", "/spec/serveConfig", "", "serveConfig"),
+    (SERVED, "replace", "/spec/serveConfigV2", {"applications": []}, "string"),
+    (SERVED, "replace", "/spec/excludeHeadPodFromServeSvc", "yes", "boolean"),
     (service("Deployment/mlflow"), "add", "/spec/replica", 1, "replica"),
     (service("Deployment/mlflow"), "replace", "/spec/replicas", "one", "integer"),
     (service("Deployment/mlflow"), "remove", "/spec/selector", None, "selector"),
@@ -127,12 +132,26 @@ AGREEMENT_MUTATIONS = [
     (CLUSTER, "replace", "/spec/rayVersion", "2.51.0", "token"),
     (CLUSTER, "remove", "/spec/authOptions", None, "no token"),
     (CLUSTER, "remove", f"{GPU}/template/spec/containers/0/securityContext", None, "privileges"),
+    (CLUSTER, "remove", "/spec/headGroupSpec/template/metadata/annotations", None, "move its head"),
+    (CLUSTER, "remove", f"{GPU}/template/spec/automountServiceAccountToken", None, "has a token"),
+    (service("NetworkPolicy/no-metadata"), "remove", "/spec/egress/0/to/0/ipBlock/except", None, "metadata server"),
+    (service("NetworkPolicy/no-metadata"), "replace", "/spec/podSelector", {"matchLabels": {"a": "b"}}, "every pod"),
     (JOB, "replace", "/spec/shutdownAfterJobFinishes", False, "would stay"),
     (JOB, "remove", "/spec/activeDeadlineSeconds", None, "no deadline"),
     (JOB, "replace", "/spec/entrypoint", "python jobs/run_mtil.py", "--run"),
     (JOB, "add", "/spec/clusterSelector", {"ray.io/cluster": "condu-ray"}, "no second attempt"),
     (JOB, "replace", "/spec/submitterPodTemplate/spec/restartPolicy", "Always", "restartPolicy"),
     (JOB, "replace", "/metadata/name", "x" * 48, "longer than 47"),
+    (
+        SERVED,
+        "remove",
+        "/spec/rayClusterConfig/workerGroupSpecs/1/template/spec/containers/0/ports",
+        None,
+        "port serve",
+    ),
+    (SERVED, "add", "/spec/upgradeStrategy", {"type": "NewClusterWithIncrementalUpgrade"}, "feature gate"),
+    (SERVED, "replace", "/metadata/name", "x" * 48, "longer than 47"),
+    (service("NetworkPolicy/ray-serve"), "replace", "/spec/ingress/0/ports/0/port", 8001, "opens port 8001"),
     (QUEUED, "replace", f"{INNER}/enableInTreeAutoscaling", True, "Kueue"),
     (QUEUED, "replace", f"{INNER}/workerGroupSpecs/0/groupName", "head", "Kueue"),
 ]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import sizing
 import with_room
-from consistency import NODE_LABELS, SECRETS
+from consistency import NODE_LABELS, SECRET_ENVIRONMENTS, SECRETS
 from entry_points import resources, settings
-from places import KUBERNETES, MOUNT, ROOT
+from places import BUCKET, KUBERNETES, MOUNT, ROOT
 from rendering import applied
 
 PAGE = (ROOT / "cluster" / "README.md").read_text()
@@ -40,6 +40,21 @@ def test_files_to_be_edited_are_there():
 def test_secrets_are_made_on_the_page():
     made = dict(re.findall(r"create secret generic (\S+) --from-literal=(\w+)=", COMMANDS))
     assert made == {name: next(iter(keys)) for name, keys in SECRETS.items()}
+    files = re.findall(r"create secret generic (\S+) --from-env-file=(\S+)", COMMANDS)
+    assert {name for name, _ in files} == SECRET_ENVIRONMENTS
+    assert "AWS_ACCESS_KEY_ID" in PAGE
+
+
+def test_the_bucket_s_name_is_changed_wherever_it_is():
+    changed = re.search(r"sed -i 's#(s3://[\w-]+)#s3://\S+#' cluster/kubernetes/(\S+)/kustomization.yaml", COMMANDS)
+    assert changed[1] == BUCKET
+    files = {path for path in KUBERNETES.rglob("*.yaml") if BUCKET in path.read_text()}
+    assert files == {KUBERNETES / part / "kustomization.yaml" for part in _braced(changed[2])}
+
+
+def _braced(text):
+    head, _, rest = text.partition("{")
+    return [head + one for one in rest.removesuffix("}").split(",")]
 
 
 def test_node_labels_are_on_the_page():
@@ -51,7 +66,10 @@ def test_node_labels_are_on_the_page():
 def test_services_that_are_forwarded_are_there(rendered):
     ours = {thing["metadata"]["name"] for thing in rendered["services"] if thing["kind"] == "Service"}
     heads = {
-        f"{objects[0]['metadata']['name']}-head-svc" for name, objects in rendered.items() if "services" not in name
+        f"{objects[0]['metadata']['name']}-{kind}-svc"
+        for name, objects in rendered.items()
+        if "services" not in name
+        for kind in ("head", *(["serve"] if objects[0]["kind"] == "RayService" else []))
     }
     forwarded = set(re.findall(r"port-forward service/(\S+)", COMMANDS))
     assert forwarded <= ours | heads
@@ -102,5 +120,11 @@ def test_figures_of_the_page_are_the_manifests(rendered):
     assert run["preRunningDeadlineSeconds"] == 3600  # "1 hour"
     assert (run["activeDeadlineSeconds"] / 86400, sweep["activeDeadlineSeconds"] / 86400) == (1, 3)
     assert f"`backoffLimit` ({run['backoffLimit']}) times" in PAGE
+    attempts = run["backoffLimit"] + 1
+    worst = [attempts * (one["activeDeadlineSeconds"] + one["preRunningDeadlineSeconds"]) for one in (run, sweep)]
+    said = re.search(r"(\d+) attempts.*?(\d+) days and (\d+) hours.*?(\d+) days\s+and (\d+) hours", PAGE, re.DOTALL)
+    numbers = [int(one) for one in said.groups()]
+    assert numbers[0] == attempts
+    assert [86400 * numbers[1] + 3600 * numbers[2], 86400 * numbers[3] + 3600 * numbers[4]] == worst
     head = run["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
     assert f"({head['cpu']} CPUs, {head['memory'].removesuffix('Gi')} GiB)" in PAGE

@@ -77,3 +77,19 @@ def test_disk_of_a_run_is_what_the_files_are():
     shape = sizing.Shape(n, sizing.Tower(1, 1, 1), sizing.Tower(1, 1, 1))
     bytes_expected = tasks * 4 * n + sum(4 * n + n * t // 8 for t in range(1, tasks + 1))
     assert sizing.run_disk(shape, sizing.Load(tasks=tasks)) * sizing.GIB == pytest.approx(bytes_expected)
+
+
+def left_to_pods(gib):
+    """GiB that Google's nodes leave to pods, the least of the large clouds (cloud.google.com, "plan node sizes")."""
+    reserved, rest = 0.0, gib
+    for size, share in ((4, 0.25), (4, 0.2), (8, 0.1), (112, 0.06)):
+        part = min(size, rest)
+        reserved, rest = reserved + share * part, rest - part
+    return gib - reserved - 0.1  # and what is kept free before pods are evicted
+
+
+def test_worker_pods_fit_the_nodes_that_are_named(rendered):
+    for overlay in ("overlays/gpu/run", "overlays/gpu-spot/run", "overlays/bucket-gpu/run"):
+        for group in rendered[overlay][0]["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
+            asked = group["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"]
+            assert int(asked.removesuffix("Gi")) <= left_to_pods(32) - 1.5  # of daemons

@@ -24,8 +24,7 @@ from condu_ray.config import Sweep
 from condu_ray.methods.registry import MethodError
 from condu_ray.orchestration.cluster.room import ResourceError
 from condu_ray.plan.trials import make_trials
-from condu_ray.store.artifacts import ArtifactError
-from condu_ray.store.seal import FORMAT
+from condu_ray.store.artifacts import MARKED, ArtifactError
 from condu_ray.vlm.model import BackboneError
 from tests.faults.world import (
     CONFIG,
@@ -286,8 +285,8 @@ STORAGE = {
         broken(write("storage/runs/mine", ""), "--run", "mine"), ArtifactError, ["--run mine", "another name"]
     ),
     "storage of a newer release": Bad(
-        broken(write("storage/storage.json", json.dumps({"format": FORMAT + 1}))), ArtifactError,
-        ["--storage", "newer condu_ray", f"format {FORMAT + 1}", "update"],
+        broken(write("storage/storage.json", json.dumps({"format": MARKED + 1}))), ArtifactError,
+        ["--storage", "newer condu_ray", f"format {MARKED + 1}", "update"],
     ),
     "storage's marker is damaged": Bad(
         broken(write("storage/storage.json", "{")), ArtifactError, ["storage.json", "damaged", "remove it"]

@@ -1,5 +1,6 @@
 """SIGKILL at every commit point of what a run puts into storage; `python jobs/faults/chaos.py` kills whole runs too."""
 
+import hashlib
 import io
 import sys
 from dataclasses import replace
@@ -10,10 +11,13 @@ from rich.console import Console
 
 from condu_ray.store import artifacts, posix
 from condu_ray.store import experts as expert
+from condu_ray.store.bucket import Bucket
 from condu_ray.store.ledger import ROOT, Entry, Ledger, to_line
+from condu_ray.store.published import Published
 from jobs.faults.chaos import commit_points, table_of_points, table_of_runs, whole_runs
 from jobs.faults.commits import TASKS, Harness, Point, entries
 from jobs.faults.hook.kill_points import Points, label, role_of
+from jobs.faults.object_commits import ObjectHarness, requests
 from jobs.faults.whole_runs import Arena, Round, watch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
@@ -120,6 +124,76 @@ def test_kills_around_files_that_sessions_share(tmp_path, power):
     found = kills(tmp_path, "link runs/r/condu-svd/sessions/draft/.task-", power, method="condu-svd")
     assert len(found) == 6  # before and after: one file in the second session, two in the third
     assert [one for one in found if not (one.killed and one.finished and one.identical) or one.lost] == []
+
+
+def all_is_well(found):
+    return [one for one in found if not (one.killed and one.finished and one.identical) or one.lost] == []
+
+
+@pytest.mark.slow
+def test_a_kill_or_a_fault_at_some_requests_to_a_bucket_loses_nothing(tmp_path):
+    process, request = requests(tmp_path, METHOD, once=True, every=20).values()
+    assert len(process) > 6
+    assert len(request) > 3
+    assert all_is_well([*process, *request])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["condu", "condu-svd"])
+def test_a_kill_or_a_fault_at_any_request_to_a_bucket_loses_nothing(tmp_path, method):
+    process, request = requests(tmp_path, method, once=True).values()
+    assert len(process) > 140
+    assert len(request) > 70
+    assert all_is_well([*process, *request])
+    points = [one.point.point for one in process]
+    for part in (
+        "PUT if experts/*/.folder", "PUT experts/draft/delta.safetensors", f"PUT if runs/r/{method}/ledger", "PUT eval",
+        "PUT if runs/.leases", "PUT if experts/.claims", f"PUT if runs/r/{method}/sessions/*/.folder",
+    ):  # fmt: skip
+        assert [point for point in points if point.startswith(part)], part
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    made = []
+
+    def harness():
+        made.append(ObjectHarness(tmp_path, METHOD))
+        return made[0]
+
+    yield harness
+    for one in made:
+        one.close()
+
+
+def of(harness, part, when="before"):
+    return [point for point in harness.points() if part in point.point and point.point.endswith(when)]
+
+
+def test_a_folder_that_is_named_before_its_files_are_there_would_be_found_out(bucket, monkeypatch):
+    upload = Bucket.upload
+
+    def late(self, key, path):
+        folder, _, name = key.rpartition("/")
+        if name == "meta.json":  # the others follow
+            above, _, draft = folder.rpartition("/")
+            files = {one.name: (hashlib.sha256(one.read_bytes()).hexdigest(), one.stat().st_size)
+                     for one in path.parent.iterdir()}  # fmt: skip
+            self.put(f"{above}/{draft[1:].rpartition('.')[0]}/.folder", Published(draft, files).content())
+        upload(self, key, path)
+
+    monkeypatch.setattr(Bucket, "upload", late)
+    harness = bucket()
+    found = [harness.kill(point) for point in of(harness, "PUT experts/draft/meta.json")[:1]]
+    assert found
+    assert not all_is_well(found)
+
+
+def test_a_write_whose_answer_is_lost_and_that_is_not_looked_at_would_be_found_out(bucket, monkeypatch):
+    monkeypatch.setattr(Bucket, "_holds", lambda self, key, content: False)
+    harness = bucket()
+    found = [harness.fault(point, "lost after") for point in of(harness, "PUT if runs/r/condu/ledger")[:1]]
+    assert [one.finished for one in found] == [False]
 
 
 HEX = "0123456789abcdef" * 2

@@ -190,7 +190,11 @@ def test_whatever_is_written_of_a_configuration_leaves_the_uri_out():
 LISTENS = {
     "cluster/Dockerfile": "Ray's dashboard in a container: its port is published by whoever starts the container",
     "cluster/kubernetes/base/raycluster.yaml": "Ray's dashboard in a pod: services/network.yaml says who reaches it",
+    "cluster/kubernetes/jobs/serve/rayservice.yaml": "Ray Serve in a pod: services/network.yaml says who reaches it",
+    "cluster/kubernetes/overlays/gpu/serve/mtil.yaml": "the same, with GPUs",
+    "cluster/kubernetes/services/network.yaml": "where pods may reach: all but the metadata server",
     "cluster/kubernetes/services/mlflow.yaml": "MLflow in a pod: services/network.yaml says who reaches it",
+    "condu_ray/orchestration/serving/server.py": "the address that is shown where --host says all of them",
     "cluster/ray-cluster.yaml": "MLflow on the head node of a cloud cluster, behind the provider's security group",
 }
 """Files that open a port to other machines, and why each may."""

@@ -13,7 +13,7 @@ from condu_ray.learn import features as features_module
 from condu_ray.learn.evaluate import Evaluator, class_ids
 from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.learn.prototype_pass import prototypes_here
-from condu_ray.learn.routing import load_routing
+from condu_ray.learn.routing import answers, load_routing, mixture
 from condu_ray.options import Inference
 from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights
 from condu_ray.vlm.preprocess import Preprocessor, normalise
@@ -272,10 +272,10 @@ def mixture_by_hand(evaluator, small_backbone, learned, task, space, routing):
         if kept.get("new"):
             similar = [float((base[row] @ routing.prototypes[known.name].T).max()) for known in learned]
             weight = torch.tensor([max(similar), *similar]).clamp(min=0)
-            together = sum(w * each[row] for w, each in zip((weight / weight.sum()).tolist(), logits, strict=True))
             at = [place[name] for name in unknown]
-            for name, part in zip(unknown, together[at].double().softmax(0).tolist(), strict=True):
-                chance[name] += kept["new"] * part
+            for share, each in zip((weight / weight.sum()).tolist(), logits, strict=True):
+                for name, part in zip(unknown, each[row, at].double().softmax(0).tolist(), strict=True):
+                    chance[name] += kept["new"] * share * part
         assert sum(chance.values()) == pytest.approx(sum(kept.values()))
         found.append(max(chance, key=chance.get))
     return found
@@ -297,14 +297,34 @@ def test_a_mixture_is_the_sum_over_tasks(evaluator, small_backbone, mixed, route
     assert len(told) > 1  # else this test says nothing
 
 
-def test_where_no_expert_knows_any_class_the_mixture_is_the_papers_rule(mixed, evaluator, task):
+def test_where_no_expert_knows_any_class_the_candidates_probabilities_add_up(mixed, evaluator, small_backbone):
     learned, other, accuracy = mixed
     strange = replace(other, classes=("pink", "navy", "crimson", "olive"))
     found, routing = accuracy(strange, (), router="gaussian")
-    weights = {name.name: named(noise(evaluator.features.theta0, seed), name.name) for seed, name in enumerate(learned)}
-    assert found.correct == evaluator.aggregated(strange, weights, routing.prototypes, Inference()).correct
+    predicted = mixture_by_hand(evaluator, small_backbone, learned, strange, (), routing)
+    labels = logits_by_hand(small_backbone, strange, None)[1].tolist()
+    assert found.correct == sum(strange.classes.index(name) == one for name, one in zip(predicted, labels, strict=True))
     alone, _ = accuracy(strange, (), router="gaussian", unknown="pretrained")
     assert alone.correct == evaluator.known(strange, PRETRAINED).correct
+
+
+def test_an_expert_that_shouts_over_unknown_classes_counts_no_more_than_its_share(mixed, evaluator):
+    """Its logits ten times as large: in a sum of logits it alone would decide."""
+    learned, other, _ = mixed
+    strange = replace(other, classes=("pink", "navy", "crimson", "olive"))
+    _, routing = mixed[2](strange, (), router="gaussian")
+    base, id_C = evaluator.features.image(PRETRAINED, strange, precision="fp32"), torch.arange(4)
+    text = evaluator.features.text(PRETRAINED, strange, "fp32")
+    quiet = torch.tensor([4.0, 0.0, 0.0, 0.0])
+
+    def logits(expert, wanted):
+        return (torch.tensor([0.0, 50.0, 0.0, 0.0]) if expert == 0 else quiet).expand(int(wanted.sum()), 4)
+
+    found = mixture(base, text, routing, answers((strange,), learned, id_C), id_C, logits)
+    share = found.counted[0]
+    assert ((share > 0.2) & (share < 0.4)).all()
+    assert torch.equal(found.chance[:, 1] > share, torch.ones(len(base), dtype=torch.bool))
+    assert (found.predicted() == 0).all()
 
 
 def test_only_experts_that_matter_encode_an_image(evaluator, mixed, monkeypatch):

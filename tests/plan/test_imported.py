@@ -16,6 +16,7 @@ from condu_ray.commands.import_expert import _begun
 from condu_ray.config import Experiment
 from condu_ray.face.learning import evaluate
 from condu_ray.methods.registry import MethodError
+from condu_ray.options import Lora
 from condu_ray.orchestration.run import write_config
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.imported import import_expert, takes_imported, with_expert
@@ -23,6 +24,10 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import stored_run
 from condu_ray.store.location import Location
+from condu_ray.use.confusion import confusion
+from condu_ray.use.peft import low_rank
+from condu_ray.use.predictor import Predictor
+from condu_ray.use.served import UseError, served_run
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from tests.benchmark.ingest.forms import class_folders
 from tests.conftest import write_task
@@ -108,6 +113,21 @@ def test_it_is_merged_and_decoded_as_good_as_its_own_loop_found_it(config, backb
         for parameter, tensor in backbone.snapshot().items():
             torch.testing.assert_close(tensor + delta[parameter], state[f"module.{parameter}"])
     assert [entry.expert for entry in stored.methods["zero-shot"].entries] == [None]
+    served = confusion(Predictor.load(stored, method="condu", device="cpu"), task)
+    assert (served.correct, served.experts) == (correct, {"walls": 1.0})
+
+
+def test_methods_that_merge_loras_deltas_take_it_too(config, backbone, outside, task_data):
+    path, correct = outside
+    key, _ = import_expert(config, backbone, "walls", path)
+    lora = {"method": ("condu-lora", "condu-svd-lora"), "lora": Lora(rank=4)}
+    run = with_expert(config.model_copy(update=lora), "walls", key)
+    [task] = merged(run).tasks
+    method = stored_run(check(run)).methods["condu-lora"]
+    delta = method.method.delta(method.state(-1), "walls", method.load)
+    assert evaluate(backbone, task, delta, precision="fp32").correct == correct
+    with pytest.raises(UseError, match="walls's expert came from elsewhere as a weight delta"):
+        low_rank(served_run(stored_run(check(run)), "condu-lora"), "walls")
 
 
 def test_the_same_weights_are_the_same_expert(config, backbone, outside, tmp_path):
@@ -143,7 +163,10 @@ def test_which_methods_take_it(config):
 
     takes = {name for name in METHODS if not takes_imported(get(name, config))}
     merges = {"average", "task-arithmetic", "ties", "dare", "consensus", "tsv-m", "iso-c", "opcm"}
-    assert takes == {"condu", "condu-sign", "condu-svd", "emr", "individual", "zero-shot"} | merges
+    lora = {"condu-lora", "condu-sign-lora", "condu-svd-lora"}
+    assert takes == {"condu", "condu-sign", "condu-svd", "emr", "individual", "zero-shot"} | merges | lora
+    factors = Experiment.model_validate({"lora": {"merge": "factors"}})
+    assert "a delta" in takes_imported(get("condu-lora", factors))
 
 
 REFUSED = {

@@ -84,3 +84,23 @@ def test_a_living_holder_on_another_machine_is_not_waited_for(folder, monkeypatc
     monkeypatch.setattr(module.time, "sleep", lambda seconds: os.utime(path, ns=(1, time.monotonic_ns())))
     with pytest.raises(LeaseError, match="held by process 7 on elsewhere, since 2001-09-"), lease(folder):
         pytest.fail("two drivers at one run")
+
+
+def until_lost(held):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        held()
+        time.sleep(0.01)
+
+
+def test_a_driver_that_was_taken_over_is_told_and_commits_no_more(folder, monkeypatch):
+    monkeypatch.setattr(claims, "TOUCH_SECONDS", 0.02)
+    path = folder.parent / ".leases" / "r.json"
+    with lease(folder) as held:
+        held()
+        other = json.loads(path.read_text()) | {"token": "another's", "host": "elsewhere"}
+        path.with_name("new").write_text(json.dumps(other))
+        os.replace(path.with_name("new"), path)
+        with pytest.raises(LeaseError, match=r"held by process \d+ on elsewhere.*took this run over"):
+            until_lost(held)
+    assert json.loads(path.read_text())["token"] == "another's"

@@ -21,11 +21,55 @@ def test_a_folder_is_what_a_path_makes_of_it(text):
     assert str(place.absolute()) == str(Path(text).absolute())
 
 
-@pytest.mark.parametrize("text", ["s3://bucket/x", "gs://b", "file:///tmp/x", "HTTPS://user:word@host/x", "a+b.c-1://"])
+@pytest.mark.parametrize(
+    ("text", "bucket", "key"),
+    [
+        ("s3://bucket/x", "bucket", "x"), ("gs://b", "b", ""), ("az://c/x//y/", "c", "x/y"), ("S3://b/./x", "b", "x"),
+        ("s3://b.c-d_e/~/a b", "b.c-d_e", "~/a b"),
+    ],
+)  # fmt: skip
+def test_a_bucket_is_named_by_its_scheme(text, bucket, key):
+    place = Location(text)
+    assert (place.scheme, place.bucket, place.key) == (text[:2].lower(), bucket, key)
+    assert str(place) == f"{text[:2].lower()}://{bucket}/{key}".rstrip("/")
+    assert place == Location(str(place)) == Location(place) == place.absolute() == (place / "z").parent
+    assert (place / "y" / "z").name == "z"
+    assert (place / "y/z").key == f"{key}/y/z".lstrip("/")
+    assert pickle.loads(pickle.dumps(place)) == place
+    assert json.loads(Experiment(storage=text, run="r").model_dump_json())["storage"] == str(place)
+    with pytest.raises(TypeError, match="in a bucket"):
+        os.fspath(place)
+
+
+def test_the_parent_of_a_bucket_is_the_bucket():
+    place = Location("s3://b/x")
+    assert place.parent == place.parent.parent == Location("s3://b")
+    assert sorted([Location("s3://b/x"), Location("a"), Location("s3://b/a/c")])[-1] == place
+
+
+@pytest.mark.parametrize(
+    "text", ["s3://", "s3:///x", "s3://user:hush@bucket/x", "gs://bucket/x?token=hush", "az://:/x"]
+)
+def test_a_bucket_that_is_none_is_refused_without_what_may_be_a_password(text):
+    with pytest.raises(
+        LocationError, match=r"write \w\w://BUCKET/PATH, with credentials .* in the environment"
+    ) as caught:
+        Location(text)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_bucket_has_no_way_up():
+    for make in (lambda: Location("s3://b/a/../x"), lambda: Location("s3://b") / "../x"):
+        with pytest.raises(LocationError, match=r"without '\.\.'"):
+            make()
+
+
+@pytest.mark.parametrize("text", ["hdfs://b/x", "file:///tmp/x", "HTTPS://user:word@host/x", "a+b.c-1://", "s3a://b"])
 def test_a_scheme_without_a_backend_is_refused_by_name(text):
     with pytest.raises(LocationError, match="give a folder") as caught:
         Location(text)
     assert text.partition("://")[0] + "://" in str(caught.value)
+    assert "word" not in str(caught.value)
 
 
 HOME = "/somebody"
@@ -65,8 +109,8 @@ def test_what_is_no_path_is_refused(value):
 @pytest.mark.parametrize("field", ["storage", "data", "distillation.reference", "distillation.captions"])
 def test_every_setting_that_names_a_place_refuses_a_scheme_before_anything_is_made(field, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=rf"{field}.*s3://.*give a folder"):
-        parse([f"--{field}", "s3://bucket/deep"])
+    with pytest.raises(ConfigError, match=rf"{field}.*ftp://.*give a folder"):
+        parse([f"--{field}", "ftp://host/deep"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ from condu_ray.use import rows as rows_module
 from condu_ray.use.parts import predict_parts
 from condu_ray.use.rows import SCHEMA, output
 from condu_ray.use.served import UseError
-from condu_ray.use.sources import pictures
+from condu_ray.use.sources import pictures, pieces, read
 
 
 @pytest.fixture
@@ -65,6 +65,16 @@ class TestSources:
             found = list(pictures([str(folder / name)]))
             assert [one for one, _ in found] == [f"{folder / name}#{row}" for row in range(3)]
             assert [one for _, one in found] == [*content[:2], b""]
+
+    @pytest.mark.parametrize("size", [1, 2, 3, 4, 100])
+    def test_pieces_are_all_pictures_once_and_in_order(self, folder, size):
+        content = [(folder / name).read_bytes() for name in ("a.png", "b.JPG", "a.png", "b.JPG", "a.png")]
+        pq.write_table(pa.table({"image": pa.array(content, pa.binary())}), folder / "rows.parquet", row_group_size=2)
+        given = [str(folder), str(folder / "rows.parquet")]
+        groups = list(pieces(given, size))
+        counts = [sum(max(1, one.stop - one.start) for one in group) for group in groups]
+        assert set(counts[:-1]) <= {size}
+        assert [one for group in groups for one in read(group)] == list(pictures(given))
 
     def test_what_is_not_there_is_refused_before_the_first(self, folder):
         (folder / "empty").mkdir()
@@ -152,6 +162,7 @@ class TestPredict:
             (["a.png"], "several methods"),
             (["a.png", "--method", "condu", "--task", "wals"], "did you mean walls"),
             (["none.png"], "no such file"),
+            (["a.png", "--workers", "2"], "an --output that is a folder"),
             (["a.png", "--output", "x.txt"], "ends with one of .parquet"),
             (["a.png", "--output", "no/x.csv"], "there is no folder no"),
             (["a.png", "--template", "a {}"], "is for --classes"),
@@ -220,6 +231,8 @@ class TestEvaluate:
             assert f"{task.name}: {expected:.2f} %" in shown
         assert numbers["walls"]["experts"] == {"walls": 1.0}
         assert set(numbers["cars"]["experts"]) <= {"pretrained", "walls", "doors"}
+        assert console("evaluate", "--method", "condu", "--session", 2, "--tasks", "cars", "--output", path)[0] == 0
+        assert json.loads(path.read_text())["tasks"] == {"cars": numbers["cars"]}  # of the run's own tasks
 
     def test_another_tasks_expert_may_answer(self, console, task_data, tmp_path):
         path = tmp_path / "out.json"
@@ -232,13 +245,15 @@ class TestEvaluate:
         [
             (["--by", "wals"], "did you mean walls"),
             (["--tasks", "nothing"], "no task 'nothing'"),
+            (["--tasks", "carts"], "is no task of r (did you mean cars?)"),
             (["--output", "x.csv"], "ends with .json"),
             (["--method", "individual", "--session", "1"], "cannot predict without one"),
         ],
     )
     def test_refusals(self, console, task_data, arguments, words):
         method = [] if "--method" in arguments else ["--method", "condu"]
-        code, _, error = console("evaluate", "--data", task_data, *method, *arguments)
+        data = () if arguments == ["--tasks", "carts"] else ("--data", task_data)
+        code, _, error = console("evaluate", *data, *method, *arguments)
         assert code == 2
         assert words in error
 

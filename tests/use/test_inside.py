@@ -122,9 +122,11 @@ def test_the_page_stands_by_itself(found):
         ("condu", found.matrix("condu").iloc[2]["walls"]),
         ("pam", found.matrix("pam").iloc[0]["cars"]),
     ):
-        table = re.search(rf"<caption>{name}, protocol task.*?</table>", text, re.DOTALL)[0]
+        table = re.search(rf"<caption><span>{name}, protocol task.*?</table>", text, re.DOTALL)[0]
         assert f">{value:.1f}</td>" in table
     assert str(found.config.storage) not in text
+    ledger = re.search(r"<caption><span>The ledger of condu:.*?</table>", text, re.DOTALL)[0]
+    assert [ledger.count(part) for part in ("committed</td>", found.methods["condu"].entries[2].state)] == [3, 1]
 
 
 def test_a_method_without_a_router_is_shown_too(found):

@@ -14,7 +14,7 @@ from condu_ray.benchmark.meta import TaskError, read_json
 from condu_ray.benchmark.tasks import META, ORDER, Task, hash_file, load_task, load_tasks, safe_name
 from condu_ray.store.artifacts import ArtifactError, exists, is_file, local, read_meta, read_sealed, write_sealed
 from condu_ray.store.artifacts import names as artifact_names
-from condu_ray.store.backend import backend
+from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.layout import checked_folder, converted_folder, datasets_folder, verdict_path
 from condu_ray.store.location import Location, Place
 
@@ -52,9 +52,10 @@ def bring(
             if given:
                 raise TaskError(f"{flag}: the tasks in {place} are in the package's form, which says it; leave it out")
         tasks = load_tasks(place, names)
-        _warn_of_others(local(place), tasks)
+        if (folder := on_disk(place)) is not None:
+            _warn_of_others(folder, tasks)
         return tasks
-    found = in_order(local(place), names)
+    found = in_order(_source_folder(place), names)
     if not found:
         return load_tasks(place, names)  # which says what is wrong with a folder without tasks
     return [_task(source, storage, options, say) for source in found]
@@ -80,9 +81,18 @@ def names_in(data: Place) -> tuple[list[str], list[str]]:
     if ours(place):
         every = [name for name in artifact_names(place) if _has_meta(place / name)]
     else:
-        every = [source.name for source in sources(local(place))]
+        every = [source.name for source in sources(_source_folder(place))]
     ordered = read_json(place / ORDER, list, "the tasks' names, in order") if is_file(place / ORDER) else every
     return every, [name for name in ordered if name in every]
+
+
+def _source_folder(place: Place) -> Path:
+    if (folder := on_disk(place)) is None:
+        raise TaskError(
+            f"--data {place}: holds no tasks in the package's form, the only one that is read from a bucket; bring it "
+            f"into that by `condu-ray prepare --from FOLDER --to FOLDER` and copy it there with all that is in it"
+        )
+    return folder
 
 
 def _has_meta(place: Place) -> bool:

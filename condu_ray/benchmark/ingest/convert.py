@@ -21,7 +21,7 @@ from condu_ray.benchmark.splits import write_split
 from condu_ray.benchmark.tasks import TEST, TRAIN
 from condu_ray.config import content_hash
 from condu_ray.store.artifacts import exists, publish, read_meta, writing
-from condu_ray.store.backend import backend
+from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.location import Place
 
 FORM = 1
@@ -149,9 +149,10 @@ def prepare_own(source: Source, target: Place, options: Options, say: Say) -> di
     return convert(source, lambda _: folder, target, options, say, {"stamp": known})
 
 
-def _made(folder: Place) -> Path:
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
+def _made(folder: Place) -> Path | None:
+    """A folder for what is held while it works; None, where storage is a bucket: the temporary folder."""
+    if (path := on_disk(folder)) is not None:
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 

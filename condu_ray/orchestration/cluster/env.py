@@ -112,7 +112,7 @@ def _init(address: str, space: str) -> None:
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        with _quiet():
+        with quiet():
             ray.init(
                 address=address,
                 namespace=space,
@@ -135,7 +135,7 @@ def _init(address: str, space: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Leads this process's error output to nowhere: Ray's C++ side remarks there on the log level that we set."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

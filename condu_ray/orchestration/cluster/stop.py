@@ -17,7 +17,16 @@ GRACE_SECONDS = 15.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+COMMITTED = "what was committed stays, and the same command goes on from there"
+"""What is left when a run ends."""
+
 _asked: list[int] = []
+_left = [COMMITTED]
+
+
+def leaves(sentence: str) -> None:
+    """Sets what `end` says is left when this process is asked to end, in place of `COMMITTED`."""
+    _left[0] = sentence
 
 
 def asked() -> int | None:
@@ -77,7 +86,7 @@ def end(number: int) -> NoReturn:
     this process alone ends with it.
     """
     name = {signal.SIGINT: "Ctrl-C"}.get(signal.Signals(number), signal.Signals(number).name)
-    sentence = f"stopped by {name}: what was committed stays, and the same command goes on from there\n"
+    sentence = f"stopped by {name}: {_left[0]}\n"
     with suppress(OSError):  # nobody listens
         os.write(2, sentence.encode())
     os._exit(128 + number)

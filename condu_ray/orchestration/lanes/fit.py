@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from condu_ray.benchmark import Task, load_task
+from condu_ray.benchmark.tasks import TRAIN
 from condu_ray.learn.chunks import training_chunks
 from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
 from condu_ray.learn.retry import local_stream, lower_rates
+from condu_ray.orchestration.cluster.ray_storage import ray_storage
 from condu_ray.orchestration.cluster.room import DECODER_ASKS, DECODER_CPUS, Room
 from condu_ray.orchestration.lanes.lane import Lane, at_once
 from condu_ray.orchestration.lanes.reporter import reporter
@@ -148,7 +150,7 @@ def _stream(lane: Lane, todo: Sequence[PlannedExpert], tasks: Mapping[str, Task]
         chunk
         for expert in todo
         for chunk in training_chunks(
-            str(tasks[expert.task].train),
+            str(tasks[expert.task].folder / TRAIN),
             seed=expert.config.seed,
             steps=expert.config.training.steps,
             batch_size=first.batch_size,
@@ -196,7 +198,7 @@ def fit_lane(lane: Lane, room: Room, folder: Place) -> None:
         run_config=RunConfig(
             # A new name each time: what is left to do is asked of the expert store, never restored from here.
             name=f"lane{lane.number}-{uuid.uuid4().hex[:8]}",
-            storage_path=str(folder.absolute()),
+            **ray_storage(folder),
             failure_config=FailureConfig(max_failures=training.max_failures),
             callbacks=[CountFaults(lane.run)],  # type: ignore[list-item]  # annotated for Train V1
         ),

@@ -42,11 +42,20 @@ class EvaluatorActor:
         config: settings of the run, or those that all trials of the sweep share; an absolute storage folder.
         precision: `fp32` or `bf16`.
         folders: folder of each task.
+        probes: of each task that is measured and never learned.
         cuda: whether to compute on the GPU that Ray gave.
+        held_out: folder of each task with the images that `validation_share` holds out as its test images.
     """
 
     def __init__(
-        self, backbone: BackboneSpec, config: Experiment, precision: str, folders: Mapping[str, Place], cuda: bool
+        self,
+        backbone: BackboneSpec,
+        config: Experiment,
+        precision: str,
+        folders: Mapping[str, Place],
+        cuda: bool,
+        held_out: Mapping[str, Place] | None = None,
+        probes: Mapping[str, Place] | None = None,
     ) -> None:
         torch.set_num_threads(config.training.threads)
         self._evaluator = Evaluator(
@@ -58,6 +67,9 @@ class EvaluatorActor:
             storage=config.storage,
         )
         self._tasks = {name: load_task(folder) for name, folder in folders.items()}
+        self._held_out = {name: load_task(folder) for name, folder in (held_out or {}).items()}
+        self._temperatures: dict[str, float] = {}
+        self._probes = {name: load_task(folder) for name, folder in (probes or {}).items()}
         self._states: OrderedDict[str, ModelState] = OrderedDict()
         self._routings: OrderedDict[str, Routing] = OrderedDict()
         self._run = config.run_name
@@ -85,18 +97,21 @@ class EvaluatorActor:
             wanted: what to measure.
 
         Returns:
-            The accuracy; for a learned task of a method that merges, also how well its expert is reconstructed.
+            The accuracy; for a learned task that is known and has an expert of its own, also how well this is
+            calibrated, and of a method that merges, how well it is reconstructed.
         """
         with telemetry.busy("condu_evaluator_busy_seconds_total", run=self._run):
             return self._measure(wanted)
 
     def _measure(self, wanted: Measurement) -> Accuracy:
-        method, task = get(wanted.method, wanted.config), self._tasks[wanted.task]
+        method, task = get(wanted.method, wanted.config), (self._tasks | self._probes)[wanted.task]
         state = self._state(method, wanted.entry)
         space, apart = label_space(wanted.protocol, list(self._tasks.values())), wanted.protocol == "xtail"
         if not routed(method, wanted.seen, wanted.protocol):
             weights = PRETRAINED if method.skips_trigger(state) else self._weights(method, state, wanted.task)
             found = self._evaluator.known(task, weights, space, apart)
+            if wanted.seen and not space and not method.one_model:
+                found = self._with_calibration(found, task, weights)
             fidelity = not space and wanted.seen and method.keeps_model
             return self._with_fidelity(found, method, state, wanted.task) if fidelity else found
         options, theta0 = method.inference, self._evaluator.features.backbone.fingerprint
@@ -110,14 +125,35 @@ class EvaluatorActor:
 
     def _routing(self, method: Method, state: ModelState, learned: list[Task]) -> Routing:
         config, options, backbone = method.config, method.inference, self._evaluator.features.backbone
-        key = content_hash([state.tasks, [task.train_fingerprint for task in learned], options.identity()])
+        mixed = bool(self._held_out) and options.aggregation == "mixture"
+        known = [state.tasks, [task.train_fingerprint for task in learned], options.identity()]
+        key = content_hash([*known, *([method.name, state.id] if mixed else [])])
         if key not in self._routings:
             scale = float(backbone.model.logit_scale.detach().exp())
             made = load_routing(config.storage, backbone.fingerprint, learned, options, scale)
+            if mixed:
+                weights = {name: self._weights(method, state, name) for name in state.tasks}
+                temperatures = {name: self._temperature(name, one) for name, one in weights.items()}
+                made = replace(made, temperatures=temperatures)
             self._routings[key] = made
             while len(self._routings) > STATES:
                 self._routings.popitem(last=False)
         return self._routings[key]
+
+    def _temperature(self, task: str, weights: Weights) -> float:
+        """Of a task's expert, from the images of the task that were held out."""
+        if weights.name not in self._temperatures:
+            self._temperatures[weights.name] = self._evaluator.temperature(weights, self._held_out[task])
+        return self._temperatures[weights.name]
+
+    def _with_calibration(self, found: Accuracy, task: Task, weights: Weights) -> Accuracy:
+        """How much what an expert says of its own task's images can be believed."""
+        before = self._evaluator.calibration_error(task, weights)
+        if task.name not in self._held_out:
+            return replace(found, calibration_before=before)
+        temperature = self._temperature(task.name, weights)
+        after = self._evaluator.calibration_error(task, weights, temperature)
+        return replace(found, temperature=temperature, calibration_before=before, calibration_after=after)
 
     def _with_fidelity(self, found: Accuracy, method: Method, state: ModelState, task: str) -> Accuracy:
         """How near what serves a learned task is to the expert that was merged."""
@@ -140,5 +176,8 @@ def start_evaluator(config: Experiment, checked: Checked, precision: str, room: 
     """
     options = {"num_cpus": EVALUATOR_CPUS, "num_gpus": room.gpus_per_evaluator}
     actor = ray.remote(EvaluatorActor).options(**options, max_restarts=-1, max_task_retries=-1)
-    folders = {task.name: task.folder for task in checked.tasks}
-    return actor.remote(checked.spec, config.absolute(), precision, folders, room.gpus_per_evaluator > 0)
+    folders, held_out, probes = (
+        {task.name: task.folder for task in tasks} for tasks in (checked.tasks, checked.validation, checked.probes)
+    )
+    cuda = room.gpus_per_evaluator > 0
+    return actor.remote(checked.spec, config.absolute(), precision, folders, cuda, held_out, probes)

@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from condu_ray.config import Experiment
 from condu_ray.names import nearest
+from condu_ray.settings import content_hash
+from condu_ray.store.backend import on_disk
 from condu_ray.store.layout import mlflow_database
 from condu_ray.store.passwords import without_passwords
 
@@ -34,13 +36,32 @@ def sqlite_uri(path: os.PathLike[str] | str) -> str:
     return f"sqlite:///{plain}" if quoted == plain else f"sqlite+pysqlite:///{quoted}"
 
 
+def own_folder(config: Experiment) -> Path:
+    """Returns the folder of MLflow's default store: storage or, where that is a bucket, one of this machine's user."""
+    if (folder := on_disk(config.storage)) is not None:
+        return folder
+    home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return Path(home, "condu_ray", content_hash(str(config.storage))[:16]).absolute()
+
+
 def own_uri(config: Experiment) -> str:
-    """Returns the address of the SQLite file in the storage folder."""
-    return sqlite_uri(mlflow_database(config.storage))
+    """Returns the address of the SQLite file in that folder."""
+    return sqlite_uri(mlflow_database(own_folder(config)))
+
+
+def elsewhere(config: Experiment) -> list[str]:
+    """Returns what a run says first where its default store is not in storage, a line."""
+    if not config.tracking.enabled or on_disk(config.storage) is not None or tracking_uri(config) != own_uri(config):
+        return []
+    own_folder(config).mkdir(parents=True, exist_ok=True)
+    return [
+        f"MLflow logs to {own_uri(config)}, on this machine: its database cannot lie in a bucket; MLFLOW_TRACKING_URI "
+        "gives a server, which runs of several machines need"
+    ]
 
 
 def tracking_uri(config: Experiment) -> str:
-    """Returns the tracking URI: the config's, MLFLOW_TRACKING_URI, or the SQLite file in the storage folder.
+    """Returns the tracking URI: the config's, MLFLOW_TRACKING_URI, or the SQLite file of `own_folder`.
 
     Raises:
         TrackingError: what is given is no address of MLflow.

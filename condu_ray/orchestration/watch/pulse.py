@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import MethodPlan
+from condu_ray.store.backend import on_disk
 from condu_ray.store.location import Place
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,10 @@ class Pulse:
         for plan in self._plans:
             waiting = waiting_experts(plan, handed.get(plan.method.name, 0), there)
             telemetry.gauge("condu_merge_queue_experts", waiting, run=self._run, method=plan.method.name)
-        usage = shutil.disk_usage(self._storage)
-        telemetry.gauge("condu_storage_free_bytes", usage.free, run=self._run)
-        telemetry.gauge("condu_storage_free_ratio", usage.free / usage.total, run=self._run)
+        if (folder := on_disk(self._storage)) is not None:  # a bucket is never full
+            usage = shutil.disk_usage(folder)
+            telemetry.gauge("condu_storage_free_bytes", usage.free, run=self._run)
+            telemetry.gauge("condu_storage_free_ratio", usage.free / usage.total, run=self._run)
 
     def diverged(self) -> None:
         """Counts a fine-tuning that lost its numbers, just before the driver ends; its end sends what was counted."""

@@ -62,6 +62,7 @@ class Recorder:
             values |= {"last": metrics["last"]} | metrics
         values["mean_accuracy"] = sum(session.percent) / len(session.percent)
         values |= {f"task_accuracy/{task}": accuracy.percent for task, accuracy in session.found.items()}
+        values |= {f"probe/{probe}": accuracy.percent for probe, accuracy in session.probes.items()}
         values["evaluation_seconds"] = sum(accuracy.seconds for accuracy in session.found.values())
         if session.protocol == "task":
             values |= {f"reconstruction/{task}": accuracy.relative_l2 for task, accuracy in session.found.items()}

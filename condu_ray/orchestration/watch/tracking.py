@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from condu_ray.config import Experiment
-from condu_ray.orchestration.watch.mlflow_address import TrackingError, own_uri, shown_uri, tracking_uri, unreachable
+from condu_ray.orchestration.watch.mlflow_address import (
+    TrackingError,
+    own_folder,
+    own_uri,
+    shown_uri,
+    tracking_uri,
+    unreachable,
+)
 from condu_ray.settings import content_hash, flatten
 from condu_ray.store import artifacts
 from condu_ray.store.layout import mlflow_artifacts_folder, mlflow_database
@@ -44,7 +51,7 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
     name = config.tracking.experiment
     experiment = client.get_experiment_by_name(name)
     local = uri.startswith("sqlite")
-    place = artifacts.local(mlflow_artifacts_folder(config.storage)).absolute().as_uri() if local else None
+    place = mlflow_artifacts_folder(own_folder(config)).absolute().as_uri() if local else None
     if experiment is not None:
         if experiment.lifecycle_stage != "active":
             raise TrackingError(
@@ -53,8 +60,7 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
                 "--tracking.experiment"
             )
         if uri == own_uri(config) and place is not None and experiment.artifact_location != place:
-            database = artifacts.local(mlflow_database(config.storage))
-            _move(database, experiment.experiment_id, experiment.artifact_location, place)
+            _move(mlflow_database(own_folder(config)), experiment.experiment_id, experiment.artifact_location, place)
         return client, experiment.experiment_id
     try:
         tags = {"mlflow.experimentKind": "custom_model_development"}  # or the pages open as those of a chat model

@@ -1,0 +1,45 @@
+"""Serve what a run, or a bundle, has learned over HTTP, with a page to try it."""
+
+from collections.abc import Sequence
+
+from condu_ray.command_line import ConfigError
+from condu_ray.commands.job import job
+from condu_ray.commands.using import run_parser, settings_flags, settings_from
+
+HOST, PORT = "127.0.0.1", 8000
+
+
+@job()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serves until Ctrl-C or SIGTERM."""
+    from condu_ray.use.serving import ServeArguments, Serving, Source
+
+    parser = run_parser(__doc__)
+    parser.add_argument("--host", default=HOST, help=f"address to listen at (default: {HOST}, this machine alone)")
+    parser.add_argument("--port", type=int, default=PORT, help=f"of it; 0: a free one (default: {PORT})")
+    parser.add_argument(
+        "--follow", type=float, default=0, metavar="SECONDS", help="how often to look for a new session"
+    )
+    parser.add_argument("--address", help="Ray cluster to join; default: RAY_ADDRESS, or a local one")
+    settings_flags(parser, Serving)
+    arguments = parser.parse_args(argv)
+    if not 0 <= arguments.port < 2**16:
+        raise ConfigError(f"--port {arguments.port}: give a number from 0 to 65535")
+    if arguments.follow and (arguments.follow < 1 or arguments.session is not None):
+        raise ConfigError("--follow SECONDS: give 1 or more, and no --session, which would be followed by none")
+    what = {"run": arguments.run, "storage": arguments.storage, "method": arguments.method}
+    given = settings_from(ServeArguments, vars(arguments), **what, session=arguments.session)
+    from condu_ray.orchestration.cluster import stop
+    from condu_ray.orchestration.serving.server import follow, serving
+    from condu_ray.orchestration.watch.lines import Lines
+    from condu_ray.use.loading import resolved
+
+    def latest() -> Source:
+        return resolved(given.source)
+
+    found = given.model_copy(update=latest().model_dump())
+    stop.leaves("nothing is served any more, and the run is as it was")
+    lines = Lines()
+    with serving(found, arguments.host, arguments.port, arguments.address, lines) as server:
+        lines.say(f"{found.method}, session {found.session} of {found.run}: {server.address}/ (Ctrl-C ends it)")
+        follow(server, arguments.follow, latest, lines.say)

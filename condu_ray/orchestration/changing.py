@@ -1,0 +1,145 @@
+"""Changing a finished run: what would be is trained, merged and measured first, and committed whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from condu_ray.config import Experiment
+from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.cluster.failure import RunError, at_work
+from condu_ray.orchestration.engine import Engine
+from condu_ray.orchestration.run import run, work, write_config
+from condu_ray.orchestration.watch.lines import Lines
+from condu_ray.orchestration.watch.mlflow_address import check_tracking
+from condu_ray.orchestration.watch.progress import Display
+from condu_ray.plan.changes import Moved, moved, named
+from condu_ray.plan.preflight import Checked, check
+from condu_ray.plan.results import Results
+from condu_ray.plan.staging import commit_staged, drop_staged, settle
+from condu_ray.plan.stored_run import StoredRun, finished_run, stored_run
+from condu_ray.store.drafts import remove_drafts
+from condu_ray.store.lease import lease
+
+
+def change(found: StoredRun, config: Experiment, what: str, task: str | None, max_drop: float | None) -> None:
+    """Makes another run of a finished one, and its report.
+
+    Args:
+        found: the run as it is, finished.
+        config: its settings as they shall be.
+        what: is done, as the ledger says it: `add`, `again` or `forget`.
+        task: with which task; None: with several.
+        max_drop: points that a learned task may lose, at most; None: any.
+
+    Raises:
+        RunError: one would lose more, and the run is as it was; or training failed.
+        LeaseError: another driver is at this run.
+        ValueError, RuntimeError: bad input, before anything was spent.
+    """
+    lines = Lines()
+    check_tracking(config)
+    if config == named(found):  # by a command that was killed after it had committed
+        with lease(config.run_folder):
+            settle(found.plan, what, task)
+            drop_staged(found.plan)
+        run(config)
+        lines.say(f"{config.run_name}: that was done already")
+        return
+    with lines.waiting("tasks and backbone are checked"):
+        checked = check(config, lambda words: lines.say(escape(words)))
+    config, tasks = checked.config, [one.name for one in checked.tasks]
+    with lease(config.run_folder) as held:
+        remove_drafts(config.storage)
+        with Display(tasks, config.training.steps, lines) as display:
+            results = on_trial(checked, display, lines, held)
+        rows = moved(found, results)
+        for table in tables(rows):
+            lines.console.print(table)
+        worst = min(rows, key=lambda row: row.change)
+        if max_drop is not None and -worst.change > max_drop:
+            drop_staged(results.plan)
+            raise RunError(
+                f"{worst.task} would lose {-worst.change:.2f} points by {worst.method} under the protocol "
+                f"{worst.protocol}, more than --max_drop {max_drop:g}: {config.run_name} is as it was"
+            )
+        held()
+        commit_staged(results.plan)
+        write_config(config)
+        settle(results.plan, what, task)
+        drop_staged(results.plan)
+    run(config)
+
+
+def roll_back(config: Experiment, what: str = "rollback", task: str | None = None) -> int:
+    """Has a run be what its settings are now, of which all sessions are committed; then makes its report.
+
+    Args:
+        config: its settings, with fewer tasks.
+        what: is done, as the ledger says it.
+        task: with which task.
+
+    Returns:
+        How many sessions count no more; 0: none did.
+
+    Raises:
+        LeaseError, ValueError, RuntimeError: as `change`.
+    """
+    checked = check(config, Lines().say)
+    with lease(config.run_folder):
+        write_config(checked.config)
+        plan = stored_run(checked).plan
+        count = settle(plan, what, task)
+        drop_staged(plan)
+    run(config)
+    return count
+
+
+def on_trial(checked: Checked, display: Display, lines: Lines, held: Callable[[], None]) -> Results:
+    """Trains, merges and measures what a run would be, beside its ledgers.
+
+    Args:
+        checked: the settings that it would have.
+        display: shows where it is.
+        lines: says the lines.
+        held: raises LeaseError once another driver has taken the run over.
+
+    Returns:
+        The results, complete.
+
+    Raises:
+        RunError: training failed for good.
+    """
+    stored = finished_run(checked)
+    if stored is not None:
+        results = Results(stored.plan, trial=True)
+        for measurement, accuracy in stored.measured:
+            results.add(measurement, accuracy)
+        return results
+    config = checked.config
+    with env.ray_cluster(config.cluster.address, config.run_name, lines):
+        engine = Engine(checked, config.run_folder)
+        results = Results(engine.plans[0], trial=True)
+        with at_work():
+            work(engine, results, display, lambda session: None, held, staged=True)
+        return results
+
+
+def tables(rows: Sequence[Moved]) -> list[Table]:
+    """Returns a table a method and protocol: each learned task before and after."""
+    found = []
+    for method, protocol in dict.fromkeys((row.method, row.protocol) for row in rows):
+        table = Table(title=f"{method}, protocol {protocol}: accuracy in percent", title_justify="left")
+        for head in ("Task", "before", "after", "change"):
+            table.add_column(head, justify="left" if head == "Task" else "right")
+        own = [row for row in rows if (row.method, row.protocol) == (method, protocol)]
+        for row in own:
+            cells = ["–", "–"] if row.before is None else [f"{row.before:.2f}", f"{row.change:+.2f}"]
+            table.add_row(escape(row.task), cells[0], f"{row.after:.2f}", cells[1])
+        kept = [row.change for row in own if row.before is not None]
+        if kept:
+            table.caption = f"mean change of {len(kept)} tasks {sum(kept) / len(kept):+.2f}, worst {min(kept):+.2f}"
+        found.append(table)
+    return found

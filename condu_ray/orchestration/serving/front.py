@@ -1,0 +1,110 @@
+"""The front: replicas that take requests over HTTP, decode pictures, and ask the router or an expert."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from condu_ray.orchestration.serving.replicas import again, model_id
+from condu_ray.orchestration.serving.web import make_app
+from condu_ray.use.edition import About
+from condu_ray.use.request import Asked, RequestError
+from condu_ray.use.serving import Serving, Source
+from condu_ray.vlm.preprocess import Preprocessor
+
+log = logging.getLogger(__name__)
+
+
+class Front:
+    """Takes requests.
+
+    Args:
+        serving: settings, as JSON values.
+        router: deployment of the router.
+        experts: deployment of the experts.
+    """
+
+    def __init__(self, serving: dict[str, Any], router: DeploymentHandle, experts: DeploymentHandle) -> None:
+        self._serving = Serving.model_validate(serving)
+        self._router, self._experts = router, experts
+        self._now: tuple[About, Preprocessor] | None = None
+        self._swap: asyncio.Task[None] | None = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return make_app(self, self._serving)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Swaps to what a new `user_config` says when all replicas have it; what is served goes on until then."""
+        source = Source.model_validate(user_config)
+        if self._now is None:
+            await self._take(source)
+            return
+        if self._swap is not None:
+            self._swap.cancel()  # the newest is meant
+        self._swap = asyncio.ensure_future(self._try(source))
+
+    async def _try(self, source: Source) -> None:
+        try:
+            await self._take(source)
+        except Exception as error:  # the old state goes on; this is for the log alone
+            log.error("%s: is not served, the state before it goes on: %s", source, error)
+
+    async def _take(self, source: Source) -> None:
+        about: About = await self._router.prepare.remote(source)
+        named = about.source  # replicas may find another last session than one another
+        await self._router.broadcast("prepare", named).results_async()
+        await self._experts.prepare.remote(named)
+        await self._experts.broadcast("prepare", named).results_async()
+        self._now = about, Preprocessor(about.preprocess)
+
+    # What web.py asks
+
+    @property
+    def about(self) -> About | None:
+        """What is served."""
+        return self._now[0] if self._now else None
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """How its pictures become pixels."""
+        assert self._now is not None, "something is served"
+        return self._now[1]
+
+    async def predict(self, about: About, pixels_HWC: np.ndarray, asked: Asked) -> dict[str, Any]:
+        """Asks the router, or the expert that answers."""
+        expert = about.experts[asked.task or ""]
+        if expert is None:
+            found = await self._asking(lambda: self._router.answer.remote(about.source, asked, pixels_HWC))
+        else:
+            handle = self._experts.options(multiplexed_model_id=model_id(about.source, expert))
+            found = await self._asking(lambda: handle.answer.remote(about.source, expert, asked, pixels_HWC))
+        if isinstance(found, str):
+            raise RequestError(422, found)
+        return dict(found)
+
+    async def _asking(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return await again(ask)
+        except BackPressureError as error:
+            raise RequestError(503, "too many predictions wait already; ask again in a second") from error
+        except DeploymentUnavailableError as error:
+            raise RequestError(503, "no replica is there; ask again in a second") from error
+        except RayActorError as error:
+            raise RequestError(503, "replicas died over this prediction; ask again in a second") from error
+
+    async def check(self) -> None:
+        """Asks for a prediction of a grey picture, by the router where there is one, and by an expert."""
+        if self._now is None:
+            raise RequestError(503, "nothing is served yet")
+        about = self._now[0]
+        for task in dict.fromkeys(("", about.learned[0])):
+            if task in about.experts:
+                await self.predict(about, about.grey(), Asked(task or None))

@@ -1,0 +1,228 @@
+"""Serving from this process: Ray Serve is started, told what to serve, watched, and ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.cluster.failure import RunError
+from condu_ray.orchestration.cluster.room import ResourceError
+from condu_ray.orchestration.watch.lines import Lines
+from condu_ray.use.serving import ServeArguments, Source
+
+POLL_SECONDS = 0.2
+START_SECONDS = 600.0
+"""How long replicas may take to start: they import torch and load a state, each."""
+GATEWAY_SECONDS = 5.0
+"""What Ray Serve's proxy waits longer than a request's time limit before it ends one by itself, with 408."""
+
+
+class ServeError(RunError):
+    """Replicas that do not start, or end for good; the message says why."""
+
+
+class Server:
+    """Serves a source until it is told to stop; made by `serving`.
+
+    Args:
+        arguments: what is served, and how.
+        host: where the proxy listens.
+        port: of it; not 0.
+    """
+
+    def __init__(self, arguments: ServeArguments, host: str, port: int) -> None:
+        self._arguments, self.host, self.port = arguments, host, port
+        self.now = arguments.source
+
+    @property
+    def address(self) -> str:
+        """Where people find it."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def deploy(self, now: Source) -> None:
+        """Says what is to be served; where something is served already, it is loaded beside that and swapped."""
+        from ray.serve.context import _get_global_client
+        from ray.serve.schema import ServeDeploySchema
+
+        from condu_ray.orchestration.serving.app import configuration
+
+        variables = {name: os.environ[name] for name in env.SETTINGS if name in os.environ}
+        application = configuration(self._arguments, now, variables)
+        # What `serve deploy` sends to the dashboard, which a local cluster has none of.
+        client: Any = _get_global_client()
+        client.deploy_apps(ServeDeploySchema.model_validate({"applications": [application]}))
+        self.now = now
+
+    def failure(self) -> str | None:
+        """Returns why it is not served, in a line; None: it is, or will be."""
+        from ray import serve
+
+        from condu_ray.orchestration.serving.app import NAME
+
+        found = serve.status().applications.get(NAME)
+        if found is None or found.status not in ("DEPLOY_FAILED", "UNHEALTHY"):
+            return None
+        told = [found.message, *(one.message for one in found.deployments.values())]
+        return why(next((text for text in told if "Error" in text), told[0]))
+
+    @property
+    def running(self) -> bool:
+        """Whether requests are answered."""
+        from ray import serve
+
+        from condu_ray.orchestration.serving.app import NAME
+
+        found = serve.status().applications.get(NAME)
+        return found is not None and found.status == "RUNNING"
+
+    def wait(self) -> None:
+        """Returns when it is served.
+
+        Raises:
+            ServeError: replicas fail to start.
+        """
+        end = time.monotonic() + START_SECONDS
+        while not self.running:
+            if (sentence := self.failure()) is not None:
+                raise ServeError(sentence)
+            if time.monotonic() > end:
+                raise ServeError(f"replicas have not started within {START_SECONDS:.0f} s")
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def serving(
+    arguments: ServeArguments, host: str, port: int, address: str | None = None, lines: Lines | None = None
+) -> Iterator[Server]:
+    """Serves within the block; what was started for it ends with it.
+
+    Args:
+        arguments: what is served, its source resolved.
+        host: where the proxy listens.
+        port: of it; 0: a free one.
+        address: Ray cluster to join; None: RAY_ADDRESS, or a local one that ends with the block.
+        lines: what is said meanwhile.
+
+    Raises:
+        ResourceError: the port is taken, the cluster has no room for all replicas, or serves others.
+        ServeError: replicas fail to start.
+    """
+    port = free_port(host, port)
+    lines = lines or Lines()
+    with env.ray_cluster(address, "serve", lines):
+        import ray
+        from ray import serve
+
+        from condu_ray.orchestration.serving.app import FRONT_CPUS, NAME
+
+        for name in ("ray.serve", "ray"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        there = _others()
+        check_room(arguments, ray.cluster_resources(), FRONT_CPUS)
+        options = {"host": host, "port": port, "request_timeout_s": arguments.time_limit + GATEWAY_SECONDS}
+        serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"enable_access_log": False})
+        try:
+            server = Server(arguments, host, port)
+            with lines.waiting("replicas start"):
+                server.deploy(arguments.source)
+                server.wait()
+            yield server
+        finally:
+            with suppress(Exception), env.quiet():  # the cluster may be gone; its raylet tells of actors that end
+                serve.delete(NAME) if there else serve.shutdown()
+
+
+def _others() -> bool:
+    """Whether the cluster has Ray Serve already; refuses one that serves something, which would be replaced."""
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        there = serve.status()
+    except RayServeException:
+        return False
+    if there.applications:
+        raise ResourceError(
+            f"the cluster serves {', '.join(there.applications)} already; end that, or deploy both by one file with "
+            "`serve deploy` (cluster/README.md)"
+        )
+    return bool(there.proxies)
+
+
+def check_room(arguments: ServeArguments, resources: dict[str, float], front: float) -> None:
+    """Refuses replicas that would wait for ever.
+
+    Raises:
+        ResourceError: the cluster has not what the fewest of them ask for.
+    """
+    models = 2 * arguments.min_replicas
+    for name, wanted in (
+        ("CPU", models * arguments.cpus_per_replica + arguments.fronts * front),
+        ("GPU", models * arguments.gpus_per_replica),
+    ):
+        if wanted > resources.get(name, 0.0) + 1e-9:
+            raise ResourceError(
+                f"{models} replicas and {arguments.fronts} fronts ask for {wanted:g} {name}s, and the cluster has "
+                f"{resources.get(name, 0.0):g}; lower --min_replicas or --{name.lower()}s_per_replica"
+            )
+
+
+def free_port(host: str, port: int) -> int:
+    """Returns a port on which nobody listens.
+
+    Raises:
+        ResourceError: somebody does, or this machine has no such address.
+    """
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+            return int(tried.getsockname()[1])
+    except OSError as error:
+        raise ResourceError(
+            f"{host}:{port}: cannot listen there ({os.strerror(error.errno or 0)}); give --host or --port"
+        ) from error
+
+
+def why(text: str) -> str:
+    """Returns what was raised in a replica, of a message with its traceback: its last line."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    raised = [line for line in lines if line.partition(":")[0].rpartition(".")[2].endswith(("Error", "Exception"))]
+    return (raised or lines or ["no reason is given"])[-1]
+
+
+def follow(server: Server, seconds: float, latest: Callable[[], Source], say: Callable[[str], None]) -> None:
+    """Watches what is served; does not return.
+
+    Args:
+        server: what serves.
+        seconds: how often a newer state is looked for; 0: never.
+        latest: finds the newest.
+        say: is told of swaps.
+
+    Raises:
+        ServeError: it is not served any more.
+    """
+    looked = healthy = time.monotonic()
+    while True:
+        time.sleep(POLL_SECONDS)
+        sentence = server.failure()
+        if sentence is None:
+            healthy = time.monotonic()
+        elif time.monotonic() - healthy > START_SECONDS:  # while a replica that died is replaced, it is not yet so
+            raise ServeError(sentence)
+        if seconds and time.monotonic() - looked > seconds:
+            looked = time.monotonic()
+            try:
+                found = latest()
+            except Exception as error:  # storage may be out of reach for a while; what is served goes on
+                say(f"no newer session can be looked for: {error}")
+                continue
+            if found != server.now:
+                server.deploy(found)
+                say(f"session {found.session} of {found.run} takes the place of the one before it")

@@ -1,0 +1,89 @@
+"""Which learned task each router of a run takes test images for, from what storage has already: nothing is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from condu_ray.benchmark import Task
+from condu_ray.config import Experiment
+from condu_ray.learn.feature_store import FeatureStore
+from condu_ray.learn.prototype_store import has_prototypes
+from condu_ray.learn.routing import load_routing
+from condu_ray.methods import Method
+from condu_ray.options import Inference
+from condu_ray.vlm.gaussian import Totals
+from condu_ray.vlm.routers import Kind, Router
+
+_IMAGES = 4096
+"""Images that are routed at a time: a router compares each with all classes."""
+
+
+def routing_confusion(
+    config: Experiment,
+    fingerprint: str,
+    preprocess: Mapping[str, Any],
+    tasks: Sequence[Task],
+    methods: Sequence[Method],
+) -> dict[str, Any] | None:
+    """Returns where the images of each task go once all of them are learned.
+
+    Args:
+        config: the run's settings, with its storage.
+        fingerprint: theta0's.
+        preprocess: open_clip's PreprocessCfg as a dict.
+        tasks: all of the run.
+        methods: all of the run.
+
+    Returns:
+        `tasks`, `confusion` (by router T rows in percent: the share of a task's images that each task is the likeliest
+        of) and `methods` (by router the names of those that ask it); None where no method routes, or storage has not
+        theta0's features of all tasks' test images, which routed measurements leave there.
+
+    Raises:
+        ArtifactError: what is there is damaged.
+    """
+    asked: dict[Kind, Inference] = {}
+    names: dict[str, list[str]] = {}
+    for method in methods:
+        if method.routes:
+            router = method.inference.router
+            assert router != "auto", "resolved"
+            asked.setdefault(router, method.inference)
+            names.setdefault(router, []).append(method.name)
+    features = _features(config, fingerprint, preprocess, tasks) if asked else None
+    images = config.inference.prototype_images
+    if features is None or not all(has_prototypes(config.storage, fingerprint, task, images) for task in tasks):
+        return None
+    confusion: dict[str, list[list[float]]] = {}
+    for kind, inference in asked.items():
+        known = load_routing(config.storage, fingerprint, tasks, inference, 1.0)
+        totals = Totals({task: one.moments for task, one in known.tasks.items()})
+        judge = Router(kind, totals, inference.router_means, known.prototypes)
+        columns = torch.tensor([[task.name for task in tasks].index(one) for one in judge.names])
+        rows = []
+        for feature_ND in features:
+            best = [columns[judge.scores(part).argmax(dim=1)] for part in feature_ND.split(_IMAGES)]
+            counts = torch.bincount(torch.cat(best), minlength=len(tasks))
+            rows.append((100 * counts.double() / len(feature_ND)).tolist())
+        confusion[kind] = rows
+    return {"tasks": [task.name for task in tasks], "confusion": confusion, "methods": names}
+
+
+def _features(
+    config: Experiment, fingerprint: str, preprocess: Mapping[str, Any], tasks: Sequence[Task]
+) -> list[Tensor] | None:
+    """Theta0's features of all test images that are measured, by whichever kind of device."""
+    for device in ("cpu", "cuda"):
+        store, found = FeatureStore(config.storage, fingerprint, preprocess, device), []
+        for task in tasks:
+            count = min(task.test_rows, config.evaluation.max_images or task.test_rows)
+            if (feature_ND := store.load("image", task, "fp32", count)) is None:
+                break
+            found.append(feature_ND)
+        if len(found) == len(tasks):
+            return found
+    return None

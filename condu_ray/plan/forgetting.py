@@ -1,0 +1,140 @@
+"""Removing what a run keeps of a task that it has forgotten, and saying what of it is left; no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from condu_ray.store import artifacts
+from condu_ray.store.artifacts import ArtifactError
+from condu_ray.store.backend import backend
+from condu_ray.store.layout import (
+    damaged_folder,
+    datasets_folder,
+    expert_folder,
+    experts_folder,
+    features_folder,
+    ledger_path,
+    prototypes_folder,
+    run_folder,
+    runs_folder,
+    sessions_folder,
+)
+from condu_ray.store.ledger import Entry, read_entries, read_history
+from condu_ray.store.location import Location, Place
+
+
+@dataclass(frozen=True)
+class Purged:
+    """What was removed of a task, and what was not.
+
+    Attributes:
+        removed: paths below the storage folder.
+        held: paths below it that stay, each with the runs that hold it.
+        left: what else is left of the task, in words.
+    """
+
+    removed: tuple[str, ...]
+    held: tuple[tuple[str, tuple[str, ...]], ...]
+    left: tuple[str, ...]
+
+
+def forgotten_before(run: Place, task: str) -> bool:
+    """Whether a run's ledgers have learned a task, whatever became of it."""
+    return any(entry.task == task for _, entry in _lines(run))
+
+
+def purge(storage: Place, run_name: str, task: str) -> Purged:
+    """Removes a forgotten task's sessions, experts, exemplars, prototypes, routers' sums and theta0's features.
+
+    What another run of the storage holds stays. The same call does what a kill left.
+
+    Args:
+        storage: storage folder.
+        run_name: of the run, whose settings have the task no more.
+        task: the task.
+
+    Raises:
+        LedgerError: a ledger of any run is damaged, so that nobody knows what it holds.
+        OSError: something cannot be removed.
+    """
+    run, removed, held = run_folder(storage, run_name), list[str](), list[tuple[str, tuple[str, ...]]]()
+
+    def take(folder: Place, shelf: str, holders: Iterable[str] = ()) -> None:
+        path = f"{shelf}/{folder.name}"
+        if who := tuple(sorted(set(holders))):
+            held.append((path, who))
+            return
+        backend(folder).remove(folder)
+        removed.append(path)
+
+    for method in artifacts.names(run):
+        for folder in _artifacts(sessions_folder(run, method)):
+            if task in _meta(folder).get("tasks", ()):
+                take(folder, f"runs/{run_name}/{method}/sessions")
+    others = [name for name in artifacts.names(runs_folder(storage)) if name != run_name]
+    experts, learners = dict[str, set[str]](), set[str]()
+    for name in others:
+        for entry in _counting(run_folder(storage, name)):
+            experts.setdefault(str(entry.expert), set()).add(name)
+            learners |= {name} if entry.task == task else set()
+    keys = {entry.expert for _, entry in _lines(run) if entry.task == task and entry.expert is not None}
+    keys -= {entry.expert for entry in _counting(run)}  # one that was imported may serve two tasks
+    for key in sorted(_with_copies(storage, keys)):
+        for shelf, folder in (("experts", expert_folder(storage, key)), ("damaged/experts", _aside(storage, key))):
+            if backend(folder).exists(folder):
+                take(folder, shelf, experts.get(key, ()))
+    for shelf, place in (("prototypes", prototypes_folder(storage)), ("features", features_folder(storage))):
+        for folder in _artifacts(place):
+            if _meta(folder).get("task") == task:
+                take(folder, shelf, learners)
+    data = [f"datasets/{name}" for name in artifacts.names(datasets_folder(storage)) if name.startswith(f"{task}-")]
+    return Purged(tuple(removed), tuple(held), tuple(_left(data)))
+
+
+def _left(data: Iterable[str]) -> Iterator[str]:
+    for path in data:
+        yield f"{path}: images that were converted from your data; remove the folder by hand"
+    yield "your own data, bundles and models that were exported or registered, and backups: no run reaches them"
+    yield "accuracies, in evaluations/, MLflow and reports that are elsewhere: numbers, no weights and no images"
+
+
+def _with_copies(storage: Place, keys: Iterable[str]) -> set[str]:
+    """Keys, and those under which storage has the same experts (`adopt_expert`)."""
+    found = set(keys)
+    for folder in _artifacts(experts_folder(storage)):
+        adopted = _meta(folder).get("adopted")
+        if adopted and (folder.name in found or adopted in found):
+            found |= {folder.name, str(adopted)}
+    return found
+
+
+def _aside(storage: Place, key: str) -> Location:
+    return Location(damaged_folder(storage)) / "experts" / key
+
+
+def _lines(run: Place) -> Iterator[tuple[str, Entry]]:
+    """Every session that a run's ledgers ever committed, by method."""
+    for method in artifacts.names(run):
+        path = ledger_path(run, method)
+        if backend(path).exists(path):
+            yield from ((method, line) for line in read_history(path)[0] if isinstance(line, Entry))
+
+
+def _counting(run: Place) -> Iterator[Entry]:
+    for method in artifacts.names(run):
+        path = ledger_path(run, method)
+        if backend(path).exists(path):
+            yield from read_entries(path)[0]
+
+
+def _artifacts(shelf: Place) -> Iterator[Place]:
+    return (shelf / name for name in artifacts.names(shelf))
+
+
+def _meta(folder: Place) -> dict[str, Any]:
+    try:
+        return artifacts.read_meta(folder)
+    except ArtifactError:
+        return {}

@@ -1,0 +1,117 @@
+"""The compiled loops against torch's path: the same bits of everything, whatever the dtype, shape, thread or number of
+tasks."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import condu_ray.merging.unify as module
+from condu_ray.merging import DeltaError, UnifiedDelta, blocks, fused, trigger
+from tests.merging.deltas import DTYPES, SHAPES, grid_deltas, normal_deltas
+
+WIDE = SHAPES | {"blocks": (8 * blocks.BLOCK,), "more": (5, 997), "pieces": (8 * blocks.BLOCK * fused.PIECE + 12_345,)}
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """Does something by the compiled loops, on two threads, and by torch."""
+    threads = torch.get_num_threads()
+
+    def call(work):
+        found = []
+        for start in (1, 1 << 60):
+            monkeypatch.setattr(module, "FUSED_FROM", start)
+            monkeypatch.setattr(module, "FUSED_AFTER", 1 << 60)
+            torch.set_num_threads(2)
+            found.append(work())
+        return found
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+def delta_of(task, dtype):
+    """Ties, zeros and lone tasks; plain values; values so small that half precision rounds them to 0."""
+    if task % 3 == 0:
+        return grid_deltas(1, task, dtype, WIDE)[0]
+    (delta,) = normal_deltas(1, task, torch.float32, WIDE)
+    return {name: (tensor * (1e-7 if task % 5 == 4 else 1)).to(dtype) for name, tensor in delta.items()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_same_bits_as_by_torch(both, dtype):
+    state = UnifiedDelta.empty()
+    for task in range(10):
+        delta = delta_of(task, dtype)
+        compiled, plain = both(lambda delta=delta, state=state, task=task: state.unify(str(task), delta))
+        assert compiled.equal(plain), task
+        state = compiled
+    for task in ("3", "9"):
+        compiled, plain = both(lambda task=task: state.decouple(task))
+        for name, tensor in compiled.items():
+            assert tensor.shape == plain[name].shape
+            assert torch.equal(tensor, plain[name]), name
+            assert torch.equal(tensor.signbit(), plain[name].signbit()), name
+
+
+@pytest.mark.parametrize("rescaler", ["l1", "tensor_mean"])
+def test_the_same_bits_for_deltas_that_do_not_lie_in_one_piece(both, rescaler):
+    first, second = ({"w": torch.randn(300, 40, generator=torch.Generator().manual_seed(k)).T} for k in range(2))
+    compiled, plain = both(lambda: UnifiedDelta.empty().unify("a", first, rescaler=rescaler).unify("b", second))
+    assert compiled.equal(plain)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_refuses_what_is_not_finite(monkeypatch, dtype, value):
+    monkeypatch.setattr(module, "FUSED_FROM", 1)
+    state = UnifiedDelta.empty().unify("a", {"w": torch.ones(3000, dtype=dtype)})
+    with pytest.raises(DeltaError, match=r"task 'b': tensor 'w' holds (nan|-?inf)"):
+        state.unify("b", {"w": torch.ones(3000, dtype=dtype).index_fill(0, torch.tensor([2777]), value)})
+
+
+def test_an_overflow_of_half_precision_is_refused(both):
+    def work():
+        state = UnifiedDelta.empty().unify("a", {"w": torch.tensor([60000.0] * 9 + [1.0]).half()})
+        state = state.unify("b", {"w": torch.tensor([-60001.0] * 8 + [0.0, 1.0]).half()})
+        with pytest.raises(DeltaError, match=r"overflows torch\.float16"):
+            state.unify("c", {"w": torch.zeros(10).half()})
+
+    both(work)
+
+
+def test_what_numba_bakes_in_is_what_the_package_says():
+    assert (fused.BLOCK, fused._GROUP) == (blocks.BLOCK, trigger.GROUP)
+
+
+def test_small_deltas_do_not_load_the_compiler():
+    code = (
+        "import sys, torch; from condu_ray.merging import UnifiedDelta;"
+        "UnifiedDelta.empty().unify('a', {'w': torch.ones(9)}).decouple('a'); sys.exit('numba' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_without_numba_torch_does_it(monkeypatch):
+    module.fused.cache_clear()
+    monkeypatch.setitem(sys.modules, "condu_ray.merging.fused", None)
+    monkeypatch.setattr(module, "FUSED_FROM", 1)
+    try:
+        state = UnifiedDelta.empty().unify("a", {"w": torch.ones(9)})
+        assert state.norms == {"a": 9.0}
+        assert module.fused() is None
+    finally:
+        module.fused.cache_clear()
+
+
+def test_a_process_that_unifies_much_takes_the_compiled_loops(monkeypatch):
+    monkeypatch.setattr(module, "_by_torch", [0])
+    monkeypatch.setattr(module, "FUSED_AFTER", 25)
+    delta, taken = {"w": torch.ones(9)}, []
+    state = UnifiedDelta.empty()
+    for task in "abc":
+        taken.append(module.fused_loops(delta))
+        state = state.unify(task, delta)
+    assert taken == [False, False, True]

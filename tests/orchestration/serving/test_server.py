@@ -1,0 +1,131 @@
+"""What is refused before anything starts, and what is said of replicas that fail; without Ray."""
+
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from condu_ray.orchestration.cluster.room import ResourceError
+from condu_ray.orchestration.serving import server as module
+from condu_ray.orchestration.serving.app import NAME, build, configuration
+from condu_ray.orchestration.serving.server import ServeError, Server, check_room, follow, free_port, why
+from condu_ray.use.serving import ServeArguments, Source
+
+
+def test_a_port_that_is_taken_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ResourceError, match=rf"127\.0\.0\.1:{port}: cannot listen there.*--port"):
+            free_port("127.0.0.1", port)
+    assert free_port("127.0.0.1", port) == port
+    assert free_port("127.0.0.1", 0) > 0
+    with pytest.raises(ResourceError, match="give --host or --port"):
+        free_port("192.0.2.77", 8000)  # an address of documents, of no machine
+
+
+def test_replicas_that_would_wait_for_ever_are_refused():
+    arguments = ServeArguments(run="r", min_replicas=2, max_replicas=2, cpus_per_replica=0.5, fronts=2)
+    check_room(arguments, {"CPU": 2.2}, 0.1)
+    with pytest.raises(ResourceError, match=r"4 replicas and 2 fronts ask for 2.2 CPUs, and the cluster has 2"):
+        check_room(arguments, {"CPU": 2.0}, 0.1)
+    on_gpus = arguments.model_copy(update={"gpus_per_replica": 0.5})
+    check_room(on_gpus, {"CPU": 8.0, "GPU": 2.0}, 0.1)
+    with pytest.raises(ResourceError, match=r"ask for 2 GPUs, and the cluster has 0.*--gpus_per_replica"):
+        check_room(on_gpus, {"CPU": 8.0}, 0.1)
+
+
+def test_the_reason_of_a_failure_is_its_last_error():
+    text = """The deployment failed to start 2 times in a row.
+    Traceback (most recent call last):
+      File "a.py", line 3, in work
+    condu_ray.use.served.UseError: r: has no method 'x'
+    """
+    assert why(text) == "condu_ray.use.served.UseError: r: has no method 'x'"
+    assert why("it is gone") == "it is gone"
+    assert why("") == "no reason is given"
+
+
+def test_an_address_is_one_that_a_browser_opens():
+    arguments = ServeArguments(run="r")
+    assert Server(arguments, "127.0.0.1", 8000).address == "http://127.0.0.1:8000"
+    assert Server(arguments, "0.0.0.0", 8000).address == "http://127.0.0.1:8000"
+    assert Server(arguments, "::1", 8000).address == "http://[::1]:8000"
+
+
+def test_a_new_source_changes_the_user_config_alone():
+    arguments = ServeArguments(run="r", session=1)
+    one, two = (configuration(arguments, Source(run="r", session=number), {}) for number in (1, 2))
+    assert one["name"] == NAME
+    assert {key for key in one if one[key] != two[key]} == {"deployments"}
+    assert [deployment["user_config"]["session"] for deployment in two["deployments"]] == [2, 2, 2]
+
+
+def test_settings_reach_the_deployments():
+    given = {"run": "r", "max_ongoing_requests": 7, "max_queued_requests": 5, "min_replicas": 1, "max_replicas": 3,
+             "target_ongoing_requests": 4, "cpus_per_replica": 0.3, "gpus_per_replica": 0.5, "fronts": 2}  # fmt: skip
+    front = build(given)._bound_deployment
+    router, experts = (bound._bound_deployment for bound in front.init_args[1:])
+    for one in (router, experts):
+        assert (one.max_ongoing_requests, one.max_queued_requests) == (7, 5)
+        scaling = one._deployment_config.autoscaling_config
+        assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 3, 4)
+        assert (one.ray_actor_options["num_cpus"], one.ray_actor_options["num_gpus"]) == (0.3, 0.5)
+    assert front.num_replicas == 2
+    assert front.max_ongoing_requests > 12  # it refuses itself, in a sentence, what these have no room for
+
+
+class Watched:
+    """A server whose failures are given in turn; the last for ever."""
+
+    def __init__(self, *failures):
+        self.failures, self.now, self.deployed = list(failures), Source(run="r", session=1), []
+
+    def failure(self):
+        return self.failures.pop(0) if len(self.failures) > 1 else self.failures[0]
+
+    def deploy(self, now):
+        self.now = now
+        self.deployed.append(now)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes by sleeping alone."""
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    return now
+
+
+def test_a_replica_that_is_replaced_ends_nothing_and_one_that_never_comes_does(clock):
+    watched = Watched(*["x"] * 50, None, "Error: no memory")
+    with pytest.raises(ServeError, match="no memory"):
+        follow(watched, 0, lambda: None, print)
+    assert clock[0] == pytest.approx(module.START_SECONDS + 51 * module.POLL_SECONDS, abs=1)
+
+
+def test_a_new_session_is_looked_for_and_served(clock):
+    found = [Source(run="r", session=1), OSError("out of reach"), Source(run="r", session=2)]
+    said = []
+
+    def latest():
+        one = found.pop(0) if len(found) > 1 else found[0]
+        if isinstance(one, OSError):
+            raise one
+        return one
+
+    def say(text):
+        said.append((round(clock[0]), text))
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    watched = Watched(None)
+    with pytest.raises(KeyboardInterrupt):
+        follow(watched, 10, latest, say)
+    assert watched.deployed == [Source(run="r", session=2)]
+    assert [at for at, _ in said] == pytest.approx([20, 30], abs=1)
+    assert "out of reach" in said[0][1]
+    assert "session 2 of r" in said[1][1]

@@ -1,0 +1,96 @@
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from condu_ray.store.bucket import CONNECTED, Bucket
+from condu_ray.store.location import Location
+from jobs.faults.servers import seaweed
+
+numbers = itertools.count()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Copies of what is in buckets go to a folder of the test."""
+    monkeypatch.setenv("CONDU_RAY_CACHE", str(tmp_path / "copies"))
+    return tmp_path / "copies"
+
+
+@pytest.fixture
+def memory():
+    """A bucket that is a dictionary of this process."""
+    from obstore.store import MemoryStore
+
+    url = f"s3://memory{next(numbers)}"
+    CONNECTED[url] = Bucket(MemoryStore(), url)
+    yield Location(url)
+    del CONNECTED[url]
+
+
+@pytest.fixture(scope="session")
+def moto_server():
+    """The address of moto's S3."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [os.path.join(os.path.dirname(sys.executable), "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/moto-api/", timeout=1).close()
+                break
+            except OSError:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def use(monkeypatch, address):
+    """Says where S3 is, as a user would."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def seaweed_server(tmp_path_factory):
+    with seaweed(tmp_path_factory.mktemp("seaweed") / "data") as environment:
+        yield environment
+
+
+@pytest.fixture
+def seaweedfs(seaweed_server, monkeypatch):
+    """A new folder of a bucket of SeaweedFS."""
+    for name, value in seaweed_server.items():
+        monkeypatch.setenv(name, value)
+    yield Location(f"s3://condu/{next(numbers)}")
+    CONNECTED.pop("s3://condu", None)
+
+
+@pytest.fixture
+def moto(moto_server, monkeypatch):
+    """A new bucket of moto's."""
+    use(monkeypatch, moto_server)
+    place = Location(f"s3://moto{next(numbers)}")
+    request = urllib.request.Request(f"{moto_server}/{place.bucket}", method="PUT")
+    urllib.request.urlopen(request, timeout=10).close()
+    yield place
+    CONNECTED.pop(str(place), None)
