@@ -22,7 +22,7 @@ setup: .venv/installed  ## make .venv from requirements.lock
 	@touch $@
 
 demo: setup  ## learn mini-MTIL by five methods on the embedded default
-	$(PY) jobs/run_mtil.py --recipe mini_mtil --method condu,condu-svd,sequential,individual,zero-shot --merging.bits 0.4 --storage $(STORAGE)
+	$(PY) jobs/run_mtil.py --recipe mini_mtil --protocol task,union --method condu,condu-svd,sequential,individual,zero-shot --merging.bits 0.4 --storage $(STORAGE)
 
 test: setup  ## all tests
 	$(PY) -m pytest $(SIDE_BY_SIDE)
