@@ -1,4 +1,4 @@
-"""Bundle size against the number of tasks: ``jobs/bench/bundles.py RUN --method condu``, of each of a run's sessions.
+"""Bundle size against the number of tasks: `jobs/bench/bundles.py RUN --method condu`, of each of a run's sessions.
 
 Every session is written as `condu-ray export --bundle` does, and counted from the files. Prints a table, and JSON with
 `--json FILE`.

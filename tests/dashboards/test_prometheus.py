@@ -92,10 +92,13 @@ def test_the_operator_scrapes_the_ports_that_the_pods_have():
     monitor, _ = yaml.safe_load_all((generate.HERE / "kubernetes" / "prometheus.yaml").read_text())
     cluster = yaml.safe_load((CLUSTER / "base" / "raycluster.yaml").read_text())["spec"]
     pods = [cluster["headGroupSpec"]["template"], *(group["template"] for group in cluster["workerGroupSpecs"])]
+    endpoints = {one["port"]: one["relabelings"] for one in monitor["spec"]["podMetricsEndpoints"]}
     numbers = set()
-    for pod in pods:
+    for place, pod in enumerate(pods):
         ports = {port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]}
-        numbers.add(ports[monitor["spec"]["podMetricsEndpoints"][0]["port"]])
+        scraped = set(endpoints) & set(ports)
+        assert scraped == (set(endpoints) if place == 0 else {"metrics"})  # the head has the autoscaler and dashboard
+        numbers |= {ports[name] for name in scraped}
     policies = [
         policy
         for policy in yaml.safe_load_all((CLUSTER / "services" / "network.yaml").read_text())
@@ -110,5 +113,6 @@ def test_the_operator_scrapes_the_ports_that_the_pods_have():
     spaces = yaml.safe_load_all((CLUSTER / "services" / "namespace.yaml").read_text())
     assert namespace in {space["metadata"]["name"] for space in spaces}
     assert monitor["spec"]["selector"]["matchExpressions"] == policy["spec"]["podSelector"]["matchExpressions"]
-    relabelled = monitor["spec"]["podMetricsEndpoints"][0]["relabelings"]
-    assert relabelled == [{"targetLabel": "job", "replacement": "ray"}]  # the alerts ask for up{job="ray"}
+    assert endpoints["metrics"] == [{"targetLabel": "job", "replacement": "ray"}]  # the alerts ask for up{job="ray"}
+    assert all(len(labels) == 1 and labels[0]["targetLabel"] == "job" for labels in endpoints.values())
+    assert len({labels[0]["replacement"] for labels in endpoints.values()}) == len(endpoints)

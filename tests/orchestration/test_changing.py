@@ -60,7 +60,8 @@ def home(made, tmp_path, monkeypatch):
     def no_cluster(*_):
         yield
 
-    def work(engine, results, display, told, *, staged=False):
+    def work(engine, results, display, told, held, *, staged=False):
+        held()
         work_here(engine.checked, results, staged=staged)
         return SimpleNamespace(reused=0)
 
