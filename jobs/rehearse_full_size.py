@@ -57,6 +57,7 @@ class Memory:
                 with suppress(psutil.Error):
                     sizes.append(process.memory_full_info().pss)
             total += sum(sizes)
+            role = role.strip()  # Ray's titles are as long as the command lines that they stand in for
             self.most[role] = max(self.most.get(role, 0), *sizes, 0)
         self.most["all together"] = max(self.most.get("all together", 0), total)
 
@@ -113,7 +114,7 @@ def table(found: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]
     """Returns what was found as a file of results has it."""
     rows: list[list[Any]] = [["time", name, f"{value:.1f} s"] for name, value in found["seconds"].items()]
     by_size = sorted(found["memory"].items(), key=lambda entry: -entry[1])
-    rows += [["memory, at most", name, f"{value / 2**30:.2f} GiB"] for name, value in by_size if value > 2**25]
+    rows += [["memory, at most", name, f"{value / 2**30:.2f} GiB"] for name, value in by_size if value > 2**28]
     rows += [["disk", name, f"{value / 1e6:,.1f} MB"] for name, value in found["disk"].items()]
     versions = found["versions"]
     return {
