@@ -136,8 +136,9 @@ def serving(
                 server.wait()
             yield server
         finally:
-            if stop.asked() is not None:  # Ray's threads remark on actors that end; `end` writes by itself
-                sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+            if stop.asked() is not None:  # Ray's threads remark on actors that end; `stop.end` writes by itself
+                sys.stdout.flush()
+                sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
             with suppress(Exception), env.quiet():  # the cluster may be gone; its raylet tells of actors that end
                 serve.delete(NAME) if there else serve.shutdown()
 
