@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.cluster import env, stop
 from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.cluster.room import ResourceError
 from condu_ray.orchestration.watch.lines import Lines
@@ -135,6 +136,9 @@ def serving(
                 server.wait()
             yield server
         finally:
+            if stop.asked() is not None:  # Ray's threads remark on actors that end; `stop.end` writes by itself
+                sys.stdout.flush()
+                sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
             with suppress(Exception), env.quiet():  # the cluster may be gone; its raylet tells of actors that end
                 serve.delete(NAME) if there else serve.shutdown()
 

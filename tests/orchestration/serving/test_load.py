@@ -37,7 +37,7 @@ def test_the_command_serves_until_it_is_told_to_end(storage, number, tmp_path):
     with said.open("w") as out:
         ended = subprocess.Popen([*command, "--port", "0", "--threads", "1"], stdout=out, stderr=out)
         try:
-            until(lambda: "http://127.0.0.1:" in said.read_text() or ended.poll() is not None, 200)
+            until(lambda: "http://127.0.0.1:" in said.read_text() or ended.poll() is not None, 500)
             address = next(word for word in said.read_text().split() if word.startswith("http://"))
             with urlopen(f"{address}healthz", timeout=60) as answer:
                 assert json.load(answer)["status"] == "ok"
@@ -49,11 +49,11 @@ def test_the_command_serves_until_it_is_told_to_end(storage, number, tmp_path):
             ended.kill()
             ended.wait()
     assert code == 128 + number
-    last = said.read_text().strip().splitlines()[-1]
+    after = said.read_text().partition("(Ctrl-C ends it)")[2].strip()
     name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number]
-    assert last == f"stopped by {name}: nothing is served any more, and the run is as it was"
+    assert after == f"stopped by {name}: nothing is served any more, and the run is as it was"
     assert "Traceback" not in said.read_text()
-    end = time.monotonic() + 20
+    end = time.monotonic() + 90  # on a machine that is full
     while any(map(alive, children)):
         assert time.monotonic() < end, said.read_text()
         time.sleep(0.2)
