@@ -37,7 +37,7 @@ from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
 from condu_ray.plan.trials import Trial, count_records, make_trials, read_records, sweep_name
 from condu_ray.store import artifacts
-from condu_ray.store.backend import backend
+from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.layout import report_folder, sweep_config_path, sweep_folder, tune_folder
 from condu_ray.store.lease import lease
@@ -63,6 +63,11 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         ValueError, RuntimeError: bad input, before anything was spent.
     """
     begin, lines = time.perf_counter(), Lines()
+    if on_disk(sweep.storage) is None:
+        raise ValueError(
+            f"--storage {sweep.storage}: sweeps in a bucket are not done yet; give a folder of a local or shared file "
+            "system, or give each order to a run of its own (--tasks)"
+        )
     check_tracking(sweep)
     if sweep.shots is not None and sweep.seeds > 1:
         raise ValueError(
