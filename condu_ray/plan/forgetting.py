@@ -42,7 +42,7 @@ class Purged:
 
 def forgotten_before(run: Place, task: str) -> bool:
     """Whether a run's ledgers have learned a task, whatever became of it."""
-    return any(entry.task == task for _, entry in _lines(run))
+    return any(entry.task == task for entry in _ever(run))
 
 
 def purge(storage: Place, run_name: str, task: str) -> Purged:
@@ -79,7 +79,7 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
         for entry in _counting(run_folder(storage, name)):
             experts.setdefault(str(entry.expert), set()).add(name)
             learners |= {name} if entry.task == task else set()
-    keys = {entry.expert for _, entry in _lines(run) if entry.task == task and entry.expert is not None}
+    keys = {entry.expert for entry in _ever(run) if entry.task == task and entry.expert is not None}
     keys -= {entry.expert for entry in _counting(run)}  # one that was imported may serve two tasks
     for key in sorted(_with_copies(storage, keys)):
         for shelf, folder in (("experts", expert_folder(storage, key)), ("damaged/experts", _aside(storage, key))):
@@ -114,19 +114,19 @@ def _aside(storage: Place, key: str) -> Location:
     return Location(damaged_folder(storage)) / "experts" / key
 
 
-def _lines(run: Place) -> Iterator[tuple[str, Entry]]:
-    """Every session that a run's ledgers ever committed, by method."""
-    for method in artifacts.names(run):
-        path = ledger_path(run, method)
-        if backend(path).exists(path):
-            yield from ((method, line) for line in read_history(path)[0] if isinstance(line, Entry))
+def _ever(run: Place) -> Iterator[Entry]:
+    """Every session that a run's ledgers ever committed."""
+    return (line for path in _ledgers(run) for line in read_history(path)[0] if isinstance(line, Entry))
 
 
 def _counting(run: Place) -> Iterator[Entry]:
-    for method in artifacts.names(run):
-        path = ledger_path(run, method)
-        if backend(path).exists(path):
-            yield from read_entries(path)[0]
+    """Those that count still."""
+    return (entry for path in _ledgers(run) for entry in read_entries(path)[0])
+
+
+def _ledgers(run: Place) -> Iterator[Place]:
+    paths = (ledger_path(run, method) for method in artifacts.names(run))
+    return (path for path in paths if backend(path).exists(path))
 
 
 def _artifacts(shelf: Place) -> Iterator[Place]:

@@ -1,4 +1,4 @@
-"""Where Ray Train and Ray Tune keep what is their own: beside the run, on its file system or in its bucket."""
+"""Where Ray Train keeps what is its own: beside the run, on its file system or in its bucket."""
 
 from __future__ import annotations
 
