@@ -22,6 +22,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 GIB = 2**30
 ACTIVATION_BYTES = 36.0
@@ -88,6 +89,7 @@ class Load:
     bf16: bool = True
 
 
+@cache
 def shape(name: str) -> Shape:
     """Returns an open_clip architecture's shape.
 
