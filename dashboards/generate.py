@@ -76,12 +76,17 @@ def operator_objects() -> str:
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": {"name": "condu-ray", "namespace": "monitoring"},
-        "spec": {"groups": rules()},
+        "spec": {"groups": [group | {"rules": [_routed(one) for one in group["rules"]]} for group in rules()]},
     }
     head = (
         "# Written by dashboards/generate.py from prometheus/alerts.yml. For the Prometheus operator in `monitoring`.\n"
     )
     return head + yaml.safe_dump_all([monitor, rule], sort_keys=False, width=110, allow_unicode=True)
+
+
+def _routed(rule: dict[str, Any]) -> dict[str, Any]:
+    """Returns the rule with its namespace as a label: most alerts sum it away, and an Alertmanager asks for it."""
+    return rule | {"labels": rule["labels"] | {"namespace": NAMESPACE}}
 
 
 def files() -> dict[Path, str]:
