@@ -119,8 +119,9 @@ class Cluster(Settings):
     """Logical CPUs a training worker; one always has to stay free for the data workers."""
     gpus_per_worker: float | None = Field(None, ge=0)
     """GPUs a training worker; default: 1 where the cluster has any, else 0."""
-    decoders: int = Field(1, ge=1)
-    """Ray Data actors a training worker that read, decode and augment images (0.2 logical CPUs each)."""
+    decoders: int = Field(0, ge=0)
+    """Ray Data actors a training worker that read, decode and augment images (0.2 logical CPUs each); 0: one without
+    GPUs, and with them one for each CPU of a GPU but the worker's own, four at most."""
     experts_at_once: int = Field(0, ge=0)
     """Experts that a lane takes at once, sharing a data pipeline; 0: short ones up to eight, long ones one by one."""
 

@@ -74,7 +74,9 @@ class Engine:
 
     def _lane(self, number: int, board: Any) -> Lane:
         folders = {task.name: task.folder for task in self.checked.tasks}
-        return Lane(number, self.config.absolute(), self.checked.spec, folders, self.precision, board)
+        return Lane(
+            number, self.config.absolute(), self.checked.spec, folders, self.precision, self.room.decoders, board
+        )
 
     def _make_prototypes(self, say: Say) -> None:
         """Makes the prototypes, beside the training that has begun, when some method wants them."""
@@ -132,9 +134,12 @@ class Engine:
         """Returns what is to be done, in a line for people."""
         missing, methods = len(self.crew.missing), len(self.config.method)
         shared = sum(len(plan.experts) for one in self.plans for plan in one.methods) - missing
+        decoders = (
+            f", {many} data workers a lane" if (many := self.config.training.workers * self.room.decoders) > 1 else ""
+        )
         return (
             f"{len(self.checked.tasks)} tasks, {methods} methods: {missing} experts to fine-tune in {self.crew.lanes} "
-            f"lanes ({shared} shared or in storage), {self.precision}"
+            f"lanes ({shared} shared or in storage), {self.precision}{decoders}"
         )
 
     def close(self) -> None:

@@ -14,6 +14,10 @@ beside its trainer deadlocks both: once a node is gone, the lane that it had sta
 trainer, and must not find room that data workers of the others were to have."""
 EVALUATOR_CPUS = 0.25
 """Logical CPUs of an evaluator or encoder actor, for the same reason."""
+MOST_DECODERS = 4
+"""Data workers a training worker that are chosen where nobody says how many: a photograph takes a core 2 to 3 ms (it is
+cropped and resized as open_clip does), so that four give a GPU 1,300 to 2,000 a second; each takes memory, of which
+`cluster/sizing.py` counts so many."""
 TRIAL_CPUS = 0.01
 """Logical CPUs of a sweep's trial, which merges now and then; Tune takes no zero."""
 
@@ -31,12 +35,14 @@ class Room:
         gpus_per_worker: GPUs a training worker.
         gpus_per_evaluator: GPUs an evaluator or encoder.
         evaluators: evaluator actors.
+        decoders: data workers a training worker.
     """
 
     lanes: int
     gpus_per_worker: float
     gpus_per_evaluator: float
     evaluators: int
+    decoders: int = 1
 
 
 def room(
@@ -58,7 +64,7 @@ def room(
         threads: CPU threads a worker.
         cpus_per_worker: logical CPUs a worker.
         gpus_per_worker: GPUs a worker; None: 1 where there are any, shared where there is only one.
-        decoders: data workers a training worker.
+        decoders: data workers a training worker; 0: what the CPUs of a GPU are enough for, 1 without GPUs.
         lanes: lanes asked for; 0: as many as fit.
         evaluators: evaluators asked for; 0: one for two lanes on CPU, one in eight GPUs otherwise, at least one.
 
@@ -73,6 +79,8 @@ def room(
         gpu_evaluator = 1.0 if gpus >= 2 else max(0.0, 1.0 - gpu_each)
     elif gpus_per_worker:
         raise ResourceError(f"cluster.gpus_per_worker is {gpus_per_worker:g}, but the cluster has no GPU")
+    if not decoders:
+        decoders = min(MOST_DECODERS, max(1, int(cpus // max(gpus, 1)) - 1)) if gpu_each else 1
     lane_cpus = workers * (cpus_per_worker + decoders * DECODER_CPUS)
     wanted_evaluators = evaluators or (max(1, int(gpus // 8)) if gpu_each else 0)
     fit = int((cpus - max(1, wanted_evaluators) * EVALUATOR_CPUS) / lane_cpus + 1e-9)
@@ -90,7 +98,7 @@ def room(
     busy = max(1, int(cpus // (workers * threads)))  # more lanes than cores would only share them
     chosen = lanes or (fit if gpu_each else min(fit, busy))
     spare = int((cpus - chosen * lane_cpus) / EVALUATOR_CPUS + 1e-9)
-    return Room(chosen, gpu_each, gpu_evaluator, wanted_evaluators or max(1, min(chosen // 2, spare)))
+    return Room(chosen, gpu_each, gpu_evaluator, wanted_evaluators or max(1, min(chosen // 2, spare)), decoders)
 
 
 def room_for(config: Experiment, resources: dict[str, float] | None = None) -> Room:

@@ -163,7 +163,7 @@ def _stream(lane: Lane, todo: Sequence[PlannedExpert], tasks: Mapping[str, Task]
         preprocess=lane.backbone.preprocess,
         augment=first.augment,
         batch_size=first.batch_size // world,
-        decoders=lane.config.cluster.decoders,
+        decoders=lane.decoders,
         frozen=first.crops == "frozen",
     )
     return started(batches)
@@ -192,7 +192,7 @@ def fit_lane(lane: Lane, room: Room, folder: Place) -> None:
         scaling_config=ScalingConfig(
             num_workers=training.workers,
             use_gpu=room.gpus_per_worker > 0,
-            resources_per_worker={"CPU": cluster.cpus_per_worker + cluster.decoders * (DECODER_CPUS - DECODER_ASKS)}
+            resources_per_worker={"CPU": cluster.cpus_per_worker + room.decoders * (DECODER_CPUS - DECODER_ASKS)}
             | ({"GPU": room.gpus_per_worker} if room.gpus_per_worker else {}),
         ),
         run_config=RunConfig(

@@ -27,6 +27,7 @@ class Lane:
         backbone: the backbone.
         tasks: folder of each task.
         precision: resolved training precision.
+        decoders: data workers of each training worker.
         board: the board's handle.
     """
 
@@ -35,6 +36,7 @@ class Lane:
     backbone: BackboneSpec
     tasks: Mapping[str, Place]
     precision: str
+    decoders: int
     board: Any
 
     @property

@@ -32,6 +32,23 @@ def test_room(resources, change, lanes, evaluators, gpus):
 
 
 @pytest.mark.parametrize(
+    ("resources", "decoders"),
+    [
+        ({"CPU": 2}, 1),
+        ({"CPU": 64}, 1),
+        ({"CPU": 16, "GPU": 1}, 4),
+        ({"CPU": 16, "GPU": 4}, 3),
+        ({"CPU": 4, "GPU": 4}, 1),
+        ({"CPU": 2, "GPU": 1}, 1),
+    ],
+)
+def test_data_workers_follow_from_the_cpus_of_a_gpu_where_nobody_says_how_many(resources, decoders):
+    assert room(resources, **(BASE | {"decoders": 0})).decoders == decoders
+    assert room({"CPU": 64, "GPU": 1}, **(BASE | {"decoders": 2})).decoders == 2
+    assert room(resources, **(BASE | {"decoders": 0, "gpus_per_worker": 0})).decoders == 1
+
+
+@pytest.mark.parametrize(
     ("resources", "change", "words"),
     [
         ({"CPU": 1}, {"cpus_per_worker": 1.0}, "one lane of 1 workers needs 1.2 CPUs"),

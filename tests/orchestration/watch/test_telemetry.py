@@ -411,7 +411,7 @@ def test_a_worker_reports_now_and_then_and_leaves_no_step_out(sent, monkeypatch,
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
     config = Experiment(run="r")
-    lane, expert = Lane(3, config, None, {}, "fp32", board), PlannedExpert(config, "condu", "a", 0, "key")
+    lane, expert = Lane(3, config, None, {}, "fp32", 1, board), PlannedExpert(config, "condu", "a", 0, "key")
     report = module.reporter(lane, rank, expert)
     for step in range(1, 21):
         clock[0] += 0.1
