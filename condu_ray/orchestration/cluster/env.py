@@ -125,7 +125,10 @@ def _init(address: str, space: str) -> None:
         if callable(handler):
             handler(signal.SIGTERM, None)
         raise
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError | RuntimeError | ValueError) and type(error) is not Exception:
+            raise
+        # Ray raises a bare Exception for a node that takes too long to start, as on a machine that is very busy.
         what = "no Ray cluster can be started here" if address == "local" else f"no cluster can be joined at {address}"
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SurroundingsError(f"{what}: {why}; see --cluster.address, RAY_ADDRESS and RAY_TMPDIR") from error
