@@ -317,7 +317,7 @@ def test_an_expert_that_shouts_over_unknown_classes_counts_no_more_than_its_shar
     text = evaluator.features.text(PRETRAINED, strange, "fp32")
     quiet = torch.tensor([4.0, 0.0, 0.0, 0.0])
 
-    def logits(expert, wanted):
+    def logits(expert, wanted, columns):
         return (torch.tensor([0.0, 50.0, 0.0, 0.0]) if expert == 0 else quiet).expand(int(wanted.sum()), 4)
 
     found = mixture(base, text, routing, answers((strange,), learned, id_C), id_C, logits)
