@@ -65,7 +65,8 @@ class Features:
         keep_experts: bool = False,
     ) -> None:
         self.backbone, self.precision, self.device = backbone, precision, torch.device(device)
-        self.theta0 = backbone.snapshot()
+        # Where the model is: a swap is then a copy there, and of a delta that is made there nothing crosses the bus.
+        self.theta0 = {name: tensor.to(self.device) for name, tensor in backbone.snapshot().items()}
         backbone.model.to(self.device).eval()
         self.decoded = Decoded(backbone.spec.preprocess, batch_size, max_images)
         self._storage, self._keep_experts = storage, keep_experts

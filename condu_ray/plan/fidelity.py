@@ -43,7 +43,8 @@ class Fidelity:
         if method.config.evaluation.fidelity == "whole":
             delta = self._delta(method, state, task)
             assert delta is not None, "a method that merges has a delta for a learned task"
-            whole = reconstruction(load_expert(method.config.storage, state.expert_of(task)), delta)
+            here = {name: tensor.cpu() for name, tensor in delta.items()}
+            whole = reconstruction(load_expert(method.config.storage, state.expert_of(task)), here)
             return {"relative_l2": whole.relative_l2, "sign_agreement": whole.sign_agreement}
         key = self._key(method, state, task)
         if key not in self._found:  # its features were there already

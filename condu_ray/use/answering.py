@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -78,8 +78,6 @@ class Answering:
         self.features = Features(
             served.backbone, batch_size=batch_size, max_images=0, precision=served.precision, device=device
         )
-        if device != "cpu":  # a switch of experts is then a copy on the device
-            self.features.theta0 = {name: tensor.to(device) for name, tensor in self.features.theta0.items()}
         self.lock = threading.RLock()
         self._scale = float(served.backbone.model.logit_scale.detach().exp())
         self._prototypes: dict[str, Tensor] = {}
@@ -207,11 +205,14 @@ class Answering:
         if len(narrow) < len(self.tasks):
             return None
 
+        def weights(task: str) -> Weights:  # needed for prompts alone, so that no delta is kept
+            return Weights(self.served.weights(task).name, partial(method.delta, state, task, self.served.load))
+
         def ask(wanted: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
             if not wanted:
                 return {}
             with self.lock:
-                texts = {task: self._texts(self.served.weights(task), space, apart=apart) for task in wanted}
+                texts = {task: self._texts(weights(task), space, apart=apart) for task in wanted}
                 counts = torch.tensor([len(pixels) for pixels in wanted.values()])
                 which, pixels_NHWC = (
                     torch.arange(len(wanted)).repeat_interleave(counts),

@@ -280,8 +280,8 @@ class Predictor:
     def _predictions(
         self, asked: Question, pixels_NHWC: np.ndarray, top_k: int, ask: Ask | None
     ) -> Iterator[Prediction]:
-        if ask is None and self._at_once and asked.weights is None:
-            ask = self._answers.at_once(asked.space, asked.apart)
+        if self._at_once and asked.weights is None:
+            ask = self._answers.at_once(asked.space, asked.apart) or ask
         answer = self._answers.scores(asked.weights, asked.space, pixels_NHWC, asked.apart, ask)
         names = [name for labels in asked.space for name in labels.classes]
         tasks = [None if asked.open else labels.name for labels in asked.space for _ in labels.classes]

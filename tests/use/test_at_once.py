@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -10,7 +11,9 @@ from condu_ray import Predictor
 from condu_ray.learn import features as features_module
 from condu_ray.merging.codes.values import LowRankDeltas
 from condu_ray.store.experts import load_expert
+from condu_ray.use.pictures import pixels
 from condu_ray.use.served import served_run
+from condu_ray.vlm.preprocess import Preprocessor
 
 
 @pytest.fixture
@@ -47,6 +50,9 @@ def test_the_predictions_are_those_of_swapped_weights(found, served, monkeypatch
     swapped.clear()
     assert together.predict(images) == found
     assert not swapped
+    read = np.stack([pixels(one, Preprocessor(together.served.backbone.spec.preprocess)) for one in images])
+    here = together.prepared(read, together.question(), ask=lambda wanted: pytest.fail("experts elsewhere are asked"))
+    assert [replace(one, image=other.image) for one, other in zip(here, found, strict=True)] == found
 
 
 def test_what_has_no_low_rank_is_swapped_as_ever(found, served):

@@ -80,7 +80,10 @@ class EvaluatorActor:
             return ModelState()
         key = f"{method.config.run_name}/{method.name}/{entry.state}"
         if key not in self._states:
-            self._states[key] = load_session(method.config.run_folder, method, entry)
+            state, device = load_session(method.config.run_folder, method, entry), self._evaluator.features.device
+            if device.type != "cpu" and hasattr(state.model, "to"):  # u and the bits: experts are made there
+                state = replace(state, model=state.model.to(device))
+            self._states[key] = state
             while len(self._states) > STATES:
                 self._states.popitem(last=False)
         return self._states[key]
