@@ -80,7 +80,8 @@ def save_expert(
 
     def write(folder: Path) -> None:
         artifacts.save_tensors(folder / FILES["delta"], delta)
-        artifacts.save_tensors(folder / SAMPLE, sample(delta).tensors())
+        if any(tensor.numel() for tensor in delta.values()):
+            artifacts.save_tensors(folder / SAMPLE, sample(delta).tensors())
         for name, save in (files or {}).items():
             save(folder / name)
 

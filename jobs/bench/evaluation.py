@@ -4,8 +4,9 @@
 process, images decoded once, features kept by weights, prompts cut. The other measures every cell as if it were the
 only one, its model already loaded: the state is read from storage, images are decoded, every expert that an image asks
 is put together, and all prompts are encoded at full context. Both compute in one precision, and their accuracies are
-compared before a time is printed. With ``--every N`` the other side measures every N-th cell of a row alone, and its
-time counts N-fold.
+compared before a time is printed. With ``--every N`` the other side measures every N-th cell of a row's learned and
+not learned tasks, and these stand for the others. How near to the experts is what serves the learned tasks, and how
+well that is calibrated, the first side finds beside.
 
 The sides take turns, a session's row each; times are seconds of this process' CPU, for other work on the machine
 lengthens the others. Then every image of a drawn task is answered by K of T experts: by T models in memory, the public
@@ -157,8 +158,10 @@ def matrix(
         reference, spent = Apart(run, precision), dict[tuple[str, str], float]()
         for row in _rows(wanted):
             right = [_timed(spent, ("matrix", one.protocol), partial(actor.measure, one)).correct for one in row]
-            for one, found in list(zip(row, right, strict=True))[(every - 1) // 2 :: every]:
-                told = _timed(spent, ("cell by cell", one.protocol), partial(reference.measure, one), every)
+            chosen = list(zip(row, right, strict=True))[(every - 1) // 2 :: every] or [(row[0], right[0])]
+            for one, found in chosen:
+                key, counts = ("cell by cell", one.protocol), len(row) / len(chosen)
+                told = _timed(spent, key, partial(reference.measure, one), counts)
                 if found != told:
                     where = f"{one.method}, session {one.entry.position + 1}, {one.task}, {one.protocol}"
                     raise SystemExit(f"{where}: {found} images right, cell by cell {told}")
@@ -179,14 +182,14 @@ def matrix(
 
 
 def _rows(wanted: Sequence[Measurement]) -> list[list[Measurement]]:
-    """Parts cells by session and protocol."""
-    found: dict[tuple[int, str], list[Measurement]] = {}
+    """Parts cells by session, protocol, and whether the task is learned: those of a part cost about the same."""
+    found: dict[tuple[int, str, bool], list[Measurement]] = {}
     for one in wanted:
-        found.setdefault((one.entry.position, one.protocol), []).append(one)
+        found.setdefault((one.entry.position, one.protocol, one.seen), []).append(one)
     return list(found.values())
 
 
-def _timed(spent: dict[tuple[str, str], float], key: tuple[str, str], work: Callable[[], R], counts: int = 1) -> R:
+def _timed(spent: dict[tuple[str, str], float], key: tuple[str, str], work: Callable[[], R], counts: float = 1) -> R:
     begin = time.process_time()
     found = work()
     spent[key] = spent.get(key, 0.0) + counts * (time.process_time() - begin)
