@@ -97,6 +97,9 @@ class Evaluation(Settings):
     first_session: Literal["triggers", "pretrained"] = late("triggers")
     """What predicts the learned task after the first session where tasks have triggers (`condu`, `emr`): its expert, or
     the pretrained model, as the public evaluation script has it by a slip."""
+    fidelity: Literal["sample", "whole"] = late("sample")
+    """How near what serves a task is to its expert: estimated at positions that were sampled when the expert was
+    published, with the standard error, or computed over the whole expert, which is read for it at every session."""
 
 
 class Tracking(Settings):

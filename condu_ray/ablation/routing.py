@@ -180,7 +180,7 @@ class Session:
         base_ND, asked = self.image[0][column], []
         if routing.inference.aggregation == "mixture":
 
-            def logits(expert: int, rows_N: Tensor) -> Tensor:
+            def logits(expert: int, rows_N: Tensor, columns: Tensor | None = None) -> Tensor:
                 asked.append(float(rows_N.sum()) if expert != router.PRETRAINED else 0.0)
                 return self.logits(column, expert, at, rows_N)
 
@@ -234,7 +234,7 @@ class Session:
         for new in (0.0, 1.0):
             part = mixture(
                 self.image[0][column], text_CD, routing, who, id_C,
-                lambda expert, rows_N: self.logits(column, expert, at, rows_N), new=new,
+                lambda expert, rows_N, _=None: self.logits(column, expert, at, rows_N), new=new,
             ).chance  # fmt: skip
             chance_N, best_N = part.max(dim=1)
             parts += [best_N, chance_N]

@@ -44,6 +44,7 @@ class Decoded:
     def __init__(self, preprocess: Mapping[str, Any], batch_size: int, max_images: int = 0) -> None:
         self._preprocess, self._batch_size, self._max_images = dict(preprocess), batch_size, max_images
         self._kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._labels: dict[str, np.ndarray] = {}
         self._memory = 0
 
     def count(self, task: Task) -> int:
@@ -52,8 +53,10 @@ class Decoded:
 
     def labels(self, task: Task) -> np.ndarray:
         """Returns the labels of the test images that are used, int64 [N]."""
-        labels = test_labels(task)
-        return labels[sample(labels, self._max_images)]
+        if task.test_fingerprint not in self._labels:
+            labels = test_labels(task)
+            self._labels[task.test_fingerprint] = labels[sample(labels, self._max_images)]
+        return self._labels[task.test_fingerprint]
 
     def batches(self, task: Task) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields pixels uint8 [b, H, W, 3] and labels int64 [b], in file order, the same batches every time."""

@@ -86,7 +86,12 @@ def first_of(id_C: Tensor) -> Tensor:
 
 
 def class_texts(
-    features: Features, weights: Weights, space: Sequence[Task | Labels], apart: bool, precision: str | None = None
+    features: Features,
+    weights: Weights,
+    space: Sequence[Task | Labels],
+    apart: bool,
+    precision: str | None = None,
+    columns: Tensor | None = None,
 ) -> Tensor:
     """Class features over a label space, [C, D].
 
@@ -96,13 +101,20 @@ def class_texts(
         space: tasks whose classes it is.
         apart: whether classes of one name in several tasks are several classes.
         precision: another one than the encoder's.
+        columns: int64, those that are needed: tasks without any are not encoded, and theirs are 0; None: all.
     """
-    text_CD = torch.cat([features.text(weights, other, precision) for other in space])
-    if not apart:
-        return text_CD
-    # One prompt has one feature, to the last bit, whichever batch it was encoded in: a tie goes to the first.
-    first: dict[int, int] = {}
-    return text_CD[[first.setdefault(name, place) for place, name in enumerate(class_ids(space).tolist())]]
+    rows_C = torch.arange(sum(len(task.classes) for task in space))
+    if apart:
+        # One prompt has one feature, to the last bit, whichever batch it was encoded in: a tie goes to the first.
+        first: dict[int, int] = {}
+        rows_C = torch.tensor([first.setdefault(name, place) for place, name in enumerate(class_ids(space).tolist())])
+    owner_C = torch.arange(len(space)).repeat_interleave(torch.tensor([len(task.classes) for task in space]))
+    needed = set(owner_C[rows_C if columns is None else rows_C[columns]].tolist())
+    found = {place: features.text(weights, space[place], precision) for place in sorted(needed)}
+    text_CD = torch.zeros(len(rows_C), next(iter(found.values())).shape[1])
+    for place, text in found.items():
+        text_CD[owner_C == place] = text
+    return text_CD[rows_C]
 
 
 class Evaluator:
@@ -192,10 +204,10 @@ class Evaluator:
         begin, names, inference = time.perf_counter(), list(experts), inference.resolved()
         base_ND = self.features.image(PRETRAINED, task, precision="fp32")
 
-        def logits(expert: int, wanted_N: Tensor) -> Tensor:
+        def logits(expert: int, wanted_N: Tensor, columns: Tensor | None = None) -> Tensor:
             pretrained = expert == router.PRETRAINED
             weights, precision = (PRETRAINED, "fp32") if pretrained else (experts[names[expert]], None)
-            text_CD = self._texts(weights, task, space, apart, precision)
+            text_CD = class_texts(self.features, weights, space or (task,), apart, precision, columns)
             image_BD = self.features.image(weights, task, wanted_N, precision)[wanted_N]
             return self._scale * image_BD @ text_CD.T
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,10 @@ from condu_ray.learn.loop import compute_context
 from condu_ray.merging.delta import Delta
 from condu_ray.store.ledger import ROOT
 from condu_ray.store.location import Place
+from condu_ray.vlm import rowwise
 from condu_ray.vlm.model import Backbone, set_weights
 from condu_ray.vlm.preprocess import normalise, on_device
+from condu_ray.vlm.rowwise import LowRankExpert
 from condu_ray.vlm.zeroshot import image_features, text_features
 
 FEATURE_BYTES = 2**29
@@ -63,7 +65,8 @@ class Features:
         keep_experts: bool = False,
     ) -> None:
         self.backbone, self.precision, self.device = backbone, precision, torch.device(device)
-        self.theta0 = backbone.snapshot()
+        # Where the model is: a swap is then a copy there, and of a delta that is made there nothing crosses the bus.
+        self.theta0 = {name: tensor.to(self.device) for name, tensor in backbone.snapshot().items()}
         backbone.model.to(self.device).eval()
         self.decoded = Decoded(backbone.spec.preprocess, batch_size, max_images)
         self._storage, self._keep_experts = storage, keep_experts
@@ -109,6 +112,14 @@ class Features:
             images = on_device(pixels_BHWC, self.device)
             found = image_features(self.backbone.model, normalise(images, self.backbone.spec.preprocess))
         return found.float().cpu()
+
+    def encode_rowwise(self, pixels_BHWC: np.ndarray, experts: Sequence[LowRankExpert], expert_B: Tensor) -> Tensor:
+        """As `encode`, each image by an expert of its own, in one pass; arguments as of `rowwise.encode`."""
+        self._place(PRETRAINED)
+        spec = self.backbone.spec.preprocess
+        with compute_context(self.device, self.precision):
+            images = normalise(on_device(pixels_BHWC, self.device), spec)
+            return rowwise.encode(self.backbone.model, images, experts, expert_B).float().cpu()
 
     def image(
         self, weights: Weights, task: Task, wanted_N: Tensor | None = None, precision: str | None = None

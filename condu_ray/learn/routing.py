@@ -5,9 +5,10 @@ Names: ``N`` = images, ``T`` = learned tasks, ``C`` = classes of the label space
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,9 +23,18 @@ from condu_ray.vlm.mixture import Answers, Mixture, asked
 from condu_ray.vlm.novelty import Known, Novelty
 from condu_ray.vlm.routers import Router, calibrated
 
-Logits = Callable[[int, Tensor], Tensor]
-"""From a candidate (a place among the learned tasks, or `router.PRETRAINED`) and bool [N], the images that want it, to
-its logits of these over the label space, float32 [W, C]."""
+
+class Logits(Protocol):
+    """Asks a candidate for its logits over the label space."""
+
+    def __call__(self, expert: int, wanted_N: Tensor, columns: Tensor | None = None, /) -> Tensor:
+        """Returns logits, float32 [W, C].
+
+        Args:
+            expert: a place among the learned tasks, or `router.PRETRAINED`.
+            wanted_N: bool [N], the W images that want it.
+            columns: int64, those that count, whatever is in the others; None: all.
+        """
 
 
 def plain(name: str) -> str:
@@ -170,12 +180,13 @@ def mixture(
         wanted_N = (share_N > 0) | (strange_N > 0)
         if not wanted_N.any():
             continue
-        logit_WC = logits(expert, wanted_N)
         found.counted[expert] = share_N + strange_N
+        own = unknown[:0] if expert == router.PRETRAINED else who.columns(names[expert])
+        logit_WC = logits(expert, wanted_N, torch.cat([own, unknown]) if (strange_N > 0).any() else own)
         temperature = 1.0
         if expert != router.PRETRAINED:
             temperature = routing.temperatures.get(names[expert], 1.0)
-            found.add(logit_WC, who.columns(names[expert]), share_N, wanted_N, temperature)
+            found.add(logit_WC, own, share_N, wanted_N, temperature)
         # Probabilities are added up here too: logits of experts that never saw these classes differ in scale, and in
         # their sum the loudest expert decides; a flat softmax counts for little.
         found.add(logit_WC, unknown, strange_N, wanted_N, temperature)

@@ -18,6 +18,7 @@ from condu_ray.options import Inference, Lora
 from condu_ray.store.experts import Form
 from condu_ray.store.ledger import ROOT
 from condu_ray.vlm.lora import materialise
+from condu_ray.vlm.rowwise import LowRankExpert
 
 LoadExpert = Callable[[str], Delta]
 """From an expert's key to its delta, or to its factors for a method whose `form` is `factors`."""
@@ -210,9 +211,26 @@ class Method:
         """
         return None
 
+    def low_rank(self, state: ModelState, task: str) -> LowRankExpert | None:
+        """Returns what `delta` does for the image tower, as products of narrow matrices; None: there is no such form.
+
+        Args:
+            state: any state.
+            task: a learned task.
+        """
+        return None
+
     def weights(self, state: ModelState, task: str) -> str:
         """Names the weights that `delta` returns: equal names are equal weights, so that nothing is measured twice."""
         return ROOT
+
+    def content(self, state: ModelState, task: str) -> str:
+        """Names the weights by what they are made of; equal for the weights that sessions leave as they were.
+
+        `weights` unless a method knows better: what is computed with weights is kept under this name, while what was
+        measured keeps the other, so that it is found again.
+        """
+        return self.weights(state, task)
 
     def skips_trigger(self, state: ModelState) -> bool:
         """Whether a learned task is predicted by theta0 for all that: `evaluation.first_session pretrained`."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from condu_ray.merging.codes import low_rank
 from condu_ray.merging.codes.values import Coded, LowRankDeltas, SignedDeltas
-from condu_ray.merging.delta import Delta
+from condu_ray.merging.delta import Delta, fingerprint
 from condu_ray.methods.base import LoadExpert, ModelState
 from condu_ray.methods.merged import Merged
 from condu_ray.methods.registry import register
+from condu_ray.vlm.rowwise import PREFIX, LowRankExpert
 
 
 class CodedMethod(Merged):
@@ -87,6 +89,17 @@ class ConduSvd(CodedMethod):
     """
 
     VALUE = LowRankDeltas
+
+    def low_rank(self, state: ModelState, task: str) -> LowRankExpert | None:
+        """The task's code, unless it has signs of the rest in the image tower."""
+        model: LowRankDeltas = state.model
+        found = low_rank.products(model.codes[task], PREFIX)
+        return None if found is None else LowRankExpert(found, {})
+
+    def content(self, state: ModelState, task: str) -> str:
+        """By the task's code, which no later session changes."""
+        model: LowRankDeltas = state.model
+        return f"{model.KIND}/{fingerprint(model.codes[task])}" if task in model.codes else super().content(state, task)
 
     def merge_settings(self) -> dict[str, Any]:
         """The budget, whatever its value, and whether signs of the rest may be bought."""

@@ -15,16 +15,21 @@ DELTA_BYTES = 2**31
 
 
 class KeptDeltas:
-    """Deltas by name, those that were asked for last."""
+    """Deltas by name, those that were asked for last.
 
-    def __init__(self) -> None:
+    Args:
+        most: bytes that are kept, at most; the delta that was asked for last always stays.
+    """
+
+    def __init__(self, most: int = DELTA_BYTES) -> None:
         self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._most = most
 
     def get(self, name: str, make: Callable[[], D]) -> D:
         """Returns a delta, made where it is not there."""
         if name not in self._kept:
             self._kept[name] = make()
-            while len(self._kept) > 1 and sum(map(_nbytes, self._kept.values())) > DELTA_BYTES:
+            while len(self._kept) > 1 and sum(map(_nbytes, self._kept.values())) > self._most:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(name)
         found: D = self._kept[name]

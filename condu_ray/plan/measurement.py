@@ -67,6 +67,13 @@ def routed(method: Method, seen: bool, protocol: Protocol) -> bool:
     return predicted == "routed" or (predicted == "routed unless learned" and not seen)
 
 
+def judged(method: Method, seen: bool, protocol: Protocol) -> bool:
+    """Whether a measurement also says how near to its expert is what serves a task."""
+    if not method.keeps_model or not seen or protocol not in ("task", "own") or protocol not in PREDICTED[kind(method)]:
+        return False
+    return not routed(method, seen, protocol)
+
+
 def protocols(config: Experiment, method: Method) -> list[Protocol]:
     """Returns those of the run's protocols that a method is measured under."""
     return [protocol for protocol in config.protocol if protocol in PREDICTED[kind(method)]]
@@ -108,4 +115,6 @@ def measurement_key(
     if protocol == "xtail":  # classes of one name are counted in another way
         weights.append(protocol)
     measured = [config.evaluation.max_images, precision]
+    if config.evaluation.fidelity == "whole" and judged(method, seen, protocol):
+        measured.append("whole fidelity")
     return content_hash([VERSION, backbone, weights, task.test_fingerprint, measured])[:24]

@@ -172,6 +172,7 @@ class Results:
                 methods[name]["reconstruction"] = [
                     [
                         {"task": task, "relative_l2": one.relative_l2, "sign_agreement": one.sign_agreement}
+                        | ({} if one.relative_l2_error is None else {"relative_l2_error": one.relative_l2_error})
                         for task, one in list(self._sessions[name, served[0], position].found.items())[: position + 1]
                     ]
                     for position in range(size)

@@ -92,8 +92,9 @@ class StoredRun:
         Columns: `method`, `seed`, `session` (0-based), `learned_task`, `task`, `task_position` (0-based), `seen`
         (whether the task is learned by then), `protocol`, `measured_on` (test or validation images), `correct`,
         `images`, `accuracy` (percent), `relative_l2`, `sign_agreement` and `rescaler` (of learned tasks of methods that
-        merge), `state`, `expert` (keys), and `temperature`, `calibration_before` and `calibration_after` (of learned
-        tasks whose own expert was measured). Probes come after the tasks.
+        merge), `state`, `expert` (keys), `temperature`, `calibration_before` and `calibration_after` (of learned tasks
+        whose own expert was measured), and `relative_l2_error` (standard error of an estimate). Probes come after the
+        tasks.
         """
         from pandas import DataFrame
 
@@ -102,7 +103,7 @@ class StoredRun:
             *("method", "seed", "session", "learned_task", "task", "task_position", "seen", "protocol"),
             *("measured_on", "correct"),
             *("images", "accuracy", "relative_l2", "sign_agreement", "rescaler", "state", "expert"),
-            *("temperature", "calibration_before", "calibration_after"),
+            *("temperature", "calibration_before", "calibration_after", "relative_l2_error"),
         )
         rows = [
             vars(accuracy)

@@ -7,7 +7,8 @@ Results are one dict:
   session t) and the metrics `transfer`, `average`, `last`, `backward_transfer`, `forgetting` (percent); with the same
   of other protocols under their names (`own`, `union`, `xtail`), as far as measured; with `seconds`, and optionally
   `bits` and `bits_changed` (on disk, a task and parameter, over all parameters and over those that changed) and
-  `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then)
+  `reconstruction` (a row per session, of one {"task", "relative_l2", "sign_agreement"} for each task learned by then,
+  with "relative_l2_error" where it is an estimate)
   and `calibration` (of the last session, one {"task", "temperature", "before", "after"} a task: the expected
   calibration error of its own expert, in points, at temperature 1 and at the fitted one, None where there is none);
 - `protocols`: those that were asked for; `measured_on`: `test` or `validation` images (earlier versions: `test`);
@@ -168,6 +169,9 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         if entry.get("reconstruction"):
             parts += ["Reconstruction of each expert's delta, relative L2 error / share of signs that agree:"]
             parts.append(_reconstruction(entry["reconstruction"], tasks))
+            errors = [one.get("relative_l2_error") or 0.0 for session in entry["reconstruction"] for one in session]
+            if largest := max(errors):
+                parts.append(f"Estimated from sampled positions; the largest standard error is {largest:.2g}.")
     return markdown_page([*parts, *provenance(results)])
 
 

@@ -1,7 +1,8 @@
 """Experts on disk: one artifact an expert, its key the hash of all that it depends on.
 
-Every expert has its delta (`delta.safetensors`); one that was trained as LoRA also has its factors, and one whose
-method replays also has its exemplars.
+Every expert has its delta (`delta.safetensors`) and some of its values apart (`sample.safetensors`, which experts of
+earlier releases lack); one that was trained as LoRA also has its factors, and one whose method replays also has its
+exemplars.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from condu_ray.store.location import Place
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from condu_ray.merging.fidelity_sample import Sample
+
 Form = Literal["delta", "factors"]
 """The form of an expert: weight deltas by parameter name, or LoRA factors."""
 FILES: dict[Form, str] = {"delta": "delta.safetensors", "factors": "factors.safetensors"}
+SAMPLE = "sample.safetensors"
+"""Some of a delta's values, by which it is judged how near to it is what serves its task."""
 VERSION = 2
 """Raised whenever fine-tuning changes in a way that changes experts."""
 
@@ -71,9 +76,12 @@ def save_expert(
     Raises:
         WriteError: the disk is full or fails; nothing appeared.
     """
+    from condu_ray.merging.fidelity_sample import sample  # loads torch, which who counts files does without
 
     def write(folder: Path) -> None:
         artifacts.save_tensors(folder / FILES["delta"], delta)
+        if any(tensor.numel() for tensor in delta.values()):
+            artifacts.save_tensors(folder / SAMPLE, sample(delta).tensors())
         for name, save in (files or {}).items():
             save(folder / name)
 
@@ -94,6 +102,25 @@ def expert_size(storage: Place, key: str) -> tuple[int, int | None]:
     if isinstance(parameters := meta.get("parameters"), int):
         return parameters, meta.get("changed")
     return sum(tensor.numel() for tensor in load_expert(storage, key).values()), None
+
+
+def load_sample(storage: Place, key: str) -> Sample:
+    """Loads the sample of an expert's delta; of an expert that was published without one it is made.
+
+    Raises:
+        ArtifactError: it is missing, damaged or another one's.
+    """
+    from condu_ray.merging.fidelity_sample import Sample, sample
+
+    folder = expert_folder(storage, key)
+    if SAMPLE not in artifacts.read_meta(folder)["files"]:
+        return sample(load_expert(storage, key))
+    try:
+        return Sample.of(artifacts.load_tensors(folder, SAMPLE))
+    except ValueError as error:
+        raise artifacts.ArtifactError(
+            f"{folder}: {SAMPLE} is {error}; remove {folder} to have it made again"
+        ) from error
 
 
 def adoptable(storage: Place, key: str, same: str | None) -> bool:

@@ -22,6 +22,7 @@ class Accuracy:
         seconds: wall time.
         relative_l2: of a learned task of a method that merges: how far what is served is from the expert, as
             `merging.reconstruction` has it.
+        relative_l2_error: standard error of `relative_l2` where it was estimated; None where it is the whole figure.
         sign_agreement: likewise, the share of equal signs.
         rescaler: the task's rescaler, where the method has one.
         temperature: of a learned task's own expert: fitted on the task's validation images, where there are some.
@@ -39,6 +40,7 @@ class Accuracy:
     temperature: float | None = None
     calibration_before: float | None = None
     calibration_after: float | None = None
+    relative_l2_error: float | None = None
 
     @property
     def percent(self) -> float:

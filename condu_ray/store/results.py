@@ -35,10 +35,11 @@ SCHEMA = pa.schema(
         ("temperature", pa.float64()),
         ("calibration_before", pa.float64()),
         ("calibration_after", pa.float64()),
+        ("relative_l2_error", pa.float64()),
     ]
 )
 """Columns of the rows; accuracy in percent, session and task_position 0-based; `measured_on` is test or validation."""
-_CALIBRATION = ("temperature", "calibration_before", "calibration_after")
+_CALIBRATION, _ERROR = ("temperature", "calibration_before", "calibration_after"), ("relative_l2_error",)
 """Columns that earlier versions had not."""
 _SEAL = b"condu_ray.rows"
 _OLD_COLUMN = "label_space"
@@ -87,14 +88,15 @@ def read_file(path: Place) -> list[dict[str, Any]]:
         raise ArtifactError(f"{path}: damaged ({error}); {advice}") from error
     today = {name: "protocol" if name == _OLD_COLUMN else name for name in table.schema.names}
     schema = table.rename_columns(list(today.values())).schema
-    earlier = pa.schema([one for one in SCHEMA if one.name not in _CALIBRATION])
+    latest = pa.schema([one for one in SCHEMA if one.name not in _ERROR])
+    earlier = pa.schema([one for one in latest if one.name not in _CALIBRATION])
     earliest = earlier.remove(_MEASURED_ON)  # when there were test images alone
-    if not any(schema.equals(known, check_metadata=False) for known in (SCHEMA, earlier, earliest)):
+    if not any(schema.equals(known, check_metadata=False) for known in (SCHEMA, latest, earlier, earliest)):
         raise ArtifactError(f"{path}: its columns are not those of results; {advice}")
     seal = (table.schema.metadata or {}).get(_SEAL)
     if seal is not None and seal.decode("ascii", "replace") != _digest(_stem(path), table):
         raise ArtifactError(f"{path}: rows differ from their checksum, or are another file's; {advice}")
-    since = {"measured_on": "test"} | dict.fromkeys(_CALIBRATION)
+    since = {"measured_on": "test"} | dict.fromkeys((*_CALIBRATION, *_ERROR))
     return [since | {today[name]: value for name, value in row.items()} for row in rows]
 
 

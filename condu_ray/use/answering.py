@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from condu_ray.learn.routing import Logits, Routing, answers, mixture
 from condu_ray.use.prediction import THETA0
 from condu_ray.use.served import Served
 from condu_ray.vlm import router
+from condu_ray.vlm.rowwise import LowRankExpert, supported
 
 Ask = Callable[[Mapping[str, np.ndarray]], Mapping[str, Tensor]]
 """Asks experts that are elsewhere: from each task to the pixels [W, H, W, 3] of the pictures that want its expert, to
@@ -77,11 +78,10 @@ class Answering:
         self.features = Features(
             served.backbone, batch_size=batch_size, max_images=0, precision=served.precision, device=device
         )
-        if device != "cpu":  # a switch of experts is then a copy on the device
-            self.features.theta0 = {name: tensor.to(device) for name, tensor in self.features.theta0.items()}
         self.lock = threading.RLock()
         self._scale = float(served.backbone.model.logit_scale.detach().exp())
         self._prototypes: dict[str, Tensor] = {}
+        self._narrow: dict[str, LowRankExpert] | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -101,10 +101,15 @@ class Answering:
         return torch.cat(parts)
 
     def _texts(
-        self, weights: Weights, space: Sequence[Labels], precision: str | None = None, apart: bool = False
+        self,
+        weights: Weights,
+        space: Sequence[Labels],
+        precision: str | None = None,
+        apart: bool = False,
+        columns: Tensor | None = None,
     ) -> Tensor:
         with self.lock:
-            return class_texts(self.features, weights, space, apart, precision)
+            return class_texts(self.features, weights, space, apart, precision, columns)
 
     def expert(self, weights: Weights, space: Sequence[Labels], pixels_NHWC: np.ndarray, apart: bool = False) -> Tensor:
         """Returns logits of one model over the classes of `space`, [N, C]; `apart` as for `scores`."""
@@ -139,13 +144,13 @@ class Answering:
         with self.lock:  # or threads would swap one another's experts in and out
             base_ND, nearest_NE = self._nearest(pixels_NHWC)
 
-            def logits(expert: int, wanted_N: Tensor) -> Tensor:
+            def logits(expert: int, wanted_N: Tensor, columns: Tensor | None = None) -> Tensor:
                 if expert == router.PRETRAINED:
                     answering, precision, image_WD = PRETRAINED, "fp32", base_ND[wanted_N]
                 else:
                     answering, precision = self.served.weights(self.tasks[expert]), None
                     image_WD = self.encode(answering, pixels_NHWC, wanted_N)
-                return self._scale * image_WD @ self._texts(answering, space, precision, apart).T
+                return self._scale * image_WD @ self._texts(answering, space, precision, apart, columns).T
 
             return self._together(space, base_ND, nearest_NE, logits, apart)
 
@@ -168,7 +173,7 @@ class Answering:
         base_ND, nearest_NE = self._nearest(pixels_NHWC)
         wanted: dict[int, Tensor] = {}
 
-        def note(expert: int, wanted_N: Tensor) -> Tensor:
+        def note(expert: int, wanted_N: Tensor, columns: Tensor | None = None) -> Tensor:
             wanted[expert] = wanted_N
             return torch.zeros(int(wanted_N.sum()), sum(len(labels.classes) for labels in space))
 
@@ -179,7 +184,51 @@ class Answering:
         if pretrained is not None:
             text_CD = self._texts(PRETRAINED, space, "fp32", apart)
             found[router.PRETRAINED] = self._scale * base_ND[pretrained] @ text_CD.T
-        return self._together(space, base_ND, nearest_NE, lambda expert, _: found[expert], apart)
+        return self._together(space, base_ND, nearest_NE, lambda expert, *_: found[expert], apart)
+
+    def at_once(self, space: Sequence[Labels], apart: bool = False) -> Ask | None:
+        """Returns who answers by all experts in one forward pass, without a swap of the image tower's weights.
+
+        Args:
+            space: the classes; their features are made by the whole experts, once, and kept.
+            apart: as for `scores`.
+
+        Returns:
+            What `scores` takes as `ask`, equal to its own answers within rounding; None: the image tower is none that
+            `vlm.rowwise` knows, or an expert has no low rank (signs of the rest are kept, or another method).
+        """
+        method, state, device = self.served.method, self.served.state, self.features.device
+        if self._narrow is None and supported(self.served.backbone.model):
+            found = {task: method.low_rank(state, task) for task in self.tasks}
+            self._narrow = {task: expert.to(device) for task, expert in found.items() if expert is not None}
+        narrow = self._narrow or {}
+        if len(narrow) < len(self.tasks):
+            return None
+
+        def weights(task: str) -> Weights:  # needed for prompts alone, so that no delta is kept
+            return Weights(self.served.weights(task).name, partial(method.delta, state, task, self.served.load))
+
+        def ask(wanted: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+            if not wanted:
+                return {}
+            with self.lock:
+                texts = {task: self._texts(weights(task), space, apart=apart) for task in wanted}
+                counts = torch.tensor([len(pixels) for pixels in wanted.values()])
+                which, pixels_NHWC = (
+                    torch.arange(len(wanted)).repeat_interleave(counts),
+                    np.concatenate([*wanted.values()]),
+                )
+                experts = [narrow[task] for task in wanted]
+                parts = [
+                    self.features.encode_rowwise(
+                        pixels_NHWC[start : start + self.batch_size], experts, which[start : start + self.batch_size]
+                    )
+                    for start in range(0, len(pixels_NHWC), self.batch_size)
+                ]
+            images = torch.cat(parts).split(counts.tolist())
+            return {task: self._scale * image @ texts[task].T for task, image in zip(wanted, images, strict=True)}
+
+        return ask
 
     def _of(self, task: str) -> Tensor:
         """A task's prototypes, loaded once."""

@@ -60,10 +60,11 @@ class Edition:
         source: as `resolved` gives it.
         device: where to compute.
         batch_size: pictures a forward pass, at most.
+        at_once: as of `Predictor`.
     """
 
-    def __init__(self, source: Source, device: str, batch_size: int) -> None:
-        self.predictor = Predictor(load_source(source), device, batch_size)
+    def __init__(self, source: Source, device: str, batch_size: int, at_once: bool = False) -> None:
+        self.predictor = Predictor(load_source(source), device, batch_size, at_once)
         self.about = self._about(source)
         self.question = lru_cache(maxsize=256)(self.predictor.question)  # what is asked is asked again
 
@@ -97,7 +98,7 @@ class Edition:
         Args:
             asked: of each picture.
             pixels: uint8 [H, W, 3] each.
-            ask: who is asked for experts that are elsewhere.
+            ask: who is asked for experts that are elsewhere, unless all of them answer here at once.
         """
         return self._answer(asked, pixels, self._of(asked[0]), ask)
 

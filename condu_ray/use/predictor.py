@@ -40,12 +40,17 @@ class Predictor:
         device: where to compute; None: the GPU if there is one.
         batch_size: images a forward pass; None: as the run's evaluators, which gives their predictions to the last bit
             on the same kind of device with the same threads.
+        at_once: whether pictures whose task nobody named are answered by all experts in one forward pass where these
+            are of low rank (`condu-svd` without signs of the rest), within rounding the same; it pays where few
+            pictures come at a time and each wants another expert.
     """
 
-    def __init__(self, served: Served, device: str | None = None, batch_size: int | None = None) -> None:
+    def __init__(
+        self, served: Served, device: str | None = None, batch_size: int | None = None, at_once: bool = False
+    ) -> None:
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._answers = Answering(served, where, batch_size or served.method.config.evaluation.batch_size)
-        self.served = self._answers.served
+        self.served, self._at_once = self._answers.served, at_once
         self._preprocessor = Preprocessor(served.backbone.spec.preprocess)
 
     @classmethod
@@ -275,6 +280,8 @@ class Predictor:
     def _predictions(
         self, asked: Question, pixels_NHWC: np.ndarray, top_k: int, ask: Ask | None
     ) -> Iterator[Prediction]:
+        if self._at_once and asked.weights is None:
+            ask = self._answers.at_once(asked.space, asked.apart) or ask
         answer = self._answers.scores(asked.weights, asked.space, pixels_NHWC, asked.apart, ask)
         names = [name for labels in asked.space for name in labels.classes]
         tasks = [None if asked.open else labels.name for labels in asked.space for _ in labels.classes]

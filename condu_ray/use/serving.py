@@ -48,6 +48,9 @@ class Serving(Settings):
     """Seconds that the first picture of a batch waits for others."""
     experts_kept: int = Field(4, ge=1, le=1000)
     """Experts that a replica keeps decoupled on its device, those used last; others are made from the shared delta."""
+    at_once: bool = False
+    """Whether the router's replicas answer pictures of unknown tasks by all experts in one forward pass, where these
+    are of low rank (`condu-svd` without signs of the rest); each then has all factors, and asks no other replica."""
     fronts: int = Field(1, ge=1, le=1000)
     """Replicas that take requests, decode pictures and answer."""
     min_replicas: int = Field(1, ge=1, le=1000)

@@ -19,7 +19,7 @@ from condu_ray.merging import UnifiedDelta
 from condu_ray.methods import ModelState, get
 from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.store import artifacts
-from condu_ray.store.experts import expert_folder, load_expert, save_expert
+from condu_ray.store.experts import SAMPLE, expert_folder, load_expert, load_sample, save_expert
 from condu_ray.store.layout import (
     checked_folder,
     ledger_path,
@@ -153,6 +153,12 @@ class Storage:
                 experts,
                 experts / "delta.safetensors",
                 lambda: plain(load_expert(root, key)),
+                lambda: self._expert(key, number),
+            ),
+            "sample of an expert": Kind(
+                experts,
+                experts / SAMPLE,
+                lambda: plain(load_sample(root, key).tensors()),
                 lambda: self._expert(key, number),
             ),
             "exemplars": Kind(experts, experts / EXEMPLARS, exemplars, lambda: self._expert(key, number)),

@@ -1,5 +1,5 @@
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,6 +9,7 @@ import torch
 from condu_ray.benchmark import load_task
 from condu_ray.benchmark.label_space import label_space
 from condu_ray.benchmark.rows import sample
+from condu_ray.learn import evaluate as evaluate_module
 from condu_ray.learn import features as features_module
 from condu_ray.learn.evaluate import Evaluator, class_ids
 from condu_ray.learn.features import PRETRAINED, Weights
@@ -317,7 +318,7 @@ def test_an_expert_that_shouts_over_unknown_classes_counts_no_more_than_its_shar
     text = evaluator.features.text(PRETRAINED, strange, "fp32")
     quiet = torch.tensor([4.0, 0.0, 0.0, 0.0])
 
-    def logits(expert, wanted):
+    def logits(expert, wanted, columns):
         return (torch.tensor([0.0, 50.0, 0.0, 0.0]) if expert == 0 else quiet).expand(int(wanted.sum()), 4)
 
     found = mixture(base, text, routing, answers((strange,), learned, id_C), id_C, logits)
@@ -344,3 +345,32 @@ def test_only_experts_that_matter_encode_an_image(evaluator, mixed, monkeypatch)
     wanted = {task.name: int((chance[:, place] > 0.01).sum()) for place, task in enumerate(learned)}
     assert {name: counts.get(name, 0) for name in wanted} == wanted
     assert sum(wanted.values()) < 2 * found.images
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_expert_of_a_mixture_encodes_the_prompts_that_count_alone(evaluator, mixed, monkeypatch, apart):
+    learned = mixed[0]
+    _, routing = mixed[2](learned[0], learned, router="gaussian")
+    calls, original = [], features_module.text_features
+
+    def counting(model, tokenizer, classes, templates):
+        calls.append((evaluator.features._placed, classes))
+        return original(model, tokenizer, classes, templates)
+
+    monkeypatch.setattr(features_module, "text_features", counting)
+    weights = {t.name: named(noise(evaluator.features.theta0, n), f"new {t.name}") for n, t in enumerate(learned)}
+    space = label_space("xtail" if apart else "union", learned)
+    about = (weights, routing.prototypes, routing.inference, space, apart, routing, learned)
+    found = [evaluator.aggregated(task, *about).correct for task in learned]
+    if not apart:  # under xtail a class that another task has too is read from the first of them
+        asked = [(name, classes) for name, classes in calls if name.startswith("new ")]
+        assert sorted(asked) == sorted((f"new {task.name}", task.classes) for task in learned)
+    before = len(calls)
+    monkeypatch.setattr(evaluate_module, "class_texts", partial(all_texts, evaluate_module.class_texts))
+    evaluator.features._kept.clear()
+    assert [evaluator.aggregated(task, *about).correct for task in learned] == found
+    assert len(calls) - before == 3 * len(learned)  # theta0 and both experts have encoded all of them
+
+
+def all_texts(class_texts, features, weights, space, apart, precision=None, columns=None):
+    return class_texts(features, weights, space, apart, precision)

@@ -60,7 +60,7 @@ def mixed(names, space, temperatures=None, **options):
     id_C = class_ids(space)
     text_CD = functional.normalize(random(int(id_C.max()) + 1, WIDTH, seed=3), dim=-1)[id_C]
 
-    def logits(expert, wanted):
+    def logits(expert, wanted, columns):
         seed = 0 if expert == router.PRETRAINED else 1 + list(WORDS).index(names[expert])
         return 8 * random(40, len(id_C), seed=seed)[wanted]
 

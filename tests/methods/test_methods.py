@@ -104,11 +104,14 @@ class TestEveryMethod:
         assert name == METHODS[name].name
 
     def test_equal_names_of_weights_are_equal_weights(self, name, toy):
-        method, seen = get(name), {}
+        method, seen, kept = get(name), {}, {}
         for state in toy.states(method):
             for task in state.tasks:
                 weights, found = method.weights(state, task), toy.served(method, state, task)
                 assert toy.equal(seen.setdefault(weights, found), found)
+                assert toy.equal(kept.setdefault(method.content(state, task), found), found)
+        # What no session changes has one name in all of them.
+        assert len(kept) == (len(state.tasks) if name.startswith("condu-svd") else len(seen))
 
     def test_is_deterministic(self, name, toy):
         method = get(name)

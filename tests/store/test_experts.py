@@ -52,7 +52,7 @@ def test_an_expert_comes_back_with_its_factors_and_further_files(tmp_path):
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[name], tensors[name]) for name in tensors)
     meta = read_meta(expert_folder(tmp_path, "key"))
-    assert set(meta["files"]) == {"delta.safetensors", *files}
+    assert set(meta["files"]) == {"delta.safetensors", "sample.safetensors", *files}
     assert meta["task"] == "walls"
 
 

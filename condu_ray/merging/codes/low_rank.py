@@ -17,10 +17,11 @@ The budget does not count ``layout`` and ``counts``: a few kilobytes whatever th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from condu_ray.merging.codes.allocation import allocate
@@ -34,10 +35,13 @@ from condu_ray.merging.codes.rows import (
     to_tensor,
     write_places,
 )
-from condu_ray.merging.codes.spectrum import Corner, Part, Spectrum, build, expand, spectrum, with_signs
+from condu_ray.merging.codes.spectrum import Corner, Part, Spectrum, build, expand, sides, spectrum, with_signs
 from condu_ray.merging.codes.stream import Reader, Writer
 from condu_ray.merging.delta import Delta, check_delta
 from condu_ray.merging.unify import serial
+
+Places = NDArray[np.bool_]
+"""Which rows of a tensor are kept, [R]."""
 
 
 @torch.no_grad()
@@ -112,19 +116,37 @@ def decode(code: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ValueError: it is no code, or not whole.
         DeltaError: a value overflows float16.
     """
+    found = {}
+    for name, shape, dtype, at, part in _parts(code):
+        if part is None:
+            found[name] = torch.zeros(shape, dtype=dtype)
+            continue
+        kept = int(at.sum()), row_shape(shape)[1]
+        found[name] = to_tensor(expand(part, kept), at, shape, dtype)
+        if dtype == torch.float16:
+            check_delta({name: found[name]})
+    return found
+
+
+def _parts(code: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...], torch.dtype, Places, Part | None]]:
+    """Yields each tensor's name, shape, dtype, the places of its rows, and what is kept of it; None: nothing.
+
+    Raises:
+        ValueError: it is no code, or not whole.
+    """
     reader, factors, widths = Reader(code["stream"].numpy()), code["factors"].float(), code["widths"].tolist()
-    entries, found, component, factor = Layout.read(code["layout"]).entries, {}, 0, 0
+    entries, component, factor = Layout.read(code["layout"]).entries, 0, 0
     for (name, shape, dtype), (kept, rank, signed) in zip(entries, code["counts"].tolist(), strict=True):
         rows, columns = row_shape(shape)
         if not kept:
-            found[name] = torch.zeros(shape, dtype=dtype)
+            yield name, shape, dtype, np.zeros(rows, dtype=np.bool_), None
             continue
         at = read_places(reader, rows, kept)
         pairs = [divmod(width, 16) for width in widths[component : component + rank]]
-        sides = [(reader.read(kept, a), reader.read(columns, b)) for a, b in pairs]
+        numbers = [(reader.read(kept, a), reader.read(columns, b)) for a, b in pairs]
         part = Part(
-            tuple(torch.from_numpy(left) for left, _ in sides),
-            tuple(torch.from_numpy(right) for _, right in sides),
+            tuple(torch.from_numpy(left) for left, _ in numbers),
+            tuple(torch.from_numpy(right) for _, right in numbers),
             tuple(pairs),
             tuple(factors[factor : factor + rank].tolist()),
         )
@@ -133,27 +155,54 @@ def decode(code: Mapping[str, Tensor]) -> dict[str, Tensor]:
             sign_RC = torch.from_numpy(reader.read(kept * columns, 1).astype(np.bool_)).reshape(kept, columns)
             part = Part(part.left, part.right, part.widths, part.factors, sign_RC, factors[factor : factor + kept])
             factor += kept
-        found[name] = to_tensor(expand(part, (kept, columns)), at, shape, dtype)
-        if dtype == torch.float16:
-            check_delta({name: found[name]})
+        yield name, shape, dtype, at, part
     reader.done()
     if (component, factor) != (len(widths), len(factors)):
         raise ValueError("widths or factors that belong to no tensor")
+
+
+@torch.no_grad()
+@serial()
+def products(code: Mapping[str, Tensor], prefix: str = "") -> dict[str, tuple[Tensor, Tensor]] | None:
+    """Returns a code as products of narrow matrices, without making one whole tensor.
+
+    Args:
+        code: of `encode`.
+        prefix: names with another beginning are left out.
+
+    Returns:
+        Of every such tensor that is not all zero, float32 [R, K] and [C, K], with R and C as `as_rows` has it: their
+        product is what `decode` brings back, within rounding. None: of some tensor signs of the rest are kept too.
+
+    Raises:
+        ValueError: as of `decode`.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, shape, _, at, part in _parts(code):
+        if part is None or not name.startswith(prefix):
+            continue
+        if part.signs is not None:
+            return None
+        rows, columns = row_shape(shape)
+        left, right = sides(part) if part.factors else (torch.zeros(int(at.sum()), 0), torch.zeros(columns, 0))
+        whole = torch.zeros(rows, left.shape[1])
+        whole[torch.from_numpy(at)] = left
+        found[name] = whole, right
     return found
 
 
-def _row_places(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    found: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = live_rows(tensor).cpu().numpy()
+def _row_places(tensor: Tensor) -> Places:
+    found: Places = live_rows(tensor).cpu().numpy()
     return found
 
 
-def _rows(tensor: Tensor, at: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Tensor:
+def _rows(tensor: Tensor, at: Places) -> Tensor:
     return as_rows(tensor.detach()).cpu()[torch.from_numpy(at)].double()
 
 
 def _part(
     tensor: Tensor,
-    at: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    at: Places,
     curve: Spectrum | None,
     corner: Corner | None,
 ) -> Part | None:

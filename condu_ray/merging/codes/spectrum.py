@@ -166,13 +166,19 @@ def _level_numbers(vectors_LK: Tensor, wanted: Sequence[tuple[int, int]]) -> tup
     return tuple(found[one] for one in wanted)
 
 
+def sides(part: Part) -> tuple[Tensor, Tensor]:
+    """Returns the components, of which there is one at least: float32 [R, K], the factors in it, and [C, K]."""
+    left = torch.stack([levels(w)[n.long()] for n, (w, _) in zip(part.left, part.widths, strict=True)], dim=1)
+    right = torch.stack([levels(w)[n.long()] for n, (_, w) in zip(part.right, part.widths, strict=True)], dim=1)
+    factor_K = torch.tensor(part.factors, dtype=torch.float64)
+    return (left * factor_K).float(), right.float()
+
+
 def expand(part: Part, shape: tuple[int, ...]) -> Tensor:
     """Returns the matrix that is kept: float32 [R, C]."""
     if part.factors:
-        left = torch.stack([levels(w)[n.long()] for n, (w, _) in zip(part.left, part.widths, strict=True)], dim=1)
-        right = torch.stack([levels(w)[n.long()] for n, (_, w) in zip(part.right, part.widths, strict=True)], dim=1)
-        factor_K = torch.tensor(part.factors, dtype=torch.float64)
-        found = (left * factor_K).float() @ right.float().T
+        left_RK, right_CK = sides(part)
+        found = left_RK @ right_CK.T
     else:
         found = torch.zeros(shape)
     if part.signs is not None and part.row_factors is not None:

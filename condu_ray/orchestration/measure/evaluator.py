@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import ray
@@ -17,14 +16,13 @@ from condu_ray.config import Experiment, content_hash
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.learn.routing import Routing, load_routing, prototypes_of
-from condu_ray.merging import reconstruction
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session
 from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
 from condu_ray.orchestration.watch import telemetry
-from condu_ray.plan.measurement import Measurement, routed
+from condu_ray.plan.fidelity import Fidelity
+from condu_ray.plan.measurement import Measurement, judged, routed
 from condu_ray.plan.preflight import Checked
-from condu_ray.store.experts import load_expert
 from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
@@ -69,6 +67,7 @@ class EvaluatorActor:
         self._tasks = {name: load_task(folder) for name, folder in folders.items()}
         self._held_out = {name: load_task(folder) for name, folder in (held_out or {}).items()}
         self._temperatures: dict[str, float] = {}
+        self._fidelity = Fidelity()
         self._probes = {name: load_task(folder) for name, folder in (probes or {}).items()}
         self._states: OrderedDict[str, ModelState] = OrderedDict()
         self._routings: OrderedDict[str, Routing] = OrderedDict()
@@ -81,14 +80,13 @@ class EvaluatorActor:
             return ModelState()
         key = f"{method.config.run_name}/{method.name}/{entry.state}"
         if key not in self._states:
-            self._states[key] = load_session(method.config.run_folder, method, entry)
+            state, device = load_session(method.config.run_folder, method, entry), self._evaluator.features.device
+            if device.type != "cpu" and hasattr(state.model, "to"):  # u and the bits: experts are made there
+                state = replace(state, model=state.model.to(device))
+            self._states[key] = state
             while len(self._states) > STATES:
                 self._states.popitem(last=False)
         return self._states[key]
-
-    def _weights(self, method: Method, state: ModelState, task: str) -> Weights:
-        load = partial(load_expert, method.config.storage)
-        return Weights(method.weights(state, task), lambda: method.delta(state, task, load))
 
     def measure(self, wanted: Measurement) -> Accuracy:
         """Measures one state on one task.
@@ -108,14 +106,16 @@ class EvaluatorActor:
         state = self._state(method, wanted.entry)
         space, apart = label_space(wanted.protocol, list(self._tasks.values())), wanted.protocol == "xtail"
         if not routed(method, wanted.seen, wanted.protocol):
-            weights = PRETRAINED if method.skips_trigger(state) else self._weights(method, state, wanted.task)
+            weights = PRETRAINED if method.skips_trigger(state) else self._fidelity.weights(method, state, wanted.task)
             found = self._evaluator.known(task, weights, space, apart)
             if wanted.seen and not space and not method.one_model:
                 found = self._with_calibration(found, task, weights)
-            fidelity = not space and wanted.seen and method.keeps_model
-            return self._with_fidelity(found, method, state, wanted.task) if fidelity else found
+            if not judged(method, wanted.seen, wanted.protocol):
+                return found
+            rescaler = getattr(state.model, "rescalers", {}).get(wanted.task)
+            return replace(found, rescaler=rescaler, **self._fidelity.of(method, state, wanted.task))
         options, theta0 = method.inference, self._evaluator.features.backbone.fingerprint
-        experts = {name: self._weights(method, state, name) for name in state.tasks}
+        experts = {name: self._fidelity.weights(method, state, name) for name in state.tasks}
         learned = [self._tasks[name] for name in state.tasks]
         routing = self._routing(method, state, learned) if options.learns_routing else None
         prototypes = routing.prototypes if routing else {
@@ -132,7 +132,7 @@ class EvaluatorActor:
             scale = float(backbone.model.logit_scale.detach().exp())
             made = load_routing(config.storage, backbone.fingerprint, learned, options, scale)
             if mixed:
-                weights = {name: self._weights(method, state, name) for name in state.tasks}
+                weights = {name: self._fidelity.weights(method, state, name) for name in state.tasks}
                 temperatures = {name: self._temperature(name, one) for name, one in weights.items()}
                 made = replace(made, temperatures=temperatures)
             self._routings[key] = made
@@ -154,15 +154,6 @@ class EvaluatorActor:
         temperature = self._temperature(task.name, weights)
         after = self._evaluator.calibration_error(task, weights, temperature)
         return replace(found, temperature=temperature, calibration_before=before, calibration_after=after)
-
-    def _with_fidelity(self, found: Accuracy, method: Method, state: ModelState, task: str) -> Accuracy:
-        """How near what serves a learned task is to the expert that was merged."""
-        load = partial(load_expert, method.config.storage)
-        delta = method.delta(state, task, load)
-        assert delta is not None
-        error = reconstruction(load(state.expert_of(task)), delta)
-        rescaler = getattr(state.model, "rescalers", {}).get(task)
-        return replace(found, relative_l2=error.relative_l2, sign_agreement=error.sign_agreement, rescaler=rescaler)
 
 
 def start_evaluator(config: Experiment, checked: Checked, precision: str, room: Room) -> Any:

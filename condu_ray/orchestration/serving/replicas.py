@@ -43,7 +43,8 @@ class Replica:
         device = "cuda" if self.serving.gpus_per_replica and torch.cuda.is_available() else "cpu"
         # A request that came before a swap may be answered after it, for as long as it may wait at all.
         keep = 2 * self.serving.time_limit
-        self._editions = Editions(lambda one: Edition(one, device, self.serving.batch_size), keep)
+        about = self.serving.batch_size, self.serving.at_once
+        self._editions = Editions(lambda one: Edition(one, device, *about), keep)
         self._ready: Source | None = None
         self._loading: asyncio.Future[About] | None = None  # or nobody would hold it
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="batch")

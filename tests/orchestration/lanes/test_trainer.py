@@ -120,7 +120,7 @@ def test_a_plain_expert_is_what_training_changed(lane):
     assert meta["training"]["lr"] == 1e-3
     assert meta["training"]["precision"] == "fp32"
     assert meta["loss"] == progress[-1].loss
-    assert list(meta["files"]) == ["delta.safetensors"]
+    assert list(meta["files"]) == ["delta.safetensors", "sample.safetensors"]
 
 
 @pytest.mark.parametrize("between", ["condu", "condu-lora", "diverged"])
