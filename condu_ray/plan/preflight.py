@@ -47,6 +47,8 @@ class Checked:
     """The tasks with the images that `validation_share` holds out as their test images; empty where there are none."""
     probes: tuple[Task, ...] = ()
     """What it is measured on and never learns."""
+    given: Experiment | None = None
+    """The settings as they were given, before anything was filled in; None where that does not matter."""
 
     def pictured(self, images: str) -> tuple[Task, ...]:
         """Returns the tasks whose training images are behind prototypes, by `inference.prototype_images`."""
@@ -68,7 +70,7 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
     """
-    say = say or partial(output().print, markup=False)
+    say, given = say or partial(output().print, markup=False), config
     methods = take(config)
     _check_options(config, methods)
     artifacts.check_writable(config.storage)
@@ -97,7 +99,7 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     texts = first_pass(backbone, [*tasks, *probes], config, methods)
     words = (backbone.described, *backbone.notes, described([*tasks, *probes], texts), *_held_out(config))
     known = (config, tuple(tasks), spec, backbone.fingerprint, words, sources)
-    return Checked(*known, validation=validation, probes=tuple(probes))
+    return Checked(*known, validation=validation, probes=tuple(probes), given=given)
 
 
 def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:
