@@ -85,7 +85,7 @@ class Engine:
         tasks = {task.train_fingerprint: task for name in images for task in checked.pictured(name)}
         made = make_prototypes(
             config.storage, checked.spec, checked.backbone, [*tasks.values()], self.room, config.training.threads,
-            self._encoded,
+            self._encoded, self.pool.first,
         )  # fmt: skip
         if made:
             say(f"prototypes of {made} tasks in {time.perf_counter() - begin:.0f} s")

@@ -8,7 +8,7 @@ from typing import Any
 
 from condu_ray.config import Experiment
 from condu_ray.store.location import Place
-from condu_ray.vlm.model import BackboneSpec
+from condu_ray.vlm.spec import BackboneSpec
 
 MOST = 8
 """Experts that a lane takes at once, at most: they share one data pipeline, whose start costs seconds."""

@@ -1,4 +1,4 @@
-"""Evaluators: long-lived actors, each with a backbone whose weights it swaps, that measure one thing a call."""
+"""What an evaluator does: it has a backbone whose weights it swaps, and measures one thing a call."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
-import ray
 import torch
+from safetensors.torch import save
 
 from condu_ray.benchmark import Task, load_task
 from condu_ray.benchmark.label_space import label_space
 from condu_ray.config import Experiment, content_hash
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.learn.prototype_pass import Chunk, ChunkEncoder
 from condu_ray.learn.routing import Routing, load_routing, prototypes_of
 from condu_ray.merging import reconstruction
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session
-from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.measurement import Measurement, routed
-from condu_ray.plan.preflight import Checked
 from condu_ray.store.experts import load_expert
 from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Place
@@ -34,7 +32,7 @@ STATES = 2
 """Sessions' states that an evaluator keeps loaded."""
 
 
-class EvaluatorActor:
+class Measurer:
     """Holds the backbone for the whole run.
 
     Args:
@@ -89,6 +87,17 @@ class EvaluatorActor:
     def _weights(self, method: Method, state: ModelState, task: str) -> Weights:
         load = partial(load_expert, method.config.storage)
         return Weights(method.weights(state, task), lambda: method.delta(state, task, load))
+
+    def encode(self, folder: str, chunk: Chunk) -> bytes:
+        """Returns a chunk's part of what prototypes are made of (learn/prototype_pass.py), as a safetensors file.
+
+        Args:
+            folder: of the task.
+            chunk: of its training images, or its prompts.
+        """
+        features = self._evaluator.features
+        features.place(PRETRAINED)
+        return save(ChunkEncoder(features.backbone, features.device)(load_task(folder), chunk))
 
     def measure(self, wanted: Measurement) -> Accuracy:
         """Measures one state on one task.
@@ -163,21 +172,3 @@ class EvaluatorActor:
         error = reconstruction(load(state.expert_of(task)), delta)
         rescaler = getattr(state.model, "rescalers", {}).get(task)
         return replace(found, relative_l2=error.relative_l2, sign_agreement=error.sign_agreement, rescaler=rescaler)
-
-
-def start_evaluator(config: Experiment, checked: Checked, precision: str, room: Room) -> Any:
-    """Starts an evaluator, which Ray restarts as often as it dies.
-
-    Args:
-        config: settings of the run, or those that all trials of the sweep share.
-        checked: the backbone and all tasks.
-        precision: resolved precision.
-        room: an evaluator's share of a GPU.
-    """
-    options = {"num_cpus": EVALUATOR_CPUS, "num_gpus": room.gpus_per_evaluator}
-    actor = ray.remote(EvaluatorActor).options(**options, max_restarts=-1, max_task_retries=-1)
-    folders, held_out, probes = (
-        {task.name: task.folder for task in tasks} for tasks in (checked.tasks, checked.validation, checked.probes)
-    )
-    cuda = room.gpus_per_evaluator > 0
-    return actor.remote(checked.spec, config.absolute(), precision, folders, cuda, held_out, probes)
