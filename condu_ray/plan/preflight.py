@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from condu_ray.benchmark import Task, require_valid
+from condu_ray.benchmark.check import cores
 from condu_ray.benchmark.few_shot import few_shot
 from condu_ray.benchmark.ingest.gather import Say
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, mini_mtil
@@ -81,7 +82,8 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     _check_rates(config, tasks)
     opaque = config.transparent == "refuse"
     probes = probes_of(config, tasks, say)
-    require_valid([*tasks, *probes], cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
+    verdicts = checked_folder(config.storage)
+    require_valid([*tasks, *probes], verdicts, workers=cores(), refuse_transparent=opaque, say=say)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
     validation: tuple[Task, ...] = ()
