@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+from condu_ray.benchmark.tasks import known_hashes
 from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import get
@@ -74,7 +75,7 @@ class Engine:
 
     def _lane(self, number: int, board: Any) -> Lane:
         folders = {task.name: task.folder for task in self.checked.tasks}
-        return Lane(number, self.config.absolute(), self.checked.spec, folders, self.precision, board)
+        return Lane(number, self.config.absolute(), self.checked.spec, folders, self.precision, board, known_hashes())
 
     def _make_prototypes(self, say: Say) -> None:
         """Makes the prototypes, beside the training that has begun, when some method wants them."""

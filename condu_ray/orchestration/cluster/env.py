@@ -125,7 +125,7 @@ def _init(address: str, space: str) -> None:
         if callable(handler):
             handler(signal.SIGTERM, None)
         raise
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray has no class of its own for a node that does not come up in time
         what = "no Ray cluster can be started here" if address == "local" else f"no cluster can be joined at {address}"
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SurroundingsError(f"{what}: {why}; see --cluster.address, RAY_ADDRESS and RAY_TMPDIR") from error

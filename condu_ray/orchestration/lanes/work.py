@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from condu_ray.benchmark import Task, load_task
-from condu_ray.benchmark.tasks import TRAIN
+from condu_ray.benchmark.tasks import TRAIN, take_hashes
 from condu_ray.learn.chunks import training_chunks
 from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
 from condu_ray.learn.retry import local_stream, lower_rates
@@ -49,6 +49,7 @@ def work(lane: Lane) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+    take_hashes(lane.hashes)
     tasks = {name: load_task(folder) for name, folder in lane.tasks.items()}
     trainer: Trainer | None = None
     with Claims(claims_folder(lane.config.storage)) as claims:

@@ -50,10 +50,13 @@ def start_evaluator(config: Experiment, checked: Checked, precision: str, room: 
     """
     import ray
 
+    from condu_ray.benchmark.tasks import known_hashes
+
     options = {"num_cpus": EVALUATOR_CPUS, "num_gpus": room.gpus_per_evaluator}
     actor = ray.remote(EvaluatorActor).options(**options, max_restarts=-1, max_task_retries=-1)
     folders, held_out, probes = (
         {task.name: task.folder for task in tasks} for tasks in (checked.tasks, checked.validation, checked.probes)
     )
     cuda = room.gpus_per_evaluator > 0
-    return actor.remote(checked.spec, config.absolute(), precision, folders, cuda, held_out, probes)
+    about = (checked.spec, config.absolute(), precision, folders, cuda, held_out, probes)
+    return actor.remote(*about, known_hashes())

@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray.data import ActorPoolStrategy
 from safetensors.torch import load, save
 
 from condu_ray.benchmark import Task, load_task
 from condu_ray.learn.prototype_pass import Chunk, ChunkEncoder, Gathered, chunks
 from condu_ray.learn.prototype_store import has_prototypes
 from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
-from condu_ray.orchestration.lanes.stream import chunk_dataset
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
@@ -117,6 +115,10 @@ def _by_encoders(
     count: int, tasks: Sequence[Task], parts: Sequence[tuple[int, Chunk]], spec: BackboneSpec, room: Room, threads: int
 ) -> Iterator[tuple[int, bytes]]:
     """Yields each chunk's task and part, encoded by so many actors."""
+    from ray.data import ActorPoolStrategy
+
+    from condu_ray.orchestration.lanes.stream import chunk_dataset
+
     rows = [{"folder": str(tasks[number].folder), "task": number} | asdict(chunk) for number, chunk in parts]
     encoded = chunk_dataset(rows).map_batches(
         Encode,

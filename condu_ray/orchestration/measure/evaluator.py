@@ -6,12 +6,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from safetensors.torch import save
 
 from condu_ray.benchmark import Task, load_task
 from condu_ray.benchmark.label_space import label_space
+from condu_ray.benchmark.tasks import Hashes, take_hashes
 from condu_ray.config import Experiment, content_hash
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
@@ -43,6 +45,7 @@ class Measurer:
         probes: of each task that is measured and never learned.
         cuda: whether to compute on the GPU that Ray gave.
         held_out: folder of each task with the images that `validation_share` holds out as its test images.
+        hashes: of the tasks' files, so that they are not hashed anew.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class Measurer:
         cuda: bool,
         held_out: Mapping[str, Place] | None = None,
         probes: Mapping[str, Place] | None = None,
+        hashes: Hashes = MappingProxyType({}),
     ) -> None:
+        take_hashes(hashes)
         torch.set_num_threads(config.training.threads)
         self._evaluator = Evaluator(
             load_backbone(backbone),

@@ -135,7 +135,14 @@ def test_a_cluster_of_ones_own_ends_with_the_block_and_takes_no_signal(ray):
 
 
 @pytest.mark.parametrize(
-    "error", [ConnectionError("no route"), RuntimeError("no route\nand a page more"), OSError("no route"), ValueError()]
+    "error",
+    [
+        ConnectionError("no route"),
+        RuntimeError("no route\nand a page more"),
+        OSError("no route"),
+        Exception("no route"),
+        ValueError(),
+    ],
 )
 def test_what_ray_raises_at_its_start_is_one_sentence(ray, error):
     ray(error=error)
