@@ -1,3 +1,4 @@
+import ast
 import io
 import json
 from functools import cache
@@ -21,26 +22,38 @@ TASKS = {"walls": ("red", "green", "blue"), "doors": ("green", "white"), "cars":
 
 
 @cache
-def on_ray(file: str) -> bool:
-    """Whether tests of a file start Ray; `file` is relative to the repository."""
-    return "mark.ray" in (Path(__file__).parents[1] / file).read_text()
+def marks(file: str) -> dict[str, str]:
+    """What is written above the tests and classes of a file, by name; of the whole file under the empty one."""
+    found = {"": ""}
+    for node in ast.walk(ast.parse((Path(__file__).parents[1] / file).read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found[node.name] = " ".join(map(ast.unparse, node.decorator_list))
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
+            found[""] = ast.unparse(node.value)
+    return found
+
+
+def marked(test: str, mark: str) -> bool:
+    """Whether a test has a mark, by its node id: who shares out tests has no more of them."""
+    file, *names = test.partition("[")[0].split("::")
+    return any(f"mark.{mark}" in marks(file).get(name, "") for name in ("", *names))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What waits the longest begins first: files whose tests start Ray."""
-    rays = {file: on_ray(file) for file in {item.nodeid.partition("::")[0] for item in items}}
-    items.sort(key=lambda item: not rays[item.nodeid.partition("::")[0]])
+    """What waits the longest begins first: tests that start Ray, then files with slow ones."""
+    files = {item.nodeid.partition("::")[0] for item in items}
+    slow = {file for file in files if any("mark.slow" in text for text in marks(file).values())}
+    items.sort(key=lambda item: (not marked(item.nodeid, "ray"), item.nodeid.partition("::")[0] not in slow))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Side by side (`pytest -n 2`), one process has all files on Ray, which share badly; others go by file."""
+    """Side by side (`pytest -n 2`), one process has all tests on Ray, which share badly; others go by file."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "ray" if on_ray(file) else file
+            return "ray" if marked(nodeid, "ray") else nodeid.partition("::")[0]
 
     config.option.loadscopereorder = False  # as they were sorted
     return ByFile(config, log)

@@ -4,7 +4,7 @@ import torch
 
 from condu_ray import Experiment
 from condu_ray.learn.prototype_pass import prototypes_here
-from condu_ray.orchestration.measure.evaluator import EvaluatorActor
+from condu_ray.orchestration.measure.evaluator import Measurer
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.results import Results
@@ -38,7 +38,7 @@ def work_here(checked: Checked, results: Results, *, staged: bool = False) -> No
     folders, held_out, probes = (
         {task.name: task.folder for task in tasks} for tasks in (checked.tasks, checked.validation, checked.probes)
     )
-    actor = EvaluatorActor(checked.spec, config, "fp32", folders, False, held_out, probes)
+    actor = Measurer(checked.spec, config, "fp32", folders, False, held_out, probes)
     for one in plan.methods:
         for session in one.sessions:
             if session.expert is not None and not session.expert.finished:

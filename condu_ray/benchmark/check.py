@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 #: Part of a cached verdict: raise it when a check is added or changes, and every task is checked again.
 CHECK_VERSION = 5
 
+CARRIED = "checked.json"
+"""File in a task's folder that has the verdict of who prepared it: whoever reads these data decodes none of them."""
 _BATCH_ROWS = 32
 _SHOWN = 5  # rows that one message names
 _MAX_LISTED = 20  # problems that one error lists
@@ -107,8 +109,37 @@ def check_task(task: Task, *, workers: int = 1) -> list[Problem]:
     return problems
 
 
+def cores() -> int:
+    """Returns how many threads decode images, where nothing else is at work: one a CPU of this process, at most 16."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def carry_verdict(task: Task, *, workers: int = 1) -> list[Problem]:
+    """Checks a task that was prepared, and leaves a good verdict beside its data, by their content.
+
+    Args:
+        task: A task from `load_task`, on a disk.
+        workers: Threads that decode images.
+
+    Returns:
+        Its problems; with an error among them no verdict is left.
+    """
+    place = task.folder / CARRIED
+    problems = _read_verdict(task, place)
+    if problems is None:
+        problems = check_task(task, workers=workers)
+        if not any(problem.severity == "error" for problem in problems):
+            _write_verdict(task, place, problems)
+    return problems
+
+
 def require_valid(
-    tasks: Sequence[Task], cache_folder: Place | None = None, *, workers: int = 1, refuse_transparent: bool = False
+    tasks: Sequence[Task],
+    cache_folder: Place | None = None,
+    *,
+    workers: int = 1,
+    refuse_transparent: bool = False,
+    say: Callable[[str], None] = logger.info,
 ) -> None:
     """Checks the content of tasks, logs the warnings, and refuses tasks with errors.
 
@@ -118,18 +149,22 @@ def require_valid(
             None: check each time.
         workers: Threads that decode images.
         refuse_transparent: Whether transparent images are an error.
+        say: Takes a line for people before images are decoded.
 
     Raises:
         TaskError: Listing the first errors of all tasks, and how many more there are.
     """
     errors = []
     for task in tasks:
-        problems = _read_verdict(task, cache_folder)
+        places = [verdict_path(cache_folder, task.fingerprint)] if cache_folder is not None else []
+        found = (_read_verdict(task, place) for place in (*places, task.folder / CARRIED))
+        problems = next((verdict for verdict in found if verdict is not None), None)
         if problems is None:
+            say(f"{task.name}: {task.train_rows + task.test_rows:,} images are checked, once")
             problems = check_task(task, workers=workers)
             # Only a good verdict is kept: a failure may be the disk's, and has to be looked at again anyway.
             if cache_folder is not None and not any(problem.severity == "error" for problem in problems):
-                _write_verdict(task, cache_folder, problems)
+                _write_verdict(task, places[0], problems)
         for problem in problems:
             if problem.severity == "error" or (refuse_transparent and problem.transparent):
                 errors.append(f"{task.folder}{os.sep}{problem}")
@@ -253,21 +288,25 @@ def _check_repeats(task: Task, digests: list[np.ndarray], problems: list[Problem
             problems.append(Problem("warning", kind, tally.row, message))
 
 
-def _read_verdict(task: Task, folder: Place | None) -> list[Problem] | None:
-    if folder is None:
-        return None
+def _read_verdict(task: Task, place: Place) -> list[Problem] | None:
     try:
-        verdict = read_sealed(verdict_path(folder, task.fingerprint), required=True)
-        if verdict["version"] == CHECK_VERSION:
+        verdict = read_sealed(place, required=True)
+        # One in a folder of verdicts has the content in its name, and did not say it before there were others.
+        if (
+            verdict["version"] == CHECK_VERSION
+            and verdict.get("content", place.name.removesuffix(".json")) == task.fingerprint
+        ):
             return [Problem(**entry) for entry in verdict["problems"]]
     except (OSError, ArtifactError, KeyError, TypeError):
         return None  # none yet, or damaged: check again
     return None
 
 
-def _write_verdict(task: Task, folder: Place, problems: list[Problem]) -> None:
-    verdict = {"version": CHECK_VERSION, "task": task.name, "problems": [asdict(problem) for problem in problems]}
+def _write_verdict(task: Task, place: Place, problems: list[Problem]) -> None:
+    entries = [asdict(problem) for problem in problems]
     try:
-        write_sealed(verdict_path(folder, task.fingerprint), verdict)
+        write_sealed(
+            place, {"version": CHECK_VERSION, "task": task.name, "content": task.fingerprint, "problems": entries}
+        )
     except WriteError as error:
-        logger.warning("%s: the verdict on %s is not kept (%s)", folder, task.name, error)
+        logger.warning("%s: the verdict on %s is not kept (%s)", place.parent, task.name, error)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,8 @@ TRAIN, TEST, META, ORDER = "train.parquet", "test.parquet", "meta.json", "order.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_NAME = 100  # it has to fit into the names of sessions and trials, of which file systems take 255 characters
 _file_hashes: dict[tuple[str, Hashable], str] = {}
+Hashes = Mapping[tuple[str, Hashable], str]
+"""SHA-256 of files by path and stamp."""
 
 
 @dataclass(frozen=True)
@@ -228,3 +230,13 @@ def hash_file(path: Path) -> str:
         with path.open("rb") as file:
             _file_hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return _file_hashes[key]
+
+
+def known_hashes() -> Hashes:
+    """Returns what `hash_file` has hashed, for a process that reads the same files."""
+    return dict(_file_hashes)
+
+
+def take_hashes(known: Hashes) -> None:
+    """Takes what another process has hashed; of a file with another stamp here it counts for nothing."""
+    _file_hashes.update(known)

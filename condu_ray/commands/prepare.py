@@ -11,11 +11,14 @@ from condu_ray.command_line import EXIT_CODES, ConfigError, program
 from condu_ray.commands.job import job
 from condu_ray.console import output
 from condu_ray.names import nearest
+from condu_ray.store.backend import on_disk
 from condu_ray.store.location import LocationError, given, home
 
 
 def _own(arguments: Namespace) -> None:
     """Converts a user's data sets, each of which appears whole or not at all."""
+    from condu_ray.benchmark import load_task
+    from condu_ray.benchmark.check import carry_verdict, cores
     from condu_ray.benchmark.ingest.bring import in_order
     from condu_ray.benchmark.ingest.convert import Options, prepare_own
     from condu_ray.benchmark.ingest.find import LAYOUTS
@@ -47,6 +50,9 @@ def _own(arguments: Namespace) -> None:
             "notes"
         ]:
             console.print(f"{one.name}: {note}", markup=False)
+        if on_disk(target) is not None:
+            for problem in carry_verdict(load_task(target / one.name), workers=cores()):
+                console.print(f"{one.name}: {problem}", markup=False)
     console.print(f"give it to a run: --data {target}", markup=False)
 
 

@@ -16,6 +16,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         show()
         return
-    from condu_ray.orchestration.run import run
+    from condu_ray.orchestration.again import again
+    from condu_ray.orchestration.watch.lines import Lines
 
-    run(config)
+    if again(config) is not None:
+        return
+    lines = Lines()
+    with lines.waiting("torch and Ray are loaded"):
+        from condu_ray.orchestration.run import run
+
+    run(config, lines)

@@ -73,7 +73,8 @@ class Features:
         self._placed: str | None = ROOT
         self._kept: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
 
-    def _place(self, weights: Weights) -> None:
+    def place(self, weights: Weights) -> None:
+        """Gives the model these weights, unless it has them."""
         if self._placed != weights.name:
             self._placed = None  # in case the delta cannot be made
             set_weights(self.backbone, self.theta0, weights.delta())
@@ -107,7 +108,7 @@ class Features:
             pixels_BHWC: uint8, as `Preprocessor.pixels` makes them; one forward pass.
             precision: another one than the evaluator's.
         """
-        self._place(weights)
+        self.place(weights)
         with compute_context(self.device, precision or self.precision):
             images = on_device(pixels_BHWC, self.device)
             found = image_features(self.backbone.model, normalise(images, self.backbone.spec.preprocess))
@@ -115,7 +116,7 @@ class Features:
 
     def encode_rowwise(self, pixels_BHWC: np.ndarray, experts: Sequence[LowRankExpert], expert_B: Tensor) -> Tensor:
         """As `encode`, each image by an expert of its own, in one pass; arguments as of `rowwise.encode`."""
-        self._place(PRETRAINED)
+        self.place(PRETRAINED)
         spec = self.backbone.spec.preprocess
         with compute_context(self.device, self.precision):
             images = normalise(on_device(pixels_BHWC, self.device), spec)
@@ -172,7 +173,7 @@ class Features:
         store = self._store(weights)
         if store is not None and (stored := store.load("text", task, precision)) is not None:
             return self._keep(key, stored)
-        self._place(weights)
+        self.place(weights)
         with compute_context(self.device, precision):
             found = text_features(self.backbone.model, self.backbone.tokenizer, task.classes, task.templates)
         found = found.float().cpu()

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+from condu_ray.benchmark.tasks import known_hashes
 from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import get
@@ -75,8 +76,9 @@ class Engine:
     def _lane(self, number: int, board: Any) -> Lane:
         folders = {task.name: task.folder for task in self.checked.tasks}
         return Lane(
-            number, self.config.absolute(), self.checked.spec, folders, self.precision, self.room.decoders, board
-        )
+            number, self.config.absolute(), self.checked.spec, folders, self.precision, self.room.decoders, board,
+            known_hashes(),
+        )  # fmt: skip
 
     def _make_prototypes(self, say: Say) -> None:
         """Makes the prototypes, beside the training that has begun, when some method wants them."""
@@ -87,7 +89,7 @@ class Engine:
         tasks = {task.train_fingerprint: task for name in images for task in checked.pictured(name)}
         made = make_prototypes(
             config.storage, checked.spec, checked.backbone, [*tasks.values()], self.room, config.training.threads,
-            self._encoded,
+            self._encoded, self.pool.first,
         )  # fmt: skip
         if made:
             say(f"prototypes of {made} tasks in {time.perf_counter() - begin:.0f} s")

@@ -13,6 +13,7 @@ from typing import Any
 from rich.markup import escape
 
 from condu_ray.config import Experiment
+from condu_ray.orchestration.again import remember
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.failure import at_work
 from condu_ray.orchestration.engine import Engine
@@ -37,11 +38,12 @@ LOOK_SECONDS = 0.1
 """How often the main loop looks whether something can go on."""
 
 
-def run(config: Experiment) -> dict[str, Any]:
+def run(config: Experiment, lines: Lines | None = None) -> dict[str, Any]:
     """Runs every method of the configuration and writes the report.
 
     Args:
         config: the run's configuration.
+        lines: says the lines; None: new ones, whose time begins now.
 
     Returns:
         The results as `results.json` has them.
@@ -51,7 +53,7 @@ def run(config: Experiment) -> dict[str, Any]:
         LeaseError: another driver is at this run.
         ValueError, RuntimeError: bad input, by `check` and `room_for`, before anything was spent.
     """
-    lines = Lines()
+    lines = lines or Lines()
     check_tracking(config)
     if config.repair:
         mend(config.storage)
@@ -88,7 +90,9 @@ def learn(checked: Checked, display: Display, held: Callable[[], None] = lambda:
     begin, engine = time.perf_counter(), Engine(checked, checked.config.run_folder)
     with at_work(), Recorder(Results(engine.plans[0])) as recorder:
         merger = work(engine, recorder.results, display, recorder.session, held)
-        return report(recorder, begin, reused=merger.reused, trained=len(engine.crew.missing))
+        found = report(recorder, begin, reused=merger.reused, trained=len(engine.crew.missing))
+    remember(recorder)
+    return found
 
 
 def work(
@@ -113,8 +117,9 @@ def work(
     Returns:
         Who merged.
     """
-    engine.start(display.say)
-    state = start_state_actor(engine.config, staged)
+    with display.waiting("workers are started"):
+        engine.start(display.say)
+        state = start_state_actor(engine.config, staged)
     merger = Merger(results, state.merge.remote, engine.crew.board, engine.pool.service)
     display.say(engine.described())
     while not results.complete:
@@ -144,7 +149,9 @@ def from_storage(checked: Checked, display: Display) -> dict[str, Any] | None:
     with Recorder(Results(found.plan)) as recorder:
         for session in recorder.replay(found.measured):
             display.session(session)
-        return report(recorder, begin, reused=len(found.measured), trained=0)
+        results = report(recorder, begin, reused=len(found.measured), trained=0)
+    remember(recorder)
+    return results
 
 
 def report(recorder: Recorder, begin: float, *, reused: int, trained: int, pictures: bool = True) -> dict[str, Any]:

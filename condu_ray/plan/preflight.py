@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from condu_ray.benchmark import Task, require_valid
+from condu_ray.benchmark.check import cores
 from condu_ray.benchmark.few_shot import few_shot
 from condu_ray.benchmark.ingest.gather import Say
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, mini_mtil
@@ -47,6 +48,8 @@ class Checked:
     """The tasks with the images that `validation_share` holds out as their test images; empty where there are none."""
     probes: tuple[Task, ...] = ()
     """What it is measured on and never learns."""
+    given: Experiment | None = None
+    """The settings as they were given, before anything was filled in; None where that does not matter."""
 
     def pictured(self, images: str) -> tuple[Task, ...]:
         """Returns the tasks whose training images are behind prototypes, by `inference.prototype_images`."""
@@ -68,7 +71,7 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
     """
-    say = say or partial(output().print, markup=False)
+    say, given = say or partial(output().print, markup=False), config
     methods = take(config)
     _check_options(config, methods)
     artifacts.check_writable(config.storage)
@@ -79,7 +82,8 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     _check_rates(config, tasks)
     opaque = config.transparent == "refuse"
     probes = probes_of(config, tasks, say)
-    require_valid([*tasks, *probes], cache_folder=checked_folder(config.storage), refuse_transparent=opaque)
+    verdicts = checked_folder(config.storage)
+    require_valid([*tasks, *probes], verdicts, workers=cores(), refuse_transparent=opaque, say=say)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
     validation: tuple[Task, ...] = ()
@@ -97,7 +101,7 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     texts = first_pass(backbone, [*tasks, *probes], config, methods)
     words = (backbone.described, *backbone.notes, described([*tasks, *probes], texts), *_held_out(config))
     known = (config, tuple(tasks), spec, backbone.fingerprint, words, sources)
-    return Checked(*known, validation=validation, probes=tuple(probes))
+    return Checked(*known, validation=validation, probes=tuple(probes), given=given)
 
 
 def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:

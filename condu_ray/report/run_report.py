@@ -33,8 +33,6 @@ from typing import Any
 
 from condu_ray.metrics import METRICS
 from condu_ray.report.protocols import described, images_of, matrices, measured, named
-from condu_ray.report.routing_plots import confusion
-from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
 from condu_ray.report.run_summary import summary_rows, whole_columns
 from condu_ray.report.text import (
     as_matrix,
@@ -84,6 +82,10 @@ def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = Tru
             raise ValueError(f"method {name!r}: no usable 'accuracy' ({error})") from error
     if not pictures:
         return written
+    # Late, for trials of sweeps draw nothing and are processes of their own.
+    from condu_ray.report.routing_plots import confusion
+    from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
+
     names = _picture_names(methods)
     written.append(write(folder / "report.md", _markdown(results, names)))
     for protocol in measured(methods.values()):

@@ -136,6 +136,11 @@ def config_path(run: P) -> P:
     return run / "config.json"
 
 
+def receipt_path(run: P) -> P:
+    """By which files a run was finished."""
+    return run / "receipt.json"
+
+
 def method_folder(run: P, method: str) -> P:
     """What one method of a run committed."""
     return run / method

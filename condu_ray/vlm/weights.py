@@ -1,4 +1,7 @@
-"""Files of weights, read without running anything: safetensors, and what torch.save wrote of tensors alone."""
+"""Files of weights, read without running anything: safetensors, and what torch.save wrote of tensors alone.
+
+A backbone's spec needs this module and travels to processes without torch, so torch is loaded only where a file is.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KINDS = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
 """What safetensors calls the types of torch."""
 INSIDE = ("state_dict", "model_state_dict", "model", "module", "net", "params", "weights")
@@ -97,16 +99,25 @@ def read_weights(path: Path) -> WeightsFile:
     check_weights(path)
     if pickled(path):
         tensors, notes = _unpickled(path)
-        stored = {name: (KINDS.get(one.dtype, str(one.dtype)), tuple(one.shape)) for name, one in tensors.items()}
+        stored = {name: (_kind(one), tuple(one.shape)) for name, one in tensors.items()}
         return WeightsFile(path, stored, lambda: tensors, notes)
+    from safetensors.torch import load_file
+
     with safe_open(path, framework="pt") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
         stored = {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
     return WeightsFile(path, stored, partial(load_file, path))
 
 
+def _kind(tensor: Tensor) -> str:
+    name = str(tensor.dtype)
+    return KINDS.get(name.removeprefix("torch."), name)
+
+
 def _unpickled(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Reads the tensors of a checkpoint of torch, by the reader that knows tensors and plain containers alone."""
+    import torch
+
     try:
         if zipfile.is_zipfile(path) and path.suffix != ".safetensors":  # torch goes by that end, too
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -123,7 +134,7 @@ def _unpickled(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         raise BackboneError(f"{path}: {why}") from error
     notes: list[str] = []
     state = _state(found, path, notes)
-    tensors = {str(name): value.detach() for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {str(name): value.detach() for name, value in state.items() if isinstance(value, torch.Tensor)}
     if odd := [name for name, value in tensors.items() if value.is_quantized or value.layout != torch.strided]:
         raise BackboneError(f"{path}: tensor {odd[0]} is quantised or sparse; take the weights as they were before")
     return tensors, tuple(notes)
@@ -146,6 +157,8 @@ def _state(found: Any, path: Path, notes: list[str]) -> Mapping[str, Any]:
 
 def _weighs(found: Mapping[str, Any], *, deep: bool = True) -> bool:
     """Whether a mapping is weights by name, or `deep` holds such a one."""
+    from torch import Tensor
+
     if any(isinstance(value, Tensor) for value in found.values()):
         return True
     return deep and any(isinstance(found.get(key), Mapping) and _weighs(found[key]) for key in INSIDE)

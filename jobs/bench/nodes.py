@@ -25,7 +25,7 @@ def lane(board: Any, folder: Path, number: int, lengths: dict[str, float]) -> No
     """What a lane does, with a sleep for the training."""
     import ray
 
-    from condu_ray.orchestration.lanes.fit import LOOK_SECONDS
+    from condu_ray.orchestration.lanes.work import LOOK_SECONDS
     from condu_ray.store.artifacts import MANIFEST
     from condu_ray.store.claims import Claims
 

@@ -1,19 +1,20 @@
 """Orchestration overhead: the main job's wall time against a plain single-process loop over the same work.
 
-`python jobs/bench/overhead.py` runs both from process start to end, each in empty storage, in turn, and prints medians
-and their ratio. The plain loop is what a script without Ray would be: every expert, merge, prototype and measurement of
+`python jobs/bench/overhead.py` runs both from process start to end, each in empty storage, in turn, then the main job's
+command once more, which finds all of it in storage; it prints medians with CPU seconds and processes, and the ratio of
+the first two. The plain loop is what a script without Ray would be: every expert, merge, prototype and measurement of
 the four methods one after the other, with all cores as torch threads; it draws, checks and reports nothing.
 """
 
 import argparse
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from jobs.bench.processes import Cost, cost
 
 METHODS = ("condu", "sequential", "individual", "zero-shot")
 
@@ -107,14 +108,6 @@ def plain(data: str, steps: int) -> None:
     print("plain loop, Last:", {name: round(100 * value / len(tasks), 1) for name, value in last.items()})
 
 
-def timed(command: list[str], show: bool) -> float:
-    """Wall seconds of a command, which must succeed."""
-    begin = time.perf_counter()
-    environment = os.environ | {"PYTHONWARNINGS": "ignore"}
-    subprocess.run(command, check=True, env=environment, stdout=None if show else subprocess.DEVNULL)
-    return time.perf_counter() - begin
-
-
 def main() -> None:
     """Runs both in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,18 +124,19 @@ def main() -> None:
     from condu_ray.benchmark.mini_mtil.draw import mini_mtil
 
     job = Path(__file__).parents[1] / "run_mtil.py"
-    ours: list[list[float]] = [[], []]
+    ours: list[list[Cost]] = [[], [], []]
     with tempfile.TemporaryDirectory() as folder:
         mini_mtil(Path(folder) / "data")
         for number in range(arguments.repeats):
             flags = ["--method", ",".join(METHODS), "--storage", f"{folder}/{number}", "--training.steps", str(steps)]
-            ours[0].append(timed([sys.executable, str(job), *flags], show=False))
-            again = [sys.executable, __file__, "--plain", f"{folder}/data", "--steps", str(steps)]
-            ours[1].append(timed(again, show=True))
-    with_ray, without = (statistics.median(seconds) for seconds in ours)
-    print(
-        f"main job {with_ray:.1f} s, plain loop {without:.1f} s, ratio {with_ray / without:.2f} ({steps} steps a task)"
-    )
+            ours[0].append(cost([sys.executable, str(job), *flags]))
+            loop = [sys.executable, __file__, "--plain", f"{folder}/data", "--steps", str(steps)]
+            ours[1].append(cost(loop, show=True))
+            ours[2].append(cost([sys.executable, str(job), *flags]))
+    with_ray, without, again = (sorted(costs, key=lambda one: one.wall)[len(costs) // 2] for costs in ours)
+    ratios = f"{with_ray.wall / without.wall:.2f} by the clock, {with_ray.cpu / without.cpu:.2f} by CPU seconds"
+    print(f"main job {with_ray}, plain loop {without}: ratio {ratios} ({steps} steps a task)")
+    print(f"the same command again {again}")
 
 
 if __name__ == "__main__":

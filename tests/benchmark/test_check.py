@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from condu_ray.benchmark import TaskError, check, check_task, load_task, load_tasks, require_valid, rows
+from condu_ray.benchmark.images import inspect_image
 from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.config import Distillation
 from condu_ray.store.artifacts import read_sealed
@@ -182,3 +183,59 @@ def test_real_images() -> None:
     task = next(task for task in tasks if task.name == "dtd10")
     assert (task.train_rows, task.test_rows, len(task.classes)) == (940, 240, 10)
     assert check_task(task) == []
+
+
+class TestAVerdictThatDataCarry:
+    @pytest.fixture
+    def carried(self, make_task: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A task with a warning whose verdict is beside its data, where no image is decoded any more."""
+        folder = make_task()
+        _split("test.parquet", {1: 500})(make_task, folder)
+        (problem,) = check.carry_verdict(load_task(folder))
+        assert problem.severity == "warning"
+        self.count = 0
+
+        def decoded(data: bytes) -> Any:
+            self.count += 1
+            return inspect_image(data)
+
+        monkeypatch.setattr(check, "inspect_image", decoded)
+        return folder
+
+    def test_it_is_believed_and_its_warnings_are_said(self, carried: Path, tmp_path: Path, caplog: Any) -> None:
+        told: list[str] = []
+        require_valid([load_task(carried)], tmp_path / "verdicts", say=told.append)
+        assert (self.count, told) == (0, [])
+        assert "repeat" in caplog.text
+        require_valid([load_task(carried.rename(tmp_path / "elsewhere"))])  # under another name it is another's
+        assert self.count == 15
+
+    @pytest.mark.parametrize("what", ["data", "verdict", "another task's", "an older check"])
+    def test_it_is_not_believed_of_other_data(
+        self, carried: Path, what: str, make_task: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = carried / check.CARRIED
+        if what == "data":
+            _train(images={0: 77})(make_task, carried)
+        elif what == "verdict":
+            path.write_text(path.read_text().replace("warning", "WARNING"))
+        elif what == "another task's":
+            other = make_task("other")
+            check.carry_verdict(load_task(other))
+            path.write_bytes((other / check.CARRIED).read_bytes())
+            self.count = 0
+        else:
+            monkeypatch.setattr(check, "CHECK_VERSION", check.CHECK_VERSION + 1)
+        told: list[str] = []
+        require_valid([load_task(carried)], say=told.append)
+        assert self.count == 15
+        assert told == ["digits: 15 images are checked, once"]
+
+    def test_errors_are_no_verdict(self, make_task: Any) -> None:
+        folder = make_task()
+        _train(images={3: b"x"})(make_task, folder)
+        (problem,) = check.carry_verdict(load_task(folder))
+        assert problem.severity == "error"
+        assert not (folder / check.CARRIED).exists()
+        with pytest.raises(TaskError, match="cannot be used"):
+            require_valid([load_task(folder)])

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from condu_ray.benchmark import Task, TaskError, load_task, load_tasks
+from condu_ray.benchmark import Task, TaskError, load_task, load_tasks, tasks
 from condu_ray.store.location import Location
 
 
@@ -101,3 +101,16 @@ def test_hash_is_remembered(make_task: Any, monkeypatch: pytest.MonkeyPatch) -> 
     first = task.fingerprint
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("the file is read again"))
     assert task.fingerprint == first
+
+
+def test_hashes_travel_and_count_for_the_very_file_alone(make_task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = load_task(make_task())
+    first = task.fingerprint
+    known = tasks.known_hashes()
+    monkeypatch.setattr(tasks, "_file_hashes", {})  # another process
+    tasks.take_hashes(known)
+    with monkeypatch.context() as patch:
+        patch.setattr("hashlib.file_digest", lambda *_: pytest.fail("the file is read again"))
+        assert task.fingerprint == first
+    make_task.change_split(Path(task.train), images={0: 77})
+    assert task.fingerprint != first

@@ -13,7 +13,7 @@ from condu_ray.learn.loop import DivergedError, WorkersDifferError
 from condu_ray.learn.retry import ATTEMPTS, local_stream, with_lower_rates
 from condu_ray.methods import get
 from condu_ray.orchestration.lanes import trainer as module
-from condu_ray.orchestration.lanes.fit import _train
+from condu_ray.orchestration.lanes.work import _train
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.vlm.model import backbone_spec
 

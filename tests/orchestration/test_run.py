@@ -12,6 +12,7 @@ from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import DivergedError, fine_tune
 from condu_ray.learn.objective import ClipClassifier, Objective
 from condu_ray.learn.retry import local_stream
+from condu_ray.store.layout import receipt_path, run_folder
 from condu_ray.store.results import read_rows
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from tests.orchestration.job import Job
@@ -97,10 +98,15 @@ def test_mlflow_has_one_run_a_method(undisturbed):
 def test_the_same_command_ends_at_once_and_changes_nothing(undisturbed, task_data, small_backbone):
     job, results = undisturbed
     before = job.final
-    again = Job(job.storage, task_data, small_backbone, method=METHODS, lanes=2).finish()
-    assert again["experts_trained"] == 0
-    assert again["measurements_reused"] == 4 * 9
-    assert {n: m["accuracy"] for n, m in again["methods"].items()} == {
+    again = Job(job.storage, task_data, small_backbone, method=METHODS, lanes=2)
+    assert again.finish() == results  # the report is as it was written
+    assert "finished before" in again.log.read_text()
+    assert job.final == before
+    Path(receipt_path(run_folder(job.storage, "r"))).unlink()
+    looked = Job(job.storage, task_data, small_backbone, method=METHODS, lanes=2).finish()
+    assert looked["experts_trained"] == 0
+    assert looked["measurements_reused"] == 4 * 9
+    assert {n: m["accuracy"] for n, m in looked["methods"].items()} == {
         n: m["accuracy"] for n, m in results["methods"].items()
     }
     assert job.final == before

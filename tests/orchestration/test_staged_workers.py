@@ -10,7 +10,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.prototype_pass import chunks
 from condu_ray.orchestration.lanes.trainer import Trainer
 from condu_ray.orchestration.measure.encoders import Encode
-from condu_ray.orchestration.measure.evaluator import EvaluatorActor
+from condu_ray.orchestration.measure.evaluator import Measurer
 from condu_ray.plan.preflight import check
 from condu_ray.vlm.staged import staged
 
@@ -24,7 +24,7 @@ def test_workers_load_what_is_staged(task_data, small_backbone, tmp_path):
     tasks = {task.name: task for task in checked.tasks}
     trainer = Trainer(spec, tasks, precision="fp32", rank=0, world=1, device="cpu")
     folders = {name: task.folder for name, task in tasks.items()}
-    evaluator = EvaluatorActor(spec, checked.config, "fp32", folders, cuda=False)
+    evaluator = Measurer(spec, checked.config, "fp32", folders, cuda=False)
     assert trainer.backbone.fingerprint == evaluator._evaluator.features.backbone.fingerprint == checked.backbone
     encode = Encode(asdict(spec), threads=1, cuda=False)
     row = {"folder": str(folders["walls"]), "task": 0} | asdict(chunks(tasks["walls"])[0])

@@ -25,7 +25,19 @@ VALUES = {
     "claims": [layout.claims_folder(STORAGE), layout.leases_folder(RUN), layout.leases_folder(SWEEP)],
 }
 """What each argument can be; any other is its own name."""
-OF_RUNS = ("config", "method", "ledger", "staged", "session", "sessions", "results", "rows", "ablation", "inspect")
+OF_RUNS = (
+    "config",
+    "receipt",
+    "method",
+    "ledger",
+    "staged",
+    "session",
+    "sessions",
+    "results",
+    "rows",
+    "ablation",
+    "inspect",
+)
 """First words of the names of functions whose run is no sweep."""
 SHELVES = (
     "backbones", "experts", "experts/.claims", "prototypes", "features", "evaluations", "checked", "datasets", "runs",

@@ -11,7 +11,7 @@ from condu_ray import Predictor
 from condu_ray.learn.prototype_store import VERSION
 from condu_ray.methods import get
 from condu_ray.options import Inference
-from condu_ray.orchestration.measure.evaluator import EvaluatorActor
+from condu_ray.orchestration.measure.evaluator import Measurer
 from condu_ray.plan.measurement import Measurement
 from condu_ray.use.bundle import MOMENTS, read_bundle, write_bundle
 from condu_ray.use.confusion import confusion
@@ -32,7 +32,7 @@ RULES = {
 @pytest.fixture(scope="module")
 def actor(found):
     folders = {task.name: task.folder for task in found.tasks}
-    return EvaluatorActor(found.plan.checked.spec, found.config.absolute(), "fp32", folders, cuda=False)
+    return Measurer(found.plan.checked.spec, found.config.absolute(), "fp32", folders, cuda=False)
 
 
 @pytest.fixture

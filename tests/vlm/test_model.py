@@ -98,6 +98,31 @@ def test_pixels_are_open_clips_own(mode, resize):
     assert torch.allclose(normalise(pixels.unsqueeze(0), config)[0], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [32, (24, 40)])
+def test_training_crops_are_open_clips_own(size):
+    import io
+
+    from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
+
+    config = {"size": size, "mode": "RGB", "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bilinear"}
+    config |= {"resize_mode": "squash", "fill_color": 0}  # which the training transform does not look at
+    whole = image_transform_v2(PreprocessCfg(**config), is_train=True, aug_cfg=AugmentationCfg())
+    ours, generator = Preprocessor(config, augment=True), np.random.default_rng(0)
+    for width, height in ((50, 70), (70, 50), (8, 8), (90, 31), (31, 90), (400, 10), (10, 400), (1, 3), (640, 480)):
+        buffer = io.BytesIO()
+        image = Image.fromarray(generator.integers(0, 255, (height, width, 3), dtype=np.uint8))
+        image.save(buffer, "PNG")
+        for seed in range(20):
+            pixels = ours.pixels(buffer.getvalue(), seed)
+            torch.manual_seed(seed)
+            picture = image
+            for step in whole.transforms[:-2]:
+                picture = step(picture)
+            assert np.array_equal(pixels, np.asarray(picture)), (width, height, seed)
+            torch.manual_seed(seed)
+            assert torch.allclose(normalise(torch.tensor(pixels)[None], config)[0], whole(image), atol=1e-6)
+
+
 def test_augmentation_is_fixed_by_its_seed():
     import io
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from condu_ray.config import Experiment
 from condu_ray.store.location import Place
-from condu_ray.vlm.model import BackboneSpec
+from condu_ray.vlm.spec import BackboneSpec
+
+if TYPE_CHECKING:
+    from condu_ray.benchmark.tasks import Hashes
 
 MOST = 8
 """Experts that a lane takes at once, at most: they share one data pipeline, whose start costs seconds."""
@@ -29,6 +32,7 @@ class Lane:
         precision: resolved training precision.
         decoders: data workers of each training worker.
         board: the board's handle.
+        hashes: of the tasks' files, so that no worker hashes them anew.
     """
 
     number: int
@@ -38,6 +42,7 @@ class Lane:
     precision: str
     decoders: int
     board: Any
+    hashes: Hashes = field(default_factory=dict)
 
     @property
     def run(self) -> str:

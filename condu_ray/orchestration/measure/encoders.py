@@ -1,26 +1,32 @@
-"""Prototypes and routers of all tasks in one streaming pass of Ray Data; they depend on theta0 and data alone."""
+"""Prototypes and routers of all tasks in one pass of theta0; they depend on theta0 and data alone.
+
+Much is streamed by Ray Data over several encoders; what is not worth a second one is encoded by the first evaluator,
+which is wanted anyway and has theta0.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import ray
 import torch
-from ray.data import ActorPoolStrategy
 from safetensors.torch import load, save
 
 from condu_ray.benchmark import Task, load_task
 from condu_ray.learn.prototype_pass import Chunk, ChunkEncoder, Gathered, chunks
 from condu_ray.learn.prototype_store import has_prototypes
 from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
-from condu_ray.orchestration.lanes.stream import chunk_dataset
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 CHUNKS_PER_ENCODER = 32
 """Work that is worth another encoder, whose start takes seconds."""
+IN_HAND = 2
+"""Chunks that an evaluator has been given: one in hand and one queued, so that it never waits for the driver."""
 
 
 class Encode:
@@ -51,6 +57,7 @@ def make_prototypes(
     room: Room,
     threads: int,
     tell: Callable[[str], None],
+    evaluator: Callable[[], Any],
 ) -> int:
     """Encodes the training images and prompts of every task that has no stored features yet.
 
@@ -62,6 +69,7 @@ def make_prototypes(
         room: how many encoders, with how much GPU.
         threads: CPU threads an encoder.
         tell: takes how far it is, in words for people, whenever a chunk is there.
+        evaluator: starts the run's first evaluator and returns its handle; called where it is to encode.
 
     Returns:
         The number of tasks that were encoded now.
@@ -70,7 +78,48 @@ def make_prototypes(
     if not todo:
         return 0
     parts = [(number, chunk) for number, task in enumerate(todo) for chunk in chunks(task)]
-    rows = [{"folder": str(todo[number].folder), "task": number} | asdict(chunk) for number, chunk in parts]
+    several = min(room.evaluators, max(1, len(parts) // CHUNKS_PER_ENCODER))
+    if several == 1:
+        encoded = _by_evaluator(evaluator(), todo, parts)
+    else:
+        encoded = _by_encoders(several, todo, parts, spec, room, threads)
+    images = [sum(chunk.images for owner, chunk in parts if owner == number) for number in range(len(todo))]
+    done, gathered = [0] * len(todo), dict[int, Gathered]()
+    left = [sum(owner == number for owner, _ in parts) for number in range(len(todo))]
+    tell(_progress(images, done))
+    for number, part in encoded:
+        one = gathered.setdefault(number, Gathered(todo[number]))
+        one.add(load(part))
+        done[number], left[number] = one.images, left[number] - 1
+        if not left[number]:
+            gathered.pop(number).save(storage, backbone)  # some MB each
+        tell(_progress(images, done))
+    return len(todo)
+
+
+def _by_evaluator(
+    evaluator: Any, tasks: Sequence[Task], parts: Sequence[tuple[int, Chunk]]
+) -> Iterator[tuple[int, bytes]]:
+    """Yields each chunk's task and part; an evaluator that dies comes back, and is asked again, by Ray."""
+    asked: deque[tuple[int, Any]] = deque()
+    for number, chunk in parts:
+        asked.append((number, evaluator.encode.remote(str(tasks[number].folder), chunk)))
+        if len(asked) == IN_HAND:
+            first, reference = asked.popleft()
+            yield first, ray.get(reference)
+    for number, reference in asked:
+        yield number, ray.get(reference)
+
+
+def _by_encoders(
+    count: int, tasks: Sequence[Task], parts: Sequence[tuple[int, Chunk]], spec: BackboneSpec, room: Room, threads: int
+) -> Iterator[tuple[int, bytes]]:
+    """Yields each chunk's task and part, encoded by so many actors."""
+    from ray.data import ActorPoolStrategy
+
+    from condu_ray.orchestration.lanes.stream import chunk_dataset
+
+    rows = [{"folder": str(tasks[number].folder), "task": number} | asdict(chunk) for number, chunk in parts]
     encoded = chunk_dataset(rows).map_batches(
         Encode,
         batch_size=1,
@@ -79,20 +128,9 @@ def make_prototypes(
             "threads": threads,
             "cuda": room.gpus_per_evaluator > 0,
         },
-        compute=ActorPoolStrategy(size=min(room.evaluators, max(1, len(rows) // CHUNKS_PER_ENCODER))),
+        compute=ActorPoolStrategy(size=count),
         num_cpus=EVALUATOR_CPUS,
         num_gpus=room.gpus_per_evaluator,
     )
-    images = [sum(chunk.images for owner, chunk in parts if owner == number) for number in range(len(todo))]
-    done, gathered = [0] * len(todo), dict[int, Gathered]()
-    left = [sum(owner == number for owner, _ in parts) for number in range(len(todo))]
-    tell(_progress(images, done))
     for batch in encoded.iter_batches(batch_size=None, batch_format="numpy"):
-        for number, part in zip(batch["task"].tolist(), batch["part"], strict=True):
-            one = gathered.setdefault(number, Gathered(todo[number]))
-            one.add(load(part))
-            done[number], left[number] = one.images, left[number] - 1
-            if not left[number]:
-                gathered.pop(number).save(storage, backbone)  # some MB each
-        tell(_progress(images, done))
-    return len(todo)
+        yield from zip(batch["task"].tolist(), batch["part"], strict=True)

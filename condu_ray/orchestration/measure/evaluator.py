@@ -1,28 +1,28 @@
-"""Evaluators: long-lived actors, each with a backbone whose weights it swaps, that measure one thing a call."""
+"""What an evaluator does: it has a backbone whose weights it swaps, and measures one thing a call."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from types import MappingProxyType
 
-import ray
 import torch
+from safetensors.torch import save
 
 from condu_ray.benchmark import Task, load_task
 from condu_ray.benchmark.label_space import label_space
+from condu_ray.benchmark.tasks import Hashes, take_hashes
 from condu_ray.config import Experiment, content_hash
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.learn.prototype_pass import Chunk, ChunkEncoder
 from condu_ray.learn.routing import Routing, load_routing, prototypes_of
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session
-from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.fidelity import Fidelity
 from condu_ray.plan.measurement import Measurement, judged, routed
-from condu_ray.plan.preflight import Checked
 from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
@@ -32,7 +32,7 @@ STATES = 2
 """Sessions' states that an evaluator keeps loaded."""
 
 
-class EvaluatorActor:
+class Measurer:
     """Holds the backbone for the whole run.
 
     Args:
@@ -43,6 +43,7 @@ class EvaluatorActor:
         probes: of each task that is measured and never learned.
         cuda: whether to compute on the GPU that Ray gave.
         held_out: folder of each task with the images that `validation_share` holds out as its test images.
+        hashes: of the tasks' files, so that they are not hashed anew.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class EvaluatorActor:
         cuda: bool,
         held_out: Mapping[str, Place] | None = None,
         probes: Mapping[str, Place] | None = None,
+        hashes: Hashes = MappingProxyType({}),
     ) -> None:
+        take_hashes(hashes)
         torch.set_num_threads(config.training.threads)
         self._evaluator = Evaluator(
             load_backbone(backbone),
@@ -87,6 +90,17 @@ class EvaluatorActor:
             while len(self._states) > STATES:
                 self._states.popitem(last=False)
         return self._states[key]
+
+    def encode(self, folder: str, chunk: Chunk) -> bytes:
+        """Returns a chunk's part of what prototypes are made of (learn/prototype_pass.py), as a safetensors file.
+
+        Args:
+            folder: of the task.
+            chunk: of its training images, or its prompts.
+        """
+        features = self._evaluator.features
+        features.place(PRETRAINED)
+        return save(ChunkEncoder(features.backbone, features.device)(load_task(folder), chunk))
 
     def measure(self, wanted: Measurement) -> Accuracy:
         """Measures one state on one task.
@@ -154,21 +168,3 @@ class EvaluatorActor:
         temperature = self._temperature(task.name, weights)
         after = self._evaluator.calibration_error(task, weights, temperature)
         return replace(found, temperature=temperature, calibration_before=before, calibration_after=after)
-
-
-def start_evaluator(config: Experiment, checked: Checked, precision: str, room: Room) -> Any:
-    """Starts an evaluator, which Ray restarts as often as it dies.
-
-    Args:
-        config: settings of the run, or those that all trials of the sweep share.
-        checked: the backbone and all tasks.
-        precision: resolved precision.
-        room: an evaluator's share of a GPU.
-    """
-    options = {"num_cpus": EVALUATOR_CPUS, "num_gpus": room.gpus_per_evaluator}
-    actor = ray.remote(EvaluatorActor).options(**options, max_restarts=-1, max_task_retries=-1)
-    folders, held_out, probes = (
-        {task.name: task.folder for task in tasks} for tasks in (checked.tasks, checked.validation, checked.probes)
-    )
-    cuda = room.gpus_per_evaluator > 0
-    return actor.remote(checked.spec, config.absolute(), precision, folders, cuda, held_out, probes)

@@ -9,7 +9,7 @@ import ray
 from condu_ray.config import Experiment
 from condu_ray.orchestration.cluster.env import named
 from condu_ray.orchestration.cluster.room import Room
-from condu_ray.orchestration.measure.evaluator import start_evaluator
+from condu_ray.orchestration.measure.actor import start_evaluator
 from condu_ray.orchestration.measure.measuring import MEASURING, Measuring
 from condu_ray.plan.preflight import Checked
 
@@ -41,6 +41,11 @@ class Pool:
         )
         self.service: Any = service.remote(config.absolute().storage, config.run_name)
 
+    def first(self) -> Any:
+        """Starts the first evaluator, before anything waits, and returns it; `look` gives it to the service."""
+        self._evaluators.append(start_evaluator(*self._about))
+        return self._evaluators[0]
+
     def look(self, more: int = 0) -> None:
         """Starts evaluators where measurements wait.
 
@@ -48,7 +53,7 @@ class Pool:
             more: evaluators that there is room for beside those of the start, where lanes have nothing to do.
         """
         self.waiting, known = ray.get(self.service.status.remote())
-        if known < len(self._evaluators):  # the service died, and came back without them
+        if known < len(self._evaluators):  # the first one; or the service died, and came back without them
             self.service.add.remote(self._evaluators[known:])
         count = len(self._evaluators)
         if count < self._room.evaluators + more and self.waiting >= (WORTH_A_START if count else 1):

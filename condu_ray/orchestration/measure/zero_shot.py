@@ -9,7 +9,7 @@ from ray.util import ActorPool
 
 from condu_ray.orchestration.cluster.room import Room
 from condu_ray.orchestration.lanes.crew import RunError
-from condu_ray.orchestration.measure.evaluator import start_evaluator
+from condu_ray.orchestration.measure.actor import start_evaluator
 from condu_ray.plan.claim import Claim, claim
 from condu_ray.plan.preflight import Checked
 from condu_ray.report.zero_shot import differing, verdict, zero_shot_lines

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from condu_ray.console import output
 
 LINE_SECONDS = 10.0
-"""How often a line says where a run is, or for what it waits, in a job's log."""
+"""How often a line says where a run is, in a job's log."""
+FIRST_SECONDS, WAIT_SECONDS = 2.0, 5.0
+"""When a line first says for what a run waits before it has begun to train, and how often."""
 
 
 class Lines:
@@ -27,7 +29,7 @@ class Lines:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Says every `LINE_SECONDS` for what the block waits, from a thread, since the block itself cannot.
+        """Says every `WAIT_SECONDS` for what the block waits, from a thread, since the block itself cannot.
 
         Args:
             what: as in `waiting: Ray starts (10 s)`.
@@ -35,7 +37,9 @@ class Lines:
         over, begin = threading.Event(), time.monotonic()
 
         def tell() -> None:
-            while not over.wait(LINE_SECONDS):
+            pause = FIRST_SECONDS
+            while not over.wait(pause):
+                pause = WAIT_SECONDS
                 self.say(f"waiting: {what} ({time.monotonic() - begin:.0f} s)")
 
         threading.Thread(target=tell, name="waiting", daemon=True).start()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from condu_ray.orchestration.watch.lines import LINE_SECONDS, Lines
+from condu_ray.orchestration.watch.lines import LINE_SECONDS, WAIT_SECONDS, Lines
 from condu_ray.orchestration.watch.news import News, Word
-from condu_ray.plan.results import SessionResult
 from condu_ray.report.protocols import images_of, measured
 from condu_ray.report.run_summary import summary_rows
 from condu_ray.report.zero_shot import verdict, zero_shot_lines
 from condu_ray.store.location import Place
+
+if TYPE_CHECKING:
+    from condu_ray.plan.results import SessionResult
 
 
 class Display:
@@ -28,7 +30,7 @@ class Display:
     """
 
     def __init__(self, tasks: Sequence[str], steps: int, lines: Lines) -> None:
-        self.console, self.say = lines.console, lines.say
+        self.console, self.say, self.waiting = lines.console, lines.say, lines.waiting
         self._tasks, self._steps, self._experts = list(tasks), steps, 0
         self._bars: Progress | None = None
         self._ids: dict[int, Any] = {}
@@ -84,7 +86,7 @@ class Display:
             for number, word in words.items():
                 detail = f"loss {word.loss:.2f}  {word.images_per_second:.0f} images/s"
                 self._bars.update(self._ids[number], completed=word.step, description=str(word), detail=detail)
-        elif time.monotonic() - self._last >= LINE_SECONDS:
+        elif time.monotonic() - self._last >= (LINE_SECONDS if words else min(LINE_SECONDS, WAIT_SECONDS)):
             self._last = time.monotonic()
             parts = [
                 f"{word} {word.step}/{word.steps} loss {word.loss:.2f} {word.images_per_second:.0f} images/s"

@@ -119,7 +119,7 @@ class Tracker:
         self._runs: dict[str, str] = {}
         self._finished: set[str] = set()
         self._client: Any = None
-        self._broken = False
+        self._broken = self._closed = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         if config.tracking.enabled:
             self._thread.start()
@@ -214,8 +214,16 @@ class Tracker:
         """Returns a method's MLflow run, known when `close` has returned; None when MLflow could not be reached."""
         return self._runs.get(method)
 
+    @property
+    def complete(self) -> bool:
+        """Whether all was sent that was to be sent, and it was closed."""
+        return not self._config.tracking.enabled or (
+            self._closed and not self._broken and not self._thread.is_alive() and self._finished >= set(self._runs)
+        )
+
     def close(self, timeout: float = 60.0) -> None:
         """Waits until all is sent, but no longer than `timeout` seconds."""
+        self._closed = True
         if self._config.tracking.enabled:
             self._queue.put(None)
             self._thread.join(timeout)

@@ -152,7 +152,8 @@ def test_what_ray_raises_at_its_start_is_one_sentence(ray, error):
 
 
 def test_a_long_start_says_for_what_it_waits(ray, capsys, monkeypatch):
-    monkeypatch.setattr("condu_ray.orchestration.watch.lines.LINE_SECONDS", 0.05)
+    monkeypatch.setattr("condu_ray.orchestration.watch.lines.FIRST_SECONDS", 0.05)
+    monkeypatch.setattr("condu_ray.orchestration.watch.lines.WAIT_SECONDS", 0.05)
     ray(seconds=0.5)
     with env.ray_cluster("local", "n", Lines()):
         pass

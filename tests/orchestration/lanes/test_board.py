@@ -12,8 +12,8 @@ from condu_ray.methods import METHODS, get
 from condu_ray.methods.session import session_folder
 from condu_ray.orchestration.lanes import board as board_module
 from condu_ray.orchestration.lanes.board import LOOK_SECONDS, SILENT_SECONDS, Board
-from condu_ray.orchestration.lanes.fit import claimable
 from condu_ray.orchestration.lanes.lane import MOST, at_once
+from condu_ray.orchestration.lanes.work import claimable
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import plan_method

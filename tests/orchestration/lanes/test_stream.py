@@ -1,11 +1,15 @@
 """Ray Data against its local twins: the same batches, and prototypes as computed image by image."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 
 from condu_ray.benchmark import load_task
+from condu_ray.config import Experiment
 from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.orchestration.cluster.env import ray_cluster
 from condu_ray.orchestration.cluster.room import Room
@@ -45,19 +49,35 @@ def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbon
         assert all(np.array_equal(one[name], other[name]) for name in ("image", "label"))
 
 
-def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_backbone, tmp_path):
+def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_backbone, tmp_path, monkeypatch):
     from condu_ray.learn.prototype_pass import prototypes_here
     from condu_ray.learn.prototype_store import load_moments, load_prototypes
+    from condu_ray.orchestration.measure import encoders
+    from condu_ray.orchestration.measure.actor import EvaluatorActor
     from condu_ray.orchestration.measure.encoders import make_prototypes
 
     spec = backbone_spec(pretrained=str(small_backbone))
     backbone = load_backbone(spec)
     tasks = [load_task(task_data / name) for name in ("walls", "doors")]
-    room = Room(lanes=1, gpus_per_worker=0, gpus_per_evaluator=0, evaluators=1)
+    room = Room(lanes=1, gpus_per_worker=0, gpus_per_evaluator=0, evaluators=2)
     told: list[str] = []
-    assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1, told.append) == 2
-    assert (told[0], told[-1]) == ("0 of 2 tasks, 0 of 40 images", "2 of 2 tasks, 40 of 40 images")
-    assert make_prototypes(tmp_path, spec, backbone.fingerprint, tasks, room, 1, told.append) == 0
+    evaluators: list[Any] = []
+
+    def first():
+        config = Experiment(storage=tmp_path)
+        evaluators.append(ray.remote(EvaluatorActor).options(num_cpus=0.1).remote(spec, config, "bf16", {}, False))
+        return evaluators[-1]
+
+    def made(some):
+        return make_prototypes(tmp_path, spec, backbone.fingerprint, some, room, 1, told.append, first)
+
+    assert made(tasks[:1]) == len(evaluators) == 1  # little: by the first evaluator
+    assert (told[0], told[-1]) == ("0 of 1 tasks, 0 of 24 images", "1 of 1 tasks, 24 of 24 images")
+    ray.kill(evaluators[0])
+    monkeypatch.setattr(encoders, "CHUNKS_PER_ENCODER", 1)
+    assert made(tasks) == 1  # more: by encoders
+    assert (told[-1], len(evaluators)) == ("1 of 1 tasks, 16 of 16 images", 1)
+    assert made(tasks) == 0
     assert prototypes_here(tmp_path / "a", backbone, tasks, "cpu") == 2
     preprocessor = Preprocessor(spec.preprocess)
     for task in tasks:

@@ -1,0 +1,165 @@
+"""What a lane's workers do: take experts from the board until none is left.
+
+Storage is the truth about what is done, not what was reported; what another run is training at this moment
+(store/claims.py) is waited for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from condu_ray.benchmark import Task, load_task
+from condu_ray.benchmark.tasks import TRAIN, take_hashes
+from condu_ray.learn.chunks import training_chunks
+from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
+from condu_ray.learn.retry import local_stream, lower_rates
+from condu_ray.orchestration.lanes.lane import Lane, at_once
+from condu_ray.orchestration.lanes.reporter import reporter
+from condu_ray.orchestration.lanes.trainer import Trainer
+from condu_ray.orchestration.watch import telemetry
+from condu_ray.plan.expert import PlannedExpert
+from condu_ray.store.claims import Claims
+from condu_ray.store.layout import claims_folder
+
+LOOK_SECONDS = 0.5
+"""How often a lane that has nothing to start on looks again."""
+
+
+def work(lane: Lane) -> None:
+    """Fine-tunes experts from the board until none is left, on every worker of a lane.
+
+    Args:
+        lane: the lane.
+
+    Raises:
+        DivergedError: after telling the board, so that the driver stops instead of trying again. All workers raise the
+            same one and tell the board, which keeps the first word: whichever of them Ray ends first, it is told.
+    """
+    import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
+    from ray.train.torch import get_device
+
+    context, board, settings = ray.train.get_context(), lane.board, lane.config.training
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(settings.threads)
+    torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+    take_hashes(lane.hashes)
+    tasks = {name: load_task(folder) for name, folder in lane.tasks.items()}
+    trainer: Trainer | None = None
+    with Claims(claims_folder(lane.config.storage)) as claims:
+        while True:
+            # One rank asks: the others would be given other experts.
+            todo = broadcast_from_rank_zero(_take(lane, claims) if rank == 0 else None)
+            if todo is None:
+                return
+            stream = _stream(lane, todo, tasks, rank, world)
+            if trainer is None:
+                trainer = Trainer(
+                    lane.backbone, tasks, precision=lane.precision, rank=rank, world=world, device=str(get_device())
+                )
+            for expert in todo:
+                begin, tags = time.perf_counter(), {"run": lane.run, "method": expert.method}
+                try:
+                    _train(trainer, expert, stream, tasks[expert.task], reporter(lane, rank, expert))
+                except DivergedError as error:
+                    ray.get(board.fail.remote(str(error)))
+                    raise
+                if rank == 0:
+                    telemetry.inc("condu_experts_trained_total", task=expert.task, lane=lane.number, **tags)
+                    telemetry.observe("condu_expert_seconds", time.perf_counter() - begin, **tags)
+                    claims.release(expert.key)
+                    ray.get(board.trained.remote(expert.key))
+            # A pipeline gives back its actors' CPUs at its end, and the next one may have to wait for them.
+            next(stream, None)
+
+
+def _train(
+    trainer: Trainer,
+    expert: PlannedExpert,
+    stream: Iterator[Mapping[str, Any]],
+    task: Task,
+    report: Callable[[Progress], None],
+) -> None:
+    """Trains one expert on the stream's next batches, and again where it diverges and the configuration says so."""
+    own = itertools.islice(stream, expert.config.training.steps)
+    try:
+        return trainer.train(expert, own, report)
+    except DivergedError as error:
+        rates = lower_rates(expert.config, error)
+        lower = next(rates)
+    for _ in own:  # the stream's next batches are the next expert's
+        pass
+    while True:
+        try:
+            again = local_stream(expert.config, task, trainer.backbone.spec.preprocess)
+            return trainer.train(replace(expert, config=lower), again, report)
+        except WorkersDifferError:
+            raise
+        except DivergedError:
+            lower = next(rates)
+
+
+def _take(lane: Lane, claims: Claims) -> list[PlannedExpert] | None:
+    """Takes work from the board that no other run is at, waiting for some; None when all is done."""
+    import ray
+
+    while True:
+        experts = ray.get(lane.board.take.remote(lane.number, at_once(lane.config)))
+        if experts is None:
+            return None
+        mine = claimable(experts, claims.acquire)
+        if mine:
+            ray.get(lane.board.keep.remote(lane.number, [expert.key for expert in mine]))
+            return mine
+        time.sleep(LOOK_SECONDS)
+
+
+def claimable(experts: Sequence[PlannedExpert], acquire: Callable[[str], bool]) -> list[PlannedExpert]:
+    """Claims what no other run is at, but for what starts from it: that can be taken when it is there.
+
+    Args:
+        experts: as the board hands them out.
+        acquire: claims a key; False when it is another run's.
+    """
+    mine: list[PlannedExpert] = []
+    theirs: set[str] = set()
+    for expert in experts:
+        if expert.before not in theirs and acquire(expert.key):
+            mine.append(expert)
+        else:
+            theirs.add(expert.key)
+    return mine
+
+
+def _stream(lane: Lane, todo: Sequence[PlannedExpert], tasks: Mapping[str, Task], rank: int, world: int) -> Any:
+    """Returns the training batches of some experts, one after the other."""
+    from condu_ray.orchestration.lanes.stream import started, training_batches
+
+    first = todo[0].config.training  # the board gives only experts of one batch size and augmentation at once
+    chunks = [
+        chunk
+        for expert in todo
+        for chunk in training_chunks(
+            str(tasks[expert.task].folder / TRAIN),
+            seed=expert.config.seed,
+            steps=expert.config.training.steps,
+            batch_size=first.batch_size,
+            rank=rank,
+            world=world,
+        )
+    ]
+    batches = training_batches(
+        chunks,
+        preprocess=lane.backbone.preprocess,
+        augment=first.augment,
+        batch_size=first.batch_size // world,
+        decoders=lane.decoders,
+        frozen=first.crops == "frozen",
+    )
+    return started(batches)

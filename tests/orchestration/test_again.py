@@ -1,0 +1,198 @@
+"""The same command again: what it ends at once for, and what it looks at contents for."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from condu_ray import Experiment
+from condu_ray.command_line import parse
+from condu_ray.orchestration import again as again_module
+from condu_ray.orchestration.again import again
+from condu_ray.orchestration.run import from_storage, write_config
+from condu_ray.orchestration.watch.lines import Lines
+from condu_ray.orchestration.watch.mlflow_address import mlflow_database
+from condu_ray.orchestration.watch.progress import Display
+from condu_ray.plan.preflight import check
+from condu_ray.plan.receipted import leave_receipt
+from condu_ray.store import receipt
+from condu_ray.store.artifacts import read_sealed
+from condu_ray.store.layout import receipt_path, results_path
+from condu_ray.vlm.spec import CONFIG, MERGES, WEIGHTS
+from tests.benchmark.ingest.forms import class_folders
+from tests.learnt import learn_here
+
+HEAVY = ("torch", "ray", "open_clip", "mlflow", "pyarrow", "pandas", "matplotlib", "sklearn", "scipy", "numba", "PIL")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, task_data, small_backbone):
+    """Data and a backbone of these tests' own, and a run of them, whole, with its report and receipt."""
+    home = tmp_path_factory.mktemp("again")
+    shutil.copytree(task_data, home / "data")
+    shutil.copytree(small_backbone, home / "backbone")
+    learn_here(settings(home))
+    write_config(settings(home))  # as a run has it
+    checked = check(settings(home))
+    assert from_storage(checked, Display(["walls", "doors"], 1, Lines())) is not None
+    return home
+
+
+def flags(home):
+    return [
+        *("--method", "condu,zero-shot", "--data", str(home / "data"), "--pretrained", str(home / "backbone")),
+        *("--run", "r", "--storage", str(home / "storage"), "--protocol", "task,union", "--tasks", "walls,doors"),
+        *("--training.precision", "fp32", "--tracking.enabled", "false"),
+    ]
+
+
+def settings(home, **changes):
+    return Experiment.model_validate(parse(flags(home)).model_dump() | changes)
+
+
+def leave(home):
+    """Writes the receipt anew, of the same files as they are now."""
+    found = read_sealed(receipt_path(settings(home).run_folder))
+    assert len(found["files"]) > 30
+    receipt.write_receipt(settings(home), map(Path, found["files"]), map(Path, found["folders"]), [], [])
+
+
+def test_it_shows_the_table_and_writes_nothing(home, capsys):
+    before = {path: path.stat().st_mtime_ns for path in (home / "storage").rglob("*")}
+    found = again(settings(home))
+    assert found == json.loads(Path(results_path(settings(home).run_folder)).read_text())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "finished before" in shown
+    assert "accuracy, percent, protocol task" in shown
+    assert "accuracy, percent, protocol union" in shown
+    assert "report.md" in shown
+    assert found["backbone"][0] in shown
+    assert {path: path.stat().st_mtime_ns for path in (home / "storage").rglob("*")} == before
+
+
+def test_nothing_heavy_is_loaded_for_it(home):
+    code = (
+        "import sys; from condu_ray.commands.run import main; main(sys.argv[2:]); "
+        "print([name for name in sys.argv[1].split(',') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, ",".join(HEAVY), *flags(home)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "finished before" in done.stdout
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def same_size_and_time(path):
+    """Another content of the same length, with the old time."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def of(name, change=same_size_and_time):
+    return lambda home: change(home / name)
+
+
+def first(pattern, change=same_size_and_time):
+    return lambda home: change(sorted(home.glob(pattern))[0])
+
+
+def new_task(home):
+    (home / "data" / "zebras").mkdir()
+    (home / "data" / "zebras" / "meta.json").write_text("{}")
+
+
+RUN = "storage/runs/r"
+CHANGES = {
+    "training images": of("data/walls/train.parquet"),
+    "test images": of("data/doors/test.parquet"),
+    "classes": of("data/walls/meta.json", lambda path: path.write_text(path.read_text().replace("red", "rot"))),
+    "an order": of("data/order.json", lambda path: path.write_text('["doors", "walls"]')),
+    "another task": new_task,
+    "weights": of(f"backbone/{WEIGHTS}"),
+    "architecture": of(f"backbone/{CONFIG}"),
+    "tokenizer": of(f"backbone/{MERGES}"),
+    "a measurement": first("storage/evaluations/*.json", Path.unlink),
+    "an expert": first("storage/experts/*/meta.json", Path.unlink),
+    "a session": first(f"{RUN}/condu/sessions/*/meta.json", Path.unlink),
+    "a ledger": of(f"{RUN}/condu/ledger.jsonl"),
+    "rows": first(f"{RUN}/results/*.parquet"),
+    "settings on disk": of(f"{RUN}/config.json"),
+    "the report": of(f"{RUN}/report/report.md", Path.unlink),
+    "a picture": first(f"{RUN}/report/*.png"),
+    "numbers": of(f"{RUN}/report/results.json"),
+    "the receipt": of(f"{RUN}/receipt.json"),
+    "the marker": of("storage/storage.json", Path.unlink),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_has_changed_is_looked_at(home, what, tmp_path):
+    assert again(settings(home)) is not None
+    shutil.copytree(home, tmp_path / "kept", symlinks=True)
+    CHANGES[what](home)
+    try:
+        assert again(settings(home)) is None
+    finally:
+        for part in ("data", "backbone", "storage"):
+            shutil.rmtree(home / part)
+            shutil.copytree(tmp_path / "kept" / part, home / part)
+    assert again(settings(home)) is None  # other files, if with the same content: they are looked at once
+    leave(home)
+
+
+OTHERS = {
+    "a method less": {"method": ("condu",)},
+    "tracking": {"tracking": {"enabled": True}},
+    "precision": {"training": {"precision": "bf16"}},
+    "a seed": {"seed": 1},
+    "repair": {"repair": True},
+    "another run": {"run": "other"},
+    "a bucket": {"storage": "s3://nowhere/at-all"},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_another_command_is_another(home, other):
+    assert again(settings(home)) is not None
+    assert again(settings(home, **OTHERS[other])) is None
+
+
+def test_another_release_machine_or_folder_is_another(home, monkeypatch, tmp_path):
+    for name, value in {
+        "_versions": lambda: ["another torch"], "_machine": lambda: ["another machine"], "VERSION": 0,
+        "ROOT": tmp_path,
+    }.items():  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(receipt, name, value)
+            assert again(settings(home)) is None, name
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert again(settings(home)) is None
+    assert again(settings(home)) is not None
+
+
+@pytest.mark.parametrize("changes", [{"data": "photos", "tasks": None}, {"validation_share": 0.25}])
+def test_what_files_do_not_say_has_no_receipt(home, tmp_path, monkeypatch, changes):
+    class_folders(tmp_path / "photos" / "birds")
+    changes = changes | ({"data": tmp_path / "photos"} if "data" in changes else {})
+    monkeypatch.setattr("condu_ray.plan.receipted.finished_run", lambda checked: pytest.fail("is not asked"))
+    assert not leave_receipt(check(settings(home, **changes, storage=tmp_path / "storage")), [], [])
+
+
+def test_mlflow_has_to_have_heard_it_all(home, monkeypatch, tmp_path):
+    config = settings(home, tracking={"enabled": True, "uri": f"sqlite:///{tmp_path}/mlflow.db"})
+    assert again_module._logged(config) == []
+    own = settings(home, tracking={"enabled": True})
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert again_module._logged(own) == [mlflow_database(home / "storage")]
+    assert again_module._about(own) != again_module._about(config)
+    path = Path(receipt_path(own.run_folder))
+    path.unlink()
+    unreachable = settings(home, tracking={"enabled": True, "uri": "http://127.0.0.1:9"})
+    assert from_storage(check(unreachable), Display(["walls", "doors"], 1, Lines())) is not None
+    assert not path.exists()

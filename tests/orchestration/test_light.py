@@ -1,0 +1,27 @@
+"""What processes load that train and measure nothing: more would take each of them seconds and much memory."""
+
+import subprocess
+import sys
+
+import pytest
+
+HERE = "condu_ray.orchestration"
+LOADED = {
+    "the same command again": (f"import {HERE}.again", ("torch", "ray", "open_clip", "mlflow", "pandas")),
+    "the board, the measuring service with its evaluators' handles, the controller of a lane": (
+        f"import {HERE}.lanes.board, {HERE}.measure.measuring, {HERE}.measure.actor, {HERE}.lanes.fit",
+        ("torch", "ray", "open_clip", "mlflow", "pandas"),
+    ),
+    "a decoder": (
+        "from condu_ray.learn.chunks import ChunkReader; ChunkReader({'size': 32}, True, False)",
+        ("open_clip", "torchvision", "timm", "mlflow", "pandas", "scipy"),
+    ),
+}
+
+
+@pytest.mark.parametrize("who", LOADED)
+def test_it_loads_no_more_than_it_uses(who):
+    code, heavy = LOADED[who]
+    shown = f"import sys; {code}; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
