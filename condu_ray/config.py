@@ -197,6 +197,10 @@ class Experiment(Settings):
     storage: Where = Location("storage")
     """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs. Also in a bucket: s3://,
     gs:// or az:// with its name and a path, credentials in the environment (store/README.md)."""
+    keep_sessions: Literal["all", "last", "doubling"] = late("all")
+    """Sessions whose merged models stay in storage while a run goes on: `all`; the `last`; or, `doubling`, sessions 1,
+    2, 4, 8, ... and the last. The others' go once the next one is committed and all is measured; who wants such a state
+    again (another order or task, `forget`, `rollback`, an ablation) has it merged again from the experts."""
     repair: bool = Field(False, exclude=True)
     """Whether to verify all that is in storage first and put what is damaged aside, so that this run makes it again; no
     other run may be at the storage meanwhile."""

@@ -113,7 +113,7 @@ def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Writes what the sweep is, and refuses another one under the same name."""
     path = sweep_config_path(folder)
     base, records = sweep.experiment(), [trial.record() for trial in trials]
-    elsewhere = {"storage", "tracking", "cluster"}
+    elsewhere = {"storage", "tracking", "cluster", "keep_sessions"}
     identity = content_hash([base.identity(exclude=elsewhere), records])
     if backend(path).exists(path):
         before = json.loads(artifacts.read_text(path))

@@ -62,7 +62,7 @@ def train_lane(given: dict[str, Lane]) -> None:
             # One rank asks: the others would be given other experts.
             taken = _take(lane, claims) if rank == 0 else None
             begins = [kept.latest() if (kept := _checkpoints(lane, one, world)) else 0 for one in taken or ()]
-            todo = broadcast_from_rank_zero(taken and list(zip(taken, begins, strict=True)))
+            todo = broadcast_from_rank_zero(None if taken is None else [*zip(taken, begins, strict=True)])
             if todo is None:
                 return
             stream = _stream(lane, todo, tasks, rank, world)
