@@ -60,6 +60,10 @@ class Training(Settings):
     """CPU threads a worker. Results are bit-identical only between runs of the same number."""
     max_failures: int = Field(3, ge=0)
     """How often a lane may be restarted after a worker or node died before the run gives up."""
+    checkpoint_minutes: float = late(30.0, ge=0)
+    """Minutes after which an expert that is still being trained is written to storage, where it goes on, to the same
+    bits, when a worker or node is lost: three times the model's size, of which one stays until the expert is there; 0:
+    never, and a lost training begins anew."""
     on_nan: Literal["stop", "retry-lower-lr"] = "stop"
     """What to do when an expert's loss loses its numbers: stop the run, or begin that expert again with half the
     learning rate, up to three times (needs `workers` 1)."""
@@ -79,7 +83,7 @@ class Training(Settings):
 
     def identity_for(self, task: str) -> dict[str, Any]:
         """Returns all that an expert of `task` depends on here: what runs where is left out."""
-        left_out = {"lr_by_task", "workers", "lanes", "threads", "max_failures"}
+        left_out = {"lr_by_task", "workers", "lanes", "threads", "max_failures", "checkpoint_minutes"}
         # Without it an expert is what its learning rate makes it, or none at all.
         kept = self.identity(exclude=left_out | ({"on_nan"} if self.on_nan == "stop" else set()))
         return kept | {"lr": self.rate(task)}
@@ -197,6 +201,10 @@ class Experiment(Settings):
     storage: Where = Location("storage")
     """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs. Also in a bucket: s3://,
     gs:// or az:// with its name and a path, credentials in the environment (store/README.md)."""
+    keep_sessions: Literal["all", "last", "doubling"] = late("all")
+    """Sessions whose merged models stay in storage while a run goes on: `all`; the `last`; or, `doubling`, sessions 1,
+    2, 4, 8, ... and the last. The others' go once the next one is committed and all is measured; who wants such a state
+    again (another order or task, `forget`, `rollback`, an ablation) has it merged again from the experts."""
     repair: bool = Field(False, exclude=True)
     """Whether to verify all that is in storage first and put what is damaged aside, so that this run makes it again; no
     other run may be at the storage meanwhile."""

@@ -50,11 +50,12 @@ class Chunk:
 
 
 def training_chunks(
-    path: str, *, seed: int, steps: int, batch_size: int, rank: int = 0, world: int = 1, rows: int = 256
-) -> Iterator[Chunk]:
-    """Yields the chunks of `steps` batches of `batch_size`; chunks hold about `rows` rows, whole batches each."""
+    path: str, *, seed: int, steps: int, batch_size: int, rank: int = 0, world: int = 1, rows: int = 256,
+    begin: int = 0,
+) -> Iterator[Chunk]:  # fmt: skip
+    """Yields the chunks of `steps` batches of `batch_size`, without the first `begin`; about `rows` rows each."""
     stride = batch_size * max(1, rows // batch_size)
-    for start in range(0, steps * batch_size, stride):
+    for start in range(begin * batch_size, steps * batch_size, stride):
         yield Chunk(path, seed, start, min(start + stride, steps * batch_size), rank, world)
 
 
@@ -163,6 +164,7 @@ def reference_images(
     batch_size: int,
     rank: int = 0,
     world: int = 1,
+    begin: int = 0,
 ) -> Iterator[np.ndarray]:
     """Yields this worker's share of `steps` batches of reference images, a file after the other in turn.
 
@@ -174,6 +176,7 @@ def reference_images(
         batch_size: images a batch over all workers.
         rank: this worker among those of the expert.
         world: how many they are.
+        begin: batches to leave out first.
 
     Yields:
         Pixels uint8 [b, H, W, 3].
@@ -182,7 +185,7 @@ def reference_images(
     count = len(files)
 
     def read() -> Iterator[np.ndarray]:
-        for step in range(steps):
+        for step in range(begin, steps):
             start = (step // count) * batch_size
             path = str(files[step % count])
             yield reader.read(Chunk(path, seed, start, start + batch_size, rank, world))["image"]

@@ -36,6 +36,7 @@ class Lesson:
         backbone: the model, at the weights that training starts from; its live parameters are what is trained.
         theta0: the pretrained weights by name, on the CPU.
         parameters: what the optimizer trains: the backbone's trainable parameters, or the factors of an adapter.
+        begin: steps that were taken before, where the training goes on from a checkpoint.
         start: the merged adapter that training started from, for methods that start from their state; else None.
         settings: hyperparameters of this method's training.
         config: the run's configuration.
@@ -59,6 +60,7 @@ class Lesson:
     config: Experiment
     precision: str
     seed: int
+    begin: int = 0
     start: Delta | None = None
     rank: int = 0
     world: int = 1

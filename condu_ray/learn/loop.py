@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
+from condu_ray.learn import checkpoint
 from condu_ray.learn.agreement import CHECK_STEPS, Agreement, named
 from condu_ray.learn.losses import READ_STEPS, DivergedError, Losses
 from condu_ray.learn.objective import Batch, ClipClassifier, Objective
@@ -90,14 +91,19 @@ def fine_tune(
     batches: Iterator[Mapping[str, np.ndarray]],
     objective: Objective,
     report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    earlier: checkpoint.Checkpoint | None = None,
+    saving: checkpoint.Saving | None = None,
 ) -> float:
     """Trains a lesson's parameters in place.
 
     Args:
         classifier: `ClipClassifier` of the lesson's model, or it under DistributedDataParallel.
-        batches: exactly `settings.steps` batches for this worker: `image` uint8 [b, H, W, 3], `label` int64 [b].
+        batches: a batch for each step that is left, of this worker: `image` uint8 [b, H, W, 3], `label` int64 [b].
         objective: the loss, and with `objective.lesson` everything else.
         report: called after every step.
+        earlier: what the first `lesson.begin` steps left, where they were taken before.
+        saving: where rank 0 writes checkpoints now and then; None: nowhere.
 
     Returns:
         The mean loss over the last tenth of the steps.
@@ -119,19 +125,22 @@ def fine_tune(
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    agreement, agreed = Agreement(lesson.parameters, lesson.rank, lesson.world), 0
+    agreement, agreed = Agreement(lesson.parameters, lesson.rank, lesson.world), lesson.begin
     train_mode(classifier)
     losses = Losses(agreement, task, peak, 1 if device.type == "cpu" else READ_STEPS)
     begin, waited, images = 0.0, 0.0, 0
-    for step in range(settings.steps):
+    for step in range(lesson.begin, settings.steps):
         before = time.perf_counter()
         rows = next(batches, None)
         begin = begin or time.perf_counter()  # the wait for a stream's first batch is its start-up, not its speed
-        waited += time.perf_counter() - before if step else 0.0
+        waited += time.perf_counter() - before if step > lesson.begin else 0.0
         if rows is None:
             raise RuntimeError(f"task {task}: the data stream ended at step {step} of {settings.steps}")
         label_B = on_device(rows["label"], device)
         batch = Batch(step, lesson.images(rows["image"]), label_B)
+        if step == lesson.begin and earlier is not None:
+            checkpoint.settle(classifier, objective, batch)
+            checkpoint.restore(earlier, optimizer, objective, losses)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings.steps, settings.warmup, peak)
         optimizer.zero_grad(set_to_none=True)
@@ -142,6 +151,8 @@ def fine_tune(
             losses.read()
             check_workers(agreement, task, step + 1, agreed)
             agreed = step + 1
+        if saving is not None and step + 1 < settings.steps:
+            saving.offer(step + 1, optimizer, objective, losses)
         images += len(label_B)
         elapsed = time.perf_counter() - begin
         report(Progress(step + 1, settings.steps, losses.latest, len(label_B), images / elapsed, waited / elapsed))

@@ -38,6 +38,10 @@ class Losses:
         """The last loss that was read."""
         return self.values[-1]
 
+    def so_far(self) -> list[float]:
+        """Returns this worker's losses of all steps, without asking the others."""
+        return [*self.values, *(torch.stack(self._unread).tolist() if self._unread else ())]
+
     def add(self, loss: Tensor) -> None:
         """Takes a step's loss, and reads if it is time; the first one is read at once.
 

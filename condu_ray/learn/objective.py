@@ -98,6 +98,17 @@ class Objective:
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Called after the optimizer's 0-based `step`."""
 
+    def state(self) -> Mapping[str, Tensor]:
+        """Returns what later steps depend on beside parameters, optimizer and `lesson.begin`, for a checkpoint.
+
+        A class that does not define this itself is begun anew where its training was lost. One that does has its own
+        streams and draws begin at step `lesson.begin`.
+        """
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` returned after `lesson.begin` steps, on the lesson's device."""
+
     def finish(self) -> None:
         """Called after the last step, before the expert is read from the model."""
 

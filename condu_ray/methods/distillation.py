@@ -8,7 +8,7 @@ images (`--fair`), which is not done here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from condu_ray.learn.objective import Batch, Objective
 from condu_ray.learn.teacher import Teacher, both_ways
 from condu_ray.methods.registry import register
 from condu_ray.methods.sequential import Sequential
+
+_COUNT = "members of the ensemble"
 
 
 class Distilling(Objective):
@@ -82,6 +84,10 @@ class Lwf(Distilling):
         """The second batch, if there is to be one."""
         return torch.empty(0) if self._second is None else self.lesson.images(next(self._second))
 
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing: the second batch is its step's."""
+        return {}
+
 
 class Zscl(Distilling):
     """Distillation from theta0 over reference images and captions, L2 to theta_(t-1), and an ensemble of weights."""
@@ -119,6 +125,17 @@ class Zscl(Distilling):
             for name, parameter in self.lesson.parameters.items():
                 mean = self._ensemble[name]
                 mean.add_(parameter - mean, alpha=1 / (self._count + 1))
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The ensemble, and how many weights are in it."""
+        return self._ensemble | {_COUNT: torch.tensor(self._count)}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the ensemble back."""
+        self._count = int(state[_COUNT])
+        for name, mean in self._ensemble.items():
+            mean.copy_(state[name])
 
     @torch.no_grad()
     def finish(self) -> None:

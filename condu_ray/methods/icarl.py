@@ -33,11 +33,22 @@ class Memory(Distilling):
         self._kept = [kept.pixels[:most] for kept in lesson.exemplars]
         self._places = [(task, row) for task, pixels in enumerate(self._kept) for row in range(len(pixels))]
 
+        for _ in range(lesson.begin):
+            self._drawn()
+
+    def _drawn(self) -> np.ndarray:
+        """Returns the places of a step's exemplars in the memory."""
+        count = min(self.lesson.added_images, len(self._places))
+        return self._draw.choice(len(self._places), size=count, replace=False)
+
     def added(self) -> Tensor:
         """Exemplars, drawn from the whole memory."""
-        count = min(self.lesson.added_images, len(self._places))
-        drawn = self._draw.choice(len(self._places), size=count, replace=False)
-        return self.lesson.images(np.stack([self._kept[task][row] for task, row in (self._places[i] for i in drawn)]))
+        places = (self._places[place] for place in self._drawn())
+        return self.lesson.images(np.stack([self._kept[task][row] for task, row in places]))
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing: the draws are the steps'."""
+        return {}
 
     def files(self) -> Mapping[str, Callable[[Path], None]]:
         """Chooses this task's exemplars: as many as the next task may want."""
@@ -49,6 +60,10 @@ class First(Objective):
     """The first task: nothing is distilled on, but exemplars are chosen."""
 
     files = Memory.files
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing."""
+        return {}
 
 
 def share(memory: int, tasks: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,10 @@ class Aligned(Objective):
         """Aligns every `align_every` steps, but not after the last: nothing would be trained from there."""
         if (step + 1) % self._options.align_every == 0 and step + 1 < self.lesson.settings.steps:
             self._align(optimizer)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing: what it aligns with is the lesson's start."""
+        return {}
 
     @torch.no_grad()
     def _align(self, optimizer: torch.optim.Optimizer) -> None:

@@ -40,14 +40,21 @@ class Rehearsal(Objective):
         if lesson.exemplars:
             self.teacher = Teacher(lesson)
             self._texts = [self.teacher.texts(kept_CL) for kept_CL in tokens]
+            for _ in range(lesson.begin):
+                self._drawn()
+
+    def _drawn(self) -> tuple[int, np.ndarray]:
+        """Returns a step's earlier task, and the rows of its exemplars."""
+        task = int(self._draw.integers(len(self.lesson.exemplars)))
+        count = len(self.lesson.exemplars[task].labels)
+        return task, self._draw.choice(count, size=min(self._size, count), replace=False)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Appends exemplars of one earlier task, and its prompts."""
         if not self.lesson.exemplars:
             return super().inputs(batch)
-        self._from = int(self._draw.integers(len(self.lesson.exemplars)))
+        self._from, rows = self._drawn()
         kept = self.lesson.exemplars[self._from]
-        rows = self._draw.choice(len(kept.labels), size=min(self._size, len(kept.labels)), replace=False)
         self._images = self.lesson.images(kept.pixels[rows])
         self._label_B = on_device(kept.labels[rows], self.lesson.device)
         return torch.cat([batch.images, self._images]), self._tokens[self._from]
@@ -65,6 +72,10 @@ class Rehearsal(Objective):
         teacher = self.scale * self.teacher.images(self._images) @ fixed_CD.T
         student = self.scale * kept_BD @ fixed_CD.T
         return own + rehearsed + self.options.weight * both_ways(teacher, student, self.options.temperature)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing: the draws are the steps'."""
+        return {}
 
     def files(self) -> Mapping[str, Callable[[Path], None]]:
         """Chooses this task's exemplars by the trained model's features, and has them stored beside the expert."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,15 @@ from safetensors import SafetensorError
 
 from condu_ray.methods.base import Method, ModelState
 from condu_ray.store import artifacts
+from condu_ray.store.experts import load_expert
 from condu_ray.store.layout import session_folder
-from condu_ray.store.ledger import Entry
+from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Place
+
+log = logging.getLogger(__name__)
+
+GONE = "gone"
+"""What a manifest has whose session's files were let go: by which rule, the state before, and the files' checksums."""
 
 
 def save_session(
@@ -57,15 +65,17 @@ def _folder(run_folder: Place, method: Method, entry: Entry) -> Place:
 
 
 def read_session(folder: Place, method: Method) -> ModelState:
-    """Loads a state from its folder.
+    """Loads a state from its folder, or merges it again where its files were let go.
 
     Raises:
-        ArtifactError: a file is missing or damaged, or it is another method's.
+        ArtifactError: a file is missing or damaged, or it is another method's; or an expert is that it is made from.
     """
     meta = artifacts.read_meta(folder)
     advice = f"remove {folder} to have it made again"
     if meta.get("method") != method.name:
         raise artifacts.ArtifactError(f"{folder}: is a session of {meta.get('method')}, not of {method.name}; {advice}")
+    if GONE in meta:
+        return _merged_again(folder, method, meta)
     for name in meta["files"]:
         artifacts.verified(folder, name)
     try:
@@ -76,3 +86,52 @@ def read_session(folder: Place, method: Method) -> ModelState:
     if len(tasks) != len(experts) or not isinstance(meta.get("state"), str):
         raise artifacts.ArtifactError(f"{folder}: its manifest is no session's; {advice}")
     return ModelState(meta["state"], tasks, experts, model)
+
+
+def let_go(method: Method, entry: Entry, tasks: Sequence[str], experts: Sequence[str | None], rule: str) -> bool:
+    """Removes the files of a committed session and leaves a manifest, by which `read_session` merges it again.
+
+    Args:
+        method: whose session it is, of the run's configuration.
+        entry: the session.
+        tasks: the state's, in order.
+        experts: their experts' keys.
+        rule: that lets it go, as messages name it.
+
+    Returns:
+        Whether there was anything to remove.
+
+    Raises:
+        WriteError: it cannot be removed.
+    """
+    folder = _folder(method.config.run_folder, method, entry)
+    files: dict[str, str] = {}
+    if artifacts.exists(folder):  # else a kill left it so, between the removal and the manifest
+        meta = artifacts.read_meta(folder)
+        files = meta["files"]
+        if GONE in meta or not files:
+            return False
+    elif not method.keeps_model:
+        return False
+    meta = {"method": method.name, "tasks": tuple(tasks), "experts": tuple(experts), "state": entry.state}
+    meta[GONE] = {"by": rule, "parent": entry.parent, "files": files}
+    artifacts.publish(folder, meta, lambda draft: None, seal=True, anew=True)
+    return True
+
+
+def _merged_again(folder: Place, method: Method, meta: dict[str, Any]) -> ModelState:
+    """Merges a state whose files were let go, from the nearest one before that is kept."""
+    rule, parent, task, expert = meta[GONE]["by"], meta[GONE]["parent"], meta["tasks"][-1], meta["experts"][-1]
+    said = f"{folder}: its files are no longer kept (--keep_sessions {rule}), and it cannot be merged again"
+    before = ModelState(model=method.initial())
+    if parent != ROOT:
+        found = [name for name in artifacts.names(folder.parent) if name.endswith(f"-{parent}")]
+        if not found:
+            raise artifacts.ArtifactError(f"{said}: the session before it is gone, {parent}; run under another name")
+        before = read_session(folder.parent / found[0], method)
+    log.warning("%s: its files are no longer kept (--keep_sessions %s); it is merged again", folder, rule)
+    try:
+        model = method.merge(before, task, expert, lambda key: load_expert(method.config.storage, key, method.form))
+    except artifacts.ArtifactError as error:
+        raise artifacts.ArtifactError(f"{said}: {error}") from error
+    return before.after(meta["state"], task, expert, model)

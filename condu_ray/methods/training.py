@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 
 from condu_ray.benchmark import Task
 from condu_ray.benchmark.references import load_references
+from condu_ray.learn.checkpoint import Checkpoint, Saving
 from condu_ray.learn.chunks import reference_images, task_images
 from condu_ray.learn.lesson import Exemplars, Lesson
 from condu_ray.learn.loop import DivergedError, Progress, fine_tune
@@ -72,13 +73,15 @@ def train_expert(
     exemplars: Sequence[Exemplars] = (),
     worker: Worker | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    earlier: Checkpoint | None = None,
+    saving: Saving | None = None,
 ) -> Trained | None:
     """Fine-tunes one expert by a method.
 
     Args:
         method: its objective, adapter and hyperparameters, with the configuration's options.
         task: what is learned.
-        stream: batches for this worker, of which `training.steps` are taken.
+        stream: batches for this worker, one for each step that is left.
         backbone: the model; its weights on return are those that training left, without any adapter.
         theta0: its pretrained weights.
         precision: `fp32` or `bf16`.
@@ -88,6 +91,8 @@ def train_expert(
         exemplars: of earlier tasks, for methods that need them.
         worker: who trains; None: this process alone.
         report: called after every step.
+        earlier: where to go on from; the same one on all workers.
+        saving: where the first worker writes checkpoints; None: nowhere.
 
     Returns:
         The expert; None on all workers but the first.
@@ -101,7 +106,7 @@ def train_expert(
         torch.manual_seed(method.config.seed)
         clip = ClipClassifier(backbone.model)
         classifier = worker.prepare(clip)
-        config, preprocess = method.config, backbone.spec.preprocess
+        config, preprocess, begin = method.config, backbone.spec.preprocess, earlier.step if earlier else 0
         references = load_references(config.distillation) if "reference" in method.needs else None
         lesson = Lesson(
             task=task,
@@ -116,16 +121,19 @@ def train_expert(
             seed=config.seed,
             rank=worker.rank,
             world=worker.world,
+            begin=begin,
             exemplars=tuple(exemplars),
-            references=partial(_open, references.files, method, preprocess, worker, 0) if references else None,
-            second=partial(_open, (task.train,), method, preprocess, worker, SECOND),
+            references=partial(_open, references.files, method, preprocess, worker, 0, begin) if references else None,
+            second=partial(_open, (task.train,), method, preprocess, worker, SECOND, begin),
             captions=references.sample(config.distillation.max_captions, config.seed) if references else (),
             training_images=partial(task_images, task.train, preprocess, batch_size=64),
         )
         objective = method.objective(lesson)
         clip.shared = objective.tokens_CL if worker.world > 1 and distributed.is_initialized() else None
         with recomputing(backbone.model, method.training.recompute):
-            loss = fine_tune(classifier, stream, objective, report)
+            loss = fine_tune(
+                classifier, stream, objective, report, earlier=earlier, saving=None if worker.rank else saving
+            )
         if worker.rank:
             return None
         if adapter is None:
@@ -156,7 +164,13 @@ def _put_in_place(
 
 
 def _open(
-    files: Sequence[Path], method: Method, preprocess: dict[str, object], worker: Worker, offset: int, size: int
+    files: Sequence[Path],
+    method: Method,
+    preprocess: dict[str, object],
+    worker: Worker,
+    offset: int,
+    begin: int,
+    size: int,
 ) -> Iterator[np.ndarray]:
     """Streams images without augmentation, of this worker's share, in the order of the run's seed."""
     return reference_images(
@@ -167,4 +181,5 @@ def _open(
         batch_size=size * worker.world,
         rank=worker.rank,
         world=worker.world,
+        begin=begin,
     )

@@ -10,6 +10,7 @@ import ray
 from condu_ray.orchestration.watch.news import News
 from condu_ray.plan.measurement import Measurement
 from condu_ray.plan.results import Results, SessionResult
+from condu_ray.plan.retention import Retention
 from condu_ray.plan.sessions import MethodPlan, PlannedSession
 from condu_ray.store.ledger import Entry
 
@@ -33,6 +34,9 @@ class Merger:
         self._experts = {expert.key: expert for expert in plan.experts}
         self._merging: dict[Any, MethodPlan] = {}
         self._measured: dict[Any, Sequence[Measurement]] = {}
+        self._sessions: dict[Any, tuple[MethodPlan, Entry]] = {}
+        # What is on trial may be dropped again: until then the session before it is the last one.
+        self._retention = Retention("all" if results.trial else plan.config.keep_sessions)
         self.handed = {one.method.name: 0 for one in plan.methods}
         self.made = self.reused = 0
 
@@ -77,7 +81,9 @@ class Merger:
             plan = self._merging.pop(reference)
             entry: Entry = ray.get(reference)
             wanted = self.results.measurements(plan, entry)
-            self._measured[self._measuring.measure.remote(wanted)] = wanted
+            asked = self._measuring.measure.remote(wanted)
+            self._measured[asked], self._sessions[asked] = wanted, (plan, entry)
+            self._retention.committed(plan, entry)
 
     def _take_measured(self) -> list[SessionResult]:
         finished = []
@@ -88,6 +94,7 @@ class Merger:
                 session = self.results.add(one, accuracy)
                 if session is not None:
                     finished.append(session)
+            self._retention.measured(*self._sessions.pop(reference))
         return finished
 
 

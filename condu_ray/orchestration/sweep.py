@@ -23,12 +23,13 @@ from condu_ray.config import Sweep, Tracking, content_hash
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.background import background
 from condu_ray.orchestration.cluster.failure import RunError, at_work
+from condu_ray.orchestration.cluster.ray_storage import ray_storage
 from condu_ray.orchestration.cluster.room import TRIAL_CPUS
 from condu_ray.orchestration.engine import Engine
 from condu_ray.orchestration.run import LOOK_SECONDS
 from condu_ray.orchestration.trial import Shared, tune_function
 from condu_ray.orchestration.watch.lines import LINE_SECONDS, Lines
-from condu_ray.orchestration.watch.mlflow_address import check_tracking, tracking_uri
+from condu_ray.orchestration.watch.mlflow_address import check_tracking, elsewhere, tracking_uri
 from condu_ray.orchestration.watch.news import News
 from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check, check_trials
@@ -36,7 +37,7 @@ from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
 from condu_ray.plan.trials import Trial, count_records, make_trials, read_records, sweep_name
 from condu_ray.store import artifacts
-from condu_ray.store.backend import backend, on_disk
+from condu_ray.store.backend import backend
 from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.layout import report_folder, sweep_config_path, sweep_folder, tune_folder
 from condu_ray.store.lease import lease
@@ -62,11 +63,6 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         ValueError, RuntimeError: bad input, before anything was spent.
     """
     begin, lines = time.perf_counter(), Lines()
-    if on_disk(sweep.storage) is None:
-        raise ValueError(
-            f"--storage {sweep.storage}: sweeps in a bucket are not done yet; give a folder of a local or shared file "
-            "system, or give each order to a run of its own (--tasks)"
-        )
     check_tracking(sweep)
     if sweep.shots is not None and sweep.seeds > 1:
         raise ValueError(
@@ -89,7 +85,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         done = read_records(folder, trials)
         left = [trial for trial in trials if trial.id not in done]
         lines.console.print(f"sweep {name}: {len(trials)} trials, {len(done)} finished before, {len(left)} to run")
-        lines.console.print(*checked.words, sep="\n", markup=False)
+        lines.console.print(*checked.words, *elsewhere(config), sep="\n", markup=False)
         cluster = partial(env.ray_cluster, sweep.cluster.address, name, lines)
         work = partial(_Running, base, checked.under(config), folder, left, lines)
         if sweep.cache_report:
@@ -117,7 +113,7 @@ def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Writes what the sweep is, and refuses another one under the same name."""
     path = sweep_config_path(folder)
     base, records = sweep.experiment(), [trial.record() for trial in trials]
-    elsewhere = {"storage", "tracking", "cluster"}
+    elsewhere = {"storage", "tracking", "cluster", "keep_sessions"}
     identity = content_hash([base.identity(exclude=elsewhere), records])
     if backend(path).exists(path):
         before = json.loads(artifacts.read_text(path))
@@ -206,7 +202,7 @@ class _Running:
             tune_config=tune.TuneConfig(max_concurrent_trials=side_by_side, reuse_actors=True),
             run_config=tune.RunConfig(
                 name=tune_folder(self.folder, int(time.time())).name,
-                storage_path=str(self.folder),
+                **ray_storage(self.folder),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=self.config.training.max_failures),
                 callbacks=[],

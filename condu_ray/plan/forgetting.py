@@ -10,6 +10,7 @@ from condu_ray.store import artifacts
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import (
+    checkpoints_folder,
     damaged_folder,
     datasets_folder,
     expert_folder,
@@ -46,7 +47,7 @@ def forgotten_before(run: Place, task: str) -> bool:
 
 
 def purge(storage: Place, run_name: str, task: str) -> Purged:
-    """Removes a forgotten task's sessions, experts, exemplars, prototypes, routers' sums and theta0's features.
+    """Removes a forgotten task's sessions, experts, exemplars, checkpoints, prototypes, and theta0's features.
 
     What another run of the storage holds stays. The same call does what a kill left.
 
@@ -89,6 +90,10 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
         for folder in _artifacts(place):
             if _meta(folder).get("task") == task:
                 take(folder, shelf, learners)
+    for key in artifacts.names(checkpoints_folder(storage)):  # of an expert that was never finished
+        place = checkpoints_folder(storage) / key
+        if any(_meta(folder).get("task") == task for folder in _artifacts(place)):
+            take(place, "checkpoints", learners)
     data = [f"datasets/{name}" for name in artifacts.names(datasets_folder(storage)) if name.startswith(f"{task}-")]
     return Purged(tuple(removed), tuple(held), tuple(_left(data)))
 

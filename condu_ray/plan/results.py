@@ -61,7 +61,7 @@ class Results:
     """
 
     def __init__(self, plan: RunPlan, trial: bool = False) -> None:
-        self.plan, self._trial = plan, trial
+        self.plan, self.trial = plan, trial
         self._protocols = {one.method.name: protocols(plan.config, one.method) for one in plan.methods}
         self._partial: dict[tuple[str, Protocol, int], dict[str, Accuracy]] = {}
         self._sessions: dict[tuple[str, Protocol, int], SessionResult] = {}
@@ -121,7 +121,7 @@ class Results:
         beside = {probe: found[probe] for probe in probes}
         result = SessionResult(measurement.method, protocol, measurement.entry, ordered, beside)
         self._sessions[place] = result
-        if not self._trial:
+        if not self.trial:
             path = rows_path(self.plan.config.run_folder, result.method, result.entry.position, result.protocol)
             write_rows(path, self._rows(result))
         return result

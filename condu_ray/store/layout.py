@@ -13,6 +13,7 @@ from condu_ray.store.location import P
 PLACES = (
     "backbones",
     "experts",
+    "checkpoints",
     "prototypes",
     "features",
     "datasets",
@@ -53,6 +54,21 @@ def expert_folder(storage: P, key: str) -> P:
 def claims_folder(storage: P) -> P:
     """Who is training an expert at this moment, a file each."""
     return experts_folder(storage) / ".claims"
+
+
+def checkpoints_folder(storage: P) -> P:
+    """The checkpoints of all experts that are being trained."""
+    return storage / "checkpoints"
+
+
+def expert_checkpoints_folder(storage: P, key: str) -> P:
+    """The checkpoints of an expert."""
+    return checkpoints_folder(storage) / key
+
+
+def checkpoint_folder(storage: P, key: str, step: int) -> P:
+    """The artifact of what so many steps of an expert's training left."""
+    return expert_checkpoints_folder(storage, key) / f"{step}"
 
 
 def prototypes_folder(storage: P) -> P:

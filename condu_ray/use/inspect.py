@@ -12,6 +12,7 @@ from torch import Tensor
 
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.merging import UnifiedDelta
+from condu_ray.methods.session import GONE
 from condu_ray.plan.measurement import kind, protocols
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.report.inspect_page import Section, facts, page, paragraph, picture, shares, table
@@ -116,8 +117,8 @@ def _sizes(found: StoredRun) -> Iterable[str]:
 def _bytes(folder: Place) -> int | None:
     if not artifacts.exists(folder):
         return None
-    found = artifacts.sizes(folder)
-    return sum(found[name] for name in artifacts.read_meta(folder)["files"])
+    found, meta = artifacts.sizes(folder), artifacts.read_meta(folder)
+    return None if GONE in meta else sum(found[name] for name in meta["files"])
 
 
 def _mb(size: int | None) -> float | None:

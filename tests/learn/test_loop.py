@@ -34,7 +34,7 @@ def test_label_smoothing_is_as_defined():
     assert classification_loss(logits, label, 0.2) == pytest.approx(float(expected))
 
 
-def make_lesson(small_backbone, task_data, *, precision="fp32", seed=0, **training):
+def make_lesson(small_backbone, task_data, *, precision="fp32", seed=0, begin=0, **training):
     backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
     settings = Training(**{"steps": 30, "batch_size": 12, "lr": 3e-3, "label_smoothing": 0.0} | training)
     return Lesson(
@@ -47,13 +47,16 @@ def make_lesson(small_backbone, task_data, *, precision="fp32", seed=0, **traini
         config=Experiment(training=settings),
         precision=precision,
         seed=seed,
+        begin=begin,
     )
 
 
 def stream(lesson):
     reader, size = ChunkReader(lesson.backbone.spec.preprocess, augment=False), lesson.settings.batch_size
     path = str(lesson.task.train)
-    return batches(reader, training_chunks(path, seed=lesson.seed, steps=lesson.settings.steps, batch_size=size), size)
+    steps = lesson.settings.steps
+    chunks = training_chunks(path, seed=lesson.seed, steps=steps, batch_size=size, begin=lesson.begin)
+    return batches(reader, chunks, size)
 
 
 def trained(lesson, objective=Objective):

@@ -13,7 +13,9 @@ from condu_ray.config import Experiment
 from condu_ray.learn.objective import Objective
 from condu_ray.methods import METHODS, ModelState, get
 from condu_ray.methods.registry import MethodError, register
-from condu_ray.methods.session import load_session, save_session, session_folder
+from condu_ray.methods.session import let_go, load_session, save_session, session_folder
+from condu_ray.store.artifacts import save_tensors
+from condu_ray.store.experts import FILES, save_expert
 from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.vlm import lora
 
@@ -128,6 +130,35 @@ class TestEveryMethod:
         assert all(toy.equal(toy.served(method, loaded, task), toy.served(method, state, task)) for task in toy.TASKS)
         if method.starts_from == "state":
             assert toy.equal(method.start(loaded), method.start(state))
+
+    def test_a_session_that_was_let_go_is_merged_again_bit_for_bit(self, name, tmp_path, toy):
+        method, parent, entries = get(name, Experiment(storage=tmp_path, run="r")), ROOT, []
+        states = toy.states(method)
+        for position, state in enumerate(states):
+            task, key = state.tasks[-1], state.experts[-1]
+            if key is not None:
+                files = {}
+                if method.form == "factors":
+                    factors = toy.expert(method, key, "factors")
+                    files = {FILES["factors"]: lambda path, factors=factors: save_tensors(path, factors)}
+                save_expert(tmp_path, key, toy.expert(method, key), {}, files)
+            entries.append(Entry(position, task, key, parent, state.id, 0.0))
+            save_session(method.config.run_folder, method, entries[-1], state, entries[-2] if position else None)
+            parent = state.id
+        gone = [let_go(method, entries[at], states[at].tasks, states[at].experts, "last") for at in (0, 1)]
+        assert gone == [method.keeps_model] * 2
+        assert not let_go(method, entries[0], states[0].tasks, states[0].experts, "last")
+        for entry, state in zip(entries, states, strict=True):
+            loaded = load_session(method.config.run_folder, method, entry)
+            assert (loaded.id, loaded.tasks, loaded.experts) == (state.id, state.tasks, state.experts)
+            one, other = tmp_path / f"one-{entry.task}", tmp_path / f"other-{entry.task}"
+            for folder, found in ((one, loaded), (other, state)):
+                folder.mkdir()
+                if method.keeps_model:
+                    method.save(found.model, folder)
+            assert {path.name: path.read_bytes() for path in one.iterdir()} == {
+                path.name: path.read_bytes() for path in other.iterdir()
+            }
 
     def test_a_merge_leaves_experts_and_states_as_they_were(self, name, toy):
         method = get(name)

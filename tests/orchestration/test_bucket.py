@@ -1,4 +1,4 @@
-"""Runs with storage and data in a bucket of SeaweedFS: the same as on disk, and the same after kills."""
+"""Runs and sweeps with storage and data in a bucket of SeaweedFS: the same as on disk, and the same after kills."""
 
 import json
 import subprocess
@@ -83,3 +83,18 @@ def test_a_run_in_a_bucket_that_is_killed_is_the_one_on_disk(tmp_path, environme
     subprocess.run(report, check=True, capture_output=True)
     results = json.loads(read_text(layout.results_path(layout.run_folder(job.place, "r"))))
     assert list(results["methods"]) == METHODS.split(",")
+
+
+def test_a_sweep_in_a_bucket(tmp_path, environment, data, small_backbone):
+    place = Location("s3://condu/sweep")
+    command = [
+        sys.executable, str(ROOT / "jobs" / "sweep_orders.py"), "--data", str(data),
+        "--pretrained", str(small_backbone),
+        "--method", "condu", "--orders", "2", "--training.steps", "4", "--training.batch_size", "8", "--training.lanes",
+        "1", "--run", "s", "--storage", str(place),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = layout.sweep_folder(place, "s")
+    assert len(names(layout.trials_folder(folder))) == 2
+    assert "report.md" in names(layout.report_folder(folder))

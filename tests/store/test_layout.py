@@ -40,8 +40,9 @@ OF_RUNS = (
 )
 """First words of the names of functions whose run is no sweep."""
 SHELVES = (
-    "backbones", "experts", "experts/.claims", "prototypes", "features", "evaluations", "checked", "datasets", "runs",
-    "runs/.leases", "runs/<name>/<method>/sessions", "runs/<name>/results", "sweeps", "sweeps/.leases",
+    "backbones", "experts", "experts/.claims", "checkpoints", "checkpoints/<key>", "prototypes", "features",
+    "evaluations", "checked", "datasets", "runs", "runs/.leases", "runs/<name>/<method>/sessions",
+    "runs/<name>/results", "sweeps", "sweeps/.leases",
     "sweeps/<name>/trials",
 )  # fmt: skip
 """Folders that only hold what has lines of its own."""

@@ -9,8 +9,10 @@ from functools import partial
 import numpy as np
 
 from condu_ray.benchmark import Task
+from condu_ray.learn.checkpoint import Saving
+from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.exemplars import load_exemplars
-from condu_ray.learn.loop import Progress
+from condu_ray.learn.loop import DivergedError, Progress
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, get
 from condu_ray.methods.session import read_session
@@ -56,13 +58,17 @@ class Trainer:
         expert: PlannedExpert,
         stream: Iterator[Mapping[str, np.ndarray]],
         report: Callable[[Progress], None],
+        checkpoints: CheckpointStore | None = None,
+        begin: int = 0,
     ) -> None:
         """Fine-tunes one expert and publishes it.
 
         Args:
             expert: the expert.
-            stream: batches, of which this expert's are next.
+            stream: batches, of which those of this expert's steps from `begin` on are next.
             report: called after every step.
+            checkpoints: where it is kept meanwhile; None: nowhere.
+            begin: steps of the checkpoint to go on from; 0: none.
 
         Raises:
             DivergedError: the loss lost its numbers on any worker, or the workers' parameters differ; nothing is
@@ -71,26 +77,36 @@ class Trainer:
         from ray.train.collective import barrier
         from ray.train.torch import prepare_model
 
-        config, begin = expert.config, time.perf_counter()
+        config, started = expert.config, time.perf_counter()
         method = get(expert.method, config)
         start, exemplars = self._start(expert, method), []
         if "exemplars" in method.needs:
             exemplars = [load_exemplars(config.storage, key, self._tasks[name]) for name, key in expert.earlier]
-        trained = train_expert(
-            method,
-            self._tasks[expert.task],
-            stream,
-            backbone=self.backbone,
-            theta0=self.theta0,
-            precision=self._precision,
-            position=expert.position,
-            start=start,
-            exemplars=exemplars,
-            worker=Worker(self._rank, self._world, prepare_model),
-            report=report,
-        )
+        own = checkpoints if self._rank == 0 else None
+        try:
+            trained = train_expert(
+                method,
+                self._tasks[expert.task],
+                stream,
+                backbone=self.backbone,
+                theta0=self.theta0,
+                precision=self._precision,
+                position=expert.position,
+                start=start,
+                exemplars=exemplars,
+                worker=Worker(self._rank, self._world, prepare_model),
+                report=report,
+                earlier=checkpoints.load(begin) if checkpoints and begin else None,
+                saving=Saving(60 * config.training.checkpoint_minutes, own.write) if own else None,
+            )
+        except DivergedError:
+            if own:
+                own.clear()
+            raise
         if trained is not None:
-            self._publish(expert, method, trained, time.perf_counter() - begin)
+            self._publish(expert, method, trained, time.perf_counter() - started)
+            if own:
+                own.clear()
         if self._world > 1:
             barrier()  # the next expert may start from this one, which only rank 0 has written
 

@@ -16,6 +16,7 @@ import torch
 
 from condu_ray.benchmark import Task, load_task
 from condu_ray.benchmark.tasks import TRAIN, take_hashes
+from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.chunks import training_chunks
 from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
 from condu_ray.learn.retry import local_stream, lower_rates
@@ -55,7 +56,9 @@ def work(lane: Lane) -> None:
     with Claims(claims_folder(lane.config.storage)) as claims:
         while True:
             # One rank asks: the others would be given other experts.
-            todo = broadcast_from_rank_zero(_take(lane, claims) if rank == 0 else None)
+            taken = _take(lane, claims) if rank == 0 else None
+            begins = [kept.latest() if (kept := _checkpoints(lane, one, world)) else 0 for one in taken or ()]
+            todo = broadcast_from_rank_zero(None if taken is None else [*zip(taken, begins, strict=True)])
             if todo is None:
                 return
             stream = _stream(lane, todo, tasks, rank, world)
@@ -63,10 +66,11 @@ def work(lane: Lane) -> None:
                 trainer = Trainer(
                     lane.backbone, tasks, precision=lane.precision, rank=rank, world=world, device=str(get_device())
                 )
-            for expert in todo:
+            for expert, done in todo:
                 begin, tags = time.perf_counter(), {"run": lane.run, "method": expert.method}
                 try:
-                    _train(trainer, expert, stream, tasks[expert.task], reporter(lane, rank, expert))
+                    kept, report = _checkpoints(lane, expert, world), reporter(lane, rank, expert)
+                    _train(trainer, expert, stream, tasks[expert.task], report, kept, done)
                 except DivergedError as error:
                     ray.get(board.fail.remote(str(error)))
                     raise
@@ -85,11 +89,13 @@ def _train(
     stream: Iterator[Mapping[str, Any]],
     task: Task,
     report: Callable[[Progress], None],
+    checkpoints: CheckpointStore | None,
+    done: int,
 ) -> None:
     """Trains one expert on the stream's next batches, and again where it diverges and the configuration says so."""
-    own = itertools.islice(stream, expert.config.training.steps)
+    own = itertools.islice(stream, expert.config.training.steps - done)
     try:
-        return trainer.train(expert, own, report)
+        return trainer.train(expert, own, report, checkpoints, done)
     except DivergedError as error:
         rates = lower_rates(expert.config, error)
         lower = next(rates)
@@ -137,14 +143,27 @@ def claimable(experts: Sequence[PlannedExpert], acquire: Callable[[str], bool]) 
     return mine
 
 
-def _stream(lane: Lane, todo: Sequence[PlannedExpert], tasks: Mapping[str, Task], rank: int, world: int) -> Any:
-    """Returns the training batches of some experts, one after the other."""
+def _checkpoints(lane: Lane, expert: PlannedExpert, world: int) -> CheckpointStore | None:
+    """Returns where an expert is kept while it is trained; None: nowhere."""
+    from ray.train.torch import get_device
+
+    device = get_device()
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    by = {"workers": world, "threads": expert.config.training.threads, "device": where, "torch": torch.__version__}
+    wanted = expert.config.training.checkpoint_minutes > 0
+    return CheckpointStore(lane.config.storage, expert.key, expert.task, by) if wanted else None
+
+
+def _stream(
+    lane: Lane, todo: Sequence[tuple[PlannedExpert, int]], tasks: Mapping[str, Task], rank: int, world: int
+) -> Any:
+    """Returns the training batches of some experts, one after the other, each without those of the steps it has."""
     from condu_ray.orchestration.lanes.stream import started, training_batches
 
-    first = todo[0].config.training  # the board gives only experts of one batch size and augmentation at once
+    first = todo[0][0].config.training  # the board gives only experts of one batch size and augmentation at once
     chunks = [
         chunk
-        for expert in todo
+        for expert, done in todo
         for chunk in training_chunks(
             str(tasks[expert.task].folder / TRAIN),
             seed=expert.config.seed,
@@ -152,6 +171,7 @@ def _stream(lane: Lane, todo: Sequence[PlannedExpert], tasks: Mapping[str, Task]
             batch_size=first.batch_size,
             rank=rank,
             world=world,
+            begin=done,
         )
     ]
     batches = training_batches(

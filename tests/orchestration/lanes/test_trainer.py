@@ -11,6 +11,7 @@ import torch
 
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Experiment
+from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.learn.exemplars import EXEMPLARS
 from condu_ray.learn.loop import DivergedError
@@ -21,7 +22,9 @@ from condu_ray.orchestration.lanes.trainer import Trainer
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.sessions import plan_method
 from condu_ray.store import artifacts
+from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.experts import expert_folder, load_expert
+from condu_ray.store.layout import checkpoint_folder, checkpoints_folder
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import backbone_spec
 
@@ -65,12 +68,13 @@ class Lane:
     def plan(self, name, config):
         return plan_method(get(name, config), config, self.tasks, self.trainer.backbone.fingerprint, "fp32")
 
-    def train(self, expert, progress=lambda progress: None):
+    def train(self, expert, progress=lambda progress: None, checkpoints=None, begin=0):
         config = expert.config
         training, path = config.training, str(next(task.train for task in self.tasks if task.name == expert.task))
-        chunks = training_chunks(path, seed=config.seed, steps=training.steps, batch_size=training.batch_size)
+        size = training.batch_size
+        chunks = training_chunks(path, seed=config.seed, steps=training.steps, batch_size=size, begin=begin)
         reader = ChunkReader(self.spec.preprocess, training.augment)
-        self.trainer.train(expert, batches(reader, chunks, training.batch_size), progress)
+        self.trainer.train(expert, batches(reader, chunks, size), progress, checkpoints, begin)
 
     def learn(self, name, config, sessions):
         """Trains and merges the first sessions of a method; returns the plan."""
@@ -183,8 +187,8 @@ def test_pam_is_given_the_global_adapter_to_align_with(lane, monkeypatch):
     config, lessons = lane.config(), []
     original = training.fine_tune
     monkeypatch.setattr(
-        training, "fine_tune", lambda model, stream, objective, report: lessons.append(objective.lesson)
-        or original(model, stream, objective, report),
+        training, "fine_tune", lambda model, stream, objective, report, **more: lessons.append(objective.lesson)
+        or original(model, stream, objective, report, **more),
     )  # fmt: skip
     plan = lane.learn("pam", config, 2)
     assert lessons[0].start is None
@@ -257,3 +261,87 @@ def test_a_start_that_is_not_there_yet_is_waited_for(lane, monkeypatch):
     later.join()
     assert time.monotonic() - begin > 0.25
     assert artifacts.exists(expert_folder(lane.storage, second.key))
+
+
+class KilledError(Exception):
+    pass
+
+
+def killed_after(step):
+    def progress(entry):
+        if entry.step == step:
+            raise KilledError
+
+    return progress
+
+
+def by(**changes):
+    return {"workers": 1, "device": "cpu"} | changes
+
+
+@pytest.mark.parametrize("name", ["individual", "condu-lora", "lwf", "zscl", "pam", "pam-full", "icarl", "rehearsal"])
+def test_a_training_that_is_killed_goes_on_to_the_same_bits(lane, tmp_path, data, small_backbone, name):
+    options = {"training": {"steps": 8, "checkpoint_minutes": 1e-9, "augment": True}}
+    options |= {"pam": {"align_every": 3}, "distillation": {"ensemble_every": 2}, "replay": {"memory": 6}}
+    config = lane.config(**options)
+    plan = lane.learn(name, config, 1)
+    expert = plan.experts[1]
+    lane.train(expert)
+    expected = artifacts.read_meta(expert.folder)
+    shutil.rmtree(expert.folder)
+    store = CheckpointStore(lane.storage, expert.key, expert.task, by())
+    with pytest.raises(KilledError):
+        lane.train(expert, killed_after(5), store)
+    assert artifacts.names(checkpoints_folder(lane.storage) / expert.key) == ["5"]
+    again, told = Lane(lane.storage, data, small_backbone), []
+    torch.rand(7)  # another process, whose generator is elsewhere
+    assert store.latest() == 5
+    again.train(expert, told.append, store, 5)
+    found = artifacts.read_meta(expert.folder)
+    assert found["files"] == expected["files"]
+    assert found["loss"] == expected["loss"]
+    assert [entry.step for entry in told] == [6, 7, 8]
+    assert not artifacts.names(checkpoints_folder(lane.storage))
+
+
+def test_a_checkpoint_that_is_damaged_or_made_in_another_way_is_not_gone_on_from(lane, caplog):
+    config = lane.config(training={"steps": 4, "checkpoint_minutes": 1e-9})
+    expert = lane.plan("condu", config).experts[0]
+    store = CheckpointStore(lane.storage, expert.key, expert.task, by())
+
+    def kill():
+        with pytest.raises(KilledError):
+            lane.train(expert, killed_after(3), store)
+
+    kill()
+    assert CheckpointStore(lane.storage, expert.key, expert.task, by(workers=2)).latest() == 0
+    assert "other workers, threads or devices" in caplog.text
+    kill()
+    (file,) = checkpoint_folder(lane.storage, expert.key, 3).glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert store.latest() == 0
+    assert "damaged" in caplog.text
+    assert not artifacts.names(checkpoints_folder(lane.storage))
+    kill()
+    assert remove_drafts(lane.storage) == 0
+    lane.train(expert)  # by somebody who keeps none
+    assert remove_drafts(lane.storage) == 1
+    assert store.latest() == 0
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_a_warning(lane, caplog):
+    config = lane.config(training={"steps": 3, "checkpoint_minutes": 1e-9})
+    expert = lane.plan("condu", config).experts[0]
+    checkpoints_folder(lane.storage).parent.mkdir(parents=True)
+    checkpoints_folder(lane.storage).write_text("no folder")
+    lane.train(expert, checkpoints=CheckpointStore(lane.storage, expert.key, expert.task, by()))
+    assert artifacts.exists(expert.folder)
+    assert "the checkpoint is not written, and training goes on" in caplog.text
+
+
+def test_a_training_that_lost_its_numbers_keeps_no_checkpoint(lane):
+    config = lane.config(training={"lr": 1e30, "steps": 9, "warmup": 0.0, "checkpoint_minutes": 1e-9})
+    expert = lane.plan("condu", config).experts[0]
+    with pytest.raises(DivergedError):
+        lane.train(expert, checkpoints=CheckpointStore(lane.storage, expert.key, expert.task, by()))
+    assert not list(lane.storage.rglob("*.safetensors"))
