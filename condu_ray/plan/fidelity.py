@@ -19,7 +19,8 @@ DELTAS = 2**29
 """Bytes of deltas that are kept for the next cell of a row: of a small model all experts, of a large one the last."""
 SAMPLES, FOUND = 128, 1024
 """Samples and estimates that are kept, at most: some 0.8 MB and some bytes each."""
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Fidelity:

@@ -231,6 +231,37 @@ def together(size: str, tasks: Sequence[int], top_k: int, repeats: int) -> list[
     return rows
 
 
+def matrices(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Measures and prints the first table; by method its rows.
+
+    Raises:
+        SystemExit: the run has no such cells, or an accuracy differs.
+    """
+    run, found = open_run(*run_place(arguments.run, arguments.storage)), {}
+    if arguments.images:
+        evaluation = run.config.evaluation.model_copy(update={"max_images": arguments.images})
+        config = run.config.model_copy(update={"evaluation": evaluation})
+        run = StoredRun(plan_run(run.plan.checked.under(config), run.plan.precision))
+    print("| method | protocol | cells | matrix, CPU s | cell by cell, CPU s | times |")
+    print("| :-- | :-- " + "| --: " * 4 + "|")
+    for method in arguments.method:
+        wanted = [
+            one for one in run.wanted
+            if one.method == method
+            and (not arguments.protocol or one.protocol in arguments.protocol)
+            and (not arguments.sessions or one.entry.position + 1 in arguments.sessions)
+        ]  # fmt: skip
+        if not wanted:
+            raise SystemExit(
+                f"{arguments.run}: has no such cells of {method}; look at --method, --protocol, --sessions"
+            )
+        found[method] = matrix(run, wanted, arguments.precision, arguments.repeats, arguments.every)
+        for row in found[method]:
+            numbers = " | ".join(f"{row[key]:,.1f}" for key in ("matrix", "cell by cell", "times"))
+            print(f"| {method} | {row['protocol']} | {row['cells']} | {numbers} |", flush=True)
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -251,33 +282,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    run = open_run(*run_place(arguments.run, arguments.storage)) if arguments.run else None
-    if run is not None and arguments.images:
-        evaluation = run.config.evaluation.model_copy(update={"max_images": arguments.images})
-        config = run.config.model_copy(update={"evaluation": evaluation})
-        run = StoredRun(plan_run(run.plan.checked.under(config), run.plan.precision))
-    results: dict[str, Any] = {"matrix": {}, "settings": {key: str(value) for key, value in vars(arguments).items()}}
-    if run is not None:
-        print("| method | protocol | cells | matrix, CPU s | cell by cell, CPU s | times |")
-        print("| :-- | :-- " + "| --: " * 4 + "|")
-    for method in arguments.method if run is not None else ():
-        wanted = [
-            one for one in run.wanted
-            if one.method == method
-            and (not arguments.protocol or one.protocol in arguments.protocol)
-            and (not arguments.sessions or one.entry.position + 1 in arguments.sessions)
-        ]  # fmt: skip
-        results["matrix"][method] = matrix(run, wanted, arguments.precision, arguments.repeats, arguments.every)
-        for row in results["matrix"][method]:
-            numbers = " | ".join(f"{row[key]:,.1f}" for key in ("matrix", "cell by cell", "times"))
-            print(f"| {method} | {row['protocol']} | {row['cells']} | {numbers} |", flush=True)
+    results: dict[str, Any] = {"settings": {key: str(value) for key, value in vars(arguments).items()}}
+    if arguments.run:
+        results["matrix"] = matrices(arguments)
     if arguments.tasks:
         results["experts"] = together(arguments.size, arguments.tasks, arguments.top_k, arguments.repeats)
         print(f"\n| {arguments.top_k} of T experts | T models, s | one, s | times | T models, MiB | one, MiB |")
         print("| --: " * 6 + "|")
         for row in results["experts"]:
-            numbers = (f"{row[key]:,.1f}" for key in ("models_s", "one_s", "times", "models_mib", "one_mib"))
-            print(f"| {row['tasks']} | " + " | ".join(numbers) + " |", flush=True)
+            keys = ("models_s", "one_s", "times", "models_mib", "one_mib")
+            shown = " | ".join(f"{row[key]:,.1f}" for key in keys)
+            print(f"| {row['tasks']} | {shown} |", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
 

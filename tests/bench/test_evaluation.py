@@ -21,7 +21,7 @@ def run(storage, tmp_path, capsys):  # noqa: F811
 
 def test_all_cells_are_compared_and_a_row_a_protocol_is_printed(run):
     numbers, said = run("--method", "condu", "condu-svd", "individual", "--images", "6", "--tasks")
-    assert set(numbers) == {"matrix", "settings"}
+    assert set(numbers) == {"settings", "matrix"}
     for method in ("condu", "condu-svd"):
         rows = numbers["matrix"][method]
         assert [(row["protocol"], row["cells"]) for row in rows] == [("task", 9), ("union", 9), ("all", 18)]

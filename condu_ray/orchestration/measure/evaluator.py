@@ -127,7 +127,8 @@ class Measurer:
             if not judged(method, wanted.seen, wanted.protocol):
                 return found
             rescaler = getattr(state.model, "rescalers", {}).get(wanted.task)
-            return replace(found, rescaler=rescaler, **self._fidelity.of(method, state, wanted.task))
+            more: dict[str, Any] = self._fidelity.of(method, state, wanted.task)
+            return replace(found, rescaler=rescaler, **more)
         options, theta0 = method.inference, self._evaluator.features.backbone.fingerprint
         experts = {name: self._fidelity.weights(method, state, name) for name in state.tasks}
         learned = [self._tasks[name] for name in state.tasks]
