@@ -7,6 +7,7 @@ this module and trains nothing, so what workers need is loaded by them.
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from condu_ray.orchestration.cluster.ray_storage import ray_storage
 from condu_ray.orchestration.cluster.room import DECODER_ASKS, DECODER_CPUS, Room
@@ -29,6 +30,20 @@ def train_lane(given: dict[str, Lane]) -> None:
     work(given["lane"])
 
 
+def trainer_of(workers: int, gpus: float) -> Any:
+    """Returns the trainer of a lane: a worker alone on a CPU needs no process group, whose set-up takes seconds.
+
+    Ray's controller of a fit then loads no torch either, which takes two seconds and 300 MB a lane.
+    """
+    if workers == 1 and not gpus:
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        return DataParallelTrainer
+    from ray.train.torch import TorchTrainer
+
+    return TorchTrainer
+
+
 def fit_lane(lane: Lane, room: Room, folder: Place) -> None:
     """Runs a lane as a Ray Train fit and waits for its end; called from a thread of the driver.
 
@@ -41,12 +56,11 @@ def fit_lane(lane: Lane, room: Room, folder: Place) -> None:
         Exception: what the training raised, after `training.max_failures` restarts.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     from condu_ray.orchestration.watch.faults import CountFaults
 
     training, cluster = lane.config.training, lane.config.cluster
-    trainer = TorchTrainer(
+    trainer = trainer_of(training.workers, room.gpus_per_worker)(
         train_lane,
         train_loop_config={"lane": lane},
         scaling_config=ScalingConfig(
