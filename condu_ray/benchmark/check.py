@@ -291,11 +291,9 @@ def _check_repeats(task: Task, digests: list[np.ndarray], problems: list[Problem
 def _read_verdict(task: Task, place: Place) -> list[Problem] | None:
     try:
         verdict = read_sealed(place, required=True)
-        # One in a folder of verdicts has the content in its name, and did not say it before there were others.
-        if (
-            verdict["version"] == CHECK_VERSION
-            and verdict.get("content", place.name.removesuffix(".json")) == task.fingerprint
-        ):
+        # One in a folder of verdicts has the content in its name.
+        content = verdict["content"] if place.name == CARRIED else task.fingerprint
+        if verdict["version"] == CHECK_VERSION and content == task.fingerprint:
             return [Problem(**entry) for entry in verdict["problems"]]
     except (OSError, ArtifactError, KeyError, TypeError):
         return None  # none yet, or damaged: check again
@@ -303,10 +301,9 @@ def _read_verdict(task: Task, place: Place) -> list[Problem] | None:
 
 
 def _write_verdict(task: Task, place: Place, problems: list[Problem]) -> None:
+    content = {"content": task.fingerprint} if place.name == CARRIED else {}
     entries = [asdict(problem) for problem in problems]
     try:
-        write_sealed(
-            place, {"version": CHECK_VERSION, "task": task.name, "content": task.fingerprint, "problems": entries}
-        )
+        write_sealed(place, {"version": CHECK_VERSION, "task": task.name, **content, "problems": entries})
     except WriteError as error:
         logger.warning("%s: the verdict on %s is not kept (%s)", place.parent, task.name, error)

@@ -20,7 +20,7 @@ from condu_ray.benchmark.mtil.names import IngestError
 from condu_ray.benchmark.tasks import ORDER, load_task
 from condu_ray.store.artifacts import write_text
 from condu_ray.store.backend import backend, on_disk
-from condu_ray.store.location import Place
+from condu_ray.store.location import Location, Place
 
 State = Literal["ready", "converted", "found", "missing", "dead", "failed"]
 _COLOURS = {
@@ -112,7 +112,7 @@ def prepare_one(
     if meta is not None:
         why = differing(entry, meta["counts"])
         if allow_counts or not why:
-            _carry(out / entry.name, check, workers, say)
+            _carry(entry, out, check, workers, say)
             return Outcome(entry, "ready", meta["counts"], _remarks(entry, meta))
         why += " (--allow-counts accepts them)"
     counts = meta["counts"] if meta else {}
@@ -130,15 +130,16 @@ def prepare_one(
         return Outcome(entry, "found", found, "; ".join(filter(None, (why, differing(entry, found)))))
     say(f"{entry.title}: converting")
     meta = convert(entry, root, out, allow_counts=allow_counts, workers=workers)
-    _carry(out / entry.name, check, workers, say)
+    _carry(entry, out, check, workers, say)
     return Outcome(entry, "converted", meta["counts"], _remarks(entry, meta))
 
 
-def _carry(folder: Place, look: bool, workers: int | None, say: Callable[[str], None]) -> None:
+def _carry(entry: DataSet, out: Place, look: bool, workers: int | None, say: Callable[[str], None]) -> None:
     """Has a task carry the verdict on its images, so that no run decodes them for one; not in a bucket."""
+    folder = Location(out) / entry.name
     if look or on_disk(folder) is None or backend(folder).exists(folder / CARRIED):
         return  # an outdated one is not believed, and its run looks again
-    say(f"{folder.name}: images are checked")
+    say(f"{entry.title}: checking its images")
     carry_verdict(load_task(folder), workers=workers or cores())
 
 

@@ -12,6 +12,7 @@ import pytest
 import torchvision.datasets as datasets
 from torchvision.datasets import utils
 
+from condu_ray.benchmark.check import CARRIED
 from condu_ray.benchmark.mtil import CATALOG, IngestError, download, prepare
 from condu_ray.benchmark.mtil.catalog import Archive
 
@@ -92,7 +93,10 @@ def test_an_archive_that_was_placed_by_hand_is_extracted_without_a_network(trees
     (raw / "fgvc-aircraft-2013b.tar.gz").write_bytes(archive)
     entry = replace(aircraft(hashlib.md5(archive).hexdigest()), train=6, test=4)
     assert [o.state for o in prepare([entry], raw, tmp_path / "out", download=True, say=said.append)] == ["converted"]
-    assert said == ["FGVC-Aircraft (variants): downloading", "FGVC-Aircraft (variants): converting"]
+    assert said == [
+        f"FGVC-Aircraft (variants): {what}" for what in ("downloading", "converting", "checking its images")
+    ]
+    assert (tmp_path / "out" / "aircraft" / CARRIED).exists()
 
 
 def test_mnists_files_are_unpacked_where_they_lie(trees, tmp_path, monkeypatch):
