@@ -38,9 +38,12 @@ _ROUNDED = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16
 """How u is rounded to what is stored: not, to bfloat16, to float16."""
 
 # Temporaries of a block, by type: in the deltas' wide dtype, in float64, bytes.
-_X, _V, _SUM, _MAX, _KEPT, _MATCHED, _U, _WIDE = (index * BLOCK for index in range(8))
+_X, _V, _SUM, _MAX, _KEPT, _MATCHED, _U, _PAIRS, _, _WIDE = (index * BLOCK for index in range(10))
 _ACC, _ACC_MATCHED, _ACC_NEW, _DOUBLE = (index * BLOCK for index in range(4))
 _KEEP, _MATCH, _BYTES = (index * BLOCK for index in range(3))
+_WORDS = BLOCK // 8
+_W1, _W2, _W3, _W4, _W5, _W6, _W7 = (np.uint64(index * _WORDS) for index in range(1, 8))
+_SHARED = 8 * (8 * BLOCK + _DOUBLE)
 
 assert BLOCK == blocks.BLOCK
 
@@ -61,75 +64,108 @@ _fma: Any = intrinsic(_fma_typed)
 """``_fma(a, b, c)`` is ``a * b + c``, rounded once: what torch's addcmul does."""
 
 
-def _prefetch_typed(typing: Any, array: Any, index: Any) -> Any:
+def _prefetch_typed(typing: Any, array: Any, index: Any, write: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(array)(context, builder, arguments[0]).data
         place = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
         function: Any = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
-        builder.call(function, [place, number(0), number(3), number(1)])
+        builder.call(function, [place, number(write.literal_value), number(3), number(1)])
         return context.get_dummy_value()
 
-    return types.void(array, index), generate
+    return types.void(array, index, write), generate
 
 
-_prefetch: Any = intrinsic(_prefetch_typed)
-"""Asks for the cache line of ``array[index]``, an index into its memory; one past the end does nothing."""
-
-
-@_compiled
-def _copy(source, target):  # type: ignore[no-untyped-def]
-    """Copy, and zeros behind."""
-    for c in range(len(source)):
-        target[c] = source[c]
-    for c in range(len(source), len(target)):
-        target[c] = 0
+_prefetch: Any = intrinsic(prefer_literal=True)(_prefetch_typed)
+"""``_prefetch(array, index, write)`` asks for the cache line of ``array[index]``, an index into its memory; one past
+the end does nothing. ``write`` is 1 where the line will be written, else 0: a number, for it is compiled in."""
 
 
 @_compiled
-def _weights(rows, bit, lams, total, most):  # type: ignore[no-untyped-def]
-    """Sum and largest of the rescalers of 8 tasks where their rows have a bit."""
-    zero, cast = total.dtype.type(0), total.dtype.type
-    a0, a1, a2, a3 = lams[0], lams[1], lams[2], lams[3]
-    a4, a5, a6, a7 = lams[4], lams[5], lams[6], lams[7]
+def _load(array, start, count, target, at):  # type: ignore[no-untyped-def]
+    """``count`` values of ``array``, a block or less, to ``target`` from ``at`` on; zeros behind them."""
+    if count == BLOCK:  # a constant length: several times as fast
+        for c in range(BLOCK):
+            target[np.uintp(at + c)] = array[np.uintp(start + c)]
+        return
+    for c in range(count):
+        target[at + c] = array[start + c]
+    for c in range(count, BLOCK):
+        target[at + c] = 0
+
+
+@_compiled
+def _store(source, at, array, start, count):  # type: ignore[no-untyped-def]
+    """The way back."""
+    if count == BLOCK:
+        for c in range(BLOCK):
+            array[np.uintp(start + c)] = source[np.uintp(at + c)]
+        return
+    for c in range(count):
+        array[start + c] = source[at + c]
+
+
+@_compiled
+def _swap(upper, lower, span, mask):  # type: ignore[no-untyped-def]
+    """Swaps the bits of two words that ``mask`` has in the lower and, ``span`` further, in the upper."""
+    swap = ((upper >> span) ^ lower) & mask
+    return upper ^ (swap << span), lower ^ swap
+
+
+@_compiled
+def _codes(rows, codes, at):  # type: ignore[no-untyped-def]
+    """Rows of 8 tasks to codes of 8 strips, from word ``at`` on; as in ``trigger.codes``, Hacker's Delight 7-3."""
+    four, two, one = np.uint64(4), np.uint64(2), np.uint64(1)
+    fours, twos, ones = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x3333333333333333), np.uint64(0x5555555555555555)
+    for c in range(_WORDS):
+        e = np.uintp(at + c)
+        a0, a1, a2, a3 = rows[e], rows[e + _W1], rows[e + _W2], rows[e + _W3]
+        a4, a5, a6, a7 = rows[e + _W4], rows[e + _W5], rows[e + _W6], rows[e + _W7]
+        a0, a4 = _swap(a0, a4, four, fours)
+        a1, a5 = _swap(a1, a5, four, fours)
+        a2, a6 = _swap(a2, a6, four, fours)
+        a3, a7 = _swap(a3, a7, four, fours)
+        a0, a2 = _swap(a0, a2, two, twos)
+        a1, a3 = _swap(a1, a3, two, twos)
+        a4, a6 = _swap(a4, a6, two, twos)
+        a5, a7 = _swap(a5, a7, two, twos)
+        a0, a1 = _swap(a0, a1, one, ones)
+        a2, a3 = _swap(a2, a3, one, ones)
+        a4, a5 = _swap(a4, a5, one, ones)
+        a6, a7 = _swap(a6, a7, one, ones)
+        codes[e], codes[e + _W1], codes[e + _W2], codes[e + _W3] = a0, a1, a2, a3
+        codes[e + _W4], codes[e + _W5], codes[e + _W6], codes[e + _W7] = a4, a5, a6, a7
+
+
+@_compiled
+def _weights(codes, at, tables, g, F):  # type: ignore[no-untyped-def]
+    """Sum and largest of the rescalers that a strip's codes, from word ``at`` on, select in table ``g``."""
+    low, one, first = np.uint64(0xFF), np.uint64(1), np.uint64(512 * g)
+    for c in range(_WORDS):
+        word = codes[np.uintp(at + c)]
+        for k in range(8):  # a load of two values for a position: quicker than adding up what the bits select
+            code = first + (((word >> np.uint64(8 * k)) & low) << one)
+            total, most = tables[code], tables[code + one]
+            F[_PAIRS + 2 * (8 * c + k)] = total
+            F[_PAIRS + 2 * (8 * c + k) + 1] = most
+
+
+@_compiled
+def _take_weights(F):  # type: ignore[no-untyped-def]
+    """What ``_weights`` found of the first 8 tasks."""
     for c in range(BLOCK):
-        s = a0 if rows[c] & bit else 0.0
-        s += a1 if rows[BLOCK + c] & bit else 0.0
-        s += a2 if rows[2 * BLOCK + c] & bit else 0.0
-        s += a3 if rows[3 * BLOCK + c] & bit else 0.0
-        s += a4 if rows[4 * BLOCK + c] & bit else 0.0
-        s += a5 if rows[5 * BLOCK + c] & bit else 0.0
-        s += a6 if rows[6 * BLOCK + c] & bit else 0.0
-        s += a7 if rows[7 * BLOCK + c] & bit else 0.0
-        total[c] = s
-    b0, b1, b2, b3 = cast(a0), cast(a1), cast(a2), cast(a3)
-    b4, b5, b6, b7 = cast(a4), cast(a5), cast(a6), cast(a7)
-    for c in range(BLOCK):
-        m = b0 if rows[c] & bit else zero
-        y = b1 if rows[BLOCK + c] & bit else zero
-        m = y if y > m else m
-        y = b2 if rows[2 * BLOCK + c] & bit else zero
-        m = y if y > m else m
-        y = b3 if rows[3 * BLOCK + c] & bit else zero
-        m = y if y > m else m
-        y = b4 if rows[4 * BLOCK + c] & bit else zero
-        m = y if y > m else m
-        y = b5 if rows[5 * BLOCK + c] & bit else zero
-        m = y if y > m else m
-        y = b6 if rows[6 * BLOCK + c] & bit else zero
-        m = y if y > m else m
-        y = b7 if rows[7 * BLOCK + c] & bit else zero
-        most[c] = y if y > m else m
+        F[_SUM + c] = F[_PAIRS + 2 * c]
+        F[_MAX + c] = F[_PAIRS + 2 * c + 1]
 
 
 @_compiled
 def _add_weights(F):  # type: ignore[no-untyped-def]
-    """What ``_weights`` found of 8 more tasks, in the places of x and v, to that of the tasks before."""
+    """What ``_weights`` found of 8 more tasks, to that of the tasks before."""
     for c in range(BLOCK):
-        F[_SUM + c] += F[_X + c]
-    for c in range(BLOCK):
-        F[_MAX + c] = F[_V + c] if F[_V + c] > F[_MAX + c] else F[_MAX + c]
+        F[_SUM + c] += F[_PAIRS + 2 * c]
+        most = F[_PAIRS + 2 * c + 1]
+        F[_MAX + c] = most if most > F[_MAX + c] else F[_MAX + c]
 
 
 @_compiled
@@ -150,12 +186,12 @@ def _rule(F):  # type: ignore[no-untyped-def]
 def _round(F, bits, rounded):  # type: ignore[no-untyped-def]
     """Round u to the nearest that half precision has, ties to even. ``bits`` is ``F`` seen as uint32."""
     if rounded == 1:
-        for c in range(_KEPT, _WIDE):
+        for c in range(_KEPT, _PAIRS):
             b = bits[c]
             bits[c] = (b + np.uint32(0x7FFF) + ((b >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
     else:
         half, least, limit = np.float32(0.5), np.float32(2.0**-14), np.float32(65536)
-        for c in range(_KEPT, _WIDE):
+        for c in range(_KEPT, _PAIRS):
             x, b = F[c], bits[c]
             size = abs(x)
             small = (size + half) - half  # below 2**-14 its steps are 2**-24, as those of float32 from 0.5 on
@@ -163,33 +199,13 @@ def _round(F, bits, rounded):  # type: ignore[no-untyped-def]
             large = abs(F[c])
             found = small if size < least else (large if large < limit else np.float32(np.inf))
             F[c] = found if x >= 0 else -found
-    for c in range(_KEPT, _WIDE):
+    for c in range(_KEPT, _PAIRS):
         F[c] += np.float32(0)  # a negative value that was rounded to -0.0
 
 
 @_compiled
-def _masked(D, K, row):  # type: ignore[no-untyped-def]
-    """|u| of a task's positions in a block, the strips added."""
-    for c in range(BLOCK):
-        byte = row[c]
-        s = K[c] if byte & 1 else 0.0
-        s += K[BLOCK + c] if byte & 2 else 0.0
-        s += K[2 * BLOCK + c] if byte & 4 else 0.0
-        s += K[3 * BLOCK + c] if byte & 8 else 0.0
-        s += K[4 * BLOCK + c] if byte & 16 else 0.0
-        s += K[5 * BLOCK + c] if byte & 32 else 0.0
-        s += K[6 * BLOCK + c] if byte & 64 else 0.0
-        s += K[7 * BLOCK + c] if byte & 128 else 0.0
-        D[_ACC + c] = s
-
-
-@_compiled
-def _halved(D, at):  # type: ignore[no-untyped-def]
-    """Sum of a block's columns, halved and halved again. Constant lengths: several times as fast."""
-    for c in range(at, at + 128):
-        D[c] += D[c + 128]
-    for c in range(at, at + 64):
-        D[c] += D[c + 64]
+def _quarter(D, at):  # type: ignore[no-untyped-def]
+    """Sum of a quarter of a block's columns, halved and halved again. Constant lengths: several times as fast."""
     for c in range(at, at + 32):
         D[c] += D[c + 32]
     for c in range(at, at + 16):
@@ -201,62 +217,118 @@ def _halved(D, at):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _unify(d, u_old, u_new, width, shift, rows_old, rows_new, lams, sums, first, last, rounded):  # type: ignore[no-untyped-def]
-    """Unify blocks ``first:last``. ``d``, ``u_old`` and ``u_new`` are strips of ``width`` from column ``shift`` on."""
-    numel, tasks, columns = d.shape[0], rows_old.shape[0], rows_new.shape[1]
-    groups = lams.shape[0] // _GROUP
-    F = np.zeros(_WIDE, d.dtype)
-    D, K = np.zeros(_DOUBLE, np.float64), np.zeros(8 * BLOCK, np.float64)
-    U = np.zeros(_BYTES, np.uint8)
-    group = _GROUP * BLOCK
-    R = np.zeros(groups * group, np.uint8)
-    zero, step = F.dtype.type(0), 64 // d.itemsize
+def _halved(D, at):  # type: ignore[no-untyped-def]
+    """Sum of a block's columns."""
+    for c in range(at, at + 64):
+        D[c] = (D[c] + D[c + 128]) + (D[c + 64] + D[c + 192])
+    return _quarter(D, at)
+
+
+@_compiled
+def _column(K, c, byte):  # type: ignore[no-untyped-def]
+    """|u| of a task's positions in a column, the strips added one after the other."""
+    s = K[c] if byte & 1 else 0.0
+    s += K[BLOCK + c] if byte & 2 else 0.0
+    s += K[2 * BLOCK + c] if byte & 4 else 0.0
+    s += K[3 * BLOCK + c] if byte & 8 else 0.0
+    s += K[4 * BLOCK + c] if byte & 16 else 0.0
+    s += K[5 * BLOCK + c] if byte & 32 else 0.0
+    s += K[6 * BLOCK + c] if byte & 64 else 0.0
+    return s + (K[7 * BLOCK + c] if byte & 128 else 0.0)
+
+
+@_compiled
+def _masked(D, K, R, at):  # type: ignore[no-untyped-def]
+    """|u| of the positions in a block of a task, whose row is at ``at``: its columns are halved twice on the way."""
+    for c in range(64):
+        b0, b1 = R[np.uintp(at + c)], R[np.uintp(at + c + 64)]
+        b2, b3 = R[np.uintp(at + c + 128)], R[np.uintp(at + c + 192)]
+        even = _column(K, c, b0) + _column(K, c + 128, b2)
+        D[c] = even + (_column(K, c + 64, b1) + _column(K, c + 192, b3))
+    return _quarter(D, _ACC)
+
+
+@_compiled
+def _add_strip(F, K, D, U, k):  # type: ignore[no-untyped-def]
+    """A strip's |u|, its bits, and its share of the sums of the new task and of the new delta."""
+    zero, none, bit = F.dtype.type(0), np.uint8(0), np.uint8(1 << k)
+    at = k * BLOCK
+    for c in range(BLOCK):
+        K[np.uintp(at + c)] = F[_KEPT + c]
+    for c in range(BLOCK):
+        D[_ACC_MATCHED + c] += F[_MATCHED + c]
+    for c in range(BLOCK):
+        D[_ACC_NEW + c] += abs(F[_X + c])
+    for c in range(BLOCK):
+        U[_KEEP + c] |= bit if F[_KEPT + c] > zero else none
+    for c in range(BLOCK):
+        U[_MATCH + c] |= bit if F[_MATCHED + c] > zero else none
+
+
+@_compiled
+def _keep(R, at, U):  # type: ignore[no-untyped-def]
+    """A task's bits where u kept its sign."""
+    for c in range(BLOCK):
+        R[np.uintp(at + c)] &= U[_KEEP + c]
+
+
+@_compiled
+def _unify(d, u_old, u_new, width, shift, rows_old, rows_new, columns, tables, sums, scratch, first, last, rounded):  # type: ignore[no-untyped-def]
+    """Unify blocks ``first:last``. ``d``, ``u_old`` and ``u_new`` are strips of ``width`` from column ``shift`` on.
+
+    Lines of memory are asked for a block ahead and a few at a time: a core can wait for some dozens only. The loops get
+    whole arrays and places in them, for a slice of an array would count its references.
+    """
+    numel, tasks = d.shape[0], sums.shape[1] - 2
+    groups, size, step = len(tables) // 512, d.itemsize, 64 // d.itemsize
+    K = scratch[: 64 * BLOCK].view(np.float64)
+    D = scratch[64 * BLOCK : 64 * BLOCK + 8 * _DOUBLE].view(np.float64)
+    F = scratch[_SHARED : _SHARED + size * _WIDE].view(d.dtype)
+    at = _SHARED + size * _WIDE
+    U, R = scratch[at : at + _BYTES], scratch[at + _BYTES : at + _BYTES + 8 * groups * BLOCK]
+    words, bits = R.view(np.uint64), F.view(np.uint32)
+    at += _BYTES + 8 * groups * BLOCK
+    codes = scratch[at : at + 8 * groups * BLOCK].view(np.uint64)
+    R[:] = 0
     for b in range(first, last):
         start = b * BLOCK
         stop = min(start + BLOCK, columns)
         for t in range(tasks):
-            _copy(rows_old[t, start:stop], R[t * BLOCK : (t + 1) * BLOCK])
+            _load(rows_old, t * columns + start, stop - start, R, t * BLOCK)
+        for g in range(groups):
+            _codes(words, codes, g * BLOCK)
         U[:] = 0
         D[:] = 0
-        for k in range(8):  # the next block's lines, while this one is worked on
-            at = k * width + start + BLOCK - shift
-            for c in range(at, at + BLOCK, step):
-                _prefetch(d, c)
-                _prefetch(u_old, c)
-        for t in range(tasks):
-            for c in range(0, BLOCK, 64):
-                _prefetch(rows_old, t * columns + start + BLOCK + c)
         for k in range(8):
             at = k * width + start - shift
-            end = max(at, min(at + stop - start, numel))
-            bit = np.uint8(1 << k)
-            _weights(R[:group], bit, lams[:_GROUP], F[_SUM : _SUM + BLOCK], F[_MAX : _MAX + BLOCK])
+            count = max(0, min(stop - start, numel - at))
+            ahead = at + BLOCK  # the next block's lines, while this one is worked on, a few at a time
+            for c in range(ahead, ahead + BLOCK, step):
+                _prefetch(d, c, 0)
+            _weights(codes, k * _WORDS, tables, 0, F)
+            _take_weights(F)
             for g in range(1, groups):
-                rows, lam = R[g * group : (g + 1) * group], lams[_GROUP * g : _GROUP * (g + 1)]
-                _weights(rows, bit, lam, F[_X : _X + BLOCK], F[_V : _V + BLOCK])
+                _weights(codes, g * BLOCK + k * _WORDS, tables, g, F)
                 _add_weights(F)
-            _copy(d[at:end], F[_X : _X + BLOCK])
-            _copy(u_old[at:end], F[_V : _V + BLOCK])
+            for c in range(ahead, ahead + BLOCK, step):
+                _prefetch(u_old, c, 0)
+            _load(d, at, count, F, _X)
+            _load(u_old, at, count, F, _V)
             _rule(F)
             if rounded:
-                _round(F, F.view(np.uint32), rounded)
-            _copy(F[_KEPT : _KEPT + BLOCK], K[k * BLOCK : (k + 1) * BLOCK])
-            for c in range(BLOCK):
-                D[_ACC_MATCHED + c] += F[_MATCHED + c]
-            for c in range(BLOCK):
-                D[_ACC_NEW + c] += abs(F[_X + c])
-            for c in range(BLOCK):
-                U[_KEEP + c] |= bit if F[_KEPT + c] > zero else np.uint8(0)
-            for c in range(BLOCK):
-                U[_MATCH + c] |= bit if F[_MATCHED + c] > zero else np.uint8(0)
-            _copy(F[_U : _U + end - at], u_new[at:end])
+                _round(F, bits, rounded)
+            for c in range(ahead, ahead + BLOCK, step):
+                _prefetch(u_new, c, 1)
+            _add_strip(F, K, D, U, k)
+            _store(F, _U, u_new, at, count)
         for t in range(tasks):
-            row, out = R[t * BLOCK : (t + 1) * BLOCK], rows_new[t, start:stop]
-            for c in range(len(out)):
-                out[c] = row[c] & U[_KEEP + c]
-            _masked(D, K, row)
-            sums[b, t] = _halved(D, _ACC)
-        _copy(U[_MATCH : _MATCH + stop - start], rows_new[tasks, start:stop])
+            for c in range(t * columns + start + BLOCK, t * columns + start + 2 * BLOCK, 64):
+                _prefetch(rows_old, c, 0)
+                _prefetch(rows_new, c, 1)
+            sums[b, t] = _masked(D, K, R, t * BLOCK)
+            _keep(R, t * BLOCK, U)
+            _store(R, t * BLOCK, rows_new, t * columns + start, stop - start)
+        _store(U, _MATCH, rows_new, tasks * columns + start, stop - start)
         sums[b, tasks] = _halved(D, _ACC_MATCHED)
         sums[b, tasks + 1] = _halved(D, _ACC_NEW)
 
@@ -270,7 +342,7 @@ def _decouple(u, row, scale, out, width, first, last):  # type: ignore[no-untype
     for b in range(first, last):
         start = b * BLOCK
         stop = min(start + BLOCK, width)
-        _copy(row[start:stop], S)
+        _load(row, start, stop - start, S, 0)
         for k in range(8):
             at = k * width + start
             end = max(at, min(at + stop - start, len(u)))
@@ -281,7 +353,7 @@ def _decouple(u, row, scale, out, width, first, last):  # type: ignore[no-untype
 
 
 def unify_jobs(
-    d: Tensor, u_old: Tensor, u_new: Tensor, rows_old: Tensor, rows_new: Tensor, rescalers: np.ndarray, sums: Tensor
+    d: Tensor, u_old: Tensor, u_new: Tensor, rows_old: Tensor, rows_new: Tensor, tables: Tensor, sums: Tensor
 ) -> Iterator[Job]:
     """The work of unifying one tensor.
 
@@ -291,23 +363,27 @@ def unify_jobs(
         u_new: Takes u, like ``d``.
         rows_old: Masks before, ``uint8`` ``[T, W]``.
         rows_new: Takes the masks, ``uint8`` ``[T + 1, W]``.
-        rescalers: lambda of the earlier tasks, float64, zeros up to a multiple of 8.
+        tables: Of every 8 earlier tasks (one of zeros where there is none) the sum and the largest of the rescalers
+            that a code selects, in the dtype to compute in: ``[groups, 256, 2]``.
         sums: Takes every block's sizes of the tasks' masked u and of the new delta: float64 ``[blocks, T + 2]``.
     """
     width, rounded, count = trigger_bytes(len(d)), _ROUNDED[d.dtype], blocks.block_count(len(d))
-    arrays = rows_old.numpy(), rows_new.numpy(), rescalers, sums.numpy()
+    arrays = rows_old.reshape(-1).numpy(), rows_new.view(-1).numpy(), width, tables.view(-1).numpy(), sums.numpy()
     for first in range(0, count, PIECE):
         last = min(first + PIECE, count)
+        # Tensors' memory begins with a cache line, numpy's does not: loops whose vectors lie across two are slower.
+        scratch = torch.empty(_SHARED + 8 * _WIDE + _BYTES + 16 * len(tables) * BLOCK, dtype=torch.uint8).numpy()
         if not rounded:
             flat = d.numpy(), u_old.numpy(), u_new.numpy()
-            yield partial(_unify, *flat, width, 0, *arrays, first, last, 0)
+            yield partial(_unify, *flat, width, 0, *arrays, scratch, first, last, 0)
             continue
 
-        def widened(start: int = first * BLOCK, first: int = first, last: int = last) -> None:
+        def widened(first: int = first, last: int = last, scratch: np.ndarray = scratch) -> None:
+            start = first * BLOCK
             stop = min(last * BLOCK, width)
             strips = [read_strips(one, start, stop).float().reshape(-1) for one in (d, u_old)]
             strips.append(torch.empty_like(strips[0]))
-            _unify(*(one.numpy() for one in strips), stop - start, start, *arrays, first, last, rounded)
+            _unify(*(one.numpy() for one in strips), stop - start, start, *arrays, scratch, first, last, rounded)
             write_strips(u_new, start, stop, strips[-1].view(8, -1))
 
         yield widened

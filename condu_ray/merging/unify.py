@@ -200,8 +200,8 @@ def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
     loops = fused()
     assert loops is not None  # unify_blocks asked
     tasks = len(before.norms)
-    padding = -tasks % GROUP if tasks else GROUP
-    rescalers = torch.tensor([*before.rescalers] + [0.0] * padding, dtype=torch.float64).numpy()
+    groups = [before.rescalers[start : start + GROUP] for start in range(0, max(tasks, 1), GROUP)]
+    tables = torch.stack([torch.stack(_tables(group, torch.device("cpu")), 1) for group in groups])
     unified: dict[str, Tensor] = {}
     triggers: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
@@ -214,7 +214,8 @@ def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
             sums[name] = torch.empty(block_count(tensor.numel()), tasks + 2, dtype=torch.float64)
             flat = tensor.view(-1)
             u_old = before.unified[name].view(-1) if tasks else flat
-            yield from loops.unify_jobs(flat, u_old, u.view(-1), rows_old, rows, rescalers, sums[name])
+            wide = tables.to(wide_dtype(tensor.dtype))
+            yield from loops.unify_jobs(flat, u_old, u.view(-1), rows_old, rows, wide, sums[name])
 
     run(jobs())
     return unified, triggers, sums
