@@ -14,6 +14,7 @@ from condu_ray.store import artifacts
 from condu_ray.store.experts import adopt_expert, adoptable
 from condu_ray.store.layout import expert_folder, experts_folder
 from condu_ray.store.location import Place
+from condu_ray.store.presence import existing
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def finished(experts: Iterable[PlannedExpert]) -> set[str]:
     listed: dict[Place, str] = {}
     for storage, known in by_storage.items():
         listed |= {known[key].folder: key for key in artifacts.names(experts_folder(storage)) if key in known}
-    return {listed[folder] for folder in artifacts.existing(list(listed))}
+    return {listed[folder] for folder in existing(list(listed))}
 
 
 def different(experts: Iterable[PlannedExpert]) -> list[PlannedExpert]:

@@ -14,8 +14,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -36,8 +35,6 @@ log = logging.getLogger(__name__)
 MANIFEST = "meta.json"
 MARKED = 2
 """Format of storage whose ledgers have marks, which versions before them would take for damage; 1 without."""
-AT_ONCE = 16
-"""Artifacts that are looked at side by side."""
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -206,30 +203,6 @@ def publish(
 def exists(folder: Place) -> bool:
     """Whether an artifact is in place (its content is checked when it is loaded)."""
     return backend(folder).exists(folder / MANIFEST)
-
-
-def present(folders: Iterable[Place]) -> set[Place]:
-    """Returns those folders in which an artifact is in place: a listing a shelf, and a look at what it lists.
-
-    Args:
-        folders: any number, of few shelves: what is not there costs no request of its own.
-    """
-    shelves: dict[Place, list[Place]] = {}
-    for folder in folders:
-        shelves.setdefault(folder.parent, []).append(folder)
-    listed: list[Place] = []
-    for shelf, wanted in shelves.items():
-        there = set(names(shelf)) if len(wanted) > 1 else {wanted[0].name}
-        listed += [folder for folder in wanted if folder.name in there]
-    return existing(listed)
-
-
-def existing(folders: Sequence[Place]) -> set[Place]:
-    """Returns those folders in which an artifact is in place, looking at some of them at once."""
-    if len(folders) <= 1:
-        return {folder for folder in folders if exists(folder)}
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="existing") as pool:
-        return {folder for folder, found in zip(folders, pool.map(exists, folders), strict=True) if found}
 
 
 def read_meta(folder: Place) -> dict[str, Any]:

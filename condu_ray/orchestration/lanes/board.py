@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.expert import PlannedExpert, finished
-from condu_ray.store.artifacts import present
 from condu_ray.store.location import Place
+from condu_ray.store.presence import present
 
 SILENT_SECONDS = 60.0
 """Silence after which others may have what a lane took. One that lives and only starts slowly loses nothing."""
