@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from condu_ray.config import Experiment
 from condu_ray.store import artifacts
 from condu_ray.store.experts import adopt_expert, adoptable
-from condu_ray.store.layout import expert_folder
+from condu_ray.store.layout import expert_folder, experts_folder
 from condu_ray.store.location import Place
+from condu_ray.store.presence import existing
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,17 @@ class PlannedExpert:
     def adoptable(self) -> bool:
         """Whether the expert is in storage under the other key alone."""
         return self.same is not None and adoptable(self.config.storage, self.key, self.same)
+
+
+def finished(experts: Iterable[PlannedExpert]) -> set[str]:
+    """Returns the keys of those that are in storage, by few requests however many are not."""
+    by_storage: dict[Place, dict[str, PlannedExpert]] = {}
+    for expert in experts:
+        by_storage.setdefault(expert.config.storage, {})[expert.key] = expert
+    listed: dict[Place, str] = {}
+    for storage, known in by_storage.items():
+        listed |= {known[key].folder: key for key in artifacts.names(experts_folder(storage)) if key in known}
+    return {listed[folder] for folder in existing(list(listed))}
 
 
 def different(experts: Iterable[PlannedExpert]) -> list[PlannedExpert]:

@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from condu_ray.orchestration.watch.news import News, Word
-from condu_ray.plan.expert import PlannedExpert
+from condu_ray.plan.expert import PlannedExpert, finished
+from condu_ray.store.location import Place
+from condu_ray.store.presence import present
 
 SILENT_SECONDS = 60.0
 """Silence after which others may have what a lane took. One that lives and only starts slowly loses nothing."""
@@ -36,18 +38,16 @@ class Board:
         self._there: set[str] = set()
         self._words: dict[int, Word] = {}
         self._failure: str | None = None
+        self._begun: set[Place] = set()  # what training starts from and was seen in storage, where it stays
         self._looked = float("-inf")
         self.post(experts)
 
     def post(self, experts: Iterable[PlannedExpert]) -> None:
         """Adds experts; what is on the board already, or in storage, is not added again."""
-        for expert in experts:
-            if expert.key in self._work or expert.key in self._there:
-                continue
-            if expert.finished:
-                self._there.add(expert.key)
-            else:
-                self._work[expert.key] = expert
+        new = {one.key: one for one in experts if one.key not in self._work and one.key not in self._there}
+        found = finished(new.values())
+        self._there |= found
+        self._work |= {key: expert for key, expert in new.items() if key not in found}
 
     def share(self, lanes: int) -> None:
         """Says how many lanes share the work from now on."""
@@ -82,7 +82,7 @@ class Board:
         for entry in free:
             if entry.before is not None:
                 followers.setdefault(entry.before, []).append(entry)
-        ready = [entry for entry in free if entry.ready]
+        ready = self._ready(free)
         length = {entry.key: _length(entry, followers) for entry in ready}
         chosen: dict[str, PlannedExpert] = {}
         for head in sorted(ready, key=lambda entry: (-length[entry.key], entry.position)):
@@ -100,7 +100,13 @@ class Board:
 
     def waiting(self) -> int:
         """Returns how many experts no lane has taken, though training could start now."""
-        return sum(entry.ready for key, entry in self._work.items() if key not in self._taken)
+        return len(self._ready([entry for key, entry in self._work.items() if key not in self._taken]))
+
+    def _ready(self, entries: Sequence[PlannedExpert]) -> list[PlannedExpert]:
+        """Those that training could start on now; storage is asked for what is not known to be there or open."""
+        asked = {one.needs for one in entries if one.needs is not None and one.start not in self._work} - self._begun
+        self._begun |= present(asked)
+        return [one for one in entries if one.needs is None or one.needs in self._begun]
 
     def keep(self, lane: int, keys: Sequence[str]) -> None:
         """A lane says which of the experts that it was given it will train; the others are free again."""
@@ -113,7 +119,7 @@ class Board:
     def _look(self) -> None:
         """Asks storage what is there by now, of whoever's making."""
         self._looked = time.monotonic()
-        for key in [key for key, entry in self._work.items() if entry.finished]:
+        for key in finished(self._work.values()):
             self._done(key)
 
     def _done(self, key: str) -> None:

@@ -19,7 +19,7 @@ from condu_ray.orchestration.lanes.board import Board
 from condu_ray.orchestration.lanes.fit import fit_lane
 from condu_ray.orchestration.lanes.lane import Lane
 from condu_ray.orchestration.watch.news import News
-from condu_ray.plan.expert import PlannedExpert
+from condu_ray.plan.expert import PlannedExpert, finished
 from condu_ray.store.location import Place
 
 GROW_SECONDS = 10.0
@@ -51,7 +51,8 @@ class Crew:
     ) -> None:
         self._config, self._lane, self._room, self._folder = config, lane, room, folder
         self._keys = {expert.key for expert in experts}
-        self.missing = [expert for expert in experts if not expert.finished]
+        there = finished(experts)
+        self.missing = [expert for expert in experts if expert.key not in there]
         self.lanes = min(room.lanes, len(self.missing))
         # A lane must not wait for a state that nobody is making yet, so what starts from one is posted by who makes it.
         first = [expert for expert in experts if expert.state is None]
