@@ -37,7 +37,7 @@ from condu_ray.learn.evaluate import class_ids, first_of, mix
 from condu_ray.learn.loop import compute_context
 from condu_ray.learn.routing import answers, load_routing, mixture
 from condu_ray.merging.delta import Delta
-from condu_ray.orchestration.measure.evaluator import EvaluatorActor
+from condu_ray.orchestration.measure.evaluator import Measurer
 from condu_ray.plan.measurement import Measurement, routed
 from condu_ray.plan.opened import open_run, run_place
 from condu_ray.plan.run_plan import plan_run
@@ -152,7 +152,7 @@ def matrix(
     Apart(run, precision).measure(wanted[0])  # what is compiled at first is compiled now
     turns: list[dict[tuple[str, str], float]] = []
     for _ in range(repeats):
-        actor = EvaluatorActor(checked.spec, config, precision, folders, False)
+        actor = Measurer(checked.spec, config, precision, folders, False)
         actor._evaluator.features._storage = None  # what an earlier run left is not used, and nothing is left
         torch.set_num_threads(1)
         reference, spent = Apart(run, precision), dict[tuple[str, str], float]()
