@@ -109,7 +109,7 @@ def table(records: list[dict[str, Any]], about: str) -> dict[str, Any]:
         "columns": ["method", "rate", "steps", "Last, validation", "individual, validation", "Last, test",
                     "individual, test"],
         "rows": rows,
-        "command": "python jobs/choose_rates.py --keep",
+        "command": "python jobs/choose_rates.py --out rates.json\npython jobs/choose_rates.py --tables rates.json",
         "setting": f"Percent, means over six tasks and 4 orders, a tenth of the training images held out; {about}.",
     }  # fmt: skip
 
