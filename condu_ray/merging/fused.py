@@ -1,7 +1,7 @@
 """ConDU's unify and decouple as one compiled loop over blocks, for deltas on a CPU.
 
 The same arithmetic in the same order as the torch path in ``unify.py``, and so the same bits: its dozen passes over a
-chunk are one over a block here, which stays in a core's first cache. Threads take pieces of tensors (``threads.py``).
+chunk are one over a block here, which stays in a core's first cache. ``fused_jobs.py`` calls it.
 
 Compiled on first use, some seconds, and kept in numba's cache: beside this file, or where that cannot be written in the
 user's cache folder. numba sees by this file alone whether what it kept is stale, so that all that is compiled is here.
@@ -12,38 +12,27 @@ are cut, and not read at an index that might be negative and count from the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from torch import Tensor
 
 from condu_ray.merging import blocks
-from condu_ray.merging.threads import Job
-from condu_ray.merging.trigger import read_strips, trigger_bytes, write_strips
 
 BLOCK = 256
 _GROUP = 8
 
-PIECE = 64
-"""Blocks that a thread takes at a time: a fraction of a millisecond, so that threads end together."""
-
-_ROUNDED = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16: 2}
-"""How u is rounded to what is stored: not, to bfloat16, to float16."""
-
 # Temporaries of a block, by type: in the deltas' wide dtype, in float64, bytes.
-_X, _V, _SUM, _MAX, _KEPT, _MATCHED, _U, _PAIRS, _, _WIDE = (index * BLOCK for index in range(10))
+_X, _V, _SUM, _MAX, _KEPT, _MATCHED, _U, _PAIRS, _, WIDE = (index * BLOCK for index in range(10))
 _ACC, _ACC_MATCHED, _ACC_NEW, _DOUBLE = (index * BLOCK for index in range(4))
-_KEEP, _MATCH, _BYTES = (index * BLOCK for index in range(3))
+_KEEP, _MATCH, BYTES = (index * BLOCK for index in range(3))
 _WORDS = BLOCK // 8
 _W1, _W2, _W3, _W4, _W5, _W6, _W7 = (np.uint64(index * _WORDS) for index in range(1, 8))
-_SHARED = 8 * (8 * BLOCK + _DOUBLE)
+SHARED = 8 * (8 * BLOCK + _DOUBLE)
 
 assert BLOCK == blocks.BLOCK
 
@@ -273,7 +262,9 @@ def _keep(R, at, U):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _unify(d, u_old, u_new, width, shift, rows_old, rows_new, columns, tables, sums, scratch, first, last, rounded):  # type: ignore[no-untyped-def]
+def unify_blocks(
+    d, u_old, u_new, width, shift, rows_old, rows_new, columns, tables, sums, scratch, first, last, rounded
+):  # type: ignore[no-untyped-def]
     """Unify blocks ``first:last``. ``d``, ``u_old`` and ``u_new`` are strips of ``width`` from column ``shift`` on.
 
     Lines of memory are asked for a block ahead and a few at a time: a core can wait for some dozens only. The loops get
@@ -283,11 +274,11 @@ def _unify(d, u_old, u_new, width, shift, rows_old, rows_new, columns, tables, s
     groups, size, step = len(tables) // 512, d.itemsize, 64 // d.itemsize
     K = scratch[: 64 * BLOCK].view(np.float64)
     D = scratch[64 * BLOCK : 64 * BLOCK + 8 * _DOUBLE].view(np.float64)
-    F = scratch[_SHARED : _SHARED + size * _WIDE].view(d.dtype)
-    at = _SHARED + size * _WIDE
-    U, R = scratch[at : at + _BYTES], scratch[at + _BYTES : at + _BYTES + 8 * groups * BLOCK]
+    F = scratch[SHARED : SHARED + size * WIDE].view(d.dtype)
+    at = SHARED + size * WIDE
+    U, R = scratch[at : at + BYTES], scratch[at + BYTES : at + BYTES + 8 * groups * BLOCK]
     words, bits = R.view(np.uint64), F.view(np.uint32)
-    at += _BYTES + 8 * groups * BLOCK
+    at += BYTES + 8 * groups * BLOCK
     codes = scratch[at : at + 8 * groups * BLOCK].view(np.uint64)
     R[:] = 0
     for b in range(first, last):
@@ -334,7 +325,7 @@ def _unify(d, u_old, u_new, width, shift, rows_old, rows_new, columns, tables, s
 
 
 @_compiled
-def _decouple(u, row, scale, out, width, first, last):  # type: ignore[no-untyped-def]
+def decouple_blocks(u, row, scale, out, width, first, last):  # type: ignore[no-untyped-def]
     """``scale * (mask . u)`` of blocks ``first:last``; like torch's product it leaves -0.0 where a negative u goes."""
     zero, one = u.dtype.type(0), u.dtype.type(1)
     factor = u.dtype.type(scale)
@@ -350,49 +341,3 @@ def _decouple(u, row, scale, out, width, first, last):  # type: ignore[no-untype
             bit = np.uint8(1 << k)
             for c in range(len(old)):
                 new[c] = (old[c] * factor) * (one if S[c] & bit else zero)
-
-
-def unify_jobs(
-    d: Tensor, u_old: Tensor, u_new: Tensor, rows_old: Tensor, rows_new: Tensor, tables: Tensor, sums: Tensor
-) -> Iterator[Job]:
-    """The work of unifying one tensor.
-
-    Args:
-        d: The new delta's tensor, flat, contiguous, any floating dtype.
-        u_old: u before, like ``d``; ``d`` itself where there is no task yet.
-        u_new: Takes u, like ``d``.
-        rows_old: Masks before, ``uint8`` ``[T, W]``.
-        rows_new: Takes the masks, ``uint8`` ``[T + 1, W]``.
-        tables: Of every 8 earlier tasks (one of zeros where there is none) the sum and the largest of the rescalers
-            that a code selects, in the dtype to compute in: ``[groups, 256, 2]``.
-        sums: Takes every block's sizes of the tasks' masked u and of the new delta: float64 ``[blocks, T + 2]``.
-    """
-    width, rounded, count = trigger_bytes(len(d)), _ROUNDED[d.dtype], blocks.block_count(len(d))
-    arrays = rows_old.reshape(-1).numpy(), rows_new.view(-1).numpy(), width, tables.view(-1).numpy(), sums.numpy()
-    for first in range(0, count, PIECE):
-        last = min(first + PIECE, count)
-        # Tensors' memory begins with a cache line, numpy's does not: loops whose vectors lie across two are slower.
-        scratch = torch.empty(_SHARED + 8 * _WIDE + _BYTES + 16 * len(tables) * BLOCK, dtype=torch.uint8).numpy()
-        if not rounded:
-            flat = d.numpy(), u_old.numpy(), u_new.numpy()
-            yield partial(_unify, *flat, width, 0, *arrays, scratch, first, last, 0)
-            continue
-
-        def widened(first: int = first, last: int = last, scratch: np.ndarray = scratch) -> None:
-            start = first * BLOCK
-            stop = min(last * BLOCK, width)
-            strips = [read_strips(one, start, stop).float().reshape(-1) for one in (d, u_old)]
-            strips.append(torch.empty_like(strips[0]))
-            _unify(*(one.numpy() for one in strips), stop - start, start, *arrays, scratch, first, last, rounded)
-            write_strips(u_new, start, stop, strips[-1].view(8, -1))
-
-        yield widened
-
-
-def decouple_jobs(u: Tensor, row: Tensor, scale: float, out: Tensor) -> Iterator[Job]:
-    """The work of decoupling one tensor: ``out = scale * (mask . u)``, all flat, in float32 or float64."""
-    width, count = trigger_bytes(len(u)), blocks.block_count(len(u))
-    arrays = u.numpy(), row.numpy(), scale, out.numpy(), width
-    for first in range(0, count, PIECE):
-        last = min(first + PIECE, count)
-        yield partial(_decouple, *arrays, first, last)

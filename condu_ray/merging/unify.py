@@ -183,7 +183,7 @@ def _positions(delta: Delta) -> int:
 def fused() -> ModuleType | None:
     """The compiled loops, imported late; ``None`` where numba cannot be had."""
     try:
-        return import_module("condu_ray.merging.fused")
+        return import_module("condu_ray.merging.fused_jobs")
     except ImportError:
         return None
 

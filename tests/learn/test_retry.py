@@ -34,7 +34,7 @@ class Trainer:
         self.backbone = SimpleNamespace(spec=spec)
         self.limit, self.differ, self.rates, self.batches = limit, differ, [], []
 
-    def train(self, expert, stream, report):
+    def train(self, expert, stream, report, checkpoints=None, done=0):
         config = expert.config
         self.rates.append(config.training.lr_by_task["walls"])
         self.batches.append([next(stream)["image"] for _ in range(config.training.steps - 1)])

@@ -8,10 +8,14 @@ import pytest
 import torch
 
 import condu_ray.merging.unify as module
-from condu_ray.merging import DeltaError, UnifiedDelta, blocks, fused, trigger
+from condu_ray.merging import DeltaError, UnifiedDelta, blocks, fused, fused_jobs, trigger
 from tests.merging.deltas import DTYPES, SHAPES, grid_deltas, normal_deltas
 
-WIDE = SHAPES | {"blocks": (8 * blocks.BLOCK,), "more": (5, 997), "pieces": (8 * blocks.BLOCK * fused.PIECE + 12_345,)}
+WIDE = SHAPES | {
+    "blocks": (8 * blocks.BLOCK,),
+    "more": (5, 997),
+    "pieces": (8 * blocks.BLOCK * fused_jobs.PIECE + 12_345,),
+}
 
 
 @pytest.fixture
@@ -96,7 +100,7 @@ def test_small_deltas_do_not_load_the_compiler():
 
 def test_without_numba_torch_does_it(monkeypatch):
     module.fused.cache_clear()
-    monkeypatch.setitem(sys.modules, "condu_ray.merging.fused", None)
+    monkeypatch.setitem(sys.modules, "condu_ray.merging.fused_jobs", None)
     monkeypatch.setattr(module, "FUSED_FROM", 1)
     try:
         state = UnifiedDelta.empty().unify("a", {"w": torch.ones(9)})

@@ -89,8 +89,8 @@ def _train(
     stream: Iterator[Mapping[str, Any]],
     task: Task,
     report: Callable[[Progress], None],
-    checkpoints: CheckpointStore | None,
-    done: int,
+    checkpoints: CheckpointStore | None = None,
+    done: int = 0,
 ) -> None:
     """Trains one expert on the stream's next batches, and again where it diverges and the configuration says so."""
     own = itertools.islice(stream, expert.config.training.steps - done)

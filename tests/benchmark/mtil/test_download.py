@@ -96,7 +96,8 @@ def test_an_archive_that_was_placed_by_hand_is_extracted_without_a_network(trees
     assert said == [
         f"FGVC-Aircraft (variants): {what}" for what in ("downloading", "converting", "checking its images")
     ]
-    assert (tmp_path / "out" / "aircraft" / CARRIED).exists()
+    # Most of the hundred classes have no image in so small a tree: what a run refuses carries no good verdict.
+    assert not (tmp_path / "out" / "aircraft" / CARRIED).exists()
 
 
 def test_mnists_files_are_unpacked_where_they_lie(trees, tmp_path, monkeypatch):
