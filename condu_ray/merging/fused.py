@@ -262,9 +262,9 @@ def _keep(R, at, U):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def unify_blocks(
+def unify_blocks(  # type: ignore[no-untyped-def]
     d, u_old, u_new, width, shift, rows_old, rows_new, columns, tables, sums, scratch, first, last, rounded
-):  # type: ignore[no-untyped-def]
+):
     """Unify blocks ``first:last``. ``d``, ``u_old`` and ``u_new`` are strips of ``width`` from column ``shift`` on.
 
     Lines of memory are asked for a block ahead and a few at a time: a core can wait for some dozens only. The loops get
