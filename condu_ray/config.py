@@ -131,6 +131,10 @@ class Cluster(Settings):
     GPUs, and with them one for each CPU of a GPU but the worker's own, four at most."""
     experts_at_once: int = Field(0, ge=0)
     """Experts that a lane takes at once, sharing a data pipeline; 0: short ones up to eight, long ones one by one."""
+    check_above: int = late(20_000, ge=0)
+    """Images that nobody has checked yet (`prepare` leaves verdicts): where there are more, the cluster checks them
+    while the first tasks train, in place of the driver before anything starts; not with `shots` or `validation_share`,
+    which choose among images."""
 
 
 class Experiment(Settings):

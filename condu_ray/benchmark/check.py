@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from condu_ray.benchmark.columns import unreadable_rows
-from condu_ray.benchmark.images import Seen, inspect_image
 from condu_ray.benchmark.rows import Layout, layout, open_parquet
+from condu_ray.benchmark.stretch import Run, Stretch, Tally, look
 from condu_ray.benchmark.tasks import META, TEST, TRAIN, Task, TaskError
 from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, read_text, write_sealed
 from condu_ray.store.layout import verdict_path
@@ -34,10 +32,7 @@ CHECK_VERSION = 5
 
 CARRIED = "checked.json"
 """File in a task's folder that has the verdict of who prepared it: whoever reads these data decodes none of them."""
-_BATCH_ROWS = 32
-_SHOWN = 5  # rows that one message names
 _MAX_LISTED = 20  # problems that one error lists
-_Run = Callable[..., Iterable[Seen]]
 
 
 @dataclass(frozen=True)
@@ -62,25 +57,6 @@ class Problem:
         return f"{self.file}: {self.message}"
 
 
-@dataclass
-class _Tally:
-    """Counts one kind of problem in one file, and keeps the first few."""
-
-    count: int = 0
-    row: int | None = None
-    shown: list[str] = field(default_factory=list)
-
-    def add(self, row: int, detail: str) -> None:
-        self.count += 1
-        self.row = row if self.row is None else self.row
-        if len(self.shown) < _SHOWN:
-            self.shown.append(detail)
-
-    def text(self) -> str:
-        rest = f" and {self.count - len(self.shown)} more" if self.count > len(self.shown) else ""
-        return "; ".join(self.shown) + rest
-
-
 def check_task(task: Task, *, workers: int = 1) -> list[Problem]:
     """Checks every row of both splits.
 
@@ -95,16 +71,29 @@ def check_task(task: Task, *, workers: int = 1) -> list[Problem]:
         empty if all is well. Palettes and CMYK pass: training converts them to RGB. One `Problem` stands for one kind
         of problem in one file, and names its first rows.
     """
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        # With one worker the pool would only cost hand-overs.
+        run: Run = map if workers <= 1 else pool.map
+        return judge(task, {split: look(task, split, run=run) for split in (TRAIN, TEST)})
+
+
+def judge(task: Task, found: Mapping[str, Stretch]) -> list[Problem]:
+    """Says what is wrong with a task, of which all rows of both splits were looked at.
+
+    Args:
+        task: A task from `load_task`.
+        found: What its splits hold, by `TRAIN` and `TEST`.
+
+    Returns:
+        As `check_task`.
+    """
     problems: list[Problem] = []
     if len(task.classes) == 1:
         message = f"{task.classes[0]!r} is the only class: accuracy is always 100 %; add classes, or leave the task out"
         problems.append(Problem("warning", META, None, message))
-    digests = []
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        # With one worker the pool would only cost hand-overs.
-        run: _Run = map if workers <= 1 else pool.map
-        for path in (task.train, task.test):
-            digests.append(_check_split(task, path, run, problems))
+    for split in (TRAIN, TEST):
+        problems += _of_split(task, split, found[split])
+    digests = [np.frombuffer(found[split].digests, dtype=np.uint64).reshape(-1, 2) for split in (TRAIN, TEST)]
     _check_repeats(task, digests, problems)
     return problems
 
@@ -154,17 +143,42 @@ def require_valid(
     Raises:
         TaskError: Listing the first errors of all tasks, and how many more there are.
     """
-    errors = []
+    verdicts: list[tuple[Task, list[Problem]]] = []
     for task in tasks:
-        places = [verdict_path(cache_folder, task.fingerprint)] if cache_folder is not None else []
-        found = (_read_verdict(task, place) for place in (*places, task.folder / CARRIED))
-        problems = next((verdict for verdict in found if verdict is not None), None)
+        problems = known_verdict(task, cache_folder)
         if problems is None:
             say(f"{task.name}: {task.train_rows + task.test_rows:,} images are checked, once")
             problems = check_task(task, workers=workers)
-            # Only a good verdict is kept: a failure may be the disk's, and has to be looked at again anyway.
-            if cache_folder is not None and not any(problem.severity == "error" for problem in problems):
-                _write_verdict(task, places[0], problems)
+            keep_verdict(task, cache_folder, problems)
+        verdicts.append((task, problems))
+    require(verdicts, refuse_transparent=refuse_transparent)
+
+
+def known_verdict(task: Task, cache_folder: Place | None) -> list[Problem] | None:
+    """Returns a good verdict that is in the folder of verdicts or beside the data; None where there is none."""
+    places = [verdict_path(cache_folder, task.fingerprint)] if cache_folder is not None else []
+    found = (_read_verdict(task, place) for place in (*places, task.folder / CARRIED))
+    return next((verdict for verdict in found if verdict is not None), None)
+
+
+def keep_verdict(task: Task, cache_folder: Place | None, problems: list[Problem]) -> None:
+    """Keeps a good verdict alone: a failure may be the disk's, and has to be looked at again anyway."""
+    if cache_folder is not None and not any(problem.severity == "error" for problem in problems):
+        _write_verdict(task, verdict_path(cache_folder, task.fingerprint), problems)
+
+
+def require(verdicts: Iterable[tuple[Task, list[Problem]]], *, refuse_transparent: bool = False) -> None:
+    """Logs the warnings of tasks, and refuses tasks with errors.
+
+    Args:
+        verdicts: Tasks and what is wrong with them.
+        refuse_transparent: Whether transparent images are an error.
+
+    Raises:
+        TaskError: Listing the first errors of all tasks, and how many more there are.
+    """
+    errors = []
+    for task, problems in verdicts:
         for problem in problems:
             if problem.severity == "error" or (refuse_transparent and problem.transparent):
                 errors.append(f"{task.folder}{os.sep}{problem}")
@@ -175,67 +189,50 @@ def require_valid(
         raise TaskError("\n".join([f"{len(errors)} errors in the tasks' data:", *errors[:_MAX_LISTED], *rest]))
 
 
-def _check_split(task: Task, path: Path, run: _Run, problems: list[Problem]) -> np.ndarray:
-    """Checks one file; returns the images' hashes, uint64 of shape (rows, 2)."""
-    nulls, out_of_range, unusable, animated, transparent = (_Tally() for _ in range(5))
-    span = (np.iinfo(np.int64).max, np.iinfo(np.int64).min)  # the smallest and the largest label
-    counts = np.zeros(len(task.classes), dtype=np.int64)
-    digests = bytearray()
-    row = 0
-    try:
-        with open_parquet(path, streaming=True) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, columns=["image", "label"], use_threads=False):
-                labels = batch.column("label").cast(pa.int64(), safe=False)
-                absent = labels.is_null().to_numpy(zero_copy_only=False)
-                values = pc.fill_null(labels, 0).to_numpy()
-                outside = ~absent & ((values < 0) | (values >= len(counts)))
-                counts += np.bincount(values[~absent & ~outside], minlength=len(counts))
-                if not absent.all():
-                    span = min(span[0], int(values[~absent].min())), max(span[1], int(values[~absent].max()))
-                for index in np.flatnonzero(absent).tolist():
-                    nulls.add(row + index, f"row {row + index}")
-                for index in np.flatnonzero(outside).tolist():
-                    out_of_range.add(row + index, f"row {row + index} has {values[index]}")
-                for index, seen in enumerate(run(inspect_image, batch.column("image").to_pylist())):
-                    digests += seen.digest
-                    if seen.wrong is not None:
-                        unusable.add(row + index, f"row {row + index}: {seen.wrong}")
-                    for tally, found in ((animated, seen.animated), (transparent, seen.transparent)):
-                        if found:
-                            tally.add(row + index, f"row {row + index}")
-                row += batch.num_rows
-            order = layout(file)
-    except (OSError, pa.ArrowException) as error:
-        problems.append(Problem("error", path.name, row, unreadable_rows(row, error)))
-        return np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 2)
+def _of_split(task: Task, name: str, found: Stretch) -> list[Problem]:
+    """Returns what is wrong with one file, of which all rows were looked at."""
+    if found.broken is not None:
+        return [Problem("error", name, *found.broken)]
+    problems: list[Problem] = []
+    counts, rows = found.counts.copy(), found.rows
 
-    def report(tally: _Tally, message: str, severity: Literal["error", "warning"] = "error") -> None:
+    def report(tally: Tally, message: str, severity: Literal["error", "warning"] = "error") -> None:
         if tally.count:
-            problems.append(Problem(severity, path.name, tally.row, f"{tally.count} of {row} {message}"))
+            problems.append(Problem(severity, name, tally.row, f"{tally.count} of {rows} {message}"))
 
-    report(nulls, f"labels are null: {nulls.text()}; give each image a label")
+    report(found.nulls, f"labels are null: {found.nulls.text()}; give each image a label")
     wanted = f"labels are out of range 0 to {len(counts) - 1}"
-    if span == (1, len(counts)):
-        report(out_of_range, f"{wanted}: all labels of the file are 1 to {len(counts)}, shifted by one; subtract 1")
+    shifted = found.span == (1, len(counts))
+    if shifted:
+        message = f"{wanted}: all labels of the file are 1 to {len(counts)}, shifted by one; subtract 1"
     else:
-        report(out_of_range, f"{wanted}: {out_of_range.text()}; correct them, or add their classes to meta.json")
-    report(unusable, f"images cannot be used: {unusable.text()}; write these anew, or leave them out")
-    report(animated, f"images have several frames: {animated.text()}; only the first one is used", "warning")
-    if transparent.count:
-        message = f"{transparent.count} of {row} images are transparent in places: {transparent.text()}; white is put "
-        message += "behind them, or --transparent refuse"
-        problems.append(Problem("warning", path.name, transparent.row, message, transparent=True))
-    if path == task.train and not order.mixed:
-        problems.append(Problem("warning", path.name, None, _order_text(order)))
-    empty = _Tally()
-    if span == (1, len(counts)):
+        message = f"{wanted}: {found.outside.text()}; correct them, or add their classes to meta.json"
+    report(found.outside, message)
+    report(found.unusable, f"images cannot be used: {found.unusable.text()}; write these anew, or leave them out")
+    report(
+        found.animated, f"images have several frames: {found.animated.text()}; only the first one is used", "warning"
+    )
+    if found.transparent.count:
+        message = f"{found.transparent.count} of {rows} images are transparent in places: {found.transparent.text()}; "
+        message += "white is put behind them, or --transparent refuse"
+        problems.append(Problem("warning", name, found.transparent.row, message, transparent=True))
+    if name == TRAIN:
+        try:
+            with open_parquet(task.train, streaming=True) as file:
+                order = layout(file)
+        except (OSError, pa.ArrowException) as error:
+            return [Problem("error", name, rows, unreadable_rows(rows, error))]
+        if not order.mixed:
+            problems.append(Problem("warning", name, None, _order_text(order)))
+    empty = Tally()
+    if shifted:
         counts[0] = 1  # that no label is 0 is said already
     for label in np.flatnonzero(counts == 0).tolist():
         empty.add(label, f"{label} {task.classes[label]!r}")
     if empty.count:
         message = f"{empty.count} of {len(counts)} classes have no image: {empty.text()}; add images or drop the class"
-        problems.append(Problem("error", path.name, None, message))
-    return np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 2)
+        problems.append(Problem("error", name, None, message))
+    return problems
 
 
 def _order_text(order: Layout) -> str:
@@ -273,7 +270,7 @@ def _check_repeats(task: Task, digests: list[np.ndarray], problems: list[Problem
             split, offset = (TEST, train_rows) if previous >= train_rows else (TRAIN, 0)
             pairs[split].append((previous - offset, row - offset))
     for kind, found in pairs.items():
-        tally = _Tally()
+        tally = Tally()
         for one, other in sorted(found):
             tally.add(one, f"row {one} is row {other}" + (f" of {TEST}" if kind == "shared" else ""))
         if found and kind == "shared":

@@ -13,6 +13,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import get
 from condu_ray.orchestration.cluster.background import background
+from condu_ray.orchestration.cluster.data_check import DataCheck
 from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.cluster.room import room_for
 from condu_ray.orchestration.lanes.crew import Crew
@@ -25,7 +26,7 @@ from condu_ray.orchestration.watch.pulse import Pulse
 from condu_ray.plan.expert import adopt, different
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.run_plan import plan_run
-from condu_ray.store.layout import train_folder
+from condu_ray.store.layout import checked_folder, train_folder
 from condu_ray.store.location import Place
 from condu_ray.vlm.staged import staged
 
@@ -62,16 +63,28 @@ class Engine:
             RunError: it does not show them.
         """
         checked = self.checked
+        self._data = DataCheck(
+            checked.unchecked,
+            checked_folder(self.config.storage),
+            refuse_transparent=self.config.transparent == "refuse",
+        )
+        self._data_checked: Future[None] = background(self._data.run)
+        if self.config.paper:  # the check before the bill measures on all of them
+            self._data_checked.result()
         self.checked = replace(checked, spec=staged(self.config.storage.absolute(), checked.spec, checked.backbone))
         check_zero_shot(self.checked, self.precision, self.room, say)
         adopt(self.experts)
-        self.crew = Crew(self.config, self._lane, self.experts, self.room, train_folder(self._folder))
+        self.crew = Crew(self.config, self._lane, self.experts, self.room, train_folder(self._folder), self._held)
         self.pool = Pool(self.config, self.checked, self.precision, self.room)
         found = len(self.experts) - len(self.crew.missing)
         plans = self.plans[0].methods if self._merges else ()
         self.pulse = Pulse(self.config.run_name, self.config.storage, found, self.crew.missing, plans)
         self._prototypes: Future[None] = background(self._make_prototypes, say)
         self.crew.start()
+
+    def _held(self) -> frozenset[str]:
+        """Tasks of which nothing may be trained yet."""
+        return self._data.left
 
     def _lane(self, number: int, board: Any) -> Lane:
         folders = {task.name: task.folder for task in self.checked.tasks}
@@ -81,7 +94,11 @@ class Engine:
         )  # fmt: skip
 
     def _make_prototypes(self, say: Say) -> None:
-        """Makes the prototypes, beside the training that has begun, when some method wants them."""
+        """Makes the prototypes, beside the training that has begun, when some method wants them.
+
+        Not before all images are checked; and as nothing is measured before this is done, nor is anything measured.
+        """
+        self._data_checked.result()
         if not any(get(name, self.config).routes for name in self.config.method):
             return
         begin, config, checked = time.perf_counter(), self.config, self.checked
@@ -103,7 +120,7 @@ class Engine:
         Args:
             news: the board's latest.
         """
-        found = []
+        found = [words] if (words := self._data.words) else []
         if not self._prototypes.done() and self._encoding:
             found.append(f"prototypes: {self._encoding}")
         if self.crew.working and not news.words and not news.trained:
@@ -121,7 +138,10 @@ class Engine:
 
         Raises:
             RunError: an expert or the prototypes cannot be made.
+            TaskError: images of a task cannot be used.
         """
+        if self._data_checked.done():
+            self._data_checked.result()
         news = self.crew.look(say)
         if news.failure:
             self.pulse.diverged()

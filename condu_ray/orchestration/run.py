@@ -58,7 +58,7 @@ def run(config: Experiment, lines: Lines | None = None) -> dict[str, Any]:
     if config.repair:
         mend(config.storage)
     with lines.waiting("tasks and backbone are checked"):
-        checked = check(config, lambda words: lines.say(escape(words)))
+        checked = check(config, lambda words: lines.say(escape(words)), later=True)
     config, tasks = checked.config, [task.name for task in checked.tasks]
     with lease(config.run_folder) as held, Display(tasks, config.training.steps, lines) as display:
         remove_drafts(config.storage)

@@ -71,7 +71,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
     if sweep.repair:
         mend(sweep.storage)
     with lines.waiting("tasks and backbone are checked"):
-        checked = check(sweep.experiment(), lambda words: lines.say(escape(words)))
+        checked = check(sweep.experiment(), lambda words: lines.say(escape(words)), later=True)
     orders = resolve_orders(sweep.orders, [task.name for task in checked.tasks], sweep.seed)
     base = sweep.model_copy(update={"distillation": checked.config.distillation})
     trials = make_trials(base, orders)

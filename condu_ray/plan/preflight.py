@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from condu_ray.benchmark import Task, require_valid
-from condu_ray.benchmark.check import cores
+from condu_ray.benchmark.check import cores, known_verdict
 from condu_ray.benchmark.few_shot import few_shot
 from condu_ray.benchmark.ingest.gather import Say
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, mini_mtil
@@ -27,6 +27,7 @@ from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
 from condu_ray.store.backend import real
 from condu_ray.store.layout import checked_folder, datasets_folder
+from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
 
 
@@ -48,6 +49,8 @@ class Checked:
     """The tasks with the images that `validation_share` holds out as their test images; empty where there are none."""
     probes: tuple[Task, ...] = ()
     """What it is measured on and never learns."""
+    unchecked: tuple[Task, ...] = ()
+    """Tasks and probes whose images are still to be looked at, before anything is trained or measured on them."""
     given: Experiment | None = None
     """The settings as they were given, before anything was filled in; None where that does not matter."""
 
@@ -61,12 +64,13 @@ class Checked:
         return replace(self, config=config, tasks=tuple(tasks[name] for name in config.tasks or tasks))
 
 
-def check(config: Experiment, say: Say | None = None) -> Checked:
+def check(config: Experiment, say: Say | None = None, *, later: bool = False) -> Checked:
     """Loads and checks methods, storage, tasks, backbone and references, and tries them; no Ray.
 
     Args:
         config: the run's configuration.
         say: takes a line for people, such as how far data are converted; None: the console.
+        later: whether more images than `cluster.check_above` are left to who has a cluster (`Checked.unchecked`).
 
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
@@ -83,7 +87,11 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     opaque = config.transparent == "refuse"
     probes = probes_of(config, tasks, say)
     verdicts = checked_folder(config.storage)
-    require_valid([*tasks, *probes], verdicts, workers=cores(), refuse_transparent=opaque, say=say)
+    # Images are drawn from and held out of what is known to be good.
+    plain = config.shots is None and not config.validation_share
+    unchecked = _unchecked([*tasks, *probes], verdicts, config.cluster.check_above) if later and plain else ()
+    now = [task for task in (*tasks, *probes) if task not in unchecked]
+    require_valid(now, verdicts, workers=cores(), refuse_transparent=opaque, say=say)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
     validation: tuple[Task, ...] = ()
@@ -101,7 +109,13 @@ def check(config: Experiment, say: Say | None = None) -> Checked:
     texts = first_pass(backbone, [*tasks, *probes], config, methods)
     words = (backbone.described, *backbone.notes, described([*tasks, *probes], texts), *_held_out(config))
     known = (config, tuple(tasks), spec, backbone.fingerprint, words, sources)
-    return Checked(*known, validation=validation, probes=tuple(probes), given=given)
+    return Checked(*known, validation=validation, probes=tuple(probes), unchecked=unchecked, given=given)
+
+
+def _unchecked(tasks: Sequence[Task], verdicts: Place, most: int) -> tuple[Task, ...]:
+    """Returns the tasks without a verdict, where these have so many images that a cluster should look at them."""
+    found = tuple(task for task in tasks if known_verdict(task, verdicts) is None)
+    return found if sum(task.train_rows + task.test_rows for task in found) > most else ()
 
 
 def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from condu_ray.benchmark import TaskError, check, check_task, load_task, load_tasks, require_valid, rows
+from condu_ray.benchmark import TaskError, check, check_task, load_task, load_tasks, require_valid, rows, stretch
 from condu_ray.benchmark.images import inspect_image
 from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.config import Distillation
@@ -199,7 +199,7 @@ class TestAVerdictThatDataCarry:
             self.count += 1
             return inspect_image(data)
 
-        monkeypatch.setattr(check, "inspect_image", decoded)
+        monkeypatch.setattr(stretch, "inspect_image", decoded)
         return folder
 
     def test_it_is_believed_and_its_warnings_are_said(self, carried: Path, tmp_path: Path, caplog: Any) -> None:

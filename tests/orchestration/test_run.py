@@ -1,12 +1,16 @@
 """The main job on a local Ray cluster: the whole way, the same command again, and kills."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
 from condu_ray.benchmark import load_task
+from condu_ray.benchmark.check import known_verdict
 from condu_ray.config import Experiment, Training
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import DivergedError, fine_tune
@@ -21,12 +25,28 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 METHODS = "condu,sequential,individual,zero-shot"
 TASKS = ["walls", "doors", "cars"]
+BY_CLUSTER = ("--cluster.check_above", "0")
+"""Has the cluster check the images."""
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, task_data, small_backbone):
-    job = Job(tmp_path_factory.mktemp("run") / "s", task_data, small_backbone, method=METHODS, lanes=2)
+    job = Job(tmp_path_factory.mktemp("run") / "s", task_data, small_backbone, *BY_CLUSTER, method=METHODS, lanes=2)
     return job, job.finish()
+
+
+def test_an_image_that_cannot_be_used_ends_a_run_that_has_begun_and_loses_nothing(
+    undisturbed, tmp_path, task_data, small_backbone
+):
+    data = shutil.copytree(task_data, tmp_path / "data")
+    test = data / "cars" / "test.parquet"
+    table = pq.read_table(test)
+    pq.write_table(table.set_column(0, "image", pa.array([*table["image"].to_pylist()[:-1], b"no picture"])), test)
+    job = Job(tmp_path / "s", data, small_backbone, *BY_CLUSTER, "--tracking.enabled", "false")
+    assert job.process.wait(240) != 0
+    assert f"cars/test.parquet: 1 of {len(table)} images cannot be used: row {len(table) - 1}" in job.log.read_text()
+    assert known_verdict(load_task(data / "cars"), tmp_path / "s" / "checked") is None
+    assert known_verdict(load_task(task_data / "cars"), undisturbed[0].storage / "checked") == []
 
 
 def runs_in_mlflow(storage):
@@ -98,7 +118,7 @@ def test_mlflow_has_one_run_a_method(undisturbed):
 def test_the_same_command_ends_at_once_and_changes_nothing(undisturbed, task_data, small_backbone):
     job, results = undisturbed
     before = job.final
-    again = Job(job.storage, task_data, small_backbone, method=METHODS, lanes=2)
+    again = Job(job.storage, task_data, small_backbone, *BY_CLUSTER, method=METHODS, lanes=2)
     assert again.finish() == results  # the report is as it was written
     assert "finished before" in again.log.read_text()
     assert job.final == before

@@ -10,7 +10,7 @@ import pytest
 
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS
-from condu_ray.config import Experiment
+from condu_ray.config import Cluster, Experiment
 from condu_ray.learn.prototype_store import prototype_key
 from condu_ray.methods import METHODS
 from condu_ray.methods.registry import MethodError
@@ -34,6 +34,17 @@ def test_good_input_passes_and_its_verdict_is_kept(settings):
     assert [task.name for task in found.tasks] == ["walls", "doors", "cars"]
     assert len(list((settings["storage"] / "checked").iterdir())) == 3 + 3 + 1  # data, the backbone on them, training
     assert check(Experiment(**settings)).backbone == found.backbone
+
+
+@pytest.mark.parametrize(
+    ("above", "flags", "left"),
+    [(0, {}, 3), (144, {}, 0), (143, {}, 3), (0, {"shots": 2}, 0), (0, {"validation_share": 0.25}, 0)],
+)  # fmt: skip
+def test_many_images_are_left_to_the_cluster(settings, above, flags, left):
+    config = Experiment(**settings, **flags, cluster=Cluster(check_above=above))
+    assert len(check(config, later=True).unchecked) == left
+    if left:
+        assert check(config).unchecked == check(config, later=True).unchecked == ()  # their verdicts are known now
 
 
 def test_data_in_another_form_are_tasks_like_any_other(settings, tmp_path, capsys):

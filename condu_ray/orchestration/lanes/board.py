@@ -27,10 +27,13 @@ class Board:
     Args:
         experts: what is to be trained; more may be posted.
         lanes: lanes that share it.
+        held: tasks whose experts nobody may train yet.
     """
 
-    def __init__(self, experts: Sequence[PlannedExpert] = (), lanes: int = 1) -> None:
-        self._lanes, self._closed = max(1, lanes), False
+    def __init__(
+        self, experts: Sequence[PlannedExpert] = (), lanes: int = 1, held: frozenset[str] = frozenset()
+    ) -> None:
+        self._lanes, self._closed, self._held = max(1, lanes), False, held
         self._work: dict[str, PlannedExpert] = {}
         self._taken: dict[str, int] = {}
         self._heard: dict[int, float] = {}
@@ -52,6 +55,10 @@ class Board:
     def share(self, lanes: int) -> None:
         """Says how many lanes share the work from now on."""
         self._lanes = max(1, lanes)
+
+    def hold(self, tasks: frozenset[str]) -> None:
+        """Says of which tasks nobody may train experts yet; of all others one may."""
+        self._held = tasks
 
     def close(self) -> None:
         """Says that nothing more will be posted, so that lanes end when all is done."""
@@ -76,7 +83,7 @@ class Board:
         self._look()
         if not self._work:
             return None if self._closed else []
-        free = [entry for entry in self._work.values() if entry.key not in self._taken]
+        free = self._free()
         share = min(limit, -(-len(free) // self._lanes))
         followers: dict[str, list[PlannedExpert]] = {}
         for entry in free:
@@ -100,7 +107,11 @@ class Board:
 
     def waiting(self) -> int:
         """Returns how many experts no lane has taken, though training could start now."""
-        return len(self._ready([entry for key, entry in self._work.items() if key not in self._taken]))
+        return len(self._ready(self._free()))
+
+    def _free(self) -> list[PlannedExpert]:
+        """Those that nobody has taken and one may take."""
+        return [one for one in self._work.values() if one.key not in self._taken and one.task not in self._held]
 
     def _ready(self, entries: Sequence[PlannedExpert]) -> list[PlannedExpert]:
         """Those that training could start on now; storage is asked for what is not known to be there or open."""

@@ -39,6 +39,7 @@ class Crew:
         experts: all that will be needed; who merges posts what it waits for.
         room: what the cluster had room for at the start.
         folder: where Ray Train keeps its own state.
+        held: tells the tasks of which nothing may be trained yet.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Crew:
         experts: Sequence[PlannedExpert],
         room: Room,
         folder: Place,
+        held: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self._config, self._lane, self._room, self._folder = config, lane, room, folder
+        self._held, self._holds = held, bool(held())
         self._keys = {expert.key for expert in experts}
         there = finished(experts)
         self.missing = [expert for expert in experts if expert.key not in there]
@@ -59,7 +62,7 @@ class Crew:
         keeper = ray.remote(Board).options(
             num_cpus=0, max_restarts=-1, max_task_retries=-1, **named(BOARD, config.run_name)
         )
-        self.board: Any = keeper.remote(first, self.lanes)
+        self.board: Any = keeper.remote(first, self.lanes, held())
         self._futures: list[Future[None]] = []
         self._looked = time.monotonic()
 
@@ -91,6 +94,8 @@ class Crew:
         Raises:
             RunError: a lane is lost for good, and no lane has said why (`News.failure`).
         """
+        if self._holds:  # again and again: a board that died comes back as it was made
+            self.board.hold.remote(self._held())
         news: News = ray.get(self.board.read.remote())
         if news.failure:
             return news

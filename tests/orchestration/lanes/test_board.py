@@ -180,6 +180,21 @@ def test_a_chain_goes_to_one_lane_and_singles_are_shared(work):
     assert keys(board.take(2, MOST)) == ["s2"]
 
 
+def test_experts_of_held_tasks_wait_even_within_a_chain(work, tmp_path):
+    chain = [work("x0"), work("x1", 1, "x0"), work("x2", 2, "x1")]
+    board = Board(chain, held=frozenset({chain[1].task, chain[2].task}))
+    assert board.waiting() == 1
+    assert keys(board.take(0, MOST)) == ["x0"]
+    put(tmp_path / "experts" / "x0")
+    board.trained("x0")
+    put(tmp_path / "x0.made")
+    assert board.take(0, MOST) == []
+    board.hold(frozenset({chain[2].task}))
+    assert keys(board.take(0, MOST)) == ["x1"]
+    board.hold(frozenset())
+    assert keys(board.take(0, MOST)) == ["x1", "x2"]
+
+
 def test_a_share_is_filled_up_with_single_experts_of_early_tasks(work):
     board = Board([work("s1", 1), work("s0"), work("x1", 1), work("x2", 2, "x1")])
     assert keys(board.take(0, 3)) == ["x1", "x2", "s0"]

@@ -1,0 +1,79 @@
+"""Images that nobody has checked yet, looked at all over the cluster, task by task, while the first tasks train.
+
+By Ray's tasks and not by Ray Data, whose operators want CPUs that lanes may have taken for good: these ask for none,
+and there are no more of them at a time than the cluster has CPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+
+from condu_ray.benchmark import Task
+from condu_ray.benchmark.check import judge, keep_verdict, require
+from condu_ray.benchmark.stretch import Stretch, look, stretches
+from condu_ray.benchmark.tasks import TEST, TRAIN
+from condu_ray.store.location import Place
+
+
+class DataCheck:
+    """The check of some tasks' images.
+
+    Args:
+        tasks: in the order in which they are to be learned.
+        verdicts: folder that keeps good verdicts.
+        refuse_transparent: whether transparent images are an error.
+    """
+
+    def __init__(self, tasks: Sequence[Task], verdicts: Place, *, refuse_transparent: bool = False) -> None:
+        self._tasks, self._verdicts, self._refuse = tuple(tasks), verdicts, refuse_transparent
+        self._looked, self._images = 0, sum(task.train_rows + task.test_rows for task in tasks)
+        self.left = frozenset(task.name for task in tasks)
+        """Tasks of which it is not known yet that they are good."""
+
+    @property
+    def words(self) -> str:
+        """How far it is, for people; empty when nothing is left."""
+        return f"images: {self._looked:,} of {self._images:,} are checked" if self.left else ""
+
+    def run(self) -> None:
+        """Looks at all images.
+
+        Raises:
+            TaskError: a task cannot be used; those before it can.
+        """
+        remote: Any = ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")(look)
+        most = max(2, int(ray.cluster_resources().get("CPU", 1)))
+        handles = {task.name: ray.put(task) for task in self._tasks}
+        waiting = [
+            (task.name, split, block)
+            for task in self._tasks
+            for split in (TRAIN, TEST)
+            for block in stretches(task, split)
+        ]
+        wanted = {task.name: sum(name == task.name for name, *_ in waiting) for task in self._tasks}
+        seen: dict[str, list[tuple[str, int, Stretch]]] = {task.name: [] for task in self._tasks}
+        running: dict[Any, tuple[str, str, int]] = {}
+        while waiting or running:
+            while waiting and len(running) < most:
+                name, split, block = waiting.pop(0)
+                running[remote.remote(handles[name], split, block)] = name, split, block.start
+            (done, *_), _ = ray.wait(list(running))
+            name, split, start = running.pop(done)
+            found: Stretch = ray.get(done)
+            seen[name].append((split, start, found))
+            self._looked += found.rows
+            if len(seen[name]) == wanted[name]:
+                self._judge(next(task for task in self._tasks if task.name == name), seen.pop(name))
+
+    def _judge(self, task: Task, seen: list[tuple[str, int, Stretch]]) -> None:
+        whole = {split: Stretch(np.zeros(len(task.classes), dtype=np.int64)) for split in (TRAIN, TEST)}
+        for split, _, found in sorted(seen, key=lambda one: one[:2]):
+            whole[split].join(found)
+        problems = judge(task, whole)
+        keep_verdict(task, self._verdicts, problems)
+        require([(task, problems)], refuse_transparent=self._refuse)
+        self.left -= {task.name}
