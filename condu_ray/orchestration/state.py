@@ -16,6 +16,7 @@ import ray
 from condu_ray.config import Experiment
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session, save_session, session_folder
+from condu_ray.methods.tallies import drop_counted, load_counted, save_counted
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import PlannedSession
@@ -96,12 +97,19 @@ class ModelKeeper:
         model = None
         if method.keeps_model:
             assert expert is not None
+            for latest in self._latest.values():  # one tally in memory: the others' are on disk
+                if latest.counted is not before.counted:
+                    latest.counted.tally = None
+            load_counted(self._run, method, before)
             model = method.merge(before, task, expert, lambda key: load_expert(self._storage, key, method.form))
         after = before.after(session.state, task, expert, model)
         entry = Entry(position, task, expert, session.parent, session.state, 0.0)
         save_session(self._run, method, entry, after, self._entry(name, session.parent))
+        save_counted(self._run, method, after)
         entry = replace(entry, seconds=time.perf_counter() - begin)
         self._lists(name)[-1].append(entry)
+        if not self._staged:  # what is on trial may be dropped again, and the session before it go on
+            drop_counted(self._run, method, but=after.id)
         self._latest[name] = after
         self._export(name, entry)
         return entry
