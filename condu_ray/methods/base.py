@@ -93,6 +93,8 @@ class Method:
         "prototype", "weighted",
     )  # fmt: skip
     """Router and aggregation of a method that routes, where the settings leave them to it (`auto`)."""
+    by_range: ClassVar[bool] = False
+    """Whether what it keeps is a unified delta, which several actors may merge (`merging.shards`)."""
     one_model: ClassVar[bool] = True
     """Whether the same weights answer for every task, so that no task identity is needed."""
 

@@ -71,12 +71,12 @@ def measure(storage: Path, method: str, how: str, tasks: int, queue: Any) -> Non
             for state in keeper._latest.values():
                 state.counted.tally = None
         read.clear()
-        begin = time.perf_counter()
+        begin = time.process_time()
         if position == tasks - 1:
             peak = peak_above(partial(keeper.merge, method, session))
         else:
             keeper.merge(method, session)
-        found.append((time.perf_counter() - begin, len(read)))
+        found.append((time.process_time() - begin, len(read)))
     folder = Path(session_folder(config.run_folder, method, tasks - 1, f"t{tasks - 1}", f"{method}{tasks}"))
     files = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
     shelf = Path(tallies_folder(config.run_folder, method))
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["ties", "emr"], help="methods that have a tally")
     given = parser.parse_args()
     shown = sorted({2, min(11, given.tasks), given.tasks})
-    columns = [f"ms, task {task}" for task in shown] + [f"experts read, task {task}" for task in shown]
+    columns = [f"CPU ms, task {task}" for task in shown] + [f"experts read, task {task}" for task in shown]
     table = Table("method", *columns, "extra MiB, last", "tally, MB", title=f"{given.params / 1e6:g} M parameters")
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
