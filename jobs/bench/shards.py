@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import pickle
 import resource
 import sys
 import tempfile
@@ -53,13 +52,13 @@ def serve(pipe: Any, limit_gib: float) -> None:
     """A shard's process: answers calls until it is asked for its memory, peak and CPU seconds."""
     prepare(limit_gib)
     shard, before = Shard(), _status("VmRSS")
-    pipe.send_bytes(pickle.dumps("ready"))
+    pipe.send("ready")
     while True:
-        what, given = pickle.loads(pipe.recv_bytes())
+        what, given = pipe.recv()
         if what == "end":
-            pipe.send_bytes(pickle.dumps((memory(), memory() - before, time.process_time())))
+            pipe.send((memory(), memory() - before, time.process_time()))
             return
-        pipe.send_bytes(pickle.dumps(getattr(shard, what)(*given)))
+        pipe.send([one.numpy() for one in getattr(shard, what)(*given)])  # torch would share its memory
 
 
 class Processes:
@@ -81,12 +80,13 @@ class Processes:
 
     def ask(self, shard: int, what: str, *given: Any) -> Any:
         """Sends a call."""
-        self._pipes[shard].send_bytes(pickle.dumps((what, given)))
+        self._pipes[shard].send((what, given))
         return shard
 
     def wait(self, asked: Sequence[Any]) -> list[Any]:
         """Receives the results."""
-        return [pickle.loads(self._pipes[shard].recv_bytes()) for shard in asked]
+        found = [self._pipes[shard].recv() for shard in asked]
+        return [list(map(torch.from_numpy, one)) if isinstance(one, list) else one for one in found]
 
     def end(self) -> list[tuple[int, int, float]]:
         """Ends them; returns each one's peak KiB, that above what it had at the start, and CPU seconds."""
