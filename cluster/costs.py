@@ -215,6 +215,36 @@ def tera(count: float) -> str:
     return f"{count / 1e12:.2f}" if count < 1e13 else f"{count / 1e12:,.0f}"
 
 
+TALLY_HEAD = [
+    "", "tasks", "experts read, TB: all anew", "with a tally", "a new actor each time", "tallies written, TB",
+    "sessions written, TB", "tally on disk, GB", "memory, GiB: all anew", "with a tally",
+]  # fmt: skip
+
+
+def tallied(name: str, method: str, tasks: int) -> list[str]:
+    """Returns a row of the third table: bytes and memory of all merges of a run by a rule of all experts at once."""
+    model = sizing.shape(name)
+    n, each = model.parameters, sizing.TALLIES[method]
+    states = [n * 4.0 if method == "ties" else state_bytes(model, task) for task in range(1, tasks + 1)]
+    written = [task for task in range(1, tasks + 1) if each <= 4 * task]  # from where a tally takes less than experts
+    restarted = 4 * n * tasks + sum(n * each + states[task - 1] for task in written[:-1])
+    restarted += sum(4 * n * (task - 1) for task in range(1, written[0] + 1))
+    bits = 0 if method == "ties" else 3 * tasks / 8  # of masks before, of values above and below 0
+    before = n * (18 if method == "ties" else 20 + bits)
+    return [
+        f"{name}, {method}",
+        f"{tasks}",
+        tera(4 * n * tasks * (tasks + 1) / 2),
+        tera(4 * n * tasks),
+        tera(restarted),
+        tera(n * each * len(written)),
+        tera(sum(states)),
+        f"{n * each / 1e9:.1f}",
+        f"{before / sizing.GIB:.0f}",
+        f"{sizing.merge_bytes(model, tasks, method) / sizing.GIB:.0f}",
+    ]
+
+
 HEAD = [
     "", "tasks", "orders", "images", "GPUs", "step, ms", "experts", "training, GPU-hours", "evaluation, GPU-hours",
     "merging, hours", "wall, hours", "moved, TB", "stored, TB", "dollars",
@@ -263,6 +293,10 @@ def main(given: Sequence[str]) -> int:
         show(["what", "predicted", "measured", "off"], predictions())
         print()
     show(HEAD, body)
+    if not found.model:
+        print()
+        runs = [(name, method, tasks) for name in sizing.MODELS for method in sizing.TALLIES for tasks in (11, 100)]
+        show(TALLY_HEAD, [tallied(*run) for run in runs])
     return 0
 
 

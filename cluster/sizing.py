@@ -43,6 +43,8 @@ TRIAL = 1.0
 """GiB of a trial's process, which never sees a GPU."""
 OBJECT_STORE = 0.3
 """Share of a node's memory that Ray gives to its object store by default (docs.ray.io, "Memory management")."""
+TALLIES = {"ties": 10, "emr": 8}
+"""Bytes a parameter of what a method counts of all experts, so that it merges one more without the others."""
 STATES = 2
 """Sessions' states that an evaluator keeps loaded."""
 EVALUATED = 250
@@ -150,9 +152,19 @@ def evaluator_host(model: Shape, load: Load) -> float:
     return PROCESS + IMAGE_CACHE + (model.parameters * 16 + STATES * state_bytes(model, load.tasks)) / GIB
 
 
+def merge_bytes(model: Shape, tasks: int, method: str) -> float:
+    """Bytes that merging the last task holds: the states before and after, the delta, and one more or the tally.
+
+    `ties` keeps no bits; `emr` holds the largest tensor's extremes and signs beside, a sixth of the parameters.
+    """
+    bits = 0 if method == "ties" else 2 * tasks / 8
+    beside = {"ties": 0.0, "emr": 2.0}.get(method, 4.0)
+    return model.parameters * (12 + bits + beside + TALLIES.get(method, 0))
+
+
 def state_host(model: Shape, load: Load) -> float:
-    """GiB of the state actor while it merges the last task: the states before and after, the delta, one on its way."""
-    return PROCESS + (2 * state_bytes(model, load.tasks) + model.parameters * 8) / GIB
+    """GiB of the state actor while it merges the last task by the method that holds the most."""
+    return PROCESS + max(merge_bytes(model, load.tasks, one) for one in ("condu", *TALLIES)) / GIB
 
 
 def worker_pod(model: Shape, load: Load) -> float:
@@ -182,11 +194,12 @@ def sweep_disk(model: Shape, load: Load, orders: int) -> float:
     """GiB of a sweep by condu, ties, average, sequential and pam.
 
     The first three share the same experts over all orders and keep a state a session; sequential has experts of its own
-    in every order. pam's adapters are a few percent of that, and left out.
+    in every order. pam's adapters are a few percent of that, and left out. Eight trials at a time keep a tally each.
     """
     sessions = sum(state_bytes(model, task) for task in range(1, load.tasks + 1))
     delta = load.tasks * 4 * model.parameters
-    return (delta + orders * (sessions + 2 * delta + delta)) / GIB
+    tallies = min(orders, 8) * TALLIES["ties"] * model.parameters
+    return (delta + orders * (sessions + 2 * delta + delta) + tallies) / GIB
 
 
 def gpu_class(need: float) -> str:

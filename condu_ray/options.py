@@ -78,6 +78,9 @@ class Merging(Settings):
     """`condu-svd`: bits a parameter of the model that a task's code may take; its layout, a kilobyte, beside."""
     residual_signs: bool = late(True)
     """`condu-svd`: whether signs of what the singular vectors leave may be bought, where they save more error a bit."""
+    shards: int = late(1, ge=1, le=256)
+    """`condu`, `condu-lora`: actors of a run that hold the unified delta, each a range of its positions, where one has
+    not the memory; the same bits for every number. Other methods, and trials of a sweep, are merged whole."""
 
 
 class Pam(Settings):

@@ -152,9 +152,14 @@ def each_delta(deltas: Mapping[str, DeltaSource]) -> Iterator[tuple[str, Delta]]
         delta = source if isinstance(source, Mapping) else source()
         check_layout(delta, like, task)
         if like is None:
-            like = {name: tensor.new_empty(()).expand(tensor.shape) for name, tensor in delta.items()}  # no memory
+            like = layout_of(delta)
         yield task, delta
         del delta
+
+
+def layout_of(delta: Delta) -> dict[str, Tensor]:
+    """A delta's names, shapes, dtypes and device, as tensors that take no memory."""
+    return {name: tensor.new_empty(()).expand(tensor.shape) for name, tensor in delta.items()}
 
 
 def check_shapes(delta: Delta, like: Delta, task: str | None = None) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from condu_ray.merging.averaging import DeltaSource, check_merged, each_delta, running_sum
 from condu_ray.merging.delta import Delta, check_delta
 from condu_ray.merging.singular import Svd, is_matrix, polar, svd
+from condu_ray.merging.tally import Tally, dtypes, named, same_names
 
 
-@torch.no_grad()
 def tsv_m(deltas: Mapping[str, DeltaSource], *, scale: float = 1.0) -> dict[str, Tensor]:
     """Merge deltas by their task singular vectors (TSV-M; Gargiulo et al., CVPR 2025, arXiv 2412.00081).
 
@@ -36,30 +36,9 @@ def tsv_m(deltas: Mapping[str, DeltaSource], *, scale: float = 1.0) -> dict[str,
     Raises:
         DeltaError: There is no delta, their layouts differ, one holds NaN or infinity, or the result overflows.
     """
-    factors: dict[str, list[Svd]] = {}
-    total: Delta = {}
-    names: list[str] = []
-    for task, delta in each_delta(deltas):
-        check_delta(delta, task=task)
-        names = names or list(delta)
-        others = {name: tensor for name, tensor in delta.items() if not is_matrix(name, tensor)}
-        total = running_sum(total or None, others, task=task) if others else {}
-        for name in (name for name in delta if name not in others):
-            keep = max(1, min(delta[name].shape) // len(deltas))
-            factors.setdefault(name, []).append(svd(delta[name]).first(keep))
-        del delta, others
-
-    merged = {name: tensor / len(deltas) for name, tensor in total.items()}
-    for name in list(factors):
-        parts = factors.pop(name)  # so that its memory is free for the next
-        u, s, v = torch.cat([p.u for p in parts], 1), torch.cat([p.s for p in parts]), [p.v for p in parts]
-        merged[name] = (polar(u) * s) @ polar(torch.cat(v))
-    merged = {name: merged[name].mul_(scale) for name in names}
-    check_merged(merged, deltas)
-    return merged
+    return TsvTally(scale=scale).merge(deltas, last=True)
 
 
-@torch.no_grad()
 def iso_c(deltas: Mapping[str, DeltaSource], *, scale: float = 1.0) -> dict[str, Tensor]:
     """Merge deltas into their sum with a flat spectrum (Iso-C; Marczak et al., ICML 2025, arXiv 2502.04959).
 
@@ -77,16 +56,135 @@ def iso_c(deltas: Mapping[str, DeltaSource], *, scale: float = 1.0) -> dict[str,
     Raises:
         DeltaError: There is no delta, their layouts differ, one holds NaN or infinity, or the result overflows.
     """
-    total: Delta = {}
-    for task, delta in each_delta(deltas):
-        total = running_sum(total or None, delta, task=task)
-        del delta
-    merged = {}
-    for name, tensor in total.items():
-        if is_matrix(name, tensor):
-            found = svd(tensor)
-            merged[name] = found.u @ found.v * (scale * found.s.sum() / max(1, min(tensor.shape)))
-        else:
-            merged[name] = tensor * (scale / len(deltas))
-    check_merged(merged, deltas)
-    return merged
+    return IsoTally(scale=scale).merge(deltas)
+
+
+class TsvTally(Tally):
+    """Of each matrix the singular vectors that :func:`tsv_m` keeps of each delta, and the sum of all other tensors.
+
+    With a delta more fewer of each are kept, so that those of before are all that is needed.
+
+    Args:
+        scale: As of :func:`tsv_m`.
+    """
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self._scale = scale
+        self._factors: dict[str, list[Svd]] = {}
+        self._total: Delta = {}
+
+    @torch.no_grad()
+    def merge(self, deltas: Mapping[str, DeltaSource], *, last: bool = False) -> dict[str, Tensor]:
+        """As :meth:`Tally.merge`; where it is the ``last`` merge, nothing is kept for another."""
+        self.tasks, self.like, self._factors, self._total = (), {}, {}, {}
+        for task, delta in each_delta(deltas):
+            self._count(task, delta, len(deltas))
+            del delta
+        return self._merged(last)
+
+    @torch.no_grad()
+    def add(self, task: str, delta: Delta, before: object) -> dict[str, Tensor]:
+        """As :meth:`Tally.add`; the merge before is not looked at."""
+        self._count(task, delta, len(self.tasks) + 1)
+        for name, parts in self._factors.items():
+            keep = self._kept(name, len(self.tasks))
+            self._factors[name] = [part.first(keep) for part in parts]
+        return self._merged(False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Factors by task, sums, and the deltas' dtypes."""
+        found = dtypes(self.like) | {f"total/{name}": one for name, one in self._total.items()}
+        for name, parts in self._factors.items():
+            for index, part in enumerate(parts):
+                found |= {f"{what} {index}/{name}": one for what, one in part._asdict().items()}
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor], tasks: tuple[str, ...], before: Delta) -> None:
+        """As :meth:`Tally.restore`."""
+        types, self._total = named(tensors, "dtype"), named(tensors, "total")
+        parts = [[named(tensors, f"{what} {index}") for what in Svd._fields] for index in range(len(tasks))]
+        flat = [part for one in parts for part in one]
+        same_names(before, types, {**self._total, **flat[0]})
+        if flat[0]:
+            same_names(*flat)
+        self.tasks, self.like = (
+            tasks,
+            {name: one.new_empty(()).expand(before[name].shape) for name, one in types.items()},
+        )
+        self._factors = {name: [Svd(*(part[name] for part in one)) for one in parts] for name in flat[0]}
+
+    def _kept(self, name: str, tasks: int) -> int:
+        return max(1, min(self.like[name].shape) // tasks)
+
+    def _count(self, task: str, delta: Delta, tasks: int) -> None:
+        check_delta(delta, task=task)
+        self.takes(task, delta)
+        others = {name: tensor for name, tensor in delta.items() if not is_matrix(name, tensor)}
+        self._total = running_sum(self._total or None, others, task=task) if others else {}
+        for name in (name for name in delta if name not in others):
+            self._factors.setdefault(name, []).append(svd(delta[name]).first(self._kept(name, tasks)))
+
+    def _merged(self, last: bool) -> dict[str, Tensor]:
+        merged = {name: tensor / len(self.tasks) for name, tensor in self._total.items()}
+        for name in list(self._factors):
+            parts = self._factors.pop(name) if last else self._factors[name]  # popped: its memory is free for the next
+            u, s, v = torch.cat([p.u for p in parts], 1), torch.cat([p.s for p in parts]), [p.v for p in parts]
+            merged[name] = (polar(u) * s) @ polar(torch.cat(v))
+        merged = {name: merged[name].mul_(self._scale) for name in self.like}
+        check_merged(merged, self.tasks)
+        return merged
+
+
+class IsoTally(Tally):
+    """The sum of all deltas, of which :func:`iso_c` is made.
+
+    Args:
+        scale: As of :func:`iso_c`.
+    """
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self._scale = scale
+        self._total: Delta = {}
+
+    @torch.no_grad()
+    def merge(self, deltas: Mapping[str, DeltaSource]) -> dict[str, Tensor]:
+        """As :meth:`Tally.merge`."""
+        self.tasks, self.like, self._total = (), {}, {}
+        for task, delta in each_delta(deltas):
+            self._count(task, delta)
+            del delta
+        return self._merged()
+
+    @torch.no_grad()
+    def add(self, task: str, delta: Delta, before: object) -> dict[str, Tensor]:
+        """As :meth:`Tally.add`; the merge before is not looked at."""
+        self._count(task, delta)
+        return self._merged()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sum, and the deltas' dtypes."""
+        return dtypes(self.like) | {f"total/{name}": one for name, one in self._total.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], tasks: tuple[str, ...], before: Delta) -> None:
+        """As :meth:`Tally.restore`."""
+        types, total = named(tensors, "dtype"), named(tensors, "total")
+        same_names(types, total)
+        self.tasks, self._total = tasks, total
+        self.like = {name: one.new_empty(()).expand(total[name].shape) for name, one in types.items()}
+
+    def _count(self, task: str, delta: Delta) -> None:
+        self.takes(task, delta)
+        self._total = running_sum(self._total or None, delta, task=task)
+
+    def _merged(self) -> dict[str, Tensor]:
+        merged = {}
+        for name, tensor in self._total.items():
+            if is_matrix(name, tensor):
+                found = svd(tensor)
+                merged[name] = found.u @ found.v * (self._scale * found.s.sum() / max(1, min(tensor.shape)))
+            else:
+                merged[name] = tensor * (self._scale / len(self.tasks))
+        check_merged(merged, self.tasks)
+        return merged

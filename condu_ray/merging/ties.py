@@ -15,6 +15,7 @@ from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, check_merged, each_delta
 from condu_ray.merging.delta import Delta, check_delta, check_layout
+from condu_ray.merging.tally import Tally, dtypes, named, same_names
 from condu_ray.merging.unify import CHUNK_CPU, CHUNK_CUDA, serial
 
 _CHUNK = 1 << 20
@@ -22,6 +23,11 @@ _CHUNK = 1 << 20
 
 _BINS = 1 << 16
 """Values of a digit of :func:`kth_magnitude`: 16 bits."""
+
+_MOST = 255
+"""Deltas that a byte counts."""
+
+_SIGNS = ("positive", "negative")
 
 
 class _Side(NamedTuple):
@@ -32,9 +38,15 @@ class _Side(NamedTuple):
     number: Tensor
     """How many they are, ``uint8`` or, past 255 deltas, ``int32``."""
 
+    def named(self) -> list[tuple[str, Tensor]]:
+        """Both, with their names."""
+        return list(self._asdict().items())
 
-@torch.no_grad()
-@serial()
+    def widened(self) -> _Side:
+        """The same, with counts of more than 255."""
+        return _Side(self.total, self.number.to(torch.int32))
+
+
 def ties(deltas: Mapping[str, DeltaSource], *, density: float = 0.2, scale: float = 1.0) -> dict[str, Tensor]:
     """Merge deltas by TIES.
 
@@ -58,31 +70,89 @@ def ties(deltas: Mapping[str, DeltaSource], *, density: float = 0.2, scale: floa
         DeltaError: There is no delta, their layouts differ, one holds NaN or infinity, or the result overflows.
         ValueError: ``density`` is not in (0, 1].
     """
-    if not 0 < density <= 1:
-        raise ValueError(f"density is {density}, it must be in (0, 1]")
-    shapes: dict[str, torch.Size] = {}
-    sides: dict[str, tuple[_Side, _Side]] = {}
-    counter = torch.uint8 if len(deltas) <= 255 else torch.int32
-    for task, delta in each_delta(deltas):
-        if not sides:
-            shapes = {name: tensor.shape for name, tensor in delta.items()}
-            sides = {name: (_side(delta, name, counter), _side(delta, name, counter)) for name in delta}
-        numel = sum(tensor.numel() for tensor in delta.values())
-        threshold = kth_magnitude(delta, max(1, numel - int(density * numel)), task) if numel else 0.0
-        for name, pair in sides.items():
-            _add_trimmed(pair, delta[name].detach().reshape(-1), threshold)
-        del delta
+    return TiesTally(density=density, scale=scale).merge(deltas, last=True)
 
-    majority = sum(int(_elected(*pair, at).sum()) for pair in sides.values() for at in _slices(pair[0].total))
-    for positive, negative in sides.values():
-        for at in _slices(positive.total):
-            sign = _elected(positive, negative, at)
-            chosen = sign >= 0 if majority > 0 else sign > 0
-            above, below = (side.total[at] / side.number[at].clamp(min=1) for side in (positive, negative))
-            positive.total[at] = torch.where(chosen, above, below) * scale
-    merged = {name: positive.total.view(shapes[name]) for name, (positive, _) in sides.items()}
-    check_merged(merged, deltas)
-    return merged
+
+class TiesTally(Tally):
+    """The four numbers a position, of which :func:`ties` is made: 10 bytes, 16 where sums are float64.
+
+    Args:
+        density: As of :func:`ties`.
+        scale: As of :func:`ties`.
+
+    Raises:
+        ValueError: ``density`` is not in (0, 1].
+    """
+
+    def __init__(self, *, density: float = 0.2, scale: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < density <= 1:
+            raise ValueError(f"density is {density}, it must be in (0, 1]")
+        self._density, self._scale = density, scale
+        self._sides: dict[str, tuple[_Side, _Side]] = {}
+
+    @torch.no_grad()
+    @serial()
+    def merge(self, deltas: Mapping[str, DeltaSource], *, last: bool = False) -> dict[str, Tensor]:
+        """As :meth:`Tally.merge`; where it is the ``last`` merge, what was counted becomes the result."""
+        self.tasks, self.like, self._sides = (), {}, {}
+        for task, delta in each_delta(deltas):
+            self._count(task, delta)
+            del delta
+        return self._merged(last)
+
+    @torch.no_grad()
+    @serial()
+    def add(self, task: str, delta: Delta, before: object) -> dict[str, Tensor]:
+        """As :meth:`Tally.add`; the merge before is not looked at."""
+        self._count(task, delta)
+        return self._merged(False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Sums and counts of both signs, of the deltas' shapes, and the deltas' dtypes."""
+        found = dtypes(self.like)
+        for name, pair in self._sides.items():
+            for sign, side in zip(_SIGNS, pair, strict=True):
+                found |= {f"{sign} {what}/{name}": part.view(self.like[name].shape) for what, part in side.named()}
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor], tasks: tuple[str, ...], before: object) -> None:
+        """As :meth:`Tally.restore`."""
+        types = named(tensors, "dtype")
+        parts = [[named(tensors, f"{sign} {what}") for what in _Side._fields] for sign in _SIGNS]
+        same_names(types, *parts[0], *parts[1])
+        shapes = {name: tensor.shape for name, tensor in parts[0][0].items()}
+        self.tasks = tasks
+        self.like = {name: one.new_empty(()).expand(shapes[name]) for name, one in types.items()}
+        self._sides = {
+            name: (_Side(*(p[name].view(-1) for p in parts[0])), _Side(*(p[name].view(-1) for p in parts[1])))
+            for name in types
+        }
+
+    def _count(self, task: str, delta: Delta) -> None:
+        self.takes(task, delta)
+        if not self._sides:
+            self._sides = {name: (_side(delta, name), _side(delta, name)) for name in delta}
+        if len(self.tasks) == _MOST + 1:
+            self._sides = {name: (one.widened(), other.widened()) for name, (one, other) in self._sides.items()}
+        numel = sum(tensor.numel() for tensor in delta.values())
+        threshold = kth_magnitude(delta, max(1, numel - int(self._density * numel)), task) if numel else 0.0
+        for name, pair in self._sides.items():
+            _add_trimmed(pair, delta[name].detach().reshape(-1), threshold)
+
+    def _merged(self, last: bool) -> dict[str, Tensor]:
+        majority = sum(int(_elected(*pair, at).sum()) for pair in self._sides.values() for at in _slices(pair[0].total))
+        merged = {}
+        for name, (positive, negative) in self._sides.items():
+            into = positive.total if last else torch.empty_like(positive.total)
+            for at in _slices(positive.total):
+                sign = _elected(positive, negative, at)
+                chosen = sign >= 0 if majority > 0 else sign > 0
+                above, below = (side.total[at] / side.number[at].clamp(min=1) for side in (positive, negative))
+                into[at] = torch.where(chosen, above, below) * self._scale
+            merged[name] = into.view(self.like[name].shape)
+        check_merged(merged, self.tasks)
+        return merged
 
 
 @torch.no_grad()
@@ -135,10 +205,10 @@ def widest(delta: Delta) -> torch.dtype:
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in delta.values()) else torch.float32
 
 
-def _side(delta: Delta, name: str, counter: torch.dtype) -> _Side:
+def _side(delta: Delta, name: str) -> _Side:
     numel, device = delta[name].numel(), delta[name].device
     return _Side(
-        torch.zeros(numel, dtype=widest(delta), device=device), torch.zeros(numel, dtype=counter, device=device)
+        torch.zeros(numel, dtype=widest(delta), device=device), torch.zeros(numel, dtype=torch.uint8, device=device)
     )
 
 

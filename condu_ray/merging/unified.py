@@ -100,6 +100,11 @@ class UnifiedDelta:
         """u: name -> tensor. Read-only tensors, no copies; empty before the first task."""
         return dict(self._state.unified)
 
+    @property
+    def triggers(self) -> dict[str, Tensor]:
+        """Masks of all tasks as rows of bits ``[T, ceil(numel / 8)]`` (``trigger.py``). Read-only, no copies."""
+        return dict(self._state.triggers)
+
     def mask(self, task: str) -> dict[str, Tensor]:
         """Mask ``M_i`` of one task: name -> new bool tensor of the deltas' shape.
 

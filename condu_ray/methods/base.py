@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,6 +14,8 @@ from condu_ray.config import Experiment, Training
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.objective import Objective
 from condu_ray.merging.delta import Delta
+from condu_ray.merging.tally import Tally
+from condu_ray.methods.counted import Counted
 from condu_ray.options import Inference, Lora
 from condu_ray.store.experts import Form
 from condu_ray.store.ledger import ROOT
@@ -33,12 +35,14 @@ class ModelState:
         tasks: tasks learned, in order.
         experts: their experts' keys (None each for a method that trains nothing).
         model: what the method itself keeps, such as the unified delta; None for a method that keeps nothing.
+        counted: what the next merge has of the experts so far; no part of the state, and shared by all of one history.
     """
 
     id: str = ROOT
     tasks: tuple[str, ...] = ()
     experts: tuple[str | None, ...] = ()
     model: Any = None
+    counted: Counted = field(default_factory=Counted, compare=False, repr=False)
 
     def after(self, identity: str, task: str, expert: str | None, model: Any) -> ModelState:
         """Returns the state after one more session."""
@@ -89,6 +93,8 @@ class Method:
         "prototype", "weighted",
     )  # fmt: skip
     """Router and aggregation of a method that routes, where the settings leave them to it (`auto`)."""
+    by_range: ClassVar[bool] = False
+    """Whether what it keeps is a unified delta, which several actors may merge (`merging.shards`)."""
     one_model: ClassVar[bool] = True
     """Whether the same weights answer for every task, so that no task identity is needed."""
 
@@ -185,6 +191,10 @@ class Method:
             expert: its expert's key.
             load: loads any expert so far in the method's `form`.
         """
+        return None
+
+    def new_tally(self) -> Tally | None:
+        """Returns an empty tally of a rule that merges all experts at once; None where `merge` needs no such thing."""
         return None
 
     def save(self, model: Any, folder: Path) -> None:

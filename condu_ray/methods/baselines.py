@@ -9,9 +9,10 @@ from condu_ray.merging import UnifiedDelta
 from condu_ray.merging.averaging import largest_magnitude, running_mean, running_sum, scale
 from condu_ray.merging.dare import drop_and_rescale
 from condu_ray.merging.delta import Delta
-from condu_ray.merging.emr import emr
+from condu_ray.merging.emr import EmrTally
 from condu_ray.merging.tall_mask import consensus
-from condu_ray.merging.ties import ties
+from condu_ray.merging.tally import Tally
+from condu_ray.merging.ties import TiesTally
 from condu_ray.methods.base import LoadExpert, ModelState
 from condu_ray.methods.merged import Merged, Unified
 from condu_ray.methods.registry import get, register
@@ -51,7 +52,7 @@ class TaskArithmetic(Merged):
 
 @register("ties", "TIES-Merging, Yadav et al., NeurIPS 2023, arxiv.org/abs/2306.01708")
 class Ties(Merged):
-    """Trim each delta, elect signs by mass, average what agrees; made anew from all experts at every session.
+    """Trim each delta, elect signs by mass, average what agrees; over all experts at every session.
 
     From the paper: all of it, with the density 0.2 and the scale 1 of its setting without validation images.
     """
@@ -60,10 +61,15 @@ class Ties(Merged):
         """Density and scale."""
         return self.config.merging.identity(include={"ties_density", "ties_scale"})
 
-    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
-        """All deltas so far, one in memory at a time."""
+    def new_tally(self) -> TiesTally:
+        """Sums and counts of both signs."""
         options = self.config.merging
-        return ties(state.sources(task, expert, load), density=options.ties_density, scale=options.ties_scale)
+        return TiesTally(density=options.ties_density, scale=options.ties_scale)
+
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
+        """All deltas so far, of which those before are counted."""
+        merged: Delta = state.counted.merge(self.new_tally(), state, task, expert, load)
+        return merged
 
 
 @register("magmax", "MagMax, Marczak et al., ECCV 2024, arxiv.org/abs/2407.06322")
@@ -108,6 +114,10 @@ class Dare(Merged):
         options = self.config.merging
         own = {"dare_drop": options.dare_drop, "dare_rule": options.dare_rule, "seed": self.config.seed}
         return own | self.rule.merge_settings()
+
+    def new_tally(self) -> Tally | None:
+        """The rule's."""
+        return self.rule.new_tally()
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
         """The rule on thinned deltas."""
@@ -165,6 +175,11 @@ class Emr(Unified):
         rescaler = self.config.merging.rescaler
         return {} if rescaler == "l1" else {"rescaler": rescaler}
 
+    def new_tally(self) -> EmrTally:
+        """The sum, the sign that was not elected, and zeros."""
+        return EmrTally(rescaler=self.config.merging.rescaler)
+
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> UnifiedDelta:
-        """Elects, masks and rescales all experts anew."""
-        return emr(state.sources(task, expert, load), rescaler=self.config.merging.rescaler)
+        """Elects, masks and rescales anew, from what is counted of the experts before."""
+        merged: UnifiedDelta = state.counted.merge(self.new_tally(), state, task, expert, load)
+        return merged

@@ -22,6 +22,8 @@ class Condu(Unified):
     aggregation, the text part of prototypes, and the first session's evaluation (condu_ray/CONSTANTS.md).
     """
 
+    by_range = True
+
     def merge_settings(self) -> dict[str, Any]:
         """The rescaler's formula."""
         return self.config.merging.identity(include={"rescaler"})

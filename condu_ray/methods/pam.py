@@ -14,6 +14,7 @@ from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.objective import Objective
 from condu_ray.merging.align import align_, conflicts, top_positions
 from condu_ray.merging.delta import Delta
+from condu_ray.merging.tally import Tally
 from condu_ray.methods.base import LoadExpert, Method, ModelState
 from condu_ray.methods.merged import Merged
 from condu_ray.methods.registry import get, register
@@ -124,6 +125,10 @@ class Pam(Method):
     def initial(self) -> Any:
         """As the rule begins."""
         return self.rule.initial()
+
+    def new_tally(self) -> Tally | None:
+        """The rule's."""
+        return self.rule.new_tally()
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Any:
         """G <- ((t-1) g + a) / t, or the rule's own."""

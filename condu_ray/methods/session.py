@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from condu_ray.methods.base import Method, ModelState
+from condu_ray.methods.counted import Counted
 from condu_ray.store import artifacts
 from condu_ray.store.experts import load_expert
 from condu_ray.store.layout import session_folder
@@ -70,6 +72,10 @@ def read_session(folder: Place, method: Method) -> ModelState:
     Raises:
         ArtifactError: a file is missing or damaged, or it is another method's; or an expert is that it is made from.
     """
+    return replace(_read(folder, method), counted=Counted())  # readers have no use for what merging again has counted
+
+
+def _read(folder: Place, method: Method) -> ModelState:
     meta = artifacts.read_meta(folder)
     advice = f"remove {folder} to have it made again"
     if meta.get("method") != method.name:
@@ -128,7 +134,7 @@ def _merged_again(folder: Place, method: Method, meta: dict[str, Any]) -> ModelS
         found = [name for name in artifacts.names(folder.parent) if name.endswith(f"-{parent}")]
         if not found:
             raise artifacts.ArtifactError(f"{said}: the session before it is gone, {parent}; run under another name")
-        before = read_session(folder.parent / found[0], method)
+        before = _read(folder.parent / found[0], method)
     log.warning("%s: its files are no longer kept (--keep_sessions %s); it is merged again", folder, rule)
     try:
         model = method.merge(before, task, expert, lambda key: load_expert(method.config.storage, key, method.form))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from condu_ray.merging.delta import Delta
 from condu_ray.merging.opcm import Projected, project
-from condu_ray.merging.spectral import iso_c, tsv_m
+from condu_ray.merging.spectral import IsoTally, TsvTally
 from condu_ray.methods.base import LoadExpert, ModelState
 from condu_ray.methods.merged import Merged
 from condu_ray.methods.registry import register
@@ -29,9 +29,14 @@ class TsvM(Merged):
         """The factor."""
         return {"tsv_scale": self.config.merging.tsv_scale}
 
+    def new_tally(self) -> TsvTally:
+        """Singular vectors of each delta, as many as are kept."""
+        return TsvTally(scale=self.config.merging.tsv_scale)
+
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
-        """All deltas so far, one in memory at a time."""
-        return tsv_m(state.sources(task, expert, load), scale=self.config.merging.tsv_scale)
+        """All deltas so far, of which those before are counted."""
+        merged: Delta = state.counted.merge(self.new_tally(), state, task, expert, load)
+        return merged
 
 
 @register("iso-c", "Iso-C, Marczak et al., ICML 2025, arxiv.org/abs/2502.04959")
@@ -46,9 +51,14 @@ class IsoC(Merged):
         """The factor."""
         return {"iso_scale": self.config.merging.iso_scale}
 
+    def new_tally(self) -> IsoTally:
+        """The sum."""
+        return IsoTally(scale=self.config.merging.iso_scale)
+
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
-        """All deltas so far, one in memory at a time."""
-        return iso_c(state.sources(task, expert, load), scale=self.config.merging.iso_scale)
+        """All deltas so far, of which those before are counted."""
+        merged: Delta = state.counted.merge(self.new_tally(), state, task, expert, load)
+        return merged
 
 
 @register("opcm", "OPCM, Tang et al., NeurIPS 2025, arxiv.org/abs/2501.09522")

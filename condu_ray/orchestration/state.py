@@ -8,15 +8,19 @@ a call that is repeated after a crash returns what was recorded.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import ray
 
 from condu_ray.config import Experiment
+from condu_ray.merging.shards import Group, ShardedDelta
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session, save_session, session_folder
+from condu_ray.methods.tallies import drop_counted, load_counted, save_counted
 from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.shards import begun, merged, opened_session, start_shards
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import PlannedSession
 from condu_ray.store.artifacts import sizes
@@ -36,10 +40,14 @@ class ModelKeeper:
     Args:
         config: the run's configuration, with an absolute storage folder.
         staged: whether what is merged is on trial: its lines go beside the ledger (plan/staging.py).
+        shards: starts those that hold the unified delta; None: this process does.
     """
 
-    def __init__(self, config: Experiment, staged: bool = False) -> None:
+    def __init__(
+        self, config: Experiment, staged: bool = False, shards: Callable[[Experiment], Group | None] | None = None
+    ) -> None:
         self._config, self._staged = config, staged
+        self._shards = shards(config) if shards is not None else None  # they die with who started them
         self._storage, self._run = self._config.storage, self._config.run_folder
         self._ledgers: dict[Place, Ledger] = {}
         self._latest: dict[str, ModelState] = {}
@@ -60,14 +68,17 @@ class ModelKeeper:
 
     def _state(self, method: Method, identity: str) -> ModelState:
         """Returns a committed state, from memory or from disk."""
+        shards = self._shards if method.by_range else None
         if identity == ROOT:
-            return ModelState(model=method.initial())
+            return ModelState(model=method.initial()) if shards is None else begun(method, shards)
         latest = self._latest.get(method.name)
         if latest is not None and latest.id == identity:
             return latest
         entry = self._entry(method.name, identity)
         if entry is None:
             raise StateError(f"{method.name}: state {identity} was never committed; merge the tasks in order")
+        if shards is not None:
+            return opened_session(self._run, method, entry, shards)
         return load_session(self._run, method, entry)
 
     def merge(self, name: str, session: PlannedSession) -> Entry:
@@ -93,15 +104,23 @@ class ModelKeeper:
         before = self._state(method, session.parent)
         if len(before.tasks) != position:
             raise StateError(f"{name}: task {task} is number {position + 1}, but {len(before.tasks)} are merged so far")
-        model = None
-        if method.keeps_model:
+        model, entry = None, Entry(position, task, expert, session.parent, session.state, 0.0)
+        if isinstance(before.model, ShardedDelta):
+            model = merged(self._config, method, before.model, entry)
+        elif method.keeps_model:
             assert expert is not None
+            for latest in self._latest.values():  # one tally in memory: the others' are on disk
+                if latest.counted is not before.counted:
+                    latest.counted.tally = None
+            load_counted(self._run, method, before)
             model = method.merge(before, task, expert, lambda key: load_expert(self._storage, key, method.form))
         after = before.after(session.state, task, expert, model)
-        entry = Entry(position, task, expert, session.parent, session.state, 0.0)
         save_session(self._run, method, entry, after, self._entry(name, session.parent))
+        save_counted(self._run, method, after)
         entry = replace(entry, seconds=time.perf_counter() - begin)
         self._lists(name)[-1].append(entry)
+        if not self._staged:  # what is on trial may be dropped again, and the session before it go on
+            drop_counted(self._run, method, but=after.id)
         self._latest[name] = after
         self._export(name, entry)
         return entry
@@ -136,4 +155,4 @@ def start_state_actor(config: Experiment, staged: bool = False) -> Any:
         max_concurrency=1,
         **env.named("state", config.run_name),
     )
-    return actor.remote(config.absolute(), staged)
+    return actor.remote(config.absolute(), staged, start_shards)

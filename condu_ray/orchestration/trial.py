@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from condu_ray.methods.tallies import drop_counted
 from condu_ray.orchestration.lanes.crew import BOARD
 from condu_ray.orchestration.measure.measuring import MEASURING
 from condu_ray.orchestration.merger import Merger
@@ -77,6 +78,8 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
             for session in merger.advance(news):
                 recorder.session(session)
             time.sleep(LOOK_SECONDS)
+        for plan in results.plan.methods:  # a trial goes on no more
+            drop_counted(config.run_folder, plan.method)
         seconds = time.perf_counter() - begin
         telemetry.observe("condu_trial_seconds", seconds, run=sweep, method=trial.method)
         keys = [expert.key for expert in results.plan.experts]

@@ -21,6 +21,7 @@ from condu_ray.store.layout import (
     run_folder,
     runs_folder,
     sessions_folder,
+    tallies_folder,
 )
 from condu_ray.store.ledger import Entry, read_entries, read_history
 from condu_ray.store.location import Location, Place
@@ -71,9 +72,10 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
         removed.append(path)
 
     for method in artifacts.names(run):
-        for folder in _artifacts(sessions_folder(run, method)):
-            if task in _meta(folder).get("tasks", ()):
-                take(folder, f"runs/{run_name}/{method}/sessions")
+        for of in (sessions_folder, tallies_folder):
+            for folder in _artifacts(of(run, method)):
+                if task in _meta(folder).get("tasks", ()):
+                    take(folder, f"runs/{run_name}/{method}/{folder.parent.name}")
     others = [name for name in artifacts.names(runs_folder(storage)) if name != run_name]
     experts, learners = dict[str, set[str]](), set[str]()
     for name in others:

@@ -40,6 +40,7 @@ from condu_ray.store.layout import (
     sessions_folder,
     sweep_folder,
     sweeps_folder,
+    tallies_folder,
     trials_folder,
 )  # fmt: skip
 from condu_ray.store.ledger import Entry, Ledger, LedgerError, read_entries
@@ -72,9 +73,9 @@ def mend(storage: Place) -> int:
 def damaged(storage: P) -> list[tuple[P, str]]:
     """Verifies everything that runs would take from a storage folder; changes nothing.
 
-    Backbones, experts, prototypes, data sets drawn from others, sessions, ledgers, measurements, verdicts on data,
-    result rows and records of trials. Files that writers were at when they were killed are hidden, count for nothing,
-    and are left out.
+    Backbones, experts, prototypes, data sets drawn from others, sessions, tallies, ledgers, measurements, verdicts on
+    data, result rows and records of trials. Files that writers were at when they were killed are hidden, count for
+    nothing, and are left out.
 
     Args:
         storage: storage folder; it must not be written to meanwhile, or what is just being made may be listed.
@@ -153,7 +154,7 @@ def _artifacts(storage: P) -> Iterator[tuple[P, str]]:
     """Folders with a manifest."""
     shelves = [backbones_folder(storage), experts_folder(storage), prototypes_folder(storage), features_folder(storage)]
     for run in (run_folder(storage, name) for name in names(runs_folder(storage))):
-        shelves += [sessions_folder(run, method) for method in names(run)]
+        shelves += [of(run, method) for of in (sessions_folder, tallies_folder) for method in names(run)]
     for folder in (shelf / name for shelf in shelves for name in names(shelf)):
         if why := _why(folder):
             yield folder, why

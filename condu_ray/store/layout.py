@@ -182,6 +182,16 @@ def session_folder(run: P, method: str, position: int, task: str, state: str) ->
     return sessions_folder(run, method) / f"{position + 1:02d}-{task}-{state}"
 
 
+def tallies_folder(run: P, method: str) -> P:
+    """What lets a method that merges all experts at once merge one more without the others."""
+    return method_folder(run, method) / "tallies"
+
+
+def tally_folder(run: P, method: str, state: str) -> P:
+    """The artifact of a state's tally."""
+    return tallies_folder(run, method) / state
+
+
 def results_folder(run: P) -> P:
     """A run's rows."""
     return run / "results"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from safetensors import safe_open
 from condu_ray.config import Experiment
 from condu_ray.learn.objective import Objective
 from condu_ray.methods import METHODS, ModelState, get
+from condu_ray.methods.counted import Counted
 from condu_ray.methods.registry import MethodError, register
 from condu_ray.methods.session import let_go, load_session, save_session, session_folder
 from condu_ray.store.artifacts import save_tensors
@@ -27,7 +28,8 @@ class Row:
     Attributes:
         start: `starts_from`.
         first: the method whose first expert it shares; its own name: nobody's but that of rows that name it.
-        reads: experts that a merge reads: `new`, `all` so far, `all twice`, or `none`.
+        reads: experts that a merge reads: `new`, `all twice`, `none`, or `counted`: the new one where a tally has
+            those before, else all so far.
         keeps: what the state after three tasks takes on disk, in bytes of one delta (or pair of factors).
         one: whether one model answers for all tasks.
         routes: whether unlearned tasks go to the nearest experts.
@@ -59,15 +61,15 @@ ROWS = {
     "sequential": Row("previous"),
     "average": Row("pretrained", reads="new", keeps=1),
     "task-arithmetic": Row("pretrained", reads="new", keeps=1, serves=0.3),
-    "ties": Row("pretrained", reads="all", keeps=1, serves=None),
+    "ties": Row("pretrained", reads="counted", keeps=1, serves=None),
     "magmax": Row("previous", reads="new", keeps=1, serves=0.5),
     "dare": Row("pretrained", reads="new", keeps=1, serves=None),
     "consensus": Row("pretrained", reads="all twice", keeps=1, serves=0.3),
-    "tsv-m": Row("pretrained", reads="all", keeps=1),
-    "iso-c": Row("pretrained", reads="all", keeps=1, serves=None),
+    "tsv-m": Row("pretrained", reads="counted", keeps=1),
+    "iso-c": Row("pretrained", reads="counted", keeps=1, serves=None),
     "opcm": Row("pretrained", reads="new", keeps=1),
     "wise-ft": Row("state", reads="new", keeps=1, serves=0.5),
-    "emr": Row("pretrained", reads="all", keeps=UNIFIED, one=False, routes=True),
+    "emr": Row("pretrained", reads="counted", keeps=UNIFIED, one=False, routes=True),
     "condu": Row("pretrained", reads="new", keeps=UNIFIED, one=False, routes=True),
     "condu-lora": Row("pretrained", "condu-lora", "new", UNIFIED, one=False, routes=True, adapter="lora"),
     "condu-sign": Row("pretrained", reads="new", keeps=SIGNED, one=False, routes=True, serves=None),
@@ -217,17 +219,26 @@ class TestEveryRow:
         assert len(seen) == 3 + 6 + 6  # and the same history is the same expert
 
     def test_a_merge_reads_only_what_it_has_to(self, name, toy):
-        method, read = get(name), []
-        before = ModelState(model=method.initial())
-        for task, state in zip(toy.TASKS, toy.states(method), strict=True):
-            if method.keeps_model:
-                method.merge(
-                    before, task, f"key-{task}", lambda key: read.append(key) or toy.expert(method, key, method.form)
-                )
-            wanted = {"none": (), "new": (task,), "all": state.tasks, "all twice": 2 * state.tasks}[ROWS[name].reads]
-            assert read == [f"key-{task}" for task in wanted]
-            before = state
+        method, read, row = get(name), [], ROWS[name]
+
+        def load(key):
+            read.append(key)
+            return toy.expert(method, key, method.form)
+
+        def merged(before, task):
             read.clear()
+            return method.merge(before, task, f"key-{task}", load) if method.keeps_model else None
+
+        before = ModelState(model=method.initial())
+        assert (method.new_tally() is not None) == (row.reads == "counted")
+        for task, state in zip(toy.TASKS, toy.states(method), strict=True):
+            if row.reads == "counted":  # another history's tally, or none, is of no use
+                merged(replace(before, counted=Counted()), task)
+                assert read == [f"key-{task}" for task in state.tasks]
+            model = merged(before, task)
+            wanted = {"none": (), "all twice": 2 * state.tasks}.get(row.reads, (task,))
+            assert read == [f"key-{task}" for task in wanted]
+            before = before.after(state.id, task, f"key-{task}", model)
 
     def test_one_model_is_one_for_all_tasks(self, name, toy):
         method, state = get(name), toy.states(get(name))[-1]

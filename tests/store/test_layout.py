@@ -37,12 +37,14 @@ OF_RUNS = (
     "rows",
     "ablation",
     "inspect",
+    "tally",
+    "tallies",
 )
 """First words of the names of functions whose run is no sweep."""
 SHELVES = (
     "backbones", "experts", "experts/.claims", "checkpoints", "checkpoints/<key>", "prototypes", "features",
     "evaluations", "checked", "datasets", "runs", "runs/.leases", "runs/<name>/<method>/sessions",
-    "runs/<name>/results", "sweeps", "sweeps/.leases",
+    "runs/<name>/<method>/tallies", "runs/<name>/results", "sweeps", "sweeps/.leases",
     "sweeps/<name>/trials",
 )  # fmt: skip
 """Folders that only hold what has lines of its own."""
