@@ -17,8 +17,9 @@ from condu_ray.merging.delta import Delta
 from condu_ray.merging.tally import Tally
 from condu_ray.methods.counted import Counted
 from condu_ray.options import Inference, Lora
-from condu_ray.store.experts import Form
+from condu_ray.store.experts import Form, load_expert
 from condu_ray.store.ledger import ROOT
+from condu_ray.store.location import Place
 from condu_ray.vlm.lora import materialise
 from condu_ray.vlm.rowwise import LowRankExpert
 
@@ -192,6 +193,10 @@ class Method:
             load: loads any expert so far in the method's `form`.
         """
         return None
+
+    def merge_from(self, storage: Place, state: ModelState, task: str, expert: str) -> Any:
+        """As `merge`, with the experts of a storage folder."""
+        return self.merge(state, task, expert, lambda key: load_expert(storage, key, self.form))
 
     def new_tally(self) -> Tally | None:
         """Returns an empty tally of a rule that merges all experts at once; None where `merge` needs no such thing."""

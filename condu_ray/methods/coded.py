@@ -11,6 +11,8 @@ from condu_ray.merging.delta import Delta, fingerprint
 from condu_ray.methods.base import LoadExpert, ModelState
 from condu_ray.methods.merged import Merged
 from condu_ray.methods.registry import register
+from condu_ray.methods.stored_code import StoredCode
+from condu_ray.store.location import Place
 from condu_ray.vlm.rowwise import PREFIX, LowRankExpert
 
 
@@ -111,6 +113,17 @@ class ConduSvd(CodedMethod):
         model, options = state.model, self.config.merging
         found: LowRankDeltas = model.unify(task, load(expert), bits=options.bits, signs=options.residual_signs)
         return found
+
+    def merge_from(self, storage: Place, state: ModelState, task: str, expert: str) -> LowRankDeltas:
+        """As `merge`; an expert's code is computed once, for all runs and orders, and then read."""
+        model, stored = state.model, StoredCode(storage, expert, self.merge_settings())
+        code = stored.load()
+        if code is not None:
+            kept: LowRankDeltas = model.keep(task, code)
+            return kept
+        made: LowRankDeltas = super().merge_from(storage, state, task, expert)
+        stored.save(task, made.codes[task])
+        return made
 
 
 @register("condu-sign-lora", ConduSign.paper)

@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from condu_ray.methods.base import Method, ModelState
 from condu_ray.methods.counted import Counted
 from condu_ray.store import artifacts
-from condu_ray.store.experts import load_expert
 from condu_ray.store.layout import session_folder
 from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Place
@@ -137,7 +136,7 @@ def _merged_again(folder: Place, method: Method, meta: dict[str, Any]) -> ModelS
         before = _read(folder.parent / found[0], method)
     log.warning("%s: its files are no longer kept (--keep_sessions %s); it is merged again", folder, rule)
     try:
-        model = method.merge(before, task, expert, lambda key: load_expert(method.config.storage, key, method.form))
+        model = method.merge_from(method.config.storage, before, task, expert)
     except artifacts.ArtifactError as error:
         raise artifacts.ArtifactError(f"{said}: {error}") from error
     return before.after(meta["state"], task, expert, model)

@@ -24,7 +24,6 @@ from condu_ray.orchestration.shards import begun, merged, opened_session, start_
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import PlannedSession
 from condu_ray.store.artifacts import sizes
-from condu_ray.store.experts import load_expert
 from condu_ray.store.layout import ledger_path, staged_path
 from condu_ray.store.ledger import ROOT, Entry, Ledger
 from condu_ray.store.location import Place
@@ -113,7 +112,7 @@ class ModelKeeper:
                 if latest.counted is not before.counted:
                     latest.counted.tally = None
             load_counted(self._run, method, before)
-            model = method.merge(before, task, expert, lambda key: load_expert(self._storage, key, method.form))
+            model = method.merge_from(self._storage, before, task, expert)
         after = before.after(session.state, task, expert, model)
         save_session(self._run, method, entry, after, self._entry(name, session.parent))
         save_counted(self._run, method, after)

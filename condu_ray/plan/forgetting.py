@@ -11,6 +11,7 @@ from condu_ray.store.artifacts import ArtifactError
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import (
     checkpoints_folder,
+    codes_folder,
     damaged_folder,
     datasets_folder,
     expert_folder,
@@ -48,7 +49,7 @@ def forgotten_before(run: Place, task: str) -> bool:
 
 
 def purge(storage: Place, run_name: str, task: str) -> Purged:
-    """Removes a forgotten task's sessions, experts, exemplars, checkpoints, prototypes, and theta0's features.
+    """Removes a forgotten task's sessions, experts, codes, exemplars, checkpoints, prototypes, and theta0's features.
 
     What another run of the storage holds stays. The same call does what a kill left.
 
@@ -88,6 +89,9 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
         for shelf, folder in (("experts", expert_folder(storage, key)), ("damaged/experts", _aside(storage, key))):
             if backend(folder).exists(folder):
                 take(folder, shelf, experts.get(key, ()))
+        for folder in _artifacts(codes_folder(storage)):
+            if _meta(folder).get("expert") == key:
+                take(folder, "codes", experts.get(key, ()))
     for shelf, place in (("prototypes", prototypes_folder(storage)), ("features", features_folder(storage))):
         for folder in _artifacts(place):
             if _meta(folder).get("task") == task:

@@ -26,6 +26,7 @@ from condu_ray.store.backend import backend
 from condu_ray.store.layout import (
     backbones_folder,
     checked_folder,
+    codes_folder,
     damaged_folder,
     datasets_folder,
     evaluations_folder,
@@ -152,7 +153,8 @@ def _methods(storage: P) -> Iterator[tuple[P, str]]:
 
 def _artifacts(storage: P) -> Iterator[tuple[P, str]]:
     """Folders with a manifest."""
-    shelves = [backbones_folder(storage), experts_folder(storage), prototypes_folder(storage), features_folder(storage)]
+    of_all = (backbones_folder, experts_folder, codes_folder, prototypes_folder, features_folder)
+    shelves = [shelf(storage) for shelf in of_all]
     for run in (run_folder(storage, name) for name in names(runs_folder(storage))):
         shelves += [of(run, method) for of in (sessions_folder, tallies_folder) for method in names(run)]
     for folder in (shelf / name for shelf in shelves for name in names(shelf)):

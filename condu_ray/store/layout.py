@@ -14,6 +14,7 @@ PLACES = (
     "backbones",
     "experts",
     "checkpoints",
+    "codes",
     "prototypes",
     "features",
     "datasets",
@@ -69,6 +70,16 @@ def expert_checkpoints_folder(storage: P, key: str) -> P:
 def checkpoint_folder(storage: P, key: str, step: int) -> P:
     """The artifact of what so many steps of an expert's training left."""
     return expert_checkpoints_folder(storage, key) / f"{step}"
+
+
+def codes_folder(storage: P) -> P:
+    """The codes of all experts."""
+    return storage / "codes"
+
+
+def code_folder(storage: P, key: str) -> P:
+    """The artifact of an expert's code."""
+    return codes_folder(storage) / key
 
 
 def prototypes_folder(storage: P) -> P:

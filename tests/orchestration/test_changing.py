@@ -200,7 +200,7 @@ def test_what_is_forgotten_is_gone_and_the_rest_is_as_if_it_had_never_been(home,
     assert found.state("condu").model.fingerprint == other.state("condu").model.fingerprint
     assert not artifacts.exists(expert_folder(storage, keys["doors"]))
     assert artifacts.exists(expert_folder(storage, keys["walls"]))
-    for shelf in ("prototypes", "features", *(f"runs/r/{method}/sessions" for method in METHODS)):
+    for shelf in ("prototypes", "features", "codes", *(f"runs/r/{method}/sessions" for method in METHODS)):
         metas = [artifacts.read_meta(storage / shelf / name) for name in artifacts.names(storage / shelf)]
         assert not [meta for meta in metas if "doors" in meta.get("tasks", (meta.get("task"),))]
     assert f"removed: experts/{keys['doors']}" in capsys.readouterr().out

@@ -42,7 +42,7 @@ OF_RUNS = (
 )
 """First words of the names of functions whose run is no sweep."""
 SHELVES = (
-    "backbones", "experts", "experts/.claims", "checkpoints", "checkpoints/<key>", "prototypes", "features",
+    "backbones", "experts", "experts/.claims", "codes", "checkpoints", "checkpoints/<key>", "prototypes", "features",
     "evaluations", "checked", "datasets", "runs", "runs/.leases", "runs/<name>/<method>/sessions",
     "runs/<name>/<method>/tallies", "runs/<name>/results", "sweeps", "sweeps/.leases",
     "sweeps/<name>/trials",

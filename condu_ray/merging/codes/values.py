@@ -88,14 +88,15 @@ class Coded:
         tasks = code_file.tasks_of(folder)
         return cls({task: code_file.read(code_file.task_file(folder, task), cls.KIND) for task in tasks})
 
-    def _check(self, task: str, delta: Delta) -> None:
+    def _check(self, task: str, delta: Delta | Layout) -> None:
         """Refuses what cannot be unified, before anything is computed."""
         if not task:
             raise ValueError("a task needs a name")
         if task in self.codes:
             raise DuplicateTaskError(f"task {task!r} was unified before; the tasks so far are {_listed(self.tasks)}")
         if self.codes:
-            Layout.read(next(iter(self.codes.values()))["layout"]).check(Layout.of(delta), task)
+            found = delta if isinstance(delta, Layout) else Layout.of(delta)
+            Layout.read(next(iter(self.codes.values()))["layout"]).check(found, task)
 
     def _code(self, task: str) -> Code:
         if task not in self.codes:
@@ -131,7 +132,22 @@ class LowRankDeltas(Coded):
             ValueError: the budget is not above 0, or the task's name is empty.
         """
         self._check(task, delta)
-        return LowRankDeltas(self.codes | {task: low_rank.encode(delta, bits, signs=signs, task=task)})
+        return self.keep(task, low_rank.encode(delta, bits, signs=signs, task=task))
+
+    def keep(self, task: str, code: Code) -> LowRankDeltas:
+        """Keeps one more task by a code that :meth:`unify` has made of its delta before.
+
+        Args:
+            task: its name, new and not empty.
+            code: of its delta; names, shapes and dtypes as for the earlier tasks.
+
+        Raises:
+            DuplicateTaskError: the task was unified before.
+            DeltaError: another layout.
+            ValueError: the task's name is empty.
+        """
+        self._check(task, Layout.read(code["layout"]))
+        return LowRankDeltas(self.codes | {task: code})
 
     def decouple(self, task: str) -> dict[str, Tensor]:
         """Sum over the components of ``alpha a b^T``, and the signs of the rest; see :meth:`Coded.decouple`."""
