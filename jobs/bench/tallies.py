@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from condu_ray.config import Experiment
+from condu_ray.methods import base, get
 from condu_ray.methods.tallies import drop_counted
-from condu_ray.orchestration import state as module
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import PlannedSession
@@ -51,13 +51,13 @@ def experts(storage: Path, params: int, tasks: int) -> None:
 def measure(storage: Path, method: str, how: str, tasks: int, queue: Any) -> None:
     """Merges all tasks; reports seconds and reads of each, extra memory of the last, and the last session's files."""
     torch.set_num_threads(1)
-    config, read, load = Experiment(storage=storage, run=how.replace(" ", "-")), [], module.load_expert
+    config, read, load = Experiment(storage=storage, run=how.replace(" ", "-")), [], base.load_expert
 
     def counting(*given: Any) -> Any:
         read.append(given[1])
         return load(*given)
 
-    module.load_expert = counting  # type: ignore[assignment]
+    base.load_expert = counting  # type: ignore[assignment]
     keeper, found, peak = ModelKeeper(config), [], 0.0
     for position in range(tasks):
         parent = f"{method}{position}" if position else ROOT
@@ -66,7 +66,7 @@ def measure(storage: Path, method: str, how: str, tasks: int, queue: Any) -> Non
         if how == "a new actor each time":
             keeper = ModelKeeper(config)
         elif how == "all anew" and position:
-            found_method = module.get(method, config)
+            found_method = get(method, config)
             drop_counted(config.run_folder, found_method)
             for state in keeper._latest.values():
                 state.counted.tally = None

@@ -9,7 +9,7 @@ from ray.util import list_named_actors
 
 from condu_ray.config import Experiment
 from condu_ray.merging.shards import Here, Shard, ShardedDelta
-from condu_ray.methods import get
+from condu_ray.methods import base, get
 from condu_ray.methods.session import let_go
 from condu_ray.options import Merging
 from condu_ray.orchestration import state as module
@@ -76,7 +76,7 @@ def test_the_files_are_those_of_one_actor(keeper, files, monkeypatch):
     shared, read = keeper("shared", group), []
     for position in range(len(TASKS)):
         alone.merge("condu", session("condu", position))
-    monkeypatch.setattr(module, "load_expert", lambda *_: read.append(1))
+    monkeypatch.setattr(base, "load_expert", lambda *_: read.append(1))
     monkeypatch.setattr(module, "load_session", lambda *_: read.append(1))
     for position in range(len(TASKS)):
         if position == 2:  # the actor that commits is lost

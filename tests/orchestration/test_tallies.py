@@ -7,9 +7,8 @@ import torch
 
 from condu_ray.config import Experiment
 from condu_ray.merging.ties import TiesTally
-from condu_ray.methods import get
+from condu_ray.methods import base, get
 from condu_ray.methods.session import load_session
-from condu_ray.orchestration import state as module
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.forgetting import purge
@@ -18,7 +17,7 @@ from condu_ray.plan.sessions import PlannedSession
 from condu_ray.store.artifacts import names
 from condu_ray.store.experts import save_expert
 from condu_ray.store.layout import tallies_folder
-from condu_ray.store.ledger import ROOT, Entry
+from condu_ray.store.ledger import ROOT, Entry, Ledger
 
 TASKS = "abcdefg"
 COUNTING = ("ties", "emr", "tsv-m", "iso-c")
@@ -40,8 +39,8 @@ def storage(tmp_path):
 
 @pytest.fixture
 def read(monkeypatch):
-    found, load = [], module.load_expert
-    monkeypatch.setattr(module, "load_expert", lambda *args: found.append(args[1].removeprefix("key-")) or load(*args))
+    found, load = [], base.load_expert
+    monkeypatch.setattr(base, "load_expert", lambda *args: found.append(args[1].removeprefix("key-")) or load(*args))
     return found
 
 
@@ -72,7 +71,7 @@ def test_a_new_actor_reads_one_expert_once_that_is_cheaper(storage, keeper, read
     assert counts[4:] == [1, 1, 1]
     assert counts[0] == 1
     assert all(count in (1, number) for number, count in enumerate(counts, 1))
-    literal = get(name).new_tally().merge({task: module.load_expert(storage, f"key-{task}") for task in TASKS})
+    literal = get(name).new_tally().merge({task: base.load_expert(storage, f"key-{task}") for task in TASKS})
     state = last(storage, name)
     found = state.model.unified if name == "emr" else state.model
     wanted = literal.unified if name == "emr" else literal
@@ -165,12 +164,12 @@ def test_a_kill_between_the_commit_points_costs_no_reading(storage, keeper, read
     def crash(*_):
         raise Crash
 
-    append = module.Ledger.append
-    monkeypatch.setattr(module.Ledger, "append", crash)
+    append = Ledger.append
+    monkeypatch.setattr(Ledger, "append", crash)
     read.clear()
     with pytest.raises(Crash):
         keeper().merge("emr", session("emr", 4))
-    monkeypatch.setattr(module.Ledger, "append", append)
+    monkeypatch.setattr(Ledger, "append", append)
     keeper().merge("emr", session("emr", 4))
     keeper().merge("emr", session("emr", 5))
     assert read == [*"ee", "f"]
