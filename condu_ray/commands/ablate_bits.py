@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog=program(), description=__doc__, add_help=False, allow_abbrev=False)
     parser.add_argument("--sessions", default="last", help="measure after: all, last, doubling or 6,11,17 tasks")
     parser.add_argument("--budgets", default="0.05,0.1,0.2,0.4,1", help="bits a parameter of condu-svd")
+    parser.add_argument("--text_weights", help="condu-svd with these merging.text_weight too: 2,4")
     parser.add_argument("--rules", nargs="+", metavar="RULE", help="these alone: condu 'sign, rows'")
     parser.add_argument("--synthetic", type=int, metavar="TASKS", help="keep so many random deltas instead of a run's")
     parser.add_argument("--side", type=int, default=512, help="rows and columns of a random delta's matrices")
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = main_config(Experiment, "Its flags as a run's.", flags)
     from condu_ray.ablation.merging import parse_sessions
     from condu_ray.merging.keeping import keepers
+    from condu_ray.methods.coded import text_counts
     from condu_ray.names import nearest
     from condu_ray.orchestration.cluster.failure import at_work
     from condu_ray.store.layout import ablation_folder, synthetic_ablation_folder
@@ -37,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     budgets = _numbers("--budgets", own.budgets)
     if not all(0 < bits < float("inf") for bits in budgets):
         raise ValueError(f"--budgets {own.budgets}: bits a parameter are above 0")
-    rules = keepers(budgets)
+    weights = {f"text x {times:g}": text_counts(times) for times in _numbers("--text_weights", own.text_weights or "")}
+    rules = keepers(budgets, weights)
     chosen = own.rules or list(rules)
     if unknown := [name for name in chosen if name not in rules]:
         raise ValueError(f"--rules {unknown[0]}: there is no such rule{nearest(unknown[0], list(rules))}")
@@ -70,6 +73,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _numbers(flag: str, text: str) -> list[float]:
     """Returns comma-separated numbers."""
     try:
-        return [float(part) for part in text.split(",")]
+        return [float(part) for part in text.split(",") if part]
     except ValueError as error:
         raise ValueError(f"{flag} {text}: not numbers, comma-separated") from error

@@ -30,6 +30,8 @@ from condu_ray.merging.unified import UnifiedDelta
 
 Deltas = Mapping[str, DeltaSource]
 """Task -> its delta, or what loads it, in the order of learning."""
+Weight = Callable[[str], float]
+"""From a tensor's name to how often its squared error counts."""
 _FACTOR = 2
 """Bytes of a row's or tensor's factor."""
 
@@ -82,11 +84,15 @@ class _Values:
         return self.own[task]
 
 
-def keepers(budgets: Sequence[float] = (0.05, 0.1, 0.2, 0.4, 1.0)) -> dict[str, Keeper]:
+def keepers(
+    budgets: Sequence[float] = (0.05, 0.1, 0.2, 0.4, 1.0), weights: Mapping[str, Weight] | None = None
+) -> dict[str, Keeper]:
     """Returns all rules by name, in the order in which tables show them.
 
     Args:
         budgets: bits a parameter, of `condu-svd`.
+        weights: of `condu-svd` too, beside it as it is: how often each tensor's squared error counts, by what the
+            rule's name says of it.
     """
     found = {
         "condu": Keeper("M_i . u, one factor, unified at every session (the paper)", _condu, step=True),
@@ -99,6 +105,10 @@ def keepers(budgets: Sequence[float] = (0.05, 0.1, 0.2, 0.4, 1.0)) -> dict[str, 
     for bits in budgets:
         formula = f"singular vectors by a budget of {bits:g} bits a parameter"
         found[f"condu-svd {bits:g}"] = Keeper(formula, _coded(LowRankDeltas, bits=bits), alone=True, family="condu-svd")
+    for words, weight in (weights or {}).items():
+        for bits in budgets:
+            keep, family = _coded(LowRankDeltas, bits=bits, weight=weight), f"condu-svd, {words}"
+            found[f"condu-svd {bits:g}, {words}"] = Keeper(f"the same, {words}", keep, alone=True, family=family)
     return found | _of_papers()
 
 
@@ -165,7 +175,7 @@ def _signs_of(rows: bool) -> Callable[[Deltas], Kept]:
     return keep
 
 
-def _coded(value: type[Coded], **options: float) -> Callable[[Deltas], Kept]:
+def _coded(value: type[Coded], **options: float | Weight) -> Callable[[Deltas], Kept]:
     """A value of this package; its bytes are those of its files."""
 
     def keep(deltas: Deltas) -> Kept:

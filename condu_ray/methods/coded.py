@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +15,11 @@ from condu_ray.methods.registry import register
 from condu_ray.methods.stored_code import StoredCode
 from condu_ray.store.location import Place
 from condu_ray.vlm.rowwise import PREFIX, LowRankExpert
+
+
+def text_counts(times: float) -> Callable[[str], float]:
+    """Returns how often a tensor's squared error counts, by its name, where the text tower's does so many times."""
+    return lambda name: 1.0 if name.startswith(PREFIX) else times
 
 
 class CodedMethod(Merged):
@@ -104,14 +110,16 @@ class ConduSvd(CodedMethod):
         return f"{model.KIND}/{fingerprint(model.codes[task])}" if task in model.codes else super().content(state, task)
 
     def merge_settings(self) -> dict[str, Any]:
-        """The budget, whatever its value, and whether signs of the rest may be bought."""
+        """The budget, whatever its value, and how it is spent."""
         options = self.config.merging
-        return {"bits": options.bits} | options.identity(include={"residual_signs"})
+        return {"bits": options.bits} | options.identity(include={"residual_signs", "text_weight"})
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> LowRankDeltas:
         """A code of the new delta; the others' are untouched."""
         model, options = state.model, self.config.merging
-        found: LowRankDeltas = model.unify(task, load(expert), bits=options.bits, signs=options.residual_signs)
+        found: LowRankDeltas = model.unify(
+            task, load(expert), bits=options.bits, signs=options.residual_signs, weight=text_counts(options.text_weight)
+        )
         return found
 
     def merge_from(self, storage: Place, state: ModelState, task: str, expert: str) -> LowRankDeltas:

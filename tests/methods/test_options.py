@@ -25,6 +25,7 @@ OPTIONS = [
     ("merging", "magmax_scale", 1.0, {"magmax"}),
     ("merging", "bits", 0.5, {"condu-svd", "condu-svd-lora"}),
     ("merging", "residual_signs", False, {"condu-svd", "condu-svd-lora"}),
+    ("merging", "text_weight", 2.0, {"condu-svd", "condu-svd-lora"}),
     ("merging", "arithmetic_scale", 0.5, {"task-arithmetic"}),
     ("merging", "ties_density", 0.5, {"ties"}),
     ("merging", "ties_scale", 0.5, {"ties"}),

@@ -12,19 +12,23 @@ from itertools import pairwise
 from condu_ray.merging.codes.spectrum import Corner
 
 
-def allocate(hulls: Mapping[str, Sequence[Corner]], budget: float) -> dict[str, Corner]:
+def allocate(
+    hulls: Mapping[str, Sequence[Corner]], budget: float, weights: Mapping[str, float] | None = None
+) -> dict[str, Corner]:
     """Chooses a corner for every tensor.
 
     Args:
         hulls: tensor to its corners, bits rising, error falling at a falling rate; the first is nothing at all.
         budget: bits for all tensors together.
+        weights: how often a tensor's squared error counts, by name; a tensor that has none: once.
 
     Returns:
         A corner a tensor, whose bits together are no more than the budget; but the first of the list is always bought,
         so that something is kept of the smallest delta.
     """
+    times = weights or {}
     order = sorted(
-        (-(here.error - ahead.error) / (ahead.bits - here.bits), name, number)
+        (-times.get(name, 1.0) * (here.error - ahead.error) / (ahead.bits - here.bits), name, number)
         for name, hull in hulls.items()
         for number, (here, ahead) in enumerate(pairwise(hull))
     )

@@ -17,7 +17,7 @@ The budget does not count ``layout`` and ``counts``: a few kilobytes whatever th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -46,7 +46,14 @@ Places = NDArray[np.bool_]
 
 @torch.no_grad()
 @serial()
-def encode(delta: Delta, bits: float, *, signs: bool = True, task: str | None = None) -> dict[str, Tensor]:
+def encode(
+    delta: Delta,
+    bits: float,
+    *,
+    signs: bool = True,
+    weight: Callable[[str], float] | None = None,
+    task: str | None = None,
+) -> dict[str, Tensor]:
     """Makes the code of one task's delta.
 
     Args:
@@ -56,6 +63,7 @@ def encode(delta: Delta, bits: float, *, signs: bool = True, task: str | None = 
         bits: the budget, bits a parameter over all parameters of the delta, above 0; what saves most is kept whatever
             the budget.
         signs: whether signs of the rest may be bought.
+        weight: from a tensor's name to how often its squared error counts, above 0; None: each once.
         task: its name, for messages.
 
     Returns:
@@ -75,7 +83,8 @@ def encode(delta: Delta, bits: float, *, signs: bool = True, task: str | None = 
     for name, at in kept.items():
         if at.any():
             curves[name] = spectrum(_rows(delta[name], at), overhead=places_bits(at.size, int(at.sum())), signs=signs)
-    chosen = allocate({name: one.hull for name, one in curves.items()}, bits * layout.numel)
+    weights = {name: weight(name) for name in curves} if weight else None
+    chosen = allocate({name: one.hull for name, one in curves.items()}, bits * layout.numel, weights)
     writer, counts, widths, factors = Writer(), [], bytearray(), []
     for name in kept:
         part = _part(delta[name], kept[name], curves.get(name), chosen.get(name))

@@ -46,8 +46,11 @@ def signed(deltas: Mapping[str, Delta]) -> dict[str, dict[str, Tensor]]:
     return found
 
 
-def low_rank(delta: Delta, bits: float, *, signs: bool = True) -> dict[str, Tensor]:
+def low_rank(
+    delta: Delta, bits: float, *, signs: bool = True, weights: Mapping[str, float] | None = None
+) -> dict[str, Tensor]:
     """What comes back of a delta by a budget, float64; see `low_rank.py`."""
+    times = weights or dict.fromkeys(delta, 1.0)
     hulls, places = {}, {}
     for name in sorted(delta):
         rows = _rows(delta[name])
@@ -58,7 +61,7 @@ def low_rank(delta: Delta, bits: float, *, signs: bool = True) -> dict[str, Tens
             hulls[name] = hull(points(rows[places[name]], overhead, signs))
     at, spent, budget = dict.fromkeys(hulls, 0), 0, bits * sum(tensor.numel() for tensor in delta.values())
     while ahead := [
-        ((h[at[n]].error - h[at[n] + 1].error) / (h[at[n] + 1].bits - h[at[n]].bits), n)
+        (times[n] * (h[at[n]].error - h[at[n] + 1].error) / (h[at[n] + 1].bits - h[at[n]].bits), n)
         for n, h in hulls.items()
         if at[n] + 1 < len(h)
     ]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -117,7 +117,15 @@ class LowRankDeltas(Coded):
 
     KIND = "low_rank_code"
 
-    def unify(self, task: str, delta: Delta, *, bits: float = 0.2, signs: bool = True) -> LowRankDeltas:
+    def unify(
+        self,
+        task: str,
+        delta: Delta,
+        *,
+        bits: float = 0.2,
+        signs: bool = True,
+        weight: Callable[[str], float] | None = None,
+    ) -> LowRankDeltas:
         """Keeps one more task; the others' codes are the same tensors afterwards.
 
         Args:
@@ -125,6 +133,7 @@ class LowRankDeltas(Coded):
             delta: its delta; names, shapes and dtypes as for the earlier tasks. It is only read.
             bits: the budget, bits a parameter of this task.
             signs: whether signs of the rest may be bought.
+            weight: from a tensor's name to how often its squared error counts; None: each once.
 
         Raises:
             DuplicateTaskError: the task was unified before.
@@ -132,7 +141,7 @@ class LowRankDeltas(Coded):
             ValueError: the budget is not above 0, or the task's name is empty.
         """
         self._check(task, delta)
-        return self.keep(task, low_rank.encode(delta, bits, signs=signs, task=task))
+        return self.keep(task, low_rank.encode(delta, bits, signs=signs, weight=weight, task=task))
 
     def keep(self, task: str, code: Code) -> LowRankDeltas:
         """Keeps one more task by a code that :meth:`unify` has made of its delta before.

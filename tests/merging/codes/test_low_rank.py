@@ -11,6 +11,7 @@ from condu_ray.merging.codes import low_rank, reference
 from condu_ray.merging.codes.allocation import allocate
 from condu_ray.merging.codes.quantiser import MAX_BITS, levels, quantise
 from condu_ray.merging.codes.spectrum import Corner, build, expand, spectrum, with_signs
+from condu_ray.methods.coded import text_counts
 from tests.merging.deltas import DTYPES, small_delta
 
 BUDGETS = (0.3, 0.5, 0.8, 1.3, 2.0, 5.0)
@@ -57,14 +58,17 @@ def test_wider_levels_are_nearer():
     assert all(fine < 0.4 * coarse for coarse, fine in pairwise(missed))
 
 
-@pytest.mark.parametrize(("power", "signs"), [(0.0, True), (1.0, False)])
-def test_it_is_what_the_literal_twin_says(power, signs):
+@pytest.mark.parametrize(
+    ("power", "signs", "weights"), [(0.0, True, {}), (1.0, False, {}), (1.0, True, {"a": 9.0, "d": 0.1})]
+)
+def test_it_is_what_the_literal_twin_says(power, signs, weights):
     delta = {"a": decaying(7, 4, power, 1), "b": decaying(3, 5, power, 2), "c": delta_of(1.0)["tokens"][:, :2]}
     delta["d"] = delta["a"][0]
+    times = dict.fromkeys(delta, 1.0) | weights
     for bits in (1.2, 3.0):
         found, wanted = (
-            low_rank.decode(low_rank.encode(delta, bits, signs=signs)),
-            reference.low_rank(delta, bits, signs=signs),
+            low_rank.decode(low_rank.encode(delta, bits, signs=signs, weight=times.__getitem__)),
+            reference.low_rank(delta, bits, signs=signs, weights=times),
         )
         for name in delta:
             assert torch.allclose(found[name].double(), wanted[name], atol=1e-9), (bits, name)
@@ -81,6 +85,18 @@ def test_a_larger_budget_is_never_worse_and_what_it_says_is_what_it_takes(power)
         errors.append(reconstruction(delta, low_rank.decode(code)).relative_l2)
     assert all(more <= less for less, more in pairwise(errors))
     assert errors[-1] < 0.1 < errors[0]
+
+
+def test_what_counts_more_often_loses_less_and_a_weight_of_one_changes_nothing():
+    delta = {"visual.w": decaying(40, 30, 0.5, 1), "text.w": decaying(40, 30, 0.5, 2)}
+    lost = {}
+    for times in (0.25, 1.0, 4.0):
+        back = low_rank.decode(low_rank.encode(delta, 0.8, weight=text_counts(times)))
+        lost[times] = {name: float((back[name] - delta[name]).norm()) for name in delta}
+    assert lost[4.0]["text.w"] < lost[1.0]["text.w"] < lost[0.25]["text.w"]
+    assert lost[4.0]["visual.w"] > lost[1.0]["visual.w"] > lost[0.25]["visual.w"]
+    one, other = low_rank.encode(delta, 0.8), low_rank.encode(delta, 0.8, weight=text_counts(1.0))
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 def test_the_errors_of_the_curve_are_those_of_what_comes_back():
