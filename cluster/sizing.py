@@ -41,7 +41,7 @@ HEAD = 2.0
 """GiB of Ray's tables, dashboard and agents on a head."""
 HEAD_STORE = 2.0
 """GiB of the head's object store, by the manifests: what the driver puts and pieces on their way to who commits."""
-LANE = 0.7
+LANE = 0.72
 """GiB of the head for each lane: a fit's controller, which loads torch, and three actors of Ray Train; without GPUs and
 with a worker a lane 0.45 (results `head`)."""
 PIECES = 0.2
