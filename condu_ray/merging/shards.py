@@ -130,8 +130,6 @@ class Shard:
             for index, span in enumerate(spans):
                 before = self._parts[index] if job.file is not None else None
                 u, rows, found = unify_piece(job.rescalers, before, read_delta(delta, *span))
-                if before is not None:
-                    u = before[0].copy_(u)  # where it was: pieces that come and go would leave holes in the heap
                 del before
                 self._parts[index : index + 1] = [(u, rows)]
                 sums.append(found)
