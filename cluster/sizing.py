@@ -21,7 +21,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 GIB = 2**30
@@ -39,6 +39,13 @@ IMAGE_CACHE = 1.0
 """GiB of decoded test images that an evaluator keeps (`condu_ray.learn.evaluate`)."""
 HEAD = 2.0
 """GiB of Ray's tables, dashboard and agents on a head."""
+HEAD_STORE = 2.0
+"""GiB of the head's object store, by the manifests: what the driver puts and pieces on their way to who commits."""
+LANE = 0.72
+"""GiB of the head for each lane: a fit's controller, which loads torch, and three actors of Ray Train; without GPUs and
+with a worker a lane 0.45 (results `head`)."""
+PIECES = 0.2
+"""GiB of the pieces that a shard works on at a time."""
 TRIAL = 1.0
 """GiB of a trial's process, which never sees a GPU."""
 OBJECT_STORE = 0.3
@@ -51,6 +58,8 @@ EVALUATED = 250
 """Images of an evaluator's forward pass."""
 GPUS = {16: 14.6, 24: 22.0, 48: 44.0, 80: 78.0, 141: 139.0}
 """Common GPUs by their name's GB, and the GiB that are there to use: T4, A10G or L4, L40S, A100 or H100, H200."""
+SHARDS, MANY = 4, 64
+"""Shards, and lanes of a large run, that the table shows."""
 MODELS = ("ViT-B-16", "ViT-L-14", "ViT-H-14")
 
 
@@ -80,7 +89,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Load:
-    """What is run: images a step and worker, classes of a task, tokens of its longest prompt, tasks, data workers."""
+    """What is run.
+
+    Images a step and worker, classes of a task, tokens of its longest prompt, tasks, data workers, workers and lanes.
+    """
 
     batch: int = 64
     classes: int = 397
@@ -89,6 +101,7 @@ class Load:
     decoders: int = 4
     workers: int = 1
     bf16: bool = True
+    lanes: int = 4
 
 
 @cache
@@ -167,6 +180,11 @@ def state_host(model: Shape, load: Load) -> float:
     return PROCESS + max(merge_bytes(model, load.tasks, one) for one in ("condu", *TALLIES)) / GIB
 
 
+def shard_host(model: Shape, load: Load, shards: int) -> float:
+    """GiB of one of so many actors that hold condu's state (`merging.shards`), while they merge the last task."""
+    return PROCESS + state_bytes(model, load.tasks) / shards / GIB + PIECES
+
+
 def worker_pod(model: Shape, load: Load) -> float:
     """GiB to request for a GPU worker: its lane or its evaluator, with the state actor, which Ray puts anywhere."""
     held = max(training_host(model, load), evaluator_host(model, load)) + state_host(model, load)
@@ -174,9 +192,8 @@ def worker_pod(model: Shape, load: Load) -> float:
 
 
 def head_pod(model: Shape, load: Load) -> float:
-    """GiB to request for the head: Ray's own processes, the driver with two copies of the backbone, the state actor."""
-    held = HEAD + PROCESS + model.parameters * 8 / GIB + state_host(model, load)
-    return held / (1 - OBJECT_STORE)
+    """GiB to request for the head: Ray's own, the driver with two copies of the backbone, the state actor and lanes."""
+    return HEAD + HEAD_STORE + PROCESS + model.parameters * 8 / GIB + state_host(model, load) + load.lanes * LANE
 
 
 def trials_host(model: Shape, load: Load) -> float:
@@ -227,9 +244,11 @@ def table(names: Sequence[str], load: Load, orders: int) -> list[list[str]]:
         row("host, a training worker with its decoders", [training_host(model, load) for model in shapes]),
         row("host, an evaluator", [evaluator_host(model, load) for model in shapes]),
         row("host, the state actor, a method", [state_host(model, load) for model in shapes]),
+        row(f"host, each of {SHARDS} shards of condu's state", [shard_host(model, load, SHARDS) for model in shapes]),
         row("host, eight trials of a sweep, over all nodes", [trials_host(model, load) for model in shapes]),
         row("so request: memory of a GPU worker", [worker_pod(model, load) for model in shapes]),
-        row("so request: memory of the head", [head_pod(model, load) for model in shapes]),
+        row(f"so request: memory of the head, {load.lanes} lanes", [head_pod(model, load) for model in shapes]),
+        row(f"... and {MANY} lanes", [head_pod(model, replace(load, lanes=MANY)) for model in shapes]),
         row("disk, one run of condu", [run_disk(model, load) for model in shapes]),
         row(f"disk, the sweep over {orders} orders", [sweep_disk(model, load, orders) for model in shapes]),
     ]
@@ -247,10 +266,14 @@ def main(given: Sequence[str]) -> int:
     parser.add_argument("--tasks", type=int, default=Load.tasks, help="tasks of a run")
     parser.add_argument("--decoders", type=int, default=Load.decoders, help="data workers a training worker")
     parser.add_argument("--workers", type=int, default=Load.workers, help="training workers an expert")
+    parser.add_argument("--lanes", type=int, default=Load.lanes, help="lanes of a run: GPUs by workers an expert")
     parser.add_argument("--fp32", action="store_true", help="without bf16 autocast")
     parser.add_argument("--orders", type=int, default=12, help="orders of the sweep")
     found = parser.parse_args(given)
-    load = Load(found.batch, found.classes, found.prompt, found.tasks, found.decoders, found.workers, not found.fp32)
+    load = Load(
+        found.batch, found.classes, found.prompt, found.tasks, found.decoders, found.workers, not found.fp32,
+        found.lanes,
+    )  # fmt: skip
     try:
         rows = table(found.models, load, found.orders)
     except ValueError as error:

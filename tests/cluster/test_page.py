@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,12 @@ def test_manifests_request_what_the_table_says(rendered, overlay):
         return int(group["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"].removesuffix("Gi"))
 
     assert memory(spec["headGroupSpec"]) >= sizing.head_pod(model, load)
+    assert int(spec["headGroupSpec"]["rayStartParams"]["object-store-memory"]) == sizing.HEAD_STORE * sizing.GIB
+    fitting = [
+        n for n in range(1, 99) if sizing.head_pod(model, replace(load, lanes=n)) <= memory(spec["headGroupSpec"])
+    ]
+    assert f"the manifests' head is for up to\n{fitting[-1]} lanes of ViT-B/16" in PAGE
+    assert fitting[-1] >= spec["workerGroupSpecs"][1]["maxReplicas"]
     assert memory(spec["workerGroupSpecs"][1]) >= sizing.worker_pod(model, load)
     workers = spec["workerGroupSpecs"][1]["replicas"] * memory(spec["workerGroupSpecs"][1])
     assert workers >= sizing.trials_host(model, load) + 3 * sizing.training_host(model, load)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import open_clip
@@ -62,6 +63,10 @@ def test_sizes_grow_with_what_they_depend_on():
     assert sizing.activations(model, sizing.Load(classes=0)) + sizing.activations(model, sizing.Load(batch=0)) == (
         pytest.approx(sizing.activations(model, load))
     )
+    assert sizing.head_pod(model, replace(load, lanes=68)) - sizing.head_pod(model, load) == pytest.approx(
+        64 * sizing.LANE
+    )
+    assert sizing.shard_host(model, load, 2) > sizing.shard_host(model, load, 4) > sizing.PROCESS
     assert sizing.sweep_disk(model, load, 12) > 12 * sizing.run_disk(model, load)
     assert [sizing.gpu_class(need) for need in (14, 15, 77, 200)] == [
         "16 GB",
