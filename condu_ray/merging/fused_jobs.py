@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging import blocks
-from condu_ray.merging.fused import BLOCK, BYTES, SHARED, WIDE, decouple_blocks, unify_blocks
+from condu_ray.merging.fused import BLOCK, decouple_blocks, scratch_bytes, unify_blocks
 from condu_ray.merging.threads import Job
 from condu_ray.merging.trigger import read_strips, trigger_bytes, write_strips
 
@@ -22,7 +22,7 @@ _ROUNDED = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16
 
 
 def unify_jobs(
-    d: Tensor, u_old: Tensor, u_new: Tensor, rows_old: Tensor, rows_new: Tensor, tables: Tensor, sums: Tensor
+    d: Tensor, u_old: Tensor, u_new: Tensor, rows_old: Tensor, rows_new: Tensor, rescalers: Tensor, sums: Tensor
 ) -> Iterator[Job]:
     """The work of unifying one tensor.
 
@@ -32,16 +32,15 @@ def unify_jobs(
         u_new: Takes u, like ``d``.
         rows_old: Masks before, ``uint8`` ``[T, W]``.
         rows_new: Takes the masks, ``uint8`` ``[T + 1, W]``.
-        tables: Of every 8 earlier tasks (one of zeros where there is none) the sum and the largest of the rescalers
-            that a code selects, in the dtype to compute in: ``[groups, 256, 2]``.
+        rescalers: Of the earlier tasks, float64 ``[T]``.
         sums: Takes every block's sizes of the tasks' masked u and of the new delta: float64 ``[blocks, T + 2]``.
     """
     width, rounded, count = trigger_bytes(len(d)), _ROUNDED[d.dtype], blocks.block_count(len(d))
-    arrays = rows_old.reshape(-1).numpy(), rows_new.view(-1).numpy(), width, tables.view(-1).numpy(), sums.numpy()
+    arrays = rows_old.reshape(-1).numpy(), rows_new.view(-1).numpy(), rescalers.numpy(), sums.numpy()
     for first in range(0, count, PIECE):
         last = min(first + PIECE, count)
         # Tensors' memory begins with a cache line, numpy's does not: loops whose vectors lie across two are slower.
-        scratch = torch.empty(SHARED + 8 * WIDE + BYTES + 16 * len(tables) * BLOCK, dtype=torch.uint8).numpy()
+        scratch = torch.empty(scratch_bytes(len(rescalers)), dtype=torch.uint8).numpy()
         if not rounded:
             flat = d.numpy(), u_old.numpy(), u_new.numpy()
             yield partial(unify_blocks, *flat, width, 0, *arrays, scratch, first, last, 0)

@@ -200,8 +200,7 @@ def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
     loops = fused()
     assert loops is not None  # unify_blocks asked
     tasks = len(before.norms)
-    groups = [before.rescalers[start : start + GROUP] for start in range(0, max(tasks, 1), GROUP)]
-    tables = torch.stack([torch.stack(_tables(group, torch.device("cpu")), 1) for group in groups])
+    rescalers = torch.tensor(before.rescalers, dtype=torch.float64)
     unified: dict[str, Tensor] = {}
     triggers: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
@@ -214,8 +213,7 @@ def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
             sums[name] = torch.empty(block_count(tensor.numel()), tasks + 2, dtype=torch.float64)
             flat = tensor.view(-1)
             u_old = before.unified[name].view(-1) if tasks else flat
-            wide = tables.to(wide_dtype(tensor.dtype))
-            yield from loops.unify_jobs(flat, u_old, u.view(-1), rows_old, rows, wide, sums[name])
+            yield from loops.unify_jobs(flat, u_old, u.view(-1), rows_old, rows, rescalers, sums[name])
 
     run(jobs())
     return unified, triggers, sums
