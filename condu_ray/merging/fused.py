@@ -33,6 +33,7 @@ from condu_ray.merging.vectors import (
     put,
     put_mask,
     size,
+    subtract,
     take,
     take_mask,
     to_bfloat16,
@@ -92,15 +93,14 @@ def _positions(  # type: ignore[no-untyped-def]
     keep, match = 8 * tasks * _BITS, 8 * (tasks + 1) * _BITS
     for c in range(0, BLOCK, _LANES):
         zero = every(0, take(u_new, o, _LANES))
-        one, minus, none = every(1, zero), every(-1, zero), to_double(zero)
+        none = to_double(zero)
         matched_sum, new_sum = none, none
         for k in range(8):
             at, bits = k * width + c, k * tasks * _BITS + c // 8
             if ahead:  # the next block's lines, while this one is worked on, a few at a time
-                for line in range(0, _LANES, 64 // d.itemsize):
-                    prefetch(d, i + at + BLOCK + line, 0)
-                    prefetch(u_old, j + at + BLOCK + line, 0)
-                    prefetch(u_new, o + at + BLOCK + line, 1)
+                prefetch(d, i + at + BLOCK, _LANES, 0)
+                prefetch(u_old, j + at + BLOCK, _LANES, 0)
+                prefetch(u_new, o + at + BLOCK, _LANES, 1)
             weight, most = zero, none
             for first in range(0, tasks, _GROUP):
                 group = none
@@ -110,18 +110,20 @@ def _positions(  # type: ignore[no-untyped-def]
                     most = choose(mask, larger(most, rescaler), most)
                 weight = add(weight, to_type(group, zero))
             x, v = take(d, i + at, _LANES), take(u_old, j + at, _LANES)
-            sign = choose(more(fma(weight, v, x), zero), one, minus)
-            new, earlier = multiply(sign, x), multiply(multiply(to_type(most, zero), v), sign)
+            elected, largest = more(fma(weight, v, x), zero), multiply(to_type(most, zero), v)
+            new = choose(elected, x, subtract(zero, x))
+            earlier = choose(elected, largest, subtract(zero, largest))
             u = choose(more(new, earlier), new, earlier)
             stays, matches = more(earlier, zero), more(new, zero)
             if rounded:
                 u = to_bfloat16(u) if rounded == 1 else to_float16(u)
                 stays, matches = both(stays, more(u, zero)), both(matches, more(u, zero))
-            put(u_new, o + at, add(multiply(u, sign), zero))  # no -0.0, so that equal results have equal bytes
-            put(kept, k * BLOCK + c, to_double(choose(stays, u, zero)))
+            put(u_new, o + at, choose(elected, u, subtract(zero, u)))  # 0 - 0 is 0.0: equal results have equal bytes
+            size_u = to_double(u)
+            put(kept, k * BLOCK + c, choose(stays, size_u, none))
             put_mask(masks, keep + k * _BITS + c // 8, stays)
             put_mask(masks, match + k * _BITS + c // 8, matches)
-            matched_sum = add(matched_sum, to_double(choose(matches, u, zero)))
+            matched_sum = choose(matches, add(matched_sum, size_u), matched_sum)
             new_sum = add(new_sum, to_double(size(x)))
         put(columns, c, matched_sum)
         put(columns, BLOCK + c, new_sum)
@@ -194,9 +196,8 @@ def unify_blocks(  # type: ignore[no-untyped-def]
         _to_row(masks, 8 * tasks * _BITS, byte)
         for t in range(tasks):
             at = t * columns + start
-            for c in range(at + BLOCK, at + 2 * BLOCK, 64):
-                prefetch(rows_old, c, 0)
-                prefetch(rows_new, c, 1)
+            prefetch(rows_old, at + BLOCK, BLOCK, 0)
+            prefetch(rows_new, at + BLOCK, BLOCK, 1)
             sums[b, t] = _masked(kept, masks, t, tasks)
             if count == BLOCK:
                 for c in range(0, BLOCK, _BYTES):

@@ -151,7 +151,7 @@ def _by_lane(name: str) -> Any:
     return intrinsic(typed)
 
 
-add, multiply = _by_lane("fadd"), _by_lane("fmul")
+add, subtract, multiply = _by_lane("fadd"), _by_lane("fsub"), _by_lane("fmul")
 both, either = _by_lane("and_"), _by_lane("or_")
 """Bits of bytes, or masks."""
 
@@ -275,15 +275,18 @@ def _cut(builder: Any, value: Any, bits: int) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def prefetch(typing: Any, array: Any, index: Any, write: Any) -> Any:
-    """Ask for the cache line of a value; past the array's end it does nothing. ``write``, compiled in, is 1 where the
-    line will be written, else 0."""
+def prefetch(typing: Any, array: Any, index: Any, count: Any, write: Any) -> Any:
+    """Ask for the cache lines of ``count`` values; past the array's end it does nothing. The number is compiled in, and
+    so is ``write``: 1 where the lines will be written, else 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _place(context, builder, array, *arguments[:2], _I8)
         kind = ir.FunctionType(ir.VoidType(), [place.type, _I32, _I32, _I32])
         function: Any = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
-        builder.call(function, [place, _I32(write.literal_value), _I32(3), _I32(1)])
+        bytes_all = count.literal_value * context.get_abi_sizeof(context.get_value_type(array.dtype))
+        for at in range(0, bytes_all, 64):
+            line = builder.gep(place, [_I32(at)])
+            builder.call(function, [line, _I32(write.literal_value), _I32(3), _I32(1)])
         return context.get_dummy_value()
 
-    return types.void(array, index, write), generate
+    return types.void(array, index, count, write), generate
