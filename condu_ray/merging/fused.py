@@ -130,21 +130,31 @@ def _positions(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _column(kept, masks, at, step, c):  # type: ignore[no-untyped-def]
-    """|u| of a task's positions in 64 columns, the strips added one after the other."""
-    found = every(0, take(kept, c, 64))
+def _columns(kept, masks, at, other, step, c):  # type: ignore[no-untyped-def]
+    """|u| of two tasks' positions in some columns, the strips added one after the other."""
+    one = every(0, take(kept, c, _LANES))
+    two = one
     for k in range(8):
-        mask = take_mask(masks, at + k * step + c // 8, 64)
-        found = choose(mask, add(found, take(kept, k * BLOCK + c, 64)), found)
-    return found
+        values, bits = take(kept, k * BLOCK + c, _LANES), k * step + c // 8
+        one = choose(take_mask(masks, at + bits, _LANES), add(one, values), one)
+        two = choose(take_mask(masks, other + bits, _LANES), add(two, values), two)
+    return one, two
 
 
 @compiled
-def _masked(kept, masks, t, tasks):  # type: ignore[no-untyped-def]
-    """|u| of a task's positions in a block, the columns halved."""
-    at, step = t * _BITS, tasks * _BITS
-    even = add(_column(kept, masks, at, step, 0), _column(kept, masks, at, step, 128))
-    return total(add(even, add(_column(kept, masks, at, step, 64), _column(kept, masks, at, step, 192))))
+def _sum_two(kept, masks, t, other, tasks, columns, sums, b):  # type: ignore[no-untyped-def]
+    """|u| of two tasks' positions in a block: half the loads of one task's at a time, and as many registers as are."""
+    at, beside, step = t * _BITS, other * _BITS, tasks * _BITS
+    for c in range(0, 64, _LANES):
+        one_0, two_0 = _columns(kept, masks, at, beside, step, c)
+        one_2, two_2 = _columns(kept, masks, at, beside, step, c + 128)
+        one_0, two_0 = add(one_0, one_2), add(two_0, two_2)
+        one_1, two_1 = _columns(kept, masks, at, beside, step, c + 64)
+        one_3, two_3 = _columns(kept, masks, at, beside, step, c + 192)
+        put(columns, 2 * BLOCK + c, add(one_0, add(one_1, one_3)))
+        put(columns, 2 * BLOCK + 64 + c, add(two_0, add(two_1, two_3)))
+    sums[b, t] = total(take(columns, 2 * BLOCK, 64))
+    sums[b, other] = total(take(columns, 2 * BLOCK + 64, 64))
 
 
 @compiled
@@ -162,7 +172,7 @@ def unify_blocks(  # type: ignore[no-untyped-def]
     numel, tasks = d.shape[0], len(rescalers)
     columns = len(rows_new) // (tasks + 1)
     kept = scratch[: 64 * BLOCK].view(np.float64)
-    summed = scratch[64 * BLOCK : 80 * BLOCK].view(np.float64)
+    summed = scratch[64 * BLOCK : 88 * BLOCK].view(np.float64)
     at = 88 * BLOCK + 3 * 8 * BLOCK * d.itemsize
     padded = scratch[88 * BLOCK : at].view(d.dtype)
     byte = scratch[at : at + BLOCK]
@@ -198,7 +208,8 @@ def unify_blocks(  # type: ignore[no-untyped-def]
             at = t * columns + start
             prefetch(rows_old, at + BLOCK, BLOCK, 0)
             prefetch(rows_new, at + BLOCK, BLOCK, 1)
-            sums[b, t] = _masked(kept, masks, t, tasks)
+            if t % 2 == 0:
+                _sum_two(kept, masks, t, min(t + 1, tasks - 1), tasks, summed, sums, b)
             if count == BLOCK:
                 for c in range(0, BLOCK, _BYTES):
                     put(rows_new, at + c, both(take(rows_old, at + c, _BYTES), take(byte, c, _BYTES)))
