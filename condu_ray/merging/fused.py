@@ -217,8 +217,13 @@ def unify_blocks(  # type: ignore[no-untyped-def]
                 for c in range(count):
                     rows_new[at + c] = rows_old[at + c] & byte[c]
         _to_row(masks, 8 * (tasks + 1) * _BITS, byte)
-        for c in range(count):
-            rows_new[tasks * columns + start + c] = byte[c]
+        at = tasks * columns + start
+        if count == BLOCK:
+            for c in range(0, BLOCK, _BYTES):
+                put(rows_new, at + c, take(byte, c, _BYTES))
+        else:
+            for c in range(count):
+                rows_new[at + c] = byte[c]
         sums[b, tasks] = _halved(summed, 0)
         sums[b, tasks + 1] = _halved(summed, BLOCK)
 

@@ -286,7 +286,7 @@ def prefetch(typing: Any, array: Any, index: Any, count: Any, write: Any) -> Any
         bytes_all = count.literal_value * context.get_abi_sizeof(context.get_value_type(array.dtype))
         for at in range(0, bytes_all, 64):
             line = builder.gep(place, [_I32(at)])
-            builder.call(function, [line, _I32(write.literal_value), _I32(3), _I32(1)])
+            builder.call(function, [line, _I32(write.literal_value), _I32(2), _I32(1)])
         return context.get_dummy_value()
 
     return types.void(array, index, count, write), generate
