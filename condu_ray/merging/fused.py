@@ -229,6 +229,18 @@ def unify_blocks(  # type: ignore[no-untyped-def]
 
 
 @compiled
+def sum_blocks(sums):  # type: ignore[no-untyped-def]
+    """What ``blocks.total_of_blocks`` does: the first row becomes the sum of all."""
+    count = len(sums)
+    while count > 1:
+        half = (count + 1) // 2
+        for b in range(count - half):
+            for t in range(sums.shape[1]):
+                sums[b, t] += sums[half + b, t]
+        count = half
+
+
+@compiled
 def decouple_blocks(u, row, scale, out, width, first, last):  # type: ignore[no-untyped-def]
     """``scale * (mask . u)`` of blocks ``first:last``; like torch's product it leaves -0.0 where a negative u goes."""
     zero, one = u.dtype.type(0), u.dtype.type(1)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from condu_ray.merging.blocks import BLOCK, block_count, block_ranges, block_sums, total_of_blocks
 from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
+from condu_ray.merging.memory import empty
 from condu_ray.merging.threads import run
 from condu_ray.merging.trigger import (
     GROUP,
@@ -115,7 +116,9 @@ def unify(
     """
     check_layout(delta, before.unified if before.norms else None, task)
     unified, triggers, sums = unify_blocks(before, delta, chunk_size)
-    sizes = torch.stack([total_of_blocks(sums.pop(name)) for name in sorted(delta)])
+    loops = fused() if not chunk_size and fused_loops(delta) else None
+    total = loops.total_of_blocks if loops else total_of_blocks
+    sizes = torch.stack([total(sums.pop(name)) for name in sorted(delta)])
     if not bool(sizes[:, -1].isfinite().all()):
         check_delta(delta, task=task)
     counts = [delta[name].numel() for name in sorted(delta)]
@@ -191,8 +194,8 @@ def fused() -> ModuleType | None:
 def _empty(before: Unification, name: str, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Place for a tensor's u and masks, and its masks before."""
     tasks, device = len(before.norms), tensor.device
-    u = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    rows = torch.empty(tasks + 1, trigger_bytes(tensor.numel()), dtype=torch.uint8, device=device)
+    u = empty(tensor.shape, tensor.dtype, device)
+    rows = empty((tasks + 1, trigger_bytes(tensor.numel())), torch.uint8, device)
     return u, rows, before.triggers[name] if tasks else rows[:0]
 
 
@@ -324,7 +327,7 @@ def decouple(
     Returns:
         New tensors of ``unified``'s shapes and dtypes.
     """
-    out = {name: torch.empty_like(u, memory_format=torch.contiguous_format) for name, u in unified.items()}
+    out = {name: empty(u.shape, u.dtype, u.device) for name, u in unified.items()}
     loops = fused() if fused_loops(unified) else None
     compiled = {torch.float32, torch.float64} if loops else set()
     if loops:
