@@ -243,14 +243,23 @@ def sum_blocks(sums):  # type: ignore[no-untyped-def]
 @compiled
 def decouple_blocks(u, row, scale, out, width, first, last):  # type: ignore[no-untyped-def]
     """``scale * (mask . u)`` of blocks ``first:last``; like torch's product it leaves -0.0 where a negative u goes."""
-    zero, one = u.dtype.type(0), u.dtype.type(1)
-    factor = u.dtype.type(scale)
+    zero, one, factor = u.dtype.type(0), u.dtype.type(1), u.dtype.type(scale)
     for b in range(first, last):
         start = b * BLOCK
         stop = min(start + BLOCK, width)
+        if stop - start == BLOCK and 7 * width + stop <= len(u):
+            for c in range(start, stop, _BYTES):
+                eight = take(row, c, _BYTES)
+                for k in range(8):
+                    at = k * width + c
+                    prefetch(u, at + BLOCK, _BYTES, 0)
+                    prefetch(out, at + BLOCK, _BYTES, 1)
+                    values = take(u, at, _BYTES)
+                    values = multiply(values, every(factor, values))
+                    gone = multiply(values, every(zero, values))
+                    put(out, at, choose(has(eight, every(np.uint8(1 << k), eight)), values, gone))
+            continue
         for k in range(8):
-            at = k * width + start
-            end = max(at, min(at + stop - start, len(u)))
             bit = np.uint8(1 << k)
-            for c in range(end - at):
-                out[at + c] = (u[at + c] * factor) * (one if row[start + c] & bit else zero)
+            for c in range(start, min(stop, len(u) - k * width)):
+                out[k * width + c] = (u[k * width + c] * factor) * (one if row[c] & bit else zero)
