@@ -23,12 +23,13 @@ from condu_ray.merging.vectors import (
     compiled,
     either,
     every,
-    every_at,
     fma,
     has,
     larger,
+    look_up,
     more,
     multiply,
+    of_pairs,
     prefetch,
     put,
     put_mask,
@@ -39,7 +40,6 @@ from condu_ray.merging.vectors import (
     to_bfloat16,
     to_double,
     to_float16,
-    to_type,
     total,
 )
 
@@ -51,13 +51,38 @@ _BYTES = 64
 """Bytes of a row in hand."""
 _BITS = BLOCK // 8
 """Bytes of a strip's mask."""
+_WORDS = BLOCK // 8
+_W1, _W2, _W3, _W4, _W5, _W6, _W7 = (np.uint64(index * _WORDS) for index in range(1, 8))
 
 assert BLOCK == blocks.BLOCK
 
 
 def scratch_bytes(tasks: int) -> int:
     """Bytes that a job with as many earlier tasks works in."""
-    return 8 * (8 + 3 + 3 * 8) * BLOCK + 8 * _BITS * (tasks + 2) + BLOCK
+    groups = -(-max(tasks, 1) // _GROUP)
+    return BLOCK * (64 + 24 + 192 + 16 * groups + (tasks + 2) + 1)
+
+
+@compiled
+def _load(array, start, count, target, at):  # type: ignore[no-untyped-def]
+    """``count`` bytes of a row, a block or less, to ``target``; zeros behind them."""
+    if count == BLOCK:
+        for c in range(0, BLOCK, _BYTES):
+            put(target, at + c, take(array, start + c, _BYTES))
+        return
+    for c in range(BLOCK):
+        target[at + c] = array[start + c] if c < count else 0
+
+
+@compiled
+def _store(source, at, array, start, count):  # type: ignore[no-untyped-def]
+    """The way back."""
+    if count == BLOCK:
+        for c in range(0, BLOCK, _BYTES):
+            put(array, start + c, take(source, at + c, _BYTES))
+        return
+    for c in range(count):
+        array[start + c] = source[at + c]
 
 
 @compiled
@@ -81,36 +106,64 @@ def _to_row(masks, at, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _swap(upper, lower, span, mask):  # type: ignore[no-untyped-def]
+    """Swaps the bits of two words that ``mask`` has in the lower and, ``span`` further, in the upper."""
+    swap = ((upper >> span) ^ lower) & mask
+    return upper ^ (swap << span), lower ^ swap
+
+
+@compiled
+def _codes(rows, codes, at):  # type: ignore[no-untyped-def]
+    """Rows of 8 tasks to codes of 8 strips, from word ``at`` on; as in ``trigger.codes``, Hacker's Delight 7-3."""
+    four, two, one = np.uint64(4), np.uint64(2), np.uint64(1)
+    fours, twos, ones = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0x3333333333333333), np.uint64(0x5555555555555555)
+    for c in range(_WORDS):
+        e = np.uintp(at + c)
+        a0, a1, a2, a3 = rows[e], rows[e + _W1], rows[e + _W2], rows[e + _W3]
+        a4, a5, a6, a7 = rows[e + _W4], rows[e + _W5], rows[e + _W6], rows[e + _W7]
+        a0, a4 = _swap(a0, a4, four, fours)
+        a1, a5 = _swap(a1, a5, four, fours)
+        a2, a6 = _swap(a2, a6, four, fours)
+        a3, a7 = _swap(a3, a7, four, fours)
+        a0, a2 = _swap(a0, a2, two, twos)
+        a1, a3 = _swap(a1, a3, two, twos)
+        a4, a6 = _swap(a4, a6, two, twos)
+        a5, a7 = _swap(a5, a7, two, twos)
+        a0, a1 = _swap(a0, a1, one, ones)
+        a2, a3 = _swap(a2, a3, one, ones)
+        a4, a5 = _swap(a4, a5, one, ones)
+        a6, a7 = _swap(a6, a7, one, ones)
+        codes[e], codes[e + _W1], codes[e + _W2], codes[e + _W3] = a0, a1, a2, a3
+        codes[e + _W4], codes[e + _W5], codes[e + _W6], codes[e + _W7] = a4, a5, a6, a7
+
+
+@compiled
 def _positions(  # type: ignore[no-untyped-def]
-    d, i, u_old, j, u_new, o, width, rescalers, rounded, ahead, masks, kept, columns
+    d, i, u_old, j, u_new, o, width, tables, rounded, ahead, codes, masks, tasks, kept, columns
 ):
     """U of a block, whose strips begin at ``i``, ``j`` and ``o`` and every ``width`` values.
 
     Fills in the block's masks of where earlier tasks and where the new one agree with u, u where earlier ones do
     (``kept``, float64), and the sums over strips of the new task's u and of the new delta (``columns``).
     """
-    tasks = len(rescalers)
-    keep, match = 8 * tasks * _BITS, 8 * (tasks + 1) * _BITS
+    groups = len(tables) // 512
+    keep, match = tasks * BLOCK, (tasks + 1) * BLOCK
     for c in range(0, BLOCK, _LANES):
         zero = every(0, take(u_new, o, _LANES))
         none = to_double(zero)
         matched_sum, new_sum = none, none
         for k in range(8):
-            at, bits = k * width + c, k * tasks * _BITS + c // 8
+            at = k * width + c
             if ahead:  # the next block's lines, while this one is worked on, a few at a time
                 prefetch(d, i + at + BLOCK, _LANES, 0)
                 prefetch(u_old, j + at + BLOCK, _LANES, 0)
                 prefetch(u_new, o + at + BLOCK, _LANES, 1)
-            weight, most = zero, none
-            for first in range(0, tasks, _GROUP):
-                group = none
-                for t in range(first, min(first + _GROUP, tasks)):
-                    mask, rescaler = take_mask(masks, bits + t * _BITS, _LANES), every_at(rescalers, t, none)
-                    group = choose(mask, add(group, rescaler), group)
-                    most = choose(mask, larger(most, rescaler), most)
-                weight = add(weight, to_type(group, zero))
+            weight, most = zero, zero
+            for g in range(groups):
+                pairs = look_up(tables, 512 * g, codes, (8 * g + k) * BLOCK + c, _LANES)
+                weight, most = add(weight, of_pairs(pairs, 0)), larger(most, of_pairs(pairs, 1))
             x, v = take(d, i + at, _LANES), take(u_old, j + at, _LANES)
-            elected, largest = more(fma(weight, v, x), zero), multiply(to_type(most, zero), v)
+            elected, largest = more(fma(weight, v, x), zero), multiply(most, v)
             new = choose(elected, x, subtract(zero, x))
             earlier = choose(elected, largest, subtract(zero, largest))
             u = choose(more(new, earlier), new, earlier)
@@ -166,64 +219,58 @@ def _halved(columns, at):  # type: ignore[no-untyped-def]
 
 @compiled
 def unify_blocks(  # type: ignore[no-untyped-def]
-    d, u_old, u_new, width, shift, rows_old, rows_new, rescalers, sums, scratch, first, last, rounded
+    d, u_old, u_new, width, shift, rows_old, rows_new, tables, sums, scratch, first, last, rounded
 ):
     """Unify blocks ``first:last``. ``d``, ``u_old`` and ``u_new`` are strips of ``width`` from column ``shift`` on."""
-    numel, tasks = d.shape[0], len(rescalers)
+    numel, tasks, groups = d.shape[0], sums.shape[1] - 2, len(tables) // 512
     columns = len(rows_new) // (tasks + 1)
-    kept = scratch[: 64 * BLOCK].view(np.float64)
-    summed = scratch[64 * BLOCK : 88 * BLOCK].view(np.float64)
-    at = 88 * BLOCK + 3 * 8 * BLOCK * d.itemsize
-    padded = scratch[88 * BLOCK : at].view(d.dtype)
-    byte = scratch[at : at + BLOCK]
-    masks = scratch[at + BLOCK : at + BLOCK + 8 * _BITS * (tasks + 2)]
+    kept, at = scratch[: 64 * BLOCK].view(np.float64), 64 * BLOCK
+    summed, at = scratch[at : at + 24 * BLOCK].view(np.float64), at + 24 * BLOCK
+    padded, at = scratch[at : at + 24 * d.itemsize * BLOCK].view(d.dtype), at + 24 * d.itemsize * BLOCK
+    rows, at = scratch[at : at + 8 * groups * BLOCK], at + 8 * groups * BLOCK
+    codes, at = scratch[at : at + 8 * groups * BLOCK], at + 8 * groups * BLOCK
+    byte, at = scratch[at : at + BLOCK], at + BLOCK
+    masks = scratch[at : at + (tasks + 2) * BLOCK]
+    words, codes_of_words = rows.view(np.uint64), codes.view(np.uint64)
+    rows[:] = 0
     for b in range(first, last):
         start = b * BLOCK
-        stop = min(start + BLOCK, columns)
-        count = stop - start
+        count = min(BLOCK, columns - start)
         for t in range(tasks):
-            at = t * columns + start
-            if count == BLOCK:
-                _to_masks(rows_old, at, masks, t, tasks)
-            else:
-                byte[:] = 0
-                for c in range(count):
-                    byte[c] = rows_old[at + c]
-                _to_masks(byte, 0, masks, t, tasks)
+            _load(rows_old, t * columns + start, count, rows, t * BLOCK)
+            _to_masks(rows, t * BLOCK, masks, t, tasks)
+        for g in range(groups):
+            _codes(words, codes_of_words, g * BLOCK)
         at = start - shift
         if 7 * width + at + BLOCK <= numel and count == BLOCK:
-            _positions(d, at, u_old, at, u_new, at, width, rescalers, rounded, 1, masks, kept, summed)
+            _positions(
+                d, at, u_old, at, u_new, at, width, tables, rounded, 1, codes, masks, tasks, kept, summed
+            )
         else:
             padded[:] = 0
+            v, u = 8 * BLOCK, 16 * BLOCK
             for k in range(8):
                 for c in range(max(0, min(count, numel - at - k * width))):
                     padded[k * BLOCK + c] = d[at + k * width + c]
-                    padded[(8 + k) * BLOCK + c] = u_old[at + k * width + c]
-            _positions(padded, 0, padded, 8 * BLOCK, padded, 16 * BLOCK, BLOCK, rescalers, rounded, 0, masks, kept, summed)
+                    padded[v + k * BLOCK + c] = u_old[at + k * width + c]
+            _positions(
+                padded, 0, padded, v, padded, u, BLOCK, tables, rounded, 0, codes, masks, tasks, kept, summed
+            )
             for k in range(8):
                 for c in range(max(0, min(count, numel - at - k * width))):
-                    u_new[at + k * width + c] = padded[(16 + k) * BLOCK + c]
-        _to_row(masks, 8 * tasks * _BITS, byte)
+                    u_new[at + k * width + c] = padded[u + k * BLOCK + c]
+        _to_row(masks, tasks * BLOCK, byte)
         for t in range(tasks):
             at = t * columns + start
             prefetch(rows_old, at + BLOCK, BLOCK, 0)
             prefetch(rows_new, at + BLOCK, BLOCK, 1)
             if t % 2 == 0:
                 _sum_two(kept, masks, t, min(t + 1, tasks - 1), tasks, summed, sums, b)
-            if count == BLOCK:
-                for c in range(0, BLOCK, _BYTES):
-                    put(rows_new, at + c, both(take(rows_old, at + c, _BYTES), take(byte, c, _BYTES)))
-            else:
-                for c in range(count):
-                    rows_new[at + c] = rows_old[at + c] & byte[c]
-        _to_row(masks, 8 * (tasks + 1) * _BITS, byte)
-        at = tasks * columns + start
-        if count == BLOCK:
             for c in range(0, BLOCK, _BYTES):
-                put(rows_new, at + c, take(byte, c, _BYTES))
-        else:
-            for c in range(count):
-                rows_new[at + c] = byte[c]
+                put(rows, t * BLOCK + c, both(take(rows, t * BLOCK + c, _BYTES), take(byte, c, _BYTES)))
+            _store(rows, t * BLOCK, rows_new, at, count)
+        _to_row(masks, (tasks + 1) * BLOCK, byte)
+        _store(byte, 0, rows_new, tasks * columns + start, count)
         sums[b, tasks] = _halved(summed, 0)
         sums[b, tasks + 1] = _halved(summed, BLOCK)
 

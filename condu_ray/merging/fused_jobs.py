@@ -32,7 +32,7 @@ _ROUNDED = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16
 
 
 def unify_jobs(
-    d: Tensor, u_old: Tensor, u_new: Tensor, rows_old: Tensor, rows_new: Tensor, rescalers: Tensor, sums: Tensor
+    d: Tensor, u_old: Tensor, u_new: Tensor, rows_old: Tensor, rows_new: Tensor, tables: Tensor, sums: Tensor
 ) -> Iterator[Job]:
     """The work of unifying one tensor.
 
@@ -42,11 +42,12 @@ def unify_jobs(
         u_new: Takes u, like ``d``.
         rows_old: Masks before, ``uint8`` ``[T, W]``.
         rows_new: Takes the masks, ``uint8`` ``[T + 1, W]``.
-        rescalers: Of the earlier tasks, float64 ``[T]``.
+        tables: Of every 8 earlier tasks the sum and the largest of the rescalers that a code selects, in the dtype to
+            compute in: ``[groups, 256, 2]``.
         sums: Takes every block's sizes of the tasks' masked u and of the new delta: float64 ``[blocks, T + 2]``.
     """
     width, rounded, count = trigger_bytes(len(d)), _ROUNDED[d.dtype], blocks.block_count(len(d))
-    arrays = rows_old.reshape(-1).numpy(), rows_new.view(-1).numpy(), rescalers.numpy(), sums.numpy()
+    arrays = rows_old.reshape(-1).numpy(), rows_new.view(-1).numpy(), tables.view(-1).numpy(), sums.numpy()
     for first, last in _pieces(count, _WIDENED if rounded else PIECE):
         if not rounded:
             flat = d.numpy(), u_old.numpy(), u_new.numpy()
@@ -67,7 +68,7 @@ def unify_jobs(
 def _unify(*arguments: Any) -> None:
     """``unify_blocks`` in the thread's scratch. New memory for every piece would be new pages every time."""
     *arrays, first, last, rounded = arguments
-    size = scratch_bytes(len(arrays[7]))
+    size = scratch_bytes(arrays[8].shape[1] - 2)
     if len(getattr(_of_thread, "scratch", ())) < size:
         # Tensors' memory begins with a cache line, numpy's does not: loops whose vectors lie across two are slower.
         _of_thread.scratch = torch.empty(size, dtype=torch.uint8).numpy()

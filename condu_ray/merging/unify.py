@@ -203,7 +203,9 @@ def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
     loops = fused()
     assert loops is not None  # unify_blocks asked
     tasks = len(before.norms)
-    rescalers = torch.tensor(before.rescalers, dtype=torch.float64)
+    tables = torch.empty(-(-tasks // GROUP), 256, 2, dtype=torch.float64)
+    for table, start in zip(tables, range(0, tasks, GROUP), strict=True):
+        table[:, 0], table[:, 1] = _tables(before.rescalers[start : start + GROUP], tables.device)
     unified: dict[str, Tensor] = {}
     triggers: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
@@ -216,7 +218,8 @@ def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
             sums[name] = torch.empty(block_count(tensor.numel()), tasks + 2, dtype=torch.float64)
             flat = tensor.view(-1)
             u_old = before.unified[name].view(-1) if tasks else flat
-            yield from loops.unify_jobs(flat, u_old, u.view(-1), rows_old, rows, rescalers, sums[name])
+            wide = tables.to(wide_dtype(tensor.dtype))
+            yield from loops.unify_jobs(flat, u_old, u.view(-1), rows_old, rows, wide, sums[name])
 
     run(jobs())
     return unified, triggers, sums

@@ -88,6 +88,46 @@ def take(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
     return vector(array, index, lanes), generate
 
 
+@intrinsic(prefer_literal=True)
+def look_up(typing: Any, table: Any, first: Any, codes: Any, index: Any, lanes: Any) -> Any:
+    """The pairs that ``lanes`` codes, bytes from an index on, select of those that a table has from ``first`` on.
+
+    A load a pair, whose values are parted in registers: several times as quick as a gather, or as a load a value.
+    """
+    vector = Vector(table.dtype, 2 * lanes.literal_value)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(vector)
+        halves = 1 if table.dtype == types.float32 else 2  # loads of 8 bytes of a pair
+        eights = ir.VectorType(ir.DoubleType(), halves * lanes.literal_value)
+        pairs = _place(context, builder, table, *arguments[:2], eights.element)
+        found = ir.Constant(eights, ir.Undefined)
+        for lane in range(lanes.literal_value):
+            at = builder.add(arguments[3], arguments[3].type(lane))
+            code = builder.zext(builder.load(_place(context, builder, codes, arguments[2], at, _I8)), at.type)
+            for half in range(halves):
+                place = builder.gep(pairs, [builder.add(builder.mul(code, code.type(halves)), code.type(half))])
+                value = builder.load(place, align=4)
+                found = builder.insert_element(found, value, _I32(halves * lane + half))
+        return builder.bitcast(found, kind)
+
+    return vector(table, first, codes, index, lanes), generate
+
+
+@intrinsic(prefer_literal=True)
+def of_pairs(typing: Any, pairs: Any, which: Any) -> Any:
+    """Of every pair the first (0) or the second (1); the number is compiled in."""
+    vector = Vector(pairs.element, pairs.count // 2)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        picked = list(range(which.literal_value, pairs.count, 2))
+        return builder.shuffle_vector(
+            arguments[0], arguments[0], ir.Constant(ir.VectorType(_I32, vector.count), picked)
+        )
+
+    return vector(pairs, which), generate
+
+
 @intrinsic
 def put(typing: Any, array: Any, index: Any, vector: Any) -> Any:
     """Store a vector in an array from an index on."""
