@@ -18,6 +18,7 @@ import ctypes
 import json
 import multiprocessing
 import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -210,44 +211,49 @@ COLUMNS = ["", "unify, ms", "copies", "copies into memory that is there", "decou
 
 
 def disk(params: int, limit_gib: float, folder: Path) -> None:
-    """Unify from file to file under a limit, in processes of their own."""
+    """Unify from file to file under a limit, in processes of their own. The disk has three files at most at a time."""
     processes = multiprocessing.get_context("spawn")
-    found = {}
-    for name, work in (("made", _deltas), ("unified", _from_disk)):
+
+    def apart(work: Callable[..., None], *arguments: Any) -> Any:
         queue = processes.Queue()
-        (child := processes.Process(target=work, args=(params, limit_gib, str(folder), queue))).start()
+        (child := processes.Process(target=work, args=(*arguments, queue))).start()
         child.join()
         if child.exitcode:
-            raise SystemExit(f"{name}: ended with {child.exitcode}")
-        found[name] = queue.get()
-    seconds, peak, moved = found["unified"]
+            raise SystemExit(f"{work.__name__.strip('_')}: ended with {child.exitcode}")
+        return queue.get()
+
+    needed = 12 * params + params // 2
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise SystemExit(f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed; choose a --folder")
+    for number in range(2):
+        apart(_make_delta, params, number, str(folder))
+        seconds, peak, moved = apart(_from_disk, limit_gib, number, str(folder))
     print(f"{params / 1e6:,.0f} M parameters, second task, from disk to disk in {seconds:.1f} s "
           f"({moved / seconds / 1e9:.2f} GB/s read and written); peak of the process {peak / 1024:.0f} MiB, "
           f"limit {limit_gib:g} GiB (RLIMIT_DATA, enforced)")  # fmt: skip
 
 
-def _deltas(params: int, _limit: float, folder: str, queue: Any) -> None:
-    """Two random deltas, written a piece at a time."""
-    generator = torch.Generator()
-    for number in range(2):
-        counts = {str(index): int(params * share) for index, share in enumerate(SHARES)}
-        head, at = {}, 0
-        for name, count in counts.items():
-            head[name] = {"dtype": "F32", "shape": [count], "data_offsets": [at, at + 4 * count]}
-            at += 4 * count
-        text = json.dumps(head).encode()
-        text += b" " * (-len(text) % 8)
-        generator.manual_seed(number)
-        with open(f"{folder}/delta{number}", "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for count in counts.values():
-                for start in range(0, count, 1 << 24):
-                    piece = torch.empty(min(1 << 24, count - start)).normal_(0, 1e-3, generator=generator)
-                    file.write(piece.numpy().data)
+def _make_delta(params: int, number: int, folder: str, queue: Any) -> None:
+    """A random delta, written a piece at a time."""
+    counts = {str(index): int(params * share) for index, share in enumerate(SHARES)}
+    head, at = {}, 0
+    for name, count in counts.items():
+        head[name] = {"dtype": "F32", "shape": [count], "data_offsets": [at, at + 4 * count]}
+        at += 4 * count
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    generator = torch.Generator().manual_seed(number)
+    with open(f"{folder}/delta{number}", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for count in counts.values():
+            for start in range(0, count, 1 << 24):
+                piece = torch.empty(min(1 << 24, count - start)).normal_(0, 1e-3, generator=generator)
+                file.write(piece.numpy().data)
     queue.put(None)
 
 
-def _from_disk(params: int, limit_gib: float, folder: str, queue: Any) -> None:
+def _from_disk(limit_gib: float, number: int, folder: str, queue: Any) -> None:
+    """Unifies a delta with what there is, and removes its file."""
     from condu_ray.merging.streamed import unify_file
 
     limit = int(limit_gib * (1 << 30))
@@ -257,13 +263,14 @@ def _from_disk(params: int, limit_gib: float, folder: str, queue: Any) -> None:
         raise SystemExit("the limit does not hold")
     except RuntimeError:
         pass
-    root = Path(folder)
-    unify_file(None, root / "delta0", root / "one", task="first")
+    files = [Path(folder, f"unified{number - 1}")] if number else []
+    delta, after = Path(folder, f"delta{number}"), Path(folder, f"unified{number}")
     begin = time.perf_counter()
-    unify_file(root / "one", root / "delta1", root / "two", task="second")
+    unify_file(files[0] if files else None, delta, after, task=str(number))
     seconds = time.perf_counter() - begin
-    sizes = sum((root / name).stat().st_size for name in ("one", "delta1", "two"))
-    queue.put((seconds, _status("VmHWM"), sizes))
+    moved = sum(path.stat().st_size for path in (*files, delta, after))
+    delta.unlink()
+    queue.put((seconds, _status("VmHWM"), moved))
 
 
 def main() -> None:
