@@ -243,9 +243,7 @@ def unify_blocks(  # type: ignore[no-untyped-def]
             _codes(words, codes_of_words, g * BLOCK)
         at = start - shift
         if 7 * width + at + BLOCK <= numel and count == BLOCK:
-            _positions(
-                d, at, u_old, at, u_new, at, width, tables, rounded, 1, codes, masks, tasks, kept, summed
-            )
+            _positions(d, at, u_old, at, u_new, at, width, tables, rounded, 1, codes, masks, tasks, kept, summed)
         else:
             padded[:] = 0
             v, u = 8 * BLOCK, 16 * BLOCK
@@ -253,9 +251,7 @@ def unify_blocks(  # type: ignore[no-untyped-def]
                 for c in range(max(0, min(count, numel - at - k * width))):
                     padded[k * BLOCK + c] = d[at + k * width + c]
                     padded[v + k * BLOCK + c] = u_old[at + k * width + c]
-            _positions(
-                padded, 0, padded, v, padded, u, BLOCK, tables, rounded, 0, codes, masks, tasks, kept, summed
-            )
+            _positions(padded, 0, padded, v, padded, u, BLOCK, tables, rounded, 0, codes, masks, tasks, kept, summed)
             for k in range(8):
                 for c in range(max(0, min(count, numel - at - k * width))):
                     u_new[at + k * width + c] = padded[u + k * BLOCK + c]

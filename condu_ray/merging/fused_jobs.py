@@ -7,7 +7,6 @@ from functools import partial
 from threading import local
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 

@@ -15,8 +15,8 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device | str =
     """A new contiguous tensor whose values are whatever its memory holds.
 
     On a CPU one of 2 MiB and more asks the system for large pages (Linux; elsewhere it is as any other): torch's memory
-    comes in pages of 4 KiB, each of which costs a microsecond and more on a virtual machine, several times what it takes
-    to write to it. A last page that would be more than half full is a large one too: at most 1 MiB is taken in vain.
+    comes in pages of 4 KiB, each of which costs a microsecond and more on a virtual machine, several times what it
+    takes to write to it. A last page that would be half full is a large one too: at most 1 MiB is taken in vain.
     """
     size = torch.Size(shape).numel() * dtype.itemsize
     if torch.device(device).type != "cpu" or size < PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):

@@ -316,8 +316,11 @@ def _cut(builder: Any, value: Any, bits: int) -> Any:
 
 @intrinsic(prefer_literal=True)
 def prefetch(typing: Any, array: Any, index: Any, count: Any, write: Any) -> Any:
-    """Ask for the cache lines of ``count`` values; past the array's end it does nothing. The number is compiled in, and
-    so is ``write``: 1 where the lines will be written, else 0."""
+    """Ask for the cache lines of ``count`` values, into the second cache; past the array's end it does nothing.
+
+    The number is compiled in, and so is ``write``: 1 where the lines will be written, else 0. What is asked for a block
+    ahead would drive out of a first cache what is worked on: strips often lie a power of 2 apart.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _place(context, builder, array, *arguments[:2], _I8)

@@ -98,7 +98,9 @@ def add_magnitude(before: Mapping[str, Tensor], delta: Delta, *, task: str | Non
             steps = (flat[at] / mean).mul_(GRID).round_().clamp_(min=1).masked_fill_(nothing, 0).to(torch.int64)
             total = steps.add_(before[name].reshape(-1)[at]) if before else steps
             if int(total.max()) > _MOST:
-                raise DeltaError(f"task {task!r}: tensor {name!r}: the shared magnitude overflows; keep it by condu-svd")
+                raise DeltaError(
+                    f"task {task!r}: tensor {name!r}: the shared magnitude overflows; keep it by condu-svd"
+                )
             into[at] = total
     return found
 
