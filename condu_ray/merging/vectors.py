@@ -17,7 +17,8 @@ from typing import Any
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import models, register_model
 
 _I8, _I32 = ir.IntType(8), ir.IntType(32)
 _STAMP = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
@@ -35,6 +36,16 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(nogil=True)(function)
 
 
+def intrinsic(typed: Callable[..., Any]) -> Any:
+    """numba's, of which a type checker would want the typing context as an argument of every call."""
+    return _intrinsic(typed)
+
+
+def intrinsic_of_numbers(typed: Callable[..., Any]) -> Any:
+    """The same of one that has numbers compiled in."""
+    return _intrinsic(prefer_literal=True)(typed)
+
+
 class Vector(types.Type):
     """The type of ``count`` values of a scalar type side by side."""
 
@@ -47,14 +58,14 @@ class Vector(types.Type):
 class _Model(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Vector) -> None:
         element = ir.IntType(1) if kind.element == types.boolean else manager[kind.element].get_value_type()
-        super().__init__(manager, kind, ir.VectorType(element, kind.count))
+        super().__init__(manager, kind, ir.VectorType(element, kind.count))  # type: ignore[no-untyped-call]
 
 
 def _mask(vector: Vector) -> Vector:
     return Vector(types.boolean, vector.count)
 
 
-def _place(context: Any, builder: Any, array: Any, value: Any, index: Any, kind: Any) -> Any:
+def _place(context: Any, builder: Any, array: Any, kind: Any, value: Any, index: Any) -> Any:
     """Pointer to something of an LLVM type in an array's memory."""
     data = context.make_array(array)(context, builder, value).data
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
@@ -76,19 +87,19 @@ def _call(builder: Any, name: str, arguments: Any, flags: tuple[str, ...] = ()) 
     return builder.call(function, arguments, fastmath=flags)
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic_of_numbers
 def take(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
     """``lanes`` values of an array from an index on; the number is compiled in."""
     vector = Vector(array.dtype, lanes.literal_value)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = context.get_value_type(vector)
-        return builder.load(_place(context, builder, array, *arguments[:2], kind), align=1)
+        return builder.load(_place(context, builder, array, kind, *arguments[:2]), align=1)
 
     return vector(array, index, lanes), generate
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic_of_numbers
 def look_up(typing: Any, table: Any, first: Any, codes: Any, index: Any, lanes: Any) -> Any:
     """The pairs that ``lanes`` codes, bytes from an index on, select of those that a table has from ``first`` on.
 
@@ -100,11 +111,11 @@ def look_up(typing: Any, table: Any, first: Any, codes: Any, index: Any, lanes: 
         kind = context.get_value_type(vector)
         halves = 1 if table.dtype == types.float32 else 2  # loads of 8 bytes of a pair
         eights = ir.VectorType(ir.DoubleType(), halves * lanes.literal_value)
-        pairs = _place(context, builder, table, *arguments[:2], eights.element)
+        pairs = _place(context, builder, table, eights.element, *arguments[:2])
         found = ir.Constant(eights, ir.Undefined)
         for lane in range(lanes.literal_value):
             at = builder.add(arguments[3], arguments[3].type(lane))
-            code = builder.zext(builder.load(_place(context, builder, codes, arguments[2], at, _I8)), at.type)
+            code = builder.zext(builder.load(_place(context, builder, codes, _I8, arguments[2], at)), at.type)
             for half in range(halves):
                 place = builder.gep(pairs, [builder.add(builder.mul(code, code.type(halves)), code.type(half))])
                 value = builder.load(place, align=4)
@@ -114,7 +125,7 @@ def look_up(typing: Any, table: Any, first: Any, codes: Any, index: Any, lanes: 
     return vector(table, first, codes, index, lanes), generate
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic_of_numbers
 def of_pairs(typing: Any, pairs: Any, which: Any) -> Any:
     """Of every pair the first (0) or the second (1); the number is compiled in."""
     vector = Vector(pairs.element, pairs.count // 2)
@@ -133,19 +144,19 @@ def put(typing: Any, array: Any, index: Any, vector: Any) -> Any:
     """Store a vector in an array from an index on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[2], _place(context, builder, array, *arguments[:2], arguments[2].type), align=1)
+        builder.store(arguments[2], _place(context, builder, array, arguments[2].type, *arguments[:2]), align=1)
         return context.get_dummy_value()
 
     return types.void(array, index, vector), generate
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic_of_numbers
 def take_mask(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
     """A mask of as many bits of an array of bytes from an index on, the lowest bit of a byte first."""
     vector = Vector(types.boolean, lanes.literal_value)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, array, *arguments[:2], ir.IntType(vector.count))
+        place = _place(context, builder, array, ir.IntType(vector.count), *arguments[:2])
         return builder.bitcast(builder.load(place, align=1), context.get_value_type(vector))
 
     return vector(array, index, lanes), generate
@@ -157,7 +168,7 @@ def put_mask(typing: Any, array: Any, index: Any, mask: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = builder.bitcast(arguments[2], ir.IntType(mask.count))
-        builder.store(bits, _place(context, builder, array, *arguments[:2], bits.type), align=1)
+        builder.store(bits, _place(context, builder, array, bits.type, *arguments[:2]), align=1)
         return context.get_dummy_value()
 
     return types.void(array, index, mask), generate
@@ -179,7 +190,7 @@ def every_at(typing: Any, array: Any, index: Any, like: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = arguments[2].type
-        return _all_lanes(builder, builder.load(_place(context, builder, array, *arguments[:2], kind.element)), kind)
+        return _all_lanes(builder, builder.load(_place(context, builder, array, kind.element, *arguments[:2])), kind)
 
     return like(array, index, like), generate
 
@@ -276,7 +287,7 @@ def total(typing: Any, a: Any) -> Any:
 @intrinsic
 def to_bfloat16(typing: Any, a: Any) -> Any:
     """Values of float32, not NaN, rounded to the nearest that bfloat16 has, ties to even."""
-    return a(a), lambda context, builder, signature, arguments: _cut(builder, *arguments, 16)
+    return a(a), lambda context, builder, signature, arguments: _cut(builder, arguments[0], 16)
 
 
 @intrinsic
@@ -314,7 +325,7 @@ def _cut(builder: Any, value: Any, bits: int) -> Any:
     return builder.bitcast(builder.and_(up, number(2**32 - (1 << bits))), value.type)
 
 
-@intrinsic(prefer_literal=True)
+@intrinsic_of_numbers
 def prefetch(typing: Any, array: Any, index: Any, count: Any, write: Any) -> Any:
     """Ask for the cache lines of ``count`` values, into the second cache; past the array's end it does nothing.
 
@@ -323,7 +334,7 @@ def prefetch(typing: Any, array: Any, index: Any, count: Any, write: Any) -> Any
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(context, builder, array, *arguments[:2], _I8)
+        place = _place(context, builder, array, _I8, *arguments[:2])
         kind = ir.FunctionType(ir.VoidType(), [place.type, _I32, _I32, _I32])
         function: Any = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")  # type: ignore[no-untyped-call]
         bytes_all = count.literal_value * context.get_abi_sizeof(context.get_value_type(array.dtype))

@@ -5,7 +5,8 @@ runs in a fresh process. Before a time is taken the result is held against torch
 every tensor, against the literal twin. The sides take turns; a figure is the median of the turns.
 
 Two copies are beside it: into fresh memory, which is what whoever returns new tensors pays (the pages must be had from
-the system), and into memory that is there, which is what the machine's memory gives at most.
+the system; large ones, as unify asks for), and into memory that is there, which is what the machine's memory gives at
+most.
 
 ``--disk PARAMS`` instead unifies the second of two random deltas of that size from file to file in a process that may
 not have more than ``--limit-gib`` of memory of its own (RLIMIT_DATA), and shows its peak.
@@ -32,6 +33,7 @@ from torch import Tensor
 
 import condu_ray.merging.unify as module
 from condu_ray.merging.blocks import BLOCK
+from condu_ray.merging.memory import empty
 from condu_ray.merging.reference import Reference
 from condu_ray.merging.trigger import pack, trigger_bytes, unpack
 from condu_ray.merging.unify import Unification, decouple, unify
@@ -155,10 +157,10 @@ def measure(params: int, tasks: int, repeats: int, threads: int, twin: bool, cpu
     source_back, there_back = (torch.ones((8 * count + bits) // 8) for _ in range(2))
     sides: dict[str, Callable[[], Any]] = {
         "unify": lambda: unify(state, delta),
-        "copy": source.clone,
+        "copy": lambda: empty(source.shape, source.dtype).copy_(source),
         "copy there": lambda: there.copy_(source),
         "decouple": lambda: decouple(state.unified, state.triggers, 0, 1.1),
-        "decouple copy": source_back.clone,
+        "decouple copy": lambda: empty(source_back.shape, source_back.dtype).copy_(source_back),
         "decouple copy there": lambda: there_back.copy_(source_back),
     }
     if twin and count * tasks <= LITERAL:
@@ -199,6 +201,7 @@ def row_of(found: dict[str, Any]) -> list[Any]:
         found["unify"] / found["copy"],
         found["unify"] / found["copy there"],
         found["decouple"] / found["decouple copy"],
+        found["decouple"] / found["decouple copy there"],
         found["torch"] / found["unify"] if "torch" in found else None,
         times,
         round(memory["unify"]),
@@ -206,7 +209,7 @@ def row_of(found: dict[str, Any]) -> list[Any]:
     ]
 
 
-COLUMNS = ["", "unify, ms", "copies", "copies into memory that is there", "decouple, copies", "torch's path, times",
+COLUMNS = ["", "unify, ms", "copies", "copies into memory that is there", "decouple, copies", "into memory that is there", "torch's path, times",
            "literal, times", "extra MiB", "literal's, times"]  # fmt: skip
 
 

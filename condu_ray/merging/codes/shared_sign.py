@@ -57,7 +57,7 @@ def encode(delta: Delta, *, task: str | None = None) -> dict[str, Tensor]:
         at_R = live_rows(rows_RC)
         rows_RC = _picked(rows_RC, at_R)
         gone = rows_RC.eq(0).numpy().reshape(-1)
-        negative, zeros = rows_RC.lt(0).numpy().reshape(-1), np.count_nonzero(gone)
+        negative, zeros = rows_RC.lt(0).numpy().reshape(-1), int(np.count_nonzero(gone))
         counts.append((int(at_R.sum()), zeros))
         write_places(writer, at_R.numpy())
         write_places(writer, gone)
@@ -140,7 +140,7 @@ def decode(magnitude: Mapping[str, Tensor], code: Mapping[str, Tensor]) -> dict[
             raise ValueError(f"tensor {name!r} is not in the shared magnitude")
         at = read_places(reader, rows, kept)
         there = ~read_places(reader, kept * columns, zeros)
-        signs = reader.read_bits(np.count_nonzero(there))
+        signs = reader.read_bits(int(np.count_nonzero(there)))
         if zeros:
             signs, bits = np.zeros(there.size, dtype=np.bool_), signs
             signs[there] = bits
