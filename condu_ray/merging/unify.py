@@ -55,11 +55,9 @@ FUSED_FROM = 1 << 21
 FUSED_AFTER = 1 << 27
 """Positions times tasks that a process unified by torch, a second or so, after which they are worth it always."""
 
-_by_torch = [0]
-"""Positions times tasks that this process unified by torch."""
+_by_torch = [0]  # positions times tasks that this process unified by torch
 
-_CODE_BITS = ((torch.arange(256)[:, None] >> torch.arange(GROUP)) & 1).double()
-"""Bit ``t`` of code ``c``: ``[256, 8]``."""
+_CODE_BITS = ((torch.arange(256)[:, None] >> torch.arange(GROUP)) & 1).double()  # bit t of code c: [256, 8]
 
 
 class Unification(NamedTuple):
@@ -116,8 +114,7 @@ def unify(
     """
     check_layout(delta, before.unified if before.norms else None, task)
     unified, triggers, sums = unify_blocks(before, delta, chunk_size)
-    loops = fused() if not chunk_size and fused_loops(delta) else None
-    total = loops.total_of_blocks if loops else total_of_blocks
+    total = loops.total_of_blocks if not chunk_size and (loops := fused_loops(delta)) else total_of_blocks
     sizes = torch.stack([total(sums.pop(name)) for name in sorted(delta)])
     if not bool(sizes[:, -1].isfinite().all()):
         check_delta(delta, task=task)
@@ -171,11 +168,11 @@ def unify_blocks(before: Unification, delta: Delta, chunk_size: int = 0) -> _Uni
     return work(before, delta, chunk_size)
 
 
-def fused_loops(delta: Delta) -> bool:
-    """Whether the compiled loops take this delta: on a CPU, and with enough to do to be worth their loading."""
+def fused_loops(delta: Delta) -> ModuleType | None:
+    """The compiled loops, if they take this delta: on a CPU, and with enough to do to be worth their loading."""
     on_cpu = all(tensor.device.type == "cpu" for tensor in delta.values())
     large = _positions(delta) >= FUSED_FROM or _by_torch[0] >= FUSED_AFTER
-    return on_cpu and large and fused() is not None
+    return fused() if on_cpu and large else None
 
 
 def _positions(delta: Delta) -> int:
@@ -200,8 +197,7 @@ def _empty(before: Unification, name: str, tensor: Tensor) -> tuple[Tensor, Tens
 
 
 def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
-    loops = fused()
-    assert loops is not None  # unify_blocks asked
+    assert (loops := fused()) is not None  # unify_blocks asked
     tasks = len(before.norms)
     tables = torch.empty(-(-tasks // GROUP), 256, 2, dtype=torch.float64)
     for table, start in zip(tables, range(0, tasks, GROUP), strict=True):
@@ -331,7 +327,7 @@ def decouple(
         New tensors of ``unified``'s shapes and dtypes.
     """
     out = {name: empty(u.shape, u.dtype, u.device) for name, u in unified.items()}
-    loops = fused() if fused_loops(unified) else None
+    loops = fused_loops(unified)
     compiled = {torch.float32, torch.float64} if loops else set()
     if loops:
         run(

@@ -184,17 +184,6 @@ def every(typing: Any, value: Any, like: Any) -> Any:
     return like(value, like), generate
 
 
-@intrinsic
-def every_at(typing: Any, array: Any, index: Any, like: Any) -> Any:
-    """A vector of another's type that has an array's value in every lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = arguments[2].type
-        return _all_lanes(builder, builder.load(_place(context, builder, array, kind.element, *arguments[:2])), kind)
-
-    return like(array, index, like), generate
-
-
 def _by_lane(name: str) -> Any:
     def typed(typing: Any, a: Any, b: Any) -> Any:
         return a(a, b), lambda context, builder, signature, arguments: getattr(builder, name)(*arguments)
@@ -257,16 +246,6 @@ def to_double(typing: Any, a: Any) -> Any:
         return arguments[0] if a == vector else builder.fpext(arguments[0], context.get_value_type(vector))
 
     return vector(a), generate
-
-
-@intrinsic
-def to_type(typing: Any, a: Any, like: Any) -> Any:
-    """A vector of float64 rounded to another's type."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return arguments[0] if a == like else builder.fptrunc(arguments[0], arguments[1].type)
-
-    return like(a, like), generate
 
 
 @intrinsic

@@ -209,8 +209,18 @@ def row_of(found: dict[str, Any]) -> list[Any]:
     ]
 
 
-COLUMNS = ["", "unify, ms", "copies", "copies into memory that is there", "decouple, copies", "into memory that is there", "torch's path, times",
-           "literal, times", "extra MiB", "literal's, times"]  # fmt: skip
+COLUMNS = [
+    "",
+    "unify, ms",
+    "copies",
+    "copies into memory that is there",
+    "decouple, copies",
+    "decouple, copies into memory that is there",
+    "torch's path, times",
+    "literal, times",
+    "extra MiB",
+    "literal's, times",
+]
 
 
 def disk(params: int, limit_gib: float, folder: Path) -> None:
