@@ -197,7 +197,8 @@ def _empty(before: Unification, name: str, tensor: Tensor) -> tuple[Tensor, Tens
 
 
 def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
-    assert (loops := fused()) is not None  # unify_blocks asked
+    loops = fused()
+    assert loops is not None  # unify_blocks asked
     tasks = len(before.norms)
     tables = torch.empty(-(-tasks // GROUP), 256, 2, dtype=torch.float64)
     for table, start in zip(tables, range(0, tasks, GROUP), strict=True):
