@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, check_merged, each_delta
 from condu_ray.merging.delta import Delta, check_delta, check_layout
+from condu_ray.merging.memory import empty
 from condu_ray.merging.tally import Tally, dtypes, named, same_names
-from condu_ray.merging.unify import CHUNK_CPU, CHUNK_CUDA, serial
+from condu_ray.merging.unify import CHUNK_CPU, CHUNK_CUDA, fused_loops, serial
 
 _CHUNK = 1 << 20
 """Positions at a time of a histogram with ``_BINS`` bins: many, to be worth the bins."""
@@ -138,7 +140,13 @@ class TiesTally(Tally):
         numel = sum(tensor.numel() for tensor in delta.values())
         threshold = kth_magnitude(delta, max(1, numel - int(self._density * numel)), task) if numel else 0.0
         for name, pair in self._sides.items():
-            _add_trimmed(pair, delta[name].detach().reshape(-1), threshold)
+            flat = delta[name].detach().reshape(-1)
+            if flat.dtype == pair[0].total.dtype and fused_loops(delta):
+                from condu_ray.merging import fused_ties
+
+                fused_ties.add_trimmed(flat.numpy(), threshold, *(part.numpy() for side in pair for part in side))
+            else:
+                _add_trimmed(pair, flat, threshold)
 
     def _merged(self, last: bool) -> dict[str, Tensor]:
         majority = sum(int(_elected(*pair, at).sum()) for pair in self._sides.values() for at in _slices(pair[0].total))
@@ -186,6 +194,11 @@ def kth_magnitude(delta: Delta, rank: int, task: str | None = None) -> float:
         counts = torch.zeros(_BINS, dtype=torch.int64, device=next(iter(delta.values())).device)
         for tensor in delta.values():
             flat = tensor.detach().reshape(-1)
+            if flat.dtype == wide == torch.float32 and fused_loops(delta):
+                from condu_ray.merging import fused_ties
+
+                fused_ties.count_digits(flat.numpy().view(np.uint32), prefix if shift == 0 else -1, counts.numpy())
+                continue
             for start in range(0, flat.numel(), _CHUNK):
                 bits = flat[start : start + _CHUNK].to(wide).abs().view(integer)
                 if shift < 16 * (digits - 1):
@@ -207,9 +220,7 @@ def widest(delta: Delta) -> torch.dtype:
 
 def _side(delta: Delta, name: str) -> _Side:
     numel, device = delta[name].numel(), delta[name].device
-    return _Side(
-        torch.zeros(numel, dtype=widest(delta), device=device), torch.zeros(numel, dtype=torch.uint8, device=device)
-    )
+    return _Side(empty((numel,), widest(delta), device).zero_(), empty((numel,), torch.uint8, device).zero_())
 
 
 def _slices(flat: Tensor) -> Iterator[slice]:

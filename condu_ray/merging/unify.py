@@ -26,6 +26,7 @@ from torch import Tensor
 
 from condu_ray.merging.blocks import BLOCK, block_count, block_ranges, block_sums, total_of_blocks
 from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
+from condu_ray.merging.memory import empty
 from condu_ray.merging.threads import run
 from condu_ray.merging.trigger import (
     GROUP,
@@ -54,11 +55,9 @@ FUSED_FROM = 1 << 21
 FUSED_AFTER = 1 << 27
 """Positions times tasks that a process unified by torch, a second or so, after which they are worth it always."""
 
-_by_torch = [0]
-"""Positions times tasks that this process unified by torch."""
+_by_torch = [0]  # positions times tasks that this process unified by torch
 
-_CODE_BITS = ((torch.arange(256)[:, None] >> torch.arange(GROUP)) & 1).double()
-"""Bit ``t`` of code ``c``: ``[256, 8]``."""
+_CODE_BITS = ((torch.arange(256)[:, None] >> torch.arange(GROUP)) & 1).double()  # bit t of code c: [256, 8]
 
 
 class Unification(NamedTuple):
@@ -115,7 +114,8 @@ def unify(
     """
     check_layout(delta, before.unified if before.norms else None, task)
     unified, triggers, sums = unify_blocks(before, delta, chunk_size)
-    sizes = torch.stack([total_of_blocks(sums.pop(name)) for name in sorted(delta)])
+    total = loops.total_of_blocks if not chunk_size and (loops := fused_loops(delta)) else total_of_blocks
+    sizes = torch.stack([total(sums.pop(name)) for name in sorted(delta)])
     if not bool(sizes[:, -1].isfinite().all()):
         check_delta(delta, task=task)
     counts = [delta[name].numel() for name in sorted(delta)]
@@ -168,11 +168,11 @@ def unify_blocks(before: Unification, delta: Delta, chunk_size: int = 0) -> _Uni
     return work(before, delta, chunk_size)
 
 
-def fused_loops(delta: Delta) -> bool:
-    """Whether the compiled loops take this delta: on a CPU, and with enough to do to be worth their loading."""
+def fused_loops(delta: Delta) -> ModuleType | None:
+    """The compiled loops, if they take this delta: on a CPU, and with enough to do to be worth their loading."""
     on_cpu = all(tensor.device.type == "cpu" for tensor in delta.values())
     large = _positions(delta) >= FUSED_FROM or _by_torch[0] >= FUSED_AFTER
-    return on_cpu and large and fused() is not None
+    return fused() if on_cpu and large else None
 
 
 def _positions(delta: Delta) -> int:
@@ -191,8 +191,8 @@ def fused() -> ModuleType | None:
 def _empty(before: Unification, name: str, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Place for a tensor's u and masks, and its masks before."""
     tasks, device = len(before.norms), tensor.device
-    u = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-    rows = torch.empty(tasks + 1, trigger_bytes(tensor.numel()), dtype=torch.uint8, device=device)
+    u = empty(tensor.shape, tensor.dtype, device)
+    rows = empty((tasks + 1, trigger_bytes(tensor.numel())), torch.uint8, device)
     return u, rows, before.triggers[name] if tasks else rows[:0]
 
 
@@ -200,8 +200,9 @@ def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
     loops = fused()
     assert loops is not None  # unify_blocks asked
     tasks = len(before.norms)
-    groups = [before.rescalers[start : start + GROUP] for start in range(0, max(tasks, 1), GROUP)]
-    tables = torch.stack([torch.stack(_tables(group, torch.device("cpu")), 1) for group in groups])
+    tables = torch.empty(-(-tasks // GROUP), 256, 2, dtype=torch.float64)
+    for table, start in zip(tables, range(0, tasks, GROUP), strict=True):
+        table[:, 0], table[:, 1] = _tables(before.rescalers[start : start + GROUP], tables.device)
     unified: dict[str, Tensor] = {}
     triggers: dict[str, Tensor] = {}
     sums: dict[str, Tensor] = {}
@@ -326,8 +327,8 @@ def decouple(
     Returns:
         New tensors of ``unified``'s shapes and dtypes.
     """
-    out = {name: torch.empty_like(u, memory_format=torch.contiguous_format) for name, u in unified.items()}
-    loops = fused() if fused_loops(unified) else None
+    out = {name: empty(u.shape, u.dtype, u.device) for name, u in unified.items()}
+    loops = fused_loops(unified)
     compiled = {torch.float32, torch.float64} if loops else set()
     if loops:
         run(

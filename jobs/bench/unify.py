@@ -5,7 +5,8 @@ runs in a fresh process. Before a time is taken the result is held against torch
 every tensor, against the literal twin. The sides take turns; a figure is the median of the turns.
 
 Two copies are beside it: into fresh memory, which is what whoever returns new tensors pays (the pages must be had from
-the system), and into memory that is there, which is what the machine's memory gives at most.
+the system; large ones, as unify asks for), and into memory that is there, which is what the machine's memory gives at
+most.
 
 ``--disk PARAMS`` instead unifies the second of two random deltas of that size from file to file in a process that may
 not have more than ``--limit-gib`` of memory of its own (RLIMIT_DATA), and shows its peak.
@@ -18,6 +19,7 @@ import ctypes
 import json
 import multiprocessing
 import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -31,6 +33,7 @@ from torch import Tensor
 
 import condu_ray.merging.unify as module
 from condu_ray.merging.blocks import BLOCK
+from condu_ray.merging.memory import empty
 from condu_ray.merging.reference import Reference
 from condu_ray.merging.trigger import pack, trigger_bytes, unpack
 from condu_ray.merging.unify import Unification, decouple, unify
@@ -154,10 +157,10 @@ def measure(params: int, tasks: int, repeats: int, threads: int, twin: bool, cpu
     source_back, there_back = (torch.ones((8 * count + bits) // 8) for _ in range(2))
     sides: dict[str, Callable[[], Any]] = {
         "unify": lambda: unify(state, delta),
-        "copy": source.clone,
+        "copy": lambda: empty(source.shape, source.dtype).copy_(source),
         "copy there": lambda: there.copy_(source),
         "decouple": lambda: decouple(state.unified, state.triggers, 0, 1.1),
-        "decouple copy": source_back.clone,
+        "decouple copy": lambda: empty(source_back.shape, source_back.dtype).copy_(source_back),
         "decouple copy there": lambda: there_back.copy_(source_back),
     }
     if twin and count * tasks <= LITERAL:
@@ -198,6 +201,7 @@ def row_of(found: dict[str, Any]) -> list[Any]:
         found["unify"] / found["copy"],
         found["unify"] / found["copy there"],
         found["decouple"] / found["decouple copy"],
+        found["decouple"] / found["decouple copy there"],
         found["torch"] / found["unify"] if "torch" in found else None,
         times,
         round(memory["unify"]),
@@ -205,49 +209,64 @@ def row_of(found: dict[str, Any]) -> list[Any]:
     ]
 
 
-COLUMNS = ["", "unify, ms", "copies", "copies into memory that is there", "decouple, copies", "torch's path, times",
-           "literal, times", "extra MiB", "literal's, times"]  # fmt: skip
+COLUMNS = [
+    "",
+    "unify, ms",
+    "copies",
+    "copies into memory that is there",
+    "decouple, copies",
+    "decouple, copies into memory that is there",
+    "torch's path, times",
+    "literal, times",
+    "extra MiB",
+    "literal's, times",
+]
 
 
 def disk(params: int, limit_gib: float, folder: Path) -> None:
-    """Unify from file to file under a limit, in processes of their own."""
+    """Unify from file to file under a limit, in processes of their own. The disk has three files at most at a time."""
     processes = multiprocessing.get_context("spawn")
-    found = {}
-    for name, work in (("made", _deltas), ("unified", _from_disk)):
+
+    def apart(work: Callable[..., None], *arguments: Any) -> Any:
         queue = processes.Queue()
-        (child := processes.Process(target=work, args=(params, limit_gib, str(folder), queue))).start()
+        (child := processes.Process(target=work, args=(*arguments, queue))).start()
         child.join()
         if child.exitcode:
-            raise SystemExit(f"{name}: ended with {child.exitcode}")
-        found[name] = queue.get()
-    seconds, peak, moved = found["unified"]
+            raise SystemExit(f"{work.__name__.strip('_')}: ended with {child.exitcode}")
+        return queue.get()
+
+    needed = 12 * params + params // 2
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise SystemExit(f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed; choose a --folder")
+    for number in range(2):
+        apart(_make_delta, params, number, str(folder))
+        seconds, peak, moved = apart(_from_disk, limit_gib, number, str(folder))
     print(f"{params / 1e6:,.0f} M parameters, second task, from disk to disk in {seconds:.1f} s "
           f"({moved / seconds / 1e9:.2f} GB/s read and written); peak of the process {peak / 1024:.0f} MiB, "
           f"limit {limit_gib:g} GiB (RLIMIT_DATA, enforced)")  # fmt: skip
 
 
-def _deltas(params: int, _limit: float, folder: str, queue: Any) -> None:
-    """Two random deltas, written a piece at a time."""
-    generator = torch.Generator()
-    for number in range(2):
-        counts = {str(index): int(params * share) for index, share in enumerate(SHARES)}
-        head, at = {}, 0
-        for name, count in counts.items():
-            head[name] = {"dtype": "F32", "shape": [count], "data_offsets": [at, at + 4 * count]}
-            at += 4 * count
-        text = json.dumps(head).encode()
-        text += b" " * (-len(text) % 8)
-        generator.manual_seed(number)
-        with open(f"{folder}/delta{number}", "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for count in counts.values():
-                for start in range(0, count, 1 << 24):
-                    piece = torch.empty(min(1 << 24, count - start)).normal_(0, 1e-3, generator=generator)
-                    file.write(piece.numpy().data)
+def _make_delta(params: int, number: int, folder: str, queue: Any) -> None:
+    """A random delta, written a piece at a time."""
+    counts = {str(index): int(params * share) for index, share in enumerate(SHARES)}
+    head, at = {}, 0
+    for name, count in counts.items():
+        head[name] = {"dtype": "F32", "shape": [count], "data_offsets": [at, at + 4 * count]}
+        at += 4 * count
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    generator = torch.Generator().manual_seed(number)
+    with open(f"{folder}/delta{number}", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for count in counts.values():
+            for start in range(0, count, 1 << 24):
+                piece = torch.empty(min(1 << 24, count - start)).normal_(0, 1e-3, generator=generator)
+                file.write(piece.numpy().data)
     queue.put(None)
 
 
-def _from_disk(params: int, limit_gib: float, folder: str, queue: Any) -> None:
+def _from_disk(limit_gib: float, number: int, folder: str, queue: Any) -> None:
+    """Unifies a delta with what there is, and removes its file."""
     from condu_ray.merging.streamed import unify_file
 
     limit = int(limit_gib * (1 << 30))
@@ -257,13 +276,14 @@ def _from_disk(params: int, limit_gib: float, folder: str, queue: Any) -> None:
         raise SystemExit("the limit does not hold")
     except RuntimeError:
         pass
-    root = Path(folder)
-    unify_file(None, root / "delta0", root / "one", task="first")
+    files = [Path(folder, f"unified{number - 1}")] if number else []
+    delta, after = Path(folder, f"delta{number}"), Path(folder, f"unified{number}")
     begin = time.perf_counter()
-    unify_file(root / "one", root / "delta1", root / "two", task="second")
+    unify_file(files[0] if files else None, delta, after, task=str(number))
     seconds = time.perf_counter() - begin
-    sizes = sum((root / name).stat().st_size for name in ("one", "delta1", "two"))
-    queue.put((seconds, _status("VmHWM"), sizes))
+    moved = sum(path.stat().st_size for path in (*files, delta, after))
+    delta.unlink()
+    queue.put((seconds, _status("VmHWM"), moved))
 
 
 def main() -> None:

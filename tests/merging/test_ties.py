@@ -11,6 +11,7 @@ from condu_ray.merging import DeltaError, reference_rules, ties
 from condu_ray.merging.ties import kth_magnitude
 from tests.merging.deltas import DTYPES, SHAPES, OneAtATime, grid_deltas, named, normal_deltas
 
+unify_module = importlib.import_module("condu_ray.merging.unify")
 module = importlib.import_module("condu_ray.merging.ties")  # the package's attribute of this name is the function
 
 
@@ -22,6 +23,31 @@ def test_agrees_with_the_twin_on_a_grid(tasks, dtype, density):
     twin = reference_rules.ties(found, density, scale=0.5)
     for name, tensor in ties(named(found), density=density, scale=0.5).items():
         assert torch.equal(tensor, twin[name].to(tensor.dtype)), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("density", [0.2, 1.0])
+def test_the_compiled_loops_have_torchs_bits(monkeypatch, density, dtype):
+    found = named([*normal_deltas(3, dtype=dtype), *grid_deltas(2, seed=1, dtype=dtype)])
+    results = []
+    for start in (1, 1 << 60):
+        monkeypatch.setattr(unify_module, "FUSED_FROM", start)
+        monkeypatch.setattr(unify_module, "FUSED_AFTER", 1 << 60)
+        numel = sum(tensor.numel() for tensor in found["task 0"].values())
+        ranks = [kth_magnitude(found["task 0"], rank) for rank in (1, numel // 3, numel)]
+        results.append((ties(found, density=density), ranks))
+    (compiled, some), (plain, others) = results
+    assert some == others
+    for name, tensor in compiled.items():
+        assert torch.equal(tensor, plain[name]), name
+        assert torch.equal(tensor.signbit(), plain[name].signbit()), name
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_compiled_loops_refuse_what_is_not_finite(monkeypatch, value):
+    monkeypatch.setattr(unify_module, "FUSED_FROM", 1)
+    with pytest.raises(DeltaError, match=r"task 'a': tensor 'w' holds (nan|inf)"):
+        ties({"a": {"w": torch.tensor([1.0, value, 2.0])}})
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -58,7 +58,7 @@ def read_places(reader: Reader, among: int, count: int) -> NDArray[np.bool_]:
             raise ValueError("a place outside the tensor")
         at[numbers] = True
     elif count:
-        at = reader.read(among, 1).astype(np.bool_)
+        at = reader.read_bits(among)
     if int(at.sum()) != count:
         raise ValueError("places that are not as many as they should be")
     return at
@@ -70,6 +70,8 @@ def _width(among: int) -> int:
 
 def to_tensor(rows_RC: Tensor, at: NDArray[np.bool_], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Puts rows back where they were, the others zero, in a tensor's shape and dtype."""
+    if at.size and at.all():
+        return rows_RC.to(dtype).reshape(shape).contiguous()
     whole = torch.zeros(row_shape(shape), dtype=dtype)
     if rows_RC.numel():
         whole[torch.from_numpy(at)] = rows_RC.to(dtype)

@@ -30,7 +30,7 @@ from condu_ray.merging.codes.layout import Layout
 from condu_ray.merging.codes.rows import as_rows, live_rows, read_places, row_shape, to_tensor, write_places
 from condu_ray.merging.codes.stream import Reader, Writer
 from condu_ray.merging.delta import Delta, DeltaError, check_delta
-from condu_ray.merging.unify import serial
+from condu_ray.merging.unify import CHUNK_CPU, serial
 
 GRID = 1 << 10
 """Steps of the grid in a tensor's mean magnitude: what is rounded away is a thousandth of it."""
@@ -55,13 +55,14 @@ def encode(delta: Delta, *, task: str | None = None) -> dict[str, Tensor]:
     for name, *_ in layout.entries:
         rows_RC = as_rows(delta[name].detach().cpu())
         at_R = live_rows(rows_RC)
-        rows_RC = rows_RC[at_R]
-        there_RC = rows_RC.ne(0)
-        counts.append((int(at_R.sum()), int(there_RC.logical_not().sum())))
+        rows_RC = _picked(rows_RC, at_R)
+        gone = rows_RC.eq(0).numpy().reshape(-1)
+        negative, zeros = rows_RC.lt(0).numpy().reshape(-1), int(np.count_nonzero(gone))
+        counts.append((int(at_R.sum()), zeros))
         write_places(writer, at_R.numpy())
-        write_places(writer, there_RC.logical_not().numpy().reshape(-1))
-        writer.write((rows_RC < 0)[there_RC].numpy(), 1)
-        norms.append(rows_RC.double().abs().sum(dim=1))
+        write_places(writer, gone)
+        writer.write(negative[~gone] if zeros else negative, 1)
+        norms.append(_sizes(rows_RC).sum(dim=1))
     return {
         "layout": layout.packed,
         "counts": torch.tensor(counts, dtype=torch.int32).reshape(-1, 2),
@@ -85,15 +86,33 @@ def add_magnitude(before: Mapping[str, Tensor], delta: Delta, *, task: str | Non
     """
     found = {}
     for name in sorted(delta):
-        size = delta[name].detach().cpu().double().abs()
-        live = live_rows(size)
-        mean = float(as_rows(size)[live].mean()) if live.any() else 1.0
-        steps = torch.where(size > 0, (size / mean * GRID).round().clamp(min=1), 0.0).to(torch.int64)
-        total = before[name].to(torch.int64) + steps if before else steps
-        if total.numel() and int(total.max()) > _MOST:
-            raise DeltaError(f"task {task!r}: tensor {name!r}: the shared magnitude overflows; keep it by condu-svd")
-        found[name] = total.to(torch.int32)
+        value = delta[name].detach().cpu()
+        live = live_rows(value)
+        size = _sizes(value)
+        mean = float(_picked(as_rows(size), live).mean()) if live.any() else 1.0
+        found[name] = torch.empty(value.shape, dtype=torch.int32)
+        flat, into = size.reshape(-1), found[name].view(-1)
+        for start in range(0, len(flat), CHUNK_CPU):
+            at = slice(start, start + CHUNK_CPU)
+            nothing = flat[at] == 0
+            steps = (flat[at] / mean).mul_(GRID).round_().clamp_(min=1).masked_fill_(nothing, 0).to(torch.int64)
+            total = steps.add_(before[name].reshape(-1)[at]) if before else steps
+            if int(total.max()) > _MOST:
+                raise DeltaError(
+                    f"task {task!r}: tensor {name!r}: the shared magnitude overflows; keep it by condu-svd"
+                )
+            into[at] = total
     return found
+
+
+def _sizes(values: Tensor) -> Tensor:
+    """Absolute values in float64, new ones."""
+    return values.abs().double()
+
+
+def _picked(rows_RC: Tensor, at_R: Tensor) -> Tensor:
+    """Some of the rows, contiguous; all of them without a copy where they are."""
+    return rows_RC if rows_RC.is_contiguous() and bool(at_R.all()) else rows_RC[at_R]
 
 
 @torch.no_grad()
@@ -120,15 +139,19 @@ def decode(magnitude: Mapping[str, Tensor], code: Mapping[str, Tensor]) -> dict[
         if name not in magnitude or tuple(magnitude[name].shape) != shape:
             raise ValueError(f"tensor {name!r} is not in the shared magnitude")
         at = read_places(reader, rows, kept)
-        there = ~read_places(reader, kept * columns, zeros).reshape(kept, columns)
-        negative = np.zeros((kept, columns), dtype=np.bool_)
-        negative[there] = reader.read(int(there.sum()), 1).astype(np.bool_)
-        m_RC = as_rows(magnitude[name])[torch.from_numpy(at)].double().mul_(torch.from_numpy(there))
+        there = ~read_places(reader, kept * columns, zeros)
+        signs = reader.read_bits(int(np.count_nonzero(there)))
+        if zeros:
+            signs, bits = np.zeros(there.size, dtype=np.bool_), signs
+            signs[there] = bits
+        m_RC = _picked(as_rows(magnitude[name]), torch.from_numpy(at)).double()
+        if zeros:
+            m_RC.mul_(torch.from_numpy(there.reshape(m_RC.shape)))
         size_R = m_RC.sum(dim=1)
         scale_R = torch.where(size_R > 0, norms[used : used + kept] / size_R, 0.0)
         used += kept
-        value_RC = m_RC.mul_(scale_R[:, None])
-        value_RC = torch.where(torch.from_numpy(negative), -value_RC, value_RC)
+        signs_RC = torch.from_numpy(signs.reshape(m_RC.shape))
+        value_RC = m_RC.mul_(scale_R[:, None]).mul_(signs_RC.to(torch.int8).mul_(-2).add_(1))
         found[name] = to_tensor(value_RC, at, shape, dtype)
         if dtype == torch.float16:
             check_delta({name: found[name]})

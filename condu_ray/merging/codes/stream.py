@@ -48,17 +48,28 @@ class Reader:
         Raises:
             ValueError: the stream ends before.
         """
-        begin, end = self._at, self._at + count * width
-        if end > 8 * self._stream.size:
-            raise ValueError("the stream of bits ends too early")
-        self._at = end
-        bits = np.unpackbits(self._stream[begin // 8 : -(-end // 8)])[begin % 8 : begin % 8 + end - begin]
+        bits = self._bits(count * width)
         if width == 1:
             return bits.astype(np.int64)
         found = np.zeros(count, dtype=np.int64)
         for column in bits.reshape(count, width).T if width else ():
             found = (found << 1) | column
         return found
+
+    def read_bits(self, count: int) -> NDArray[np.bool_]:
+        """Returns the next integers of one bit, as whether they are 1.
+
+        Raises:
+            ValueError: the stream ends before.
+        """
+        return self._bits(count).view(np.bool_)
+
+    def _bits(self, count: int) -> NDArray[np.uint8]:
+        begin, end = self._at, self._at + count
+        if end > 8 * self._stream.size:
+            raise ValueError("the stream of bits ends too early")
+        self._at = end
+        return np.unpackbits(self._stream[begin // 8 : -(-end // 8)])[begin % 8 : begin % 8 + count]
 
     def done(self) -> None:
         """Makes sure that nothing but padding is left.
