@@ -44,8 +44,13 @@ def stored(tally, make, tasks, before, folder):
     return again
 
 
+def name_of(one):
+    """What a parameter is called, by every process alike."""
+    return getattr(one, "__name__", str(one))
+
+
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(("dtype", "make_deltas"), zip((*DTYPES, torch.float32), KINDS, strict=True), ids=str)
+@pytest.mark.parametrize(("dtype", "make_deltas"), zip((*DTYPES, torch.float32), KINDS, strict=True), ids=name_of)
 def test_one_more_is_all_anew(rule, dtype, make_deltas, tmp_path):
     make, literal = RULES[rule]
     deltas = list(named(make_deltas(10, seed=5, dtype=dtype)).items())
