@@ -133,6 +133,7 @@ def test_the_same_command_ends_at_once_and_changes_nothing(undisturbed, task_dat
     assert len(runs_in_mlflow(job.storage)[1]) == 4
 
 
+@pytest.mark.long  # a whole run; that a sweep trains an expert once for all orders is in make test
 def test_another_order_and_inference_train_nothing_anew(undisturbed, task_data, small_backbone):
     job, results = undisturbed
     flags = ("--tasks", "cars,walls,doors", "--inference.top_k", "1")

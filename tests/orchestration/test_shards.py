@@ -142,7 +142,7 @@ def test_their_number_is_in_no_key(tmp_path):
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("dying", ["shard1-", pytest.param("state", marks=pytest.mark.long)])
+@pytest.mark.parametrize("dying", ["shard1-", "state"])
 def test_real_actors_that_are_killed_between_merges_lose_nothing(keeper, files, storage, dying):
     alone = keeper("alone")
     for position in range(len(TASKS)):
