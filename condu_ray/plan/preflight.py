@@ -114,8 +114,14 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False) ->
 
 def _unchecked(tasks: Sequence[Task], verdicts: Place, most: int) -> tuple[Task, ...]:
     """Returns the tasks without a verdict, where these have so many images that a cluster should look at them."""
+
+    def images(of: Sequence[Task]) -> int:
+        return sum(task.train_rows + task.test_rows for task in of)
+
+    if images(tasks) <= most:  # whatever is known of them
+        return ()
     found = tuple(task for task in tasks if known_verdict(task, verdicts) is None)
-    return found if sum(task.train_rows + task.test_rows for task in found) > most else ()
+    return found if images(found) > most else ()
 
 
 def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:

@@ -39,13 +39,13 @@ BATCH = 64
 
 def encoded(features: Features, pixels: np.ndarray, seconds: dict[str, float]) -> dict[str, Tensor]:
     """Encodes pixels in either precision; adds the seconds that it took."""
+    clock = time.process_time if features.device.type == "cpu" else time.perf_counter
     found: dict[str, list[Tensor]] = {precision: [] for precision in PRECISIONS}
     for start in range(0, len(pixels), BATCH):
         for precision in PRECISIONS:
-            begin = time.process_time() if features.device.type == "cpu" else time.perf_counter()
+            begin = clock()
             found[precision].append(features.encode(PRETRAINED, pixels[start : start + BATCH], precision))
-            now = time.process_time() if features.device.type == "cpu" else time.perf_counter()
-            seconds[precision] += now - begin
+            seconds[precision] += clock() - begin
     return {precision: torch.cat(parts) for precision, parts in found.items()}
 
 

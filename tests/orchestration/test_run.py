@@ -44,6 +44,7 @@ def test_an_image_that_cannot_be_used_ends_a_run_that_has_begun_and_loses_nothin
     pq.write_table(table.set_column(0, "image", pa.array([*table["image"].to_pylist()[:-1], b"no picture"])), test)
     job = Job(tmp_path / "s", data, small_backbone, *BY_CLUSTER, "--tracking.enabled", "false")
     assert job.process.wait(240) != 0
+    assert "images are checked, once" not in job.log.read_text()  # as the driver says before anything starts
     assert f"cars/test.parquet: 1 of {len(table)} images cannot be used: row {len(table) - 1}" in job.log.read_text()
     assert known_verdict(load_task(data / "cars"), tmp_path / "s" / "checked") is None
     assert known_verdict(load_task(task_data / "cars"), undisturbed[0].storage / "checked") == []

@@ -6,6 +6,7 @@ and there are no more of them at a time than the cluster has CPUs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,15 +48,16 @@ class DataCheck:
         """
         remote: Any = ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")(look)
         most = max(2, int(ray.cluster_resources().get("CPU", 1)))
-        handles = {task.name: ray.put(task) for task in self._tasks}
+        tasks = {task.name: task for task in self._tasks}
+        handles = {name: ray.put(task) for name, task in tasks.items()}
         waiting = [
-            (task.name, split, block)
-            for task in self._tasks
+            (name, split, block)
+            for name, task in tasks.items()
             for split in (TRAIN, TEST)
             for block in stretches(task, split)
         ]
-        wanted = {task.name: sum(name == task.name for name, *_ in waiting) for task in self._tasks}
-        seen: dict[str, list[tuple[str, int, Stretch]]] = {task.name: [] for task in self._tasks}
+        wanted = Counter(name for name, *_ in waiting)
+        seen: dict[str, list[tuple[str, int, Stretch]]] = {name: [] for name in tasks}
         running: dict[Any, tuple[str, str, int]] = {}
         while waiting or running:
             while waiting and len(running) < most:
@@ -67,7 +69,7 @@ class DataCheck:
             seen[name].append((split, start, found))
             self._looked += found.rows
             if len(seen[name]) == wanted[name]:
-                self._judge(next(task for task in self._tasks if task.name == name), seen.pop(name))
+                self._judge(tasks[name], seen.pop(name))
 
     def _judge(self, task: Task, seen: list[tuple[str, int, Stretch]]) -> None:
         whole = {split: Stretch(np.zeros(len(task.classes), dtype=np.int64)) for split in (TRAIN, TEST)}
