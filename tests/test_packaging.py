@@ -1,7 +1,10 @@
 """What a wheel takes along: every folder with code, every file that the code reads."""
 
+import ast
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -22,3 +25,17 @@ def test_every_folder_with_code_is_a_package():
     assert {path.parent for path in files() if path.suffix == ".py"} == {
         path.parent for path in files() if path.name == "__init__.py"
     }
+
+
+SCRIPTS = [path for path in sorted((ROOT / "jobs").rglob("*.py")) if "\nif __name__ ==" in path.read_text()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_finds_its_neighbours_from_any_folder(script):
+    """`python jobs/...` has the script's own folder on the path, not the one that `jobs` lies in."""
+    found = False
+    for node in ast.walk(ast.parse(script.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        found |= any(name.split(".")[0] == "jobs" for name in names)
+    assert not found or f"parents[{len(script.relative_to(ROOT).parts) - 1}])" in script.read_text()
