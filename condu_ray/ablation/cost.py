@@ -19,8 +19,8 @@ from condu_ray.learn.loop import compute_context
 from condu_ray.merging.delta import Delta
 from condu_ray.merging.trigger import trigger_bytes
 from condu_ray.vlm import router
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import Backbone, set_weights
-from condu_ray.vlm.preprocess import normalise
 from condu_ray.vlm.zeroshot import image_features
 
 TASKS = (1, 2, 5, 10, 20, 50, 100)

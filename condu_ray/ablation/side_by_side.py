@@ -25,8 +25,8 @@ from condu_ray.merging.delta import Delta
 from condu_ray.options import Lora
 from condu_ray.vlm import lora
 from condu_ray.vlm.context import cut, encode_text
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import Backbone, set_weights
-from condu_ray.vlm.preprocess import normalise
 from condu_ray.vlm.towers import train_mode
 
 AfterStep = Callable[[int, dict[str, nn.Parameter], torch.optim.Optimizer], None]

@@ -20,8 +20,8 @@ from condu_ray.merging.delta import Delta
 from condu_ray.store.ledger import ROOT
 from condu_ray.store.location import Place
 from condu_ray.vlm import rowwise
+from condu_ray.vlm.inputs import normalise, on_device
 from condu_ray.vlm.model import Backbone, set_weights
-from condu_ray.vlm.preprocess import normalise, on_device
 from condu_ray.vlm.rowwise import LowRankExpert
 from condu_ray.vlm.zeroshot import image_features, text_features
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment, Training
 from condu_ray.merging.delta import Delta
+from condu_ray.vlm.inputs import normalise, on_device
 from condu_ray.vlm.model import Backbone
-from condu_ray.vlm.preprocess import normalise, on_device
 
 
 @dataclass(frozen=True)

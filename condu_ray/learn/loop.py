@@ -18,7 +18,7 @@ from condu_ray.learn import checkpoint
 from condu_ray.learn.agreement import CHECK_STEPS, Agreement, named
 from condu_ray.learn.losses import READ_STEPS, DivergedError, Losses
 from condu_ray.learn.objective import Batch, ClipClassifier, Objective
-from condu_ray.vlm.preprocess import on_device
+from condu_ray.vlm.inputs import on_device
 from condu_ray.vlm.towers import train_mode
 
 

@@ -18,9 +18,10 @@ from condu_ray.benchmark import Task
 from condu_ray.benchmark.rows import blocks, open_parquet
 from condu_ray.learn.prototype_store import has_prototypes, save_prototypes
 from condu_ray.store.location import Place
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import Backbone
 from condu_ray.vlm.moments import Moments, on_grid
-from condu_ray.vlm.preprocess import Preprocessor, normalise
+from condu_ray.vlm.preprocess import Preprocessor
 from condu_ray.vlm.zeroshot import image_features, text_sums
 
 CHUNK_ROWS, BATCH = 512, 64

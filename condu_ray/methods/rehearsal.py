@@ -16,7 +16,7 @@ from condu_ray.learn.objective import Batch, Objective, classification_loss
 from condu_ray.learn.teacher import Teacher, both_ways
 from condu_ray.methods.registry import register
 from condu_ray.methods.sequential import Sequential
-from condu_ray.vlm.preprocess import on_device
+from condu_ray.vlm.inputs import on_device
 
 
 class Rehearsal(Objective):

@@ -31,8 +31,9 @@ from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, wr
 from condu_ray.store.layout import checked_folder, verdict_path
 from condu_ray.vlm import lora
 from condu_ray.vlm.context import cut, encode_text
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import Backbone, BackboneError
-from condu_ray.vlm.preprocess import Preprocessor, normalise
+from condu_ray.vlm.preprocess import Preprocessor
 from condu_ray.vlm.texts import Texts, check_texts
 from condu_ray.vlm.towers import train_mode
 from condu_ray.vlm.zeroshot import logits

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from condu_ray.learn.loop import compute_context
-from condu_ray.vlm.preprocess import normalise
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.rowwise import PREFIX, LowRankExpert, encode
 from condu_ray.vlm.zeroshot import image_features
 from jobs.bench.steps import backbone

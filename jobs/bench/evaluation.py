@@ -47,8 +47,8 @@ from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.experts import load_expert
 from condu_ray.vlm import router
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import Backbone, load_backbone, set_weights
-from condu_ray.vlm.preprocess import normalise
 from jobs.bench.serving import Aggregation, apart_by, same_answers
 from jobs.bench.steps import backbone, drawn
 

@@ -34,8 +34,9 @@ def plain(data: str, steps: int) -> None:
     from condu_ray.merging import UnifiedDelta, subtract
     from condu_ray.options import Inference
     from condu_ray.recipes import mini_mtil
+    from condu_ray.vlm.inputs import normalise
     from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights
-    from condu_ray.vlm.preprocess import Preprocessor, normalise
+    from condu_ray.vlm.preprocess import Preprocessor
     from condu_ray.vlm.prototypes import class_prototypes
     from condu_ray.vlm.zeroshot import image_features, text_features
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from condu_ray.learn.loop import compute_context
 from condu_ray.merging import UnifiedDelta
+from condu_ray.vlm.inputs import normalise, on_device
 from condu_ray.vlm.model import set_weights
-from condu_ray.vlm.preprocess import normalise, on_device
 from condu_ray.vlm.zeroshot import image_features, logits, text_features
 from jobs.bench.steps import Work
 

@@ -16,8 +16,9 @@ from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.learn.prototype_pass import prototypes_here
 from condu_ray.learn.routing import answers, load_routing, mixture
 from condu_ray.options import Inference
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import backbone_spec, load_backbone, set_weights
-from condu_ray.vlm.preprocess import Preprocessor, normalise
+from condu_ray.vlm.preprocess import Preprocessor
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from condu_ray.learn.objective import Batch, ClipClassifier
 from condu_ray.methods import get
 from condu_ray.options import Inference
 from condu_ray.vlm import lora, router
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import load_backbone
-from condu_ray.vlm.preprocess import Preprocessor, normalise
+from condu_ray.vlm.preprocess import Preprocessor
 from condu_ray.vlm.prototypes import class_prototypes
 from condu_ray.vlm.zeroshot import text_sums
 from tests.methods import twins

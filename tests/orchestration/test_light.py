@@ -13,8 +13,8 @@ LOADED = {
         ("torch", "ray", "open_clip", "mlflow", "pandas"),
     ),
     "a decoder": (
-        "from condu_ray.learn.chunks import ChunkReader; ChunkReader({'size': 32}, True, False)",
-        ("open_clip", "torchvision", "timm", "mlflow", "pandas", "scipy"),
+        f"from {HERE}.lanes import stream; stream.DecodeChunks({{'size': 32}}, True, False)",
+        ("torch", "open_clip", "torchvision", "timm", "mlflow", "scipy"),
     ),
 }
 

@@ -18,8 +18,8 @@ from condu_ray.use.bundle import read_bundle, write_bundle
 from condu_ray.use.export import export_model
 from condu_ray.use.loading import load_served
 from condu_ray.use.served import UseError
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import set_weights
-from condu_ray.vlm.preprocess import normalise
 from condu_ray.vlm.zeroshot import text_features
 from tests.use.clip_by_their_names import Clip
 from tests.use.conftest import METHODS, TASKS

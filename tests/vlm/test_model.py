@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import BackboneError, backbone_spec, load_backbone, set_weights
-from condu_ray.vlm.preprocess import Preprocessor, normalise
+from condu_ray.vlm.preprocess import Preprocessor
 
 
 def test_a_folder_in_open_clips_form(small_backbone):
@@ -121,6 +122,36 @@ def test_training_crops_are_open_clips_own(size):
             assert np.array_equal(pixels, np.asarray(picture)), (width, height, seed)
             torch.manual_seed(seed)
             assert torch.allclose(normalise(torch.tensor(pixels)[None], config)[0], whole(image), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (500, 375), (3000, 2000), (1000, 30), (3, 90)])
+def test_boxes_are_those_that_torchvision_draws(size):
+    from torchvision.transforms import RandomResizedCrop
+
+    from condu_ray.vlm.preprocess import CROP_RATIO, CROP_SCALE, Draws, RandomCrop
+
+    draws, image = Draws(), Image.new("L", size)
+    for seed in range(0, 1500 * 7919 * 1000, 7919 * 1000):
+        torch.manual_seed(seed)
+        top, left, height, width = RandomResizedCrop.get_params(image, list(CROP_SCALE), list(CROP_RATIO))
+        assert RandomCrop._box(*size, draws.seed(seed)) == (left, top, width, height), seed
+
+
+def test_a_side_between_two_pixels_is_torchs():
+    """Where float32's exp rounds otherwise than torch's, and a side lies between the two."""
+    import math
+
+    from condu_ray.vlm.preprocess import _sides
+
+    logs = torch.linspace(-0.28, 0.28, 20000)
+    torchs = torch.exp(logs).double()
+    exact = torch.exp(logs.double()).float().double()
+    apart = (torchs != exact).nonzero().ravel().tolist()
+    if not apart:
+        pytest.skip("this machine's float32 exp is exactly rounded")
+    for index in apart[:50]:
+        area = 100.5**2 / ((torchs[index] + exact[index]) / 2).item()
+        assert _sides(area, logs[index].item())[0] == round(math.sqrt(area * torchs[index].item()))
 
 
 def test_augmentation_is_fixed_by_its_seed():

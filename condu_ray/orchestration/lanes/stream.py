@@ -33,9 +33,6 @@ class DecodeChunks:
     """Ray Data actor: a chunk in, its decoded and augmented rows out."""
 
     def __init__(self, preprocess: dict[str, Any], augment: bool, frozen: bool) -> None:
-        import torch
-
-        torch.set_num_threads(1)
         self._reader = ChunkReader(preprocess, augment, frozen)
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -14,9 +14,10 @@ from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.orchestration.cluster.env import ray_cluster
 from condu_ray.orchestration.cluster.room import Room
 from condu_ray.orchestration.watch.lines import Lines
+from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from condu_ray.vlm.moments import TENSORS
-from condu_ray.vlm.preprocess import Preprocessor, normalise
+from condu_ray.vlm.preprocess import Preprocessor
 from condu_ray.vlm.prototypes import class_prototypes
 from condu_ray.vlm.zeroshot import image_features, text_features
 
