@@ -6,6 +6,7 @@ loaded here before an evaluator starts.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from condu_ray.plan.preflight import Checked
     from condu_ray.store.measurements import Accuracy
 
+BEHIND = 5
+"""How far evaluators stand back, as `nice` counts, where they share CPUs with what trains: for that, others wait."""
+
 
 class EvaluatorActor:
     """A `Measurer` in a process of its own.
@@ -26,6 +30,7 @@ class EvaluatorActor:
     """
 
     def __init__(self, *about: Any) -> None:
+        os.nice(BEHIND)
         from condu_ray.orchestration.measure.evaluator import Measurer
 
         self._measurer = Measurer(*about)
