@@ -50,6 +50,10 @@ class Training(Settings):
     recompute: bool = late(False)
     """Whether activations are computed again in the backward pass in place of being kept (gradient checkpointing): for
     models that do not fit a GPU's memory; a step takes about a third longer."""
+    compile: bool = late(False)
+    """Whether torch compiles the towers' blocks: a minute or two a lane, for all of its experts, and shorter steps
+    after; worth it for fine-tunes of many steps. Other rounding: another expert. Needs a C++ compiler (`g++` or CXX)
+    on the machines that train."""
     deterministic: bool = late(True)
     """Whether a GPU may use deterministic algorithms alone, by which an expert trained again has the same bits."""
     workers: int = Field(1, ge=1)

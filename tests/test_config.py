@@ -25,7 +25,7 @@ def test_experts_do_not_depend_on_what_only_says_where_they_are_trained():
     assert Training(workers=2, lanes=3, threads=4, max_failures=0).identity_for("a") == base
     assert Training(steps=101).identity_for("a") != base
     assert Training(recompute=True).identity_for("a") != base != Training(deterministic=False).identity_for("a")
-    assert Training(accumulate=2).identity_for("a") != base
+    assert Training(accumulate=2).identity_for("a") != base != Training(compile=True).identity_for("a")
     tuned = Training(lr_by_task={"a": 1e-5})
     assert tuned.identity_for("a")["lr"] == 1e-5
     assert tuned.identity_for("b") == base  # another task's rate is none of its business

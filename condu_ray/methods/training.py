@@ -23,7 +23,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods.base import Method
 from condu_ray.vlm import lora
 from condu_ray.vlm.model import Backbone, set_weights
-from condu_ray.vlm.towers import recomputing
+from condu_ray.vlm.towers import compiling, recomputing
 
 SECOND = 2**31
 """Added to the run's seed for the order of a second stream of the task's images: no run has such a seed."""
@@ -130,7 +130,8 @@ def train_expert(
         )
         objective = method.objective(lesson)
         clip.shared = objective.tokens_CL if worker.world > 1 and distributed.is_initialized() else None
-        with recomputing(backbone.model, method.training.recompute):
+        settings = method.training
+        with recomputing(backbone.model, settings.recompute), compiling(backbone.model, settings.compile):
             loss = fine_tune(
                 classifier, stream, objective, report, earlier=earlier, saving=None if worker.rank else saving
             )

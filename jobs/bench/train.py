@@ -21,8 +21,9 @@ from typing import Any
 
 BEGIN = time.monotonic()
 sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / "cluster")]
-SIDES = ("public", "condu_ray fp32", "condu_ray")
-"""The public way, this package in fp32, and in the precision that it takes on this machine."""
+SIDES = ("public", "condu_ray fp32", "condu_ray", "condu_ray compiled")
+"""The public way; this package in fp32, in the precision that it takes on this machine, and so with its blocks compiled
+(`training.compile`), whose first steps count as its start."""
 HEAD = ("size", "classes", "side", "images/s", "times", "CPU times", "MiB", "less", "start s", "curve off", "")
 
 
@@ -31,6 +32,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from condu_ray.learn.loop import resolved_precision
+    from condu_ray.vlm.towers import compiling
     from jobs.bench import steps
 
     precision = "fp32" if options.side == SIDES[1] else resolved_precision("auto", options.device == "cuda")
@@ -39,7 +41,12 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     if options.side == "public":
         precision, found = "fp32", steps.public(work, options.steps)
     else:
-        found = steps.ours(work, options.steps, precision)
+        with compiling(work.backbone.model, options.side == SIDES[3]):
+            if options.side == SIDES[3]:
+                begin = time.monotonic()
+                steps.ours(work, 2, precision)
+                start += time.monotonic() - begin
+            found = steps.ours(work, options.steps, precision)
     return asdict(found) | {"start": start, "precision": precision, "threads": torch.get_num_threads()}
 
 
@@ -89,14 +96,14 @@ def compared(options: argparse.Namespace, size: str, classes: int) -> list[dict[
         why = f"left out: the public way needs {need:.0f} GiB, {there:.0f} are free"
         return [{"size": size, "classes": classes, "side": why, "right": None}]
     rows: list[dict[str, Any]] = []
-    for side in SIDES:
+    for side in SIDES if options.compile else SIDES[:3]:
         row = measured(options, size, classes, side)
         first = rows[0] if rows else row
         apart = sum(abs(one - other) for one, other in zip(row["losses"], first["losses"], strict=True))
         row |= {
             "size": size,
             "classes": classes,
-            "side": side if side == "public" else f"condu_ray {row['precision']}",
+            "side": side if side == "public" else f"condu_ray {row['precision']}{', compiled' * (side == SIDES[3])}",
             "times": row["speed"] / first["speed"],
             "cpu times": first["cpu"] / row["cpu"],
             "less": first["memory"] / row["memory"],
@@ -104,7 +111,7 @@ def compared(options: argparse.Namespace, size: str, classes: int) -> list[dict[
         }
         row["right"] = row["off"] < CURVE[row["precision"]]
         if side == SIDES[2] and row["precision"] == "fp32":
-            break  # this machine has no bf16: it is the row before
+            continue  # this machine has no bf16: it is the row before
         rows.append(row)
     return rows
 
@@ -130,6 +137,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=32, help="images a step")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=1, help="processes a row, of which the fastest counts")
+    parser.add_argument("--compile", action="store_true", help="measure training.compile too (needs a C++ compiler)")
     parser.add_argument("--out", type=Path, help="JSON file of all rows")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -45,17 +45,6 @@ def _at_length(classifier: ClipClassifier, work: Work) -> int:
     return length
 
 
-def compiled(work: Work) -> Callable[[ClipClassifier], nn.Module]:
-    """Has torch compile the classifier for the work's prompts."""
-
-    def change(classifier: ClipClassifier) -> nn.Module:
-        _at_length(classifier, work)
-        module: nn.Module = torch.compile(classifier)  # type: ignore[assignment]
-        return module
-
-    return change
-
-
 def graphed(work: Work) -> Callable[[ClipClassifier], nn.Module]:
     """Has both passes of the classifier captured as CUDA graphs, which the host starts at once."""
 

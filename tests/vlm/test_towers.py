@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import open_clip
 import pytest
@@ -15,7 +16,7 @@ from condu_ray.learn.retry import local_stream
 from condu_ray.methods import get
 from condu_ray.methods.training import train_expert
 from condu_ray.vlm.model import CONFIG, EMBEDDED, MERGES, WEIGHTS, backbone_spec, load_backbone, set_weights
-from condu_ray.vlm.towers import recomputing, train_mode
+from condu_ray.vlm.towers import compiling, recomputing, train_mode
 
 VIT = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT = {"context_length": 12, "vocab_size": 4096, "width": 32, "heads": 2, "layers": 1}
@@ -153,6 +154,51 @@ def test_activations_that_are_computed_again_change_no_bit(kind, spec, task_data
         assert len(ran) == 1  # it is off again
     assert runs == [3, 6]
     assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
+
+
+@pytest.mark.parametrize("kind", ["vision transformer", "ModifiedResNet", "custom text", "ConvNeXt"], indirect=True)
+def test_compiled_blocks_have_the_gradients_of_the_others_and_are_what_they_were_after(kind, spec):
+    backbone = load_backbone(spec)
+    images, tokens = torch.randn(3, 3, *spec.image_size), backbone.tokenizer(["red", "a green door"])
+    torch._dynamo.reset()
+    compiled = torch._dynamo.utils.counters["stats"]
+
+    def gradients():
+        backbone.model.zero_grad()
+        (backbone.model.encode_image(images).sum() + backbone.model.encode_text(tokens).sum()).backward()
+        return {name: one.grad.clone() for name, one in backbone.model.named_parameters() if one.grad is not None}
+
+    alone, counts = gradients(), [compiled["unique_graphs"]]
+    for _ in range(2):
+        with compiling(backbone.model, True, backend="aot_eager"):
+            found = gradients()
+        counts.append(compiled["unique_graphs"])
+        assert found.keys() == alone.keys()
+        for name, tensor in alone.items():
+            assert (found[name] - tensor).norm() <= 1e-5 * tensor.norm() + 1e-7, name
+    assert counts[0] < counts[1] == counts[2]  # the second time nothing is compiled
+    assert all(torch.equal(one, alone[name]) for name, one in gradients().items())
+    assert compiled["unique_graphs"] == counts[2]  # nor is it outside
+
+
+@pytest.mark.parametrize("kind", ["vision transformer"], indirect=True)
+def test_without_a_compiler_it_is_said_what_to_do(kind, spec, task_data, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RuntimeError, match=r"--training.compile true needs a C\+\+ compiler, and \S+ has no no-such-"):
+        train(load_backbone(spec), task_data, compile=True)
+
+
+@pytest.mark.long  # inductor compiles for half a minute and more
+@pytest.mark.parametrize("more", [{}, {"recompute": True}, {"accumulate": 2}], ids=["", "recompute", "accumulate"])
+@pytest.mark.parametrize("kind", ["vision transformer"], indirect=True)
+def test_compiled_training_learns_the_same(kind, spec, task_data, more):
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler")
+    deltas = [train(load_backbone(spec), task_data, compile=on, **more)[1] for on in (False, True, True)]
+    assert all(torch.equal(tensor, deltas[2][name]) for name, tensor in deltas[1].items())  # to the bit, again
+    far = sum(float((tensor - deltas[1][name]).square().sum()) for name, tensor in deltas[0].items())
+    size = sum(float(tensor.square().sum()) for tensor in deltas[0].values())
+    assert far < 1e-3 * size
 
 
 def test_a_tower_that_only_turns_it_on_is_turned_off():
