@@ -75,12 +75,12 @@ class Engine:
         check_zero_shot(self.checked, self.precision, self.room, say)
         adopt(self.experts)
         self.crew = Crew(self.config, self._lane, self.experts, self.room, train_folder(self._folder), self._held)
+        self.crew.start()  # first: what trains is what all others wait for
         self.pool = Pool(self.config, self.checked, self.precision, self.room)
         found = len(self.experts) - len(self.crew.missing)
         plans = self.plans[0].methods if self._merges else ()
         self.pulse = Pulse(self.config.run_name, self.config.storage, found, self.crew.missing, plans)
         self._prototypes: Future[None] = background(self._make_prototypes, say)
-        self.crew.start()
 
     def _held(self) -> frozenset[str]:
         """Tasks of which nothing may be trained yet."""
