@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -44,8 +44,12 @@ class Tag(NamedTuple):
 
     def condition(self) -> dict[str, str]:
         """Returns obstore's mode of writing only what still has this tag."""
-        found = {"e_tag": self.etag, "version": self.version}
-        return {name: value for name, value in found.items() if value is not None}
+        return _condition(self.etag, self.version)
+
+
+def _condition(etag: str | None, version: str | None) -> dict[str, str]:
+    found = {"e_tag": etag, "version": version}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class BucketError(OSError):
@@ -90,32 +94,46 @@ class Bucket:
 
     def create(self, key: str, content: bytes) -> bool:
         """Writes an object unless there is one; of several that try with different contents, one does."""
-        return self._conditionally(key, content, "create", lambda: self.tag(key) is None)
+        return self._conditionally(key, content, "create", lambda: self.tag(key) is None) is not None
 
     def swap(self, key: str, content: bytes, tag: Tag) -> bool:
         """Replaces an object that still has a tag; of several that try with different contents, one does."""
-        return self._conditionally(key, content, tag.condition(), lambda: self.tag(key) == tag)
+        return self._conditionally(key, content, tag.condition(), lambda: self.tag(key) == tag) is not None
 
-    def _conditionally(self, key: str, content: bytes, mode: Any, still: Callable[[], bool]) -> bool:
+    def follow(self, key: str, content: bytes, condition: Mapping[str, str]) -> Mapping[str, str] | None:
+        """As `swap`, by the condition of what stands there; returns that of what it has written, None: it is another's.
+
+        So a writer that goes on and on asks nothing else. An empty condition: it is written, by which tag is not known.
+        """
+
+        def still() -> bool:
+            tag = self.tag(key)
+            return tag is not None and tag.condition() == condition
+
+        return self._conditionally(key, content, dict(condition), still)
+
+    def _conditionally(
+        self, key: str, content: bytes, mode: Any, still: Callable[[], bool]
+    ) -> Mapping[str, str] | None:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         for attempt in range(ATTEMPTS):
             try:
                 with self._asked(key):
-                    obstore.put(self._store, key, content, mode=mode, use_multipart=False)
+                    made = obstore.put(self._store, key, content, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError, FileNotFoundError):
-                return self._holds(key, content)
+                return {} if self._holds(key, content) else None
             except BucketError:  # what came of it?
                 if self._holds(key, content):
-                    return True
+                    return {}
                 if not still():
-                    return False
+                    return None
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.1 * 2**attempt)
             else:
-                return True
+                return _condition(made["e_tag"], made["version"])
         raise AssertionError
 
     def _holds(self, key: str, content: bytes) -> bool:

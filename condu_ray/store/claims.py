@@ -61,7 +61,7 @@ class Claims:
         pid = os.getpid()
         self._token = uuid.uuid4().hex
         self._owner = {"host": socket.gethostname(), "pid": pid, "start": process_start(pid), "token": self._token}
-        self._mine: set[str] = set()
+        self._mine: dict[str, bytes] = {}  # with what their claims say
         self.lost: set[str] = set()
         self._seen: dict[str, tuple[Hashable, float]] = {}
         self._lock = threading.Lock()
@@ -79,17 +79,17 @@ class Claims:
         """
         if key in self._mine:
             return True
+        words = json.dumps(self._owner | {"since": time.time()}).encode()
         with writing(self._path(key)):
-            mine = self._acquire(key)
+            mine = self._acquire(key, words)
         if mine:
             with self._lock:
-                self._mine.add(key)
+                self._mine[key] = words
             self._start()
         return mine
 
-    def _acquire(self, key: str) -> bool:
+    def _acquire(self, key: str, words: bytes) -> bool:
         path, store = self._path(key), backend(self._folder)
-        words = json.dumps(self._owner | {"since": time.time()}).encode()
         for _ in range(2):
             if store.create(path, words):
                 return True
@@ -125,7 +125,7 @@ class Claims:
         """Gives up a claim; unknown keys do nothing."""
         with self._lock:
             if key in self._mine:
-                self._mine.discard(key)
+                del self._mine[key]
                 owner = self.owner(key)
                 if owner is not None and owner.get("token") == self._token:
                     backend(self._folder).remove(self._path(key))
@@ -141,24 +141,20 @@ class Claims:
                 for key in list(self._mine):
                     try:
                         if self._still(key):
-                            backend(self._folder).touch(self._path(key))
                             continue
                     except OSError:  # storage does not answer at the moment
                         continue
-                    self._mine.discard(key)
+                    del self._mine[key]
                     self.lost.add(key)
                     log.warning("%s: was taken over, for this process gave no sign of life for a while", key)
 
     def _still(self, key: str) -> bool:
-        """Whether a claim that was this process's is so still; OSError where that cannot be told."""
+        """Touches a claim that was this process's, if it is so still; OSError where that cannot be told."""
         for wait in (0.2, 0.0):  # on a file system it may be away for a moment (`Backend.replace`)
             try:
-                found = json.loads(backend(self._folder).read(self._path(key)))
-                return isinstance(found, dict) and found.get("token") == self._token
+                return backend(self._folder).touch(self._path(key), self._mine[key])
             except FileNotFoundError:
                 time.sleep(wait)
-            except (ValueError, RecursionError):
-                return False
         return False
 
     def close(self) -> None:

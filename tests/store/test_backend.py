@@ -112,8 +112,9 @@ def test_a_stamp_differs_after_every_touch_and_every_write_of_something_else(sto
     seen = []
     for change in (
         lambda: store.create(place / "a", b"x"),
-        lambda: store.touch(place / "a"),
-        lambda: store.touch(place / "a"),
+        lambda: store.touch(place / "a", b"x"),
+        lambda: store.touch(place / "a", b"x"),
+        lambda: store.touch(place / "a", b"x"),
         lambda: store.replace(place / "a", b"z"),
         lambda: store.replace(place / "a", b"y", unchanged=seen[-1]),
     ):
@@ -122,6 +123,20 @@ def test_a_stamp_differs_after_every_touch_and_every_write_of_something_else(sto
             change()
         seen.append(store.stamp(place / "a"))
     assert len(set(seen)) == len(seen)
+
+
+def test_what_another_has_written_is_not_touched(store, place):
+    store.create(place / "a", b"mine")
+    assert all(store.touch(place / "a", b"mine") for _ in range(3))
+    assert store.read(place / "a") == b"mine"
+    store.replace(place / "a", b"theirs")
+    stamp = store.stamp(place / "a")
+    assert not store.touch(place / "a", b"mine")
+    assert not store.touch(place / "a", b"mine")
+    assert store.stamp(place / "a") == stamp
+    store.remove(place / "a")
+    with pytest.raises(FileNotFoundError):
+        store.touch(place / "a", b"mine")
 
 
 def test_what_changed_meanwhile_is_not_replaced(store, place):

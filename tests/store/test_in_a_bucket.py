@@ -188,7 +188,7 @@ def test_a_claim_is_taken_over_when_its_etag_stays_for_a_while(storage, clock, m
         assert owner.acquire("key")
         for _ in range(3):  # its owner lives
             assert not waiter.acquire("key")
-            OBJECTS.touch(layout.claim_path(folder, "key"))
+            assert OBJECTS.touch(layout.claim_path(folder, "key"), owner._mine["key"])
             clock.seconds += STALE_SECONDS + 1
         assert not waiter.acquire("key")
         clock.seconds += STALE_SECONDS + 1
