@@ -90,6 +90,9 @@ class Merger:
             with not_killed(f"the actor that merges ({given})", ADVICE):
                 entry: Entry = ray.get(reference)
             plan = self._merging.pop(reference)
+            after = plan.sessions[entry.position + 1 :][:1]
+            if plan.method.starts_from == "state" and after and after[0].expert and after[0].expert.needs:
+                self._board.merged.remote(after[0].expert.needs)
             wanted = self.results.measurements(plan, entry)
             asked = self._measuring.measure.remote(wanted)
             self._measured[asked], self._sessions[asked] = wanted, (plan, entry)
