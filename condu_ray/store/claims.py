@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Hashable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from condu_ray.store.artifacts import writing
 from condu_ray.store.backend import backend
@@ -46,6 +46,14 @@ def process_start(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
+class _Seen(NamedTuple):
+    """A claim of another: its stamp, since when it is seen, and its owner."""
+
+    stamp: Hashable
+    since: float
+    owner: dict[str, Any] | None
+
+
 class Claims:
     """The claims of one process on artifacts of one folder.
 
@@ -63,7 +71,7 @@ class Claims:
         self._owner = {"host": socket.gethostname(), "pid": pid, "start": process_start(pid), "token": self._token}
         self._mine: dict[str, bytes] = {}  # with what their claims say
         self.lost: set[str] = set()
-        self._seen: dict[str, tuple[Hashable, float]] = {}
+        self._seen: dict[str, _Seen] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -91,12 +99,13 @@ class Claims:
     def _acquire(self, key: str, words: bytes) -> bool:
         path, store = self._path(key), backend(self._folder)
         for _ in range(2):
-            if store.create(path, words):
-                return True
-            # Before the owner is read: a claim made anew in between is then told by its stamp.
+            # Before the owner is read: a claim made anew in between is then told by its stamp. And before one is made:
+            # to be refused costs more requests than to look.
             stamp = store.stamp(path)
             if stamp is not None:
                 return self._dead(key, stamp) and store.replace(path, words, unchanged=stamp)
+            if store.create(path, words):
+                return True
         return False
 
     def here(self) -> str:
@@ -114,12 +123,21 @@ class Claims:
 
     def _dead(self, key: str, stamp: Hashable) -> bool:
         """Whether the owner of a claim is dead, as far as can be told."""
-        owner, now = self.owner(key), time.monotonic()
-        if self._seen.get(key, (None, 0.0))[0] != stamp:
-            self._seen[key] = (stamp, now)
-        silent = now - self._seen[key][1] > STALE_SECONDS
+        before, now = self._seen.get(key), time.monotonic()
+        if before is None:
+            seen = self._seen[key] = _Seen(stamp, now, self.owner(key))
+        else:  # a touch changes no owner: another one is taken for the first, until that is found dead
+            seen = self._seen[key] = before if before.stamp == stamp else before._replace(stamp=stamp, since=now)
+        if now - seen.since > STALE_SECONDS:
+            return True
+        if before is not None and self._ended(seen.owner):
+            seen = self._seen[key] = seen._replace(owner=self.owner(key))
+        return self._ended(seen.owner)
+
+    def _ended(self, owner: dict[str, Any] | None) -> bool:
+        """Whether an owner is a process of this host that is no more."""
         here = owner is not None and owner.get("host") == self._owner["host"]
-        return silent or (here and owner is not None and process_start(int(owner["pid"])) != owner.get("start"))
+        return here and owner is not None and process_start(int(owner["pid"])) != owner.get("start")
 
     def release(self, key: str) -> None:
         """Gives up a claim; unknown keys do nothing."""

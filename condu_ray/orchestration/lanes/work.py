@@ -30,8 +30,10 @@ from condu_ray.store.layout import claims_folder
 
 LOOK_SECONDS = 0.5
 """How often a lane that has nothing to start on looks again."""
-REFUSED_SECONDS = 5.0
+REFUSED_SECONDS = 20.0
 """How long an expert that another run is at is not tried again; until then a lane tries others."""
+LONGEST_SECONDS = 5.0
+"""How long a lane waits at most that got none of what it tried."""
 
 
 def work(lane: Lane) -> None:
@@ -132,7 +134,7 @@ def _take(lane: Lane, claims: Claims) -> list[PlannedExpert] | None:
         time.sleep(pause)
         if experts:  # a claim that is another's costs requests: the longer nothing is to be had, the rarer it is tried
             refused |= {expert.key: time.monotonic() + REFUSED_SECONDS for expert in experts}
-            pause = min(2 * pause, REFUSED_SECONDS / 2)
+            pause = min(2 * pause, LONGEST_SECONDS)
 
 
 def claimed(experts: Sequence[PlannedExpert], claims: Claims) -> list[PlannedExpert]:
