@@ -25,6 +25,17 @@ ATTEMPTS = 5
 PART_BYTES = 16 * 2**20
 """Bytes that a download or an upload moves by one request; four at a time."""
 AT_ONCE = 4
+ADDRESSES = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_SERVICE_ACCOUNT_KEY",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Variables of the environment that may say where a store is, the first that does counts."""
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
 FIRST_WAIT = timedelta(milliseconds=100)
 """Before a request is sent again that failed; then ever longer."""
 
@@ -93,7 +104,11 @@ class Bucket:
             obstore.put(self._store, key, content, use_multipart=False)
 
     def create(self, key: str, content: bytes) -> bool:
-        """Writes an object unless there is one; of several that try with different contents, one does."""
+        """Writes an object unless there is one; of several that try with different contents, one does.
+
+        Raises:
+            FileNotFoundError: there is no such bucket.
+        """
         return self._conditionally(key, content, "create", lambda: self.tag(key) is None) is not None
 
     def swap(self, key: str, content: bytes, tag: Tag) -> bool:
@@ -122,7 +137,9 @@ class Bucket:
             try:
                 with self._asked(key):
                     made = obstore.put(self._store, key, content, mode=mode, use_multipart=False)
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+                if mode == "create" and isinstance(error, FileNotFoundError):
+                    raise  # there is no such bucket
                 return {} if self._holds(key, content) else None
             except BucketError:  # what came of it?
                 if self._holds(key, content):
@@ -201,7 +218,7 @@ class Bucket:
 
         with self._asked(key):
             found = obstore.list(self._store, key or None).collect()
-            return {meta["path"]: Tag.of(meta) for meta in found if meta["path"] != key}
+            return {meta["path"]: self._listed(meta) for meta in found if meta["path"] != key}
 
     def folder(self, key: str) -> tuple[dict[str, Tag], list[str]]:
         """Returns the objects right in a folder by name, and the names of the folders in it."""
@@ -209,8 +226,14 @@ class Bucket:
 
         with self._asked(key):
             found = obstore.list_with_delimiter(self._store, key or None)
-        objects = {_name(meta["path"]): Tag.of(meta) for meta in found["objects"] if meta["path"] != key}
+        objects = {_name(meta["path"]): self._listed(meta) for meta in found["objects"] if meta["path"] != key}
         return objects, [_name(prefix) for prefix in found["common_prefixes"]]
+
+    def _listed(self, meta: Any) -> Tag:
+        """The tag of what a listing says: Azure's leave out an ETag's quotes, which conditions are asked with."""
+        tag = Tag.of(meta)
+        bare = self.url.startswith("az:") and tag.etag is not None and not tag.etag.endswith('"')
+        return tag._replace(etag=f'"{tag.etag}"') if bare else tag
 
     @contextmanager
     def _asked(self, key: str) -> Iterator[None]:
@@ -231,7 +254,8 @@ class Bucket:
         except (AlreadyExistsError, PreconditionError):
             raise
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            words = "the store refuses it: the environment has to give other credentials (AWS_ACCESS_KEY_ID, ...) or an"
+            given = CREDENTIALS.get(self.url.partition("://")[0], "")
+            words = f"the store refuses it: the environment has to give other credentials ({given}, ...) or an"
             words += " existing bucket has to be named"
             raise PermissionError(errno.EACCES, words, url) from error
         except BaseError as error:
@@ -260,10 +284,9 @@ def connection(scheme: str) -> dict[str, Any]:
 
     Those, and addresses, are what the environment or the node says.
     """
-    addresses = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-    given = next((os.environ[one] for one in addresses if os.environ.get(one)), "")
+    given = next((os.environ[one] for one in ADDRESSES[scheme] if os.environ.get(one)), "")
     options: Any = {"timeout": "5m", "connect_timeout": "10s", "read_timeout": "60s"}
-    if given.startswith("http://") or "http://" in os.environ.get("GOOGLE_SERVICE_ACCOUNT_KEY", ""):
+    if given.startswith("http://") or (scheme == "gs" and '"http://' in given):
         options["allow_http"] = True
     retries: Any = {"max_retries": 10, "retry_timeout": timedelta(minutes=3), "backoff": {"init_backoff": FIRST_WAIT}}
     own = os.environ.get("AWS_ENDPOINT_URL_S3") if scheme == "s3" else None  # which obstore does not look at

@@ -101,15 +101,24 @@ def look(storage: Place, count: int, asked: Callable[[], int]) -> str:
     )
 
 
-Ask = Callable[[threading.Event], None]
-"""Asks as in a run, until it is told to end."""
+class Watched(threading.Event):
+    """Set when somebody who asks shall end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = threading.Event()
+
+
+Ask = Callable[[Watched], None]
+"""Asks as in a run, once it has begun and until it is told to end."""
 
 
 def rate(ask: Ask, seconds: float, asked: Callable[[], int]) -> float:
     """Requests a second of somebody who asks, once its first ones are over."""
-    end = threading.Event()
+    end = Watched()
     thread = threading.Thread(target=ask, args=(end,))
     thread.start()
+    end.begun.wait()
     time.sleep(seconds / 4)
     before, begin = asked(), time.perf_counter()
     time.sleep(seconds)
@@ -133,8 +142,9 @@ def askers(storage: Location, count: int) -> dict[str, Ask]:
     }
 
 
-def main_loop(board: Board, end: threading.Event) -> None:
+def main_loop(board: Board, end: Watched) -> None:
     """What a run's driver asks: the board; its pulse and its merges ask storage for nothing in a loop."""
+    end.begun.set()
     while not end.is_set():
         board.read()
         time.sleep(LOOK_SECONDS)
@@ -144,13 +154,15 @@ class _EndedError(Exception):
     pass
 
 
-def lanes(config: Experiment, board: Board, claims: list[Claims], end: threading.Event) -> None:
+def lanes(config: Experiment, board: Board, claims: list[Claims], end: Watched) -> None:
     """Lanes that ask for work and get none."""
+    one_by_one = threading.Lock()  # as an actor answers
 
     def take(*given: Any) -> Any:
         if end.is_set():
             raise _EndedError
-        return board.take(*given)
+        with one_by_one:
+            return board.take(*given)
 
     def lane(number: int) -> None:
         actor = SimpleNamespace(take=SimpleNamespace(remote=take), keep=SimpleNamespace(remote=board.keep))
@@ -159,6 +171,7 @@ def lanes(config: Experiment, board: Board, claims: list[Claims], end: threading
         except _EndedError:
             return
 
+    end.begun.set()
     with mock.patch("ray.get", lambda value: value):
         threads = [threading.Thread(target=lane, args=(number,)) for number in range(LANES)]
         for thread in threads:
@@ -167,7 +180,7 @@ def lanes(config: Experiment, board: Board, claims: list[Claims], end: threading
             thread.join()
 
 
-def held(config: Experiment, count: int, end: threading.Event) -> None:
+def held(config: Experiment, count: int, end: Watched) -> None:
     """Lanes that are offered what another run has claimed, by a process that lives."""
     experts, folder = planned(config, count), claims_folder(config.storage)
     with Claims(folder) as other:
@@ -179,7 +192,7 @@ def held(config: Experiment, count: int, end: threading.Event) -> None:
             store.remove(other._path(expert.key))
 
 
-def chains(config: Experiment, count: int, end: threading.Event) -> None:
+def chains(config: Experiment, count: int, end: Watched) -> None:
     """Lanes whose experts start from states that nobody has merged yet."""
     experts = []
     for number, expert in enumerate(planned(config, count)):
@@ -192,18 +205,19 @@ def chains(config: Experiment, count: int, end: threading.Event) -> None:
     lanes(config, Board(experts, LANES), [Claims(claims_folder(config.storage)) for _ in range(LANES)], end)
 
 
-def claimed(storage: Location, end: threading.Event) -> None:
+def claimed(storage: Location, end: Watched) -> None:
     """Lanes that show that they live."""
     each = [Claims(claims_folder(storage)) for _ in range(LANES)]
     for lane, claims in enumerate(each):
         for number in range(CLAIMED):
             assert claims.acquire(f"lane{lane}-{number}")
+    end.begun.set()
     end.wait()
     for claims in each:
         claims.close()
 
 
-def starts(config: Experiment, end: threading.Event) -> None:
+def starts(config: Experiment, end: Watched) -> None:
     """Workers whose experts start from a state that is being merged."""
 
     def told(folder: Place) -> bool:
@@ -217,6 +231,7 @@ def starts(config: Experiment, end: threading.Event) -> None:
         except _EndedError:
             return
 
+    end.begun.set()
     threads = [threading.Thread(target=wait) for _ in range(LANES)]
     for thread in threads:
         thread.start()

@@ -13,7 +13,7 @@ from condu_ray.store.backend import OBJECTS, POSIX, backend
 from condu_ray.store.location import Location
 
 
-@pytest.fixture(params=["posix", "memory", "moto", pytest.param("seaweedfs", marks=pytest.mark.long)])
+@pytest.fixture(params=["posix", "memory", "moto", pytest.param("seaweedfs", marks=pytest.mark.long), "azurite"])
 def both(request, tmp_path):
     """A backend and a place in which nothing is."""
     if request.param == "posix":
@@ -236,6 +236,11 @@ def test_a_file_system_without_links_is_refused(tmp_path, monkeypatch, call):
     with pytest.raises(ArtifactError, match=rf"--storage .*no {words} .*give a folder of a local disk or NFS"):
         check_writable(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_that_is_not_there_is_named(moto):
+    with pytest.raises(ArtifactError, match="no such bucket; make it first: s3://nowhere"):
+        check_writable(Location("s3://nowhere/storage"))
 
 
 def test_dead_writers_are_cleared_away_and_nothing_else(store, place):

@@ -44,10 +44,11 @@ STORED = Path(__file__).parents[1] / "data" / "stored_run" / "disk"
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3, dtype=torch.bfloat16)}
 
 
-@pytest.fixture
-def storage(memory):
-    check_writable(memory / "deep" / "storage")
-    return memory / "deep" / "storage"
+@pytest.fixture(params=["memory", "azurite"])
+def storage(request):
+    bucket = request.getfixturevalue(request.param)
+    check_writable(bucket / "deep" / "storage")
+    return bucket / "deep" / "storage"
 
 
 def published(folder, **meta):

@@ -21,8 +21,8 @@ LOOK_SECONDS = 0.3
 """How often the board asks storage, at most, for experts that others are making, whoever wants to know."""
 LOOK_SHARE = 0.05
 """Share of the time that these looks take at most: those of a store that is slow, or holds very much, become rarer."""
-BEGIN_SECONDS = 5.0
-"""How often it asks storage for what training would start from; those who merge here tell of it (`merged`)."""
+BEGIN_SECONDS = 30.0
+"""How often it asks storage again for what training would start from: those who merge tell it (`merged`)."""
 
 
 class Board:

@@ -27,7 +27,7 @@ WAIT_SECONDS = 24 * 3600.0
 """How long a lane waits for what training starts from, which another lane or the state actor makes."""
 LOOK_SECONDS = 0.2
 """How often it asks whether somebody has said that it is there."""
-ASK_SECONDS = 5.0
+ASK_SECONDS = 20.0
 """How often it asks storage itself: the word may be lost, with the board or the driver."""
 
 

@@ -316,7 +316,7 @@ def test_however_many_ask_storage_is_asked_now_and_then(work, tmp_path, clock, a
         board.take(lane, 1)
         board.read()
     assert asked == ["finished"]
-    clock.value += 2 * BEGIN_SECONDS
+    clock.value += BEGIN_SECONDS + 1
     for lane in range(1, 50):
         board.take(lane, 1)
     assert asked == ["finished", "finished", "present"]
@@ -374,7 +374,7 @@ def test_what_training_starts_from_is_waited_for_by_word_and_storage_is_asked_no
         return now.value >= 60
 
     trainer_module.await_artifact(tmp_path, told)
-    assert 10 <= len(asked) <= 14
+    assert 3 <= len(asked) <= 5
     assert len(word) > 100
     assert now.value < 60.5  # the word is heard at once
     now.value = 0.0
