@@ -294,7 +294,13 @@ def connection(scheme: str) -> dict[str, Any]:
 
 
 def _store(scheme: str, name: str) -> Any:
+    from obstore.exceptions import BaseError
     from obstore.store import AzureStore, GCSStore, S3Store
 
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    return kinds[scheme](name, **connection(scheme))
+    try:
+        return kinds[scheme](name, **connection(scheme))
+    except BaseError as error:
+        said = without_passwords(" ".join(str(error).partition("\n\nDebug source")[0].split()))[:300]
+        words = f"the environment does not say how it is reached ({said}): set {CREDENTIALS[scheme]}"
+        raise PermissionError(errno.EACCES, words, f"{scheme}://{name}") from None

@@ -181,9 +181,9 @@ def lanes(config: Experiment, board: Board, claims: list[Claims], end: Watched) 
 
 
 def held(config: Experiment, count: int, end: Watched) -> None:
-    """Lanes that are offered what another run has claimed, by a process that lives."""
+    """Lanes that are offered what another run has claimed, by a process that lives (its touches are left out)."""
     experts, folder = planned(config, count), claims_folder(config.storage)
-    with Claims(folder) as other:
+    with Claims(folder) as other, mock.patch("condu_ray.store.claims.STALE_SECONDS", float("inf")):
         store = artifacts.backend(folder)
         for expert in experts:
             store.create(other._path(expert.key), json.dumps(other._owner).encode())

@@ -127,6 +127,14 @@ def test_credentials_that_are_refused_are_named_by_their_variables_and_not_shown
     assert "hush" not in str(caught.value)
 
 
+def test_an_account_that_nobody_named_is_asked_for(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    CONNECTED.pop("az://condu", None)
+    with pytest.raises(ArtifactError, match=r"az://condu/x: .*set AZURE_STORAGE_ACCOUNT_NAME"):
+        check_writable(Location("az://condu/x"))
+
+
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_large_files_go_in_parts_and_come_back_by_their_ranges(place, server, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "PART_BYTES", 6 * 2**20)  # S3 takes no parts under 5 MiB
