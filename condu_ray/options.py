@@ -82,8 +82,8 @@ class Merging(Settings):
     """`condu-svd`: how often the squared error of the text tower counts when bits are shared out. By small budgets 2 to
     4 keeps more of a CLIP's experts, and less of the embedded one's: `ablate-bits --text_weights 2,4` tells."""
     shards: int = late(1, ge=1, le=256)
-    """`condu`, `condu-lora`: actors of a run that hold the unified delta, each a range of its positions, where one has
-    not the memory; the same bits for every number. Other methods, and trials of a sweep, are merged whole."""
+    """`condu`, `condu-lora`: actors of a run, or of each trial of a sweep, that hold the unified delta, each a range of
+    its positions, where one has not the memory; the same bits for every number. Other methods are merged whole."""
 
 
 class Pam(Settings):

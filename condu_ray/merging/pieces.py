@@ -17,6 +17,7 @@ from torch import Tensor
 
 from condu_ray.merging.blocks import block_count, total_of_blocks
 from condu_ray.merging.delta import DeltaError
+from condu_ray.merging.memory import empty
 from condu_ray.merging.trigger import trigger_bytes
 from condu_ray.merging.unified_file import KEY, UnifiedFileError
 from condu_ray.merging.unify import Unification, unify_blocks
@@ -148,23 +149,25 @@ def strips_of(width: int, numel: int, start: int, stop: int) -> Iterator[tuple[i
 
 def read_delta(new: TensorFile, name: str, start: int, stop: int) -> Tensor:
     """Columns ``start:stop`` of a tensor of a delta's file: ``[8, stop - start]``, padded with zeros."""
-    entry = new.entries[name]
-    d = torch.zeros(8, stop - start, dtype=entry.dtype)
-    for k, first, count in strips_of(trigger_bytes(entry.numel), entry.numel, start, stop):
-        new.read(name, first, count, d[k])
-    return d
+    return _read_strips(new, name, start, stop)
 
 
 def read_state(old: TensorFile, name: str, tasks: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
     """Of a unified delta's file the same columns of u ``[8, C]`` and of the masks' rows ``[T, C]``."""
-    entry = old.entries[f"unified/{name}"]
-    width = trigger_bytes(entry.numel)
-    u, rows = torch.zeros(8, stop - start, dtype=entry.dtype), torch.empty(tasks, stop - start, dtype=torch.uint8)
-    for k, first, count in strips_of(width, entry.numel, start, stop):
-        old.read(f"unified/{name}", first, count, u[k])
+    u, rows = _read_strips(old, f"unified/{name}", start, stop), empty((tasks, stop - start), torch.uint8)
+    width = trigger_bytes(old.entries[f"unified/{name}"].numel)
     for index, row in enumerate(rows):
         old.read(f"trigger/{name}", index * width + start, stop - start, row)
     return u, rows
+
+
+def _read_strips(file: TensorFile, name: str, start: int, stop: int) -> Tensor:
+    entry = file.entries[name]
+    values = empty((8, stop - start), entry.dtype)  # from malloc, pieces would leave holes as large as themselves
+    values[:, max(0, entry.numel - 7 * trigger_bytes(entry.numel) - start) :] = 0  # the last strips may end before
+    for k, first, count in strips_of(trigger_bytes(entry.numel), entry.numel, start, stop):
+        file.read(name, first, count, values[k])
+    return values
 
 
 def write_state(out: TensorFile, name: str, start: int, u: Tensor, rows: Tensor) -> None:

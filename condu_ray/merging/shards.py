@@ -12,6 +12,7 @@ A shard's part is changed in place: it holds one state, whose identity it knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +24,7 @@ from condu_ray.merging.blocks import BLOCK, block_count
 from condu_ray.merging.pieces import (
     PIECE,
     Entry,
+    TensorFile,
     check_layouts,
     create,
     mark,
@@ -120,15 +122,16 @@ class Shard:
         """
         if again and (self._state, self._spans) == (job.state, spans):
             return []
-        delta, _ = open_file(self._path(job.delta))
-        with delta.file:
-            if job.file is None:
-                self._parts = []
-            elif (self._state, self._spans) != (job.parent, spans):
-                self._read(spans, job)
+        held = job.file is not None and (self._state, self._spans) == (job.parent, spans)
+        with ExitStack() as files:
+            delta = files.enter_context(_opened(self._path(job.delta)))
+            old = None if held or job.file is None else files.enter_context(_opened(self._path(job.file)))
             self._state, self._spans, sums = "", spans, []  # neither state until all is done
+            if not held:
+                self._parts = []
             for index, span in enumerate(spans):
-                before = self._parts[index] if job.file is not None else None
+                # A piece before and after at a time: all that is read before all that is made would be the state twice.
+                before = self._parts[index] if held else _before(old, span, len(job.rescalers))
                 u, rows, found = unify_piece(job.rescalers, before, read_delta(delta, *span))
                 del before
                 self._parts[index : index + 1] = [(u, rows)]
@@ -146,11 +149,16 @@ class Shard:
             raise ShardLostError(f"a shard has not the state {state}")
         return self._parts[index]
 
-    def _read(self, spans: list[Span], job: Job) -> None:
-        self._state, self._parts = "", []
-        old, _ = open_file(self._path(job.file))
-        with old.file:
-            self._parts = [read_state(old, span.name, len(job.rescalers), span.start, span.stop) for span in spans]
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TensorFile]:
+    file, _ = open_file(path)
+    with file.file:
+        yield file
+
+
+def _before(old: TensorFile | None, span: Span, tasks: int) -> tuple[Tensor, Tensor] | None:
+    return None if old is None else read_state(old, span.name, tasks, span.start, span.stop)
 
 
 class Group(Protocol):

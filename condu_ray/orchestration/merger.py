@@ -7,12 +7,19 @@ from typing import Any
 
 import ray
 
+from condu_ray.orchestration.cluster.failure import not_killed
 from condu_ray.orchestration.watch.news import News
 from condu_ray.plan.measurement import Measurement
 from condu_ray.plan.results import Results, SessionResult
 from condu_ray.plan.retention import Retention
 from condu_ray.plan.sessions import MethodPlan, PlannedSession
 from condu_ray.store.ledger import Entry
+
+ADVICE = (
+    "Give the driver's node (a cluster's head) more memory: a merge takes some six times an expert "
+    "(`python cluster/sizing.py` says how much), or let --merging.shards actors on several nodes hold condu's state."
+)
+"""What to do where who merges lacks memory."""
 
 Merge = Callable[[str, PlannedSession], Any]
 """Merges a method's next expert; returns a reference to the ledger's entry."""
@@ -78,12 +85,21 @@ class Merger:
 
     def _take_merged(self) -> None:
         for reference in _ready(self._merging):
+            # An actor that is ended loses all that it was given: which of them ended it nobody knows.
+            given = ", ".join(f"{one.method.name}: {self._task(one)}" for one in self._merging.values())
+            with not_killed(f"the actor that merges ({given})", ADVICE):
+                entry: Entry = ray.get(reference)
             plan = self._merging.pop(reference)
-            entry: Entry = ray.get(reference)
+            after = plan.sessions[entry.position + 1 :][:1]
+            if plan.method.starts_from == "state" and after and after[0].expert and after[0].expert.needs:
+                self._board.merged.remote(after[0].expert.needs)
             wanted = self.results.measurements(plan, entry)
             asked = self._measuring.measure.remote(wanted)
             self._measured[asked], self._sessions[asked] = wanted, (plan, entry)
             self._retention.committed(plan, entry)
+
+    def _task(self, plan: MethodPlan) -> str:
+        return plan.sessions[self.handed[plan.method.name] - 1].task
 
     def _take_measured(self) -> list[SessionResult]:
         finished = []

@@ -1,7 +1,8 @@
 """Actors that hold the unified delta together (`merging.shards`), and the sessions that they go on from.
 
-The state actor tells them what is merged, reduces their sums to rescalers, and commits: it holds no tensor but the
-pieces in hand. Who dies is started again and reads its part from the last session (merging/shards.py).
+Who merges, the state actor or a trial of a sweep, tells them what is merged, reduces their sums to rescalers, and
+commits: it holds no tensor but the pieces in hand. Who dies is started again and reads its part from the last session
+(merging/shards.py).
 """
 
 from __future__ import annotations
@@ -21,10 +22,17 @@ from condu_ray.methods.merged import Unified
 from condu_ray.methods.registry import take
 from condu_ray.methods.session import GONE, load_session, session_folder
 from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.cluster.failure import RETRIES, not_killed
 from condu_ray.store import artifacts
 from condu_ray.store.experts import FILES, expert_folder
 from condu_ray.store.ledger import Entry
 from condu_ray.store.location import Place
+
+ADVICE = (
+    "Give more of them (--merging.shards; the bits stay the same) on more nodes, or nodes with more memory: "
+    "`python cluster/sizing.py` says what each takes."
+)
+"""What to do where a shard lacks memory."""
 
 
 def found(source: tuple[Place, str]) -> Path:
@@ -64,14 +72,21 @@ class Actors:
 
     def wait(self, asked: Sequence[Any]) -> list[Any]:
         """Returns the results, or raises what a call raised."""
-        values: list[Any] = ray.get(list(asked))
+        with not_killed(f"one of {self.count} shards of the state", ADVICE):
+            values: list[Any] = ray.get(list(asked))
         return values
+
+    def end(self) -> None:
+        """Ends them; what they hold is in storage, or of no use."""
+        for handle in self._handles:
+            ray.kill(handle)
 
 
 def start_shards(config: Experiment) -> Actors | None:
     """Starts the actors that a run's settings ask for, on as many nodes as there are; None where one merges alone.
 
-    They belong to the state actor, and end with it: one that is started again starts its own, which read their parts.
+    They belong to who starts them, the state actor or a trial, and end with it: one that is started again starts its
+    own, which read their parts.
     """
     if config.merging.shards == 1 or not any(method.by_range for method in take(config)):
         return None
@@ -81,7 +96,7 @@ def start_shards(config: Experiment) -> Actors | None:
             kind.options(
                 num_cpus=0,
                 max_restarts=-1,
-                max_task_retries=-1,
+                max_task_retries=RETRIES,
                 **env.named(f"shard{number}-{mark}", config.run_name) | {"scheduling_strategy": "SPREAD"},
             ).remote()
             for number in range(config.merging.shards)

@@ -1,12 +1,14 @@
 """The state actor: holds each method's model, serialises merges in task order, and commits them.
 
 It takes paths and keys, never tensors: a restarted actor has nothing but its constructor's arguments and the disk. Its
-memory is only a cache of the last committed state. A merge is idempotent: the ledger knows states by their identity, so
-a call that is repeated after a crash returns what was recorded.
+memory is only a cache of each method's last committed state: where there is not enough for the next merge, those of the
+methods that merged longest ago go, and are read again from their sessions. A merge is idempotent: the ledger knows
+states by their identity, so a call that is repeated after a crash returns what was recorded.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,13 +22,18 @@ from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session, save_session, session_folder
 from condu_ray.methods.tallies import drop_counted, load_counted, save_counted
 from condu_ray.orchestration.cluster import env
+from condu_ray.orchestration.cluster.failure import RETRIES
+from condu_ray.orchestration.cluster.memory import free_memory
 from condu_ray.orchestration.shards import begun, merged, opened_session, start_shards
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import PlannedSession
 from condu_ray.store.artifacts import sizes
+from condu_ray.store.experts import FILES, expert_folder
 from condu_ray.store.layout import ledger_path, staged_path
 from condu_ray.store.ledger import ROOT, Entry, Ledger
 from condu_ray.store.location import Place
+
+log = logging.getLogger(__name__)
 
 
 class StateError(RuntimeError):
@@ -100,6 +107,7 @@ class ModelKeeper:
             return recorded
         begin, task, position = time.perf_counter(), session.task, session.position
         expert = session.expert.key if session.expert else None
+        self._make_room(method, session.parent, expert)
         before = self._state(method, session.parent)
         if len(before.tasks) != position:
             raise StateError(f"{name}: task {task} is number {position + 1}, but {len(before.tasks)} are merged so far")
@@ -120,9 +128,27 @@ class ModelKeeper:
         self._lists(name)[-1].append(entry)
         if not self._staged:  # what is on trial may be dropped again, and the session before it go on
             drop_counted(self._run, method, but=after.id)
-        self._latest[name] = after
+        self._latest.pop(name, None)
+        self._latest[name] = after  # the last of them, in the order of their merges
         self._export(name, entry)
         return entry
+
+    def _make_room(self, method: Method, parent: str, expert: str | None) -> None:
+        """Lets go of other methods' states, of those that merged longest ago first, until a merge has the memory."""
+        others = [name for name, state in self._latest.items() if name != method.name and _holds(state)]
+        if not others or expert is None or not method.keeps_model or (self._shards is not None and method.by_range):
+            return
+        folder, entry = expert_folder(self._storage, expert), self._entry(method.name, parent)
+        delta = state = _nbytes(folder, FILES[method.form])
+        if entry is not None:
+            state = max(delta, _nbytes(session_folder(self._run, method.name, entry.position, entry.task, entry.state)))
+        needed = 2 * state + 4 * delta  # before and after; the expert, and what the merge makes of it, a tally maybe
+        for name in others:
+            if (free := free_memory()) >= needed:
+                return
+            log.info("%s: its state goes, for %s needs some %d MB and there are %d MB", name, method.name,
+                     needed // 10**6, free // 10**6)  # fmt: skip
+            del self._latest[name]
 
     def _export(self, method: str, entry: Entry) -> None:
         tags = {"run": self._config.run_name, "method": method}
@@ -132,16 +158,22 @@ class ModelKeeper:
         telemetry.gauge("condu_unified_model_bytes", _nbytes(folder), **tags)
 
 
-def _nbytes(folder: Place) -> int:
-    """Bytes of a folder's files; 0 where it cannot be read, for only the export asks."""
+def _holds(state: ModelState) -> bool:
+    """Whether tensors of a state are in this process."""
+    return state.model is not None and not isinstance(state.model, ShardedDelta)
+
+
+def _nbytes(folder: Place, name: str = "") -> int:
+    """Bytes of a folder's files, or of one; 0 where it cannot be read: no merge depends on it."""
     try:
-        return sum(sizes(folder).values())
+        found = sizes(folder)
+        return found.get(name, 0) if name else sum(found.values())
     except OSError:
         return 0
 
 
 def start_state_actor(config: Experiment, staged: bool = False) -> Any:
-    """Starts the actor, which Ray restarts as often as it dies, and retries the call that it died in.
+    """Starts the actor, which Ray restarts as often as it dies, and retries the call that it died in a few times.
 
     Args:
         config: the run's configuration.
@@ -150,7 +182,7 @@ def start_state_actor(config: Experiment, staged: bool = False) -> Any:
     actor = ray.remote(ModelKeeper).options(
         num_cpus=0,
         max_restarts=-1,
-        max_task_retries=-1,
+        max_task_retries=RETRIES,
         max_concurrency=1,
         **env.named("state", config.run_name),
     )

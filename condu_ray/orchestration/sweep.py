@@ -35,7 +35,7 @@ from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check, check_trials
 from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
-from condu_ray.plan.trials import Trial, count_records, make_trials, read_records, sweep_name
+from condu_ray.plan.trials import ELSEWHERE, Trial, count_records, make_trials, read_records, sweep_name
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
 from condu_ray.store.drafts import remove_drafts
@@ -113,13 +113,13 @@ def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Writes what the sweep is, and refuses another one under the same name."""
     path = sweep_config_path(folder)
     base, records = sweep.experiment(), [trial.record() for trial in trials]
-    elsewhere = {"storage", "tracking", "cluster", "keep_sessions"}
-    identity = content_hash([base.identity(exclude=elsewhere), records])
+    left_out = ELSEWHERE | {"keep_sessions": True}
+    identity = content_hash([base.identity(exclude=left_out), records])
     if backend(path).exists(path):
         before = json.loads(artifacts.read_text(path))
         if before["identity"] != identity:
             raise ValueError(f"--run: {folder} holds a sweep with other settings or trials; give another name")
-    known: dict[str, Any] = {"identity": identity, "config": base.model_dump(mode="json", exclude=elsewhere)}
+    known: dict[str, Any] = {"identity": identity, "config": base.model_dump(mode="json", exclude=left_out)}
     known |= {"trials": records, "versions": provenance()}
     artifacts.write_text(path, json.dumps(known, indent=1))
 

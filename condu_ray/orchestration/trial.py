@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
+from condu_ray.config import Experiment
 from condu_ray.methods.tallies import drop_counted
 from condu_ray.orchestration.lanes.crew import BOARD
 from condu_ray.orchestration.measure.measuring import MEASURING
 from condu_ray.orchestration.merger import Merger
 from condu_ray.orchestration.run import LOOK_SECONDS, report, write_config
+from condu_ray.orchestration.shards import start_shards
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.orchestration.watch.recorder import Recorder
@@ -70,8 +74,8 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
     write_config(config)
     board = ray.get_actor(BOARD, namespace=shared.namespace)
     measuring = ray.get_actor(MEASURING, namespace=shared.namespace)
-    results, keeper = Results(plan_run(shared.checked.under(config), shared.precision)), ModelKeeper(config.absolute())
-    with Recorder(results, shared.parent, labels(trial)) as recorder:
+    results = Results(plan_run(shared.checked.under(config), shared.precision))
+    with merging(config.absolute()) as keeper, Recorder(results, shared.parent, labels(trial)) as recorder:
         merger = Merger(results, lambda name, session: ray.put(keeper.merge(name, session)), board, measuring)
         while not results.complete:
             news: Any = ray.get(board.read.remote())
@@ -103,6 +107,17 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
     artifacts.write_sealed(record_path(shared.folder, trial.id), record)
     telemetry.forget(run=config.run_name)
     return record
+
+
+@contextmanager
+def merging(config: Experiment) -> Iterator[ModelKeeper]:
+    """Yields who merges a trial, with shards where settings ask for them; they end with the trial, not its process."""
+    shards = start_shards(config)
+    try:
+        yield ModelKeeper(config, shards=None if shards is None else lambda _: shards)
+    finally:
+        if shards is not None:
+            shards.end()
 
 
 def tune_function(config: dict[str, Any], shared: Shared) -> None:

@@ -160,6 +160,10 @@ def make_trials(sweep: Sweep, orders: Sequence[Order]) -> list[Trial]:
     return trials
 
 
+ELSEWHERE: dict[str, Any] = {"storage": True, "tracking": True, "cluster": True, "merging": {"shards": True}}
+"""Settings that say where and by whom a sweep is made, which may be others when it goes on."""
+
+
 def sweep_name(sweep: Sweep, trials: Sequence[Trial], fingerprint: str) -> str:
     """Returns the sweep's name: the given one, or one that the same command always gets.
 
@@ -170,7 +174,7 @@ def sweep_name(sweep: Sweep, trials: Sequence[Trial], fingerprint: str) -> str:
     """
     if sweep.run is not None:
         return sweep.run
-    kept = sweep.experiment().identity(exclude={"storage", "tracking", "cluster", "method", "tasks"})
+    kept = sweep.experiment().identity(exclude=dict.fromkeys(("method", "tasks"), True) | ELSEWHERE)
     return f"{sweep.recipe}-sweep-{content_hash([[trial.record() for trial in trials], kept, fingerprint])[:8]}"
 
 

@@ -97,8 +97,8 @@ class Backend(Protocol):
     def stamp(self, place: Place) -> Hashable | None:
         """Returns what differs after every touch of an object and every write of another content, or None."""
 
-    def touch(self, place: Place) -> None:
-        """Gives an object another stamp: its owner lives."""
+    def touch(self, place: Place, content: bytes) -> bool:
+        """Gives an object another stamp, its owner lives; False where it is no more what its owner wrote."""
 
     def probe(self, place: Place) -> None:
         """Makes a folder where there is none; raises OSError unless all that is needed can be done there."""

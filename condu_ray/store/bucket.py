@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +25,17 @@ ATTEMPTS = 5
 PART_BYTES = 16 * 2**20
 """Bytes that a download or an upload moves by one request; four at a time."""
 AT_ONCE = 4
+ADDRESSES = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_SERVICE_ACCOUNT_KEY",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Variables of the environment that may say where a store is, the first that does counts."""
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
 FIRST_WAIT = timedelta(milliseconds=100)
 """Before a request is sent again that failed; then ever longer."""
 
@@ -44,8 +55,12 @@ class Tag(NamedTuple):
 
     def condition(self) -> dict[str, str]:
         """Returns obstore's mode of writing only what still has this tag."""
-        found = {"e_tag": self.etag, "version": self.version}
-        return {name: value for name, value in found.items() if value is not None}
+        return _condition(self.etag, self.version)
+
+
+def _condition(etag: str | None, version: str | None) -> dict[str, str]:
+    found = {"e_tag": etag, "version": version}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class BucketError(OSError):
@@ -89,33 +104,53 @@ class Bucket:
             obstore.put(self._store, key, content, use_multipart=False)
 
     def create(self, key: str, content: bytes) -> bool:
-        """Writes an object unless there is one; of several that try with different contents, one does."""
-        return self._conditionally(key, content, "create", lambda: self.tag(key) is None)
+        """Writes an object unless there is one; of several that try with different contents, one does.
+
+        Raises:
+            FileNotFoundError: there is no such bucket.
+        """
+        return self._conditionally(key, content, "create", lambda: self.tag(key) is None) is not None
 
     def swap(self, key: str, content: bytes, tag: Tag) -> bool:
         """Replaces an object that still has a tag; of several that try with different contents, one does."""
-        return self._conditionally(key, content, tag.condition(), lambda: self.tag(key) == tag)
+        return self._conditionally(key, content, tag.condition(), lambda: self.tag(key) == tag) is not None
 
-    def _conditionally(self, key: str, content: bytes, mode: Any, still: Callable[[], bool]) -> bool:
+    def follow(self, key: str, content: bytes, condition: Mapping[str, str]) -> Mapping[str, str] | None:
+        """As `swap`, by the condition of what stands there; returns that of what it has written, None: it is another's.
+
+        So a writer that goes on and on asks nothing else. An empty condition: it is written, by which tag is not known.
+        """
+
+        def still() -> bool:
+            tag = self.tag(key)
+            return tag is not None and tag.condition() == condition
+
+        return self._conditionally(key, content, dict(condition), still)
+
+    def _conditionally(
+        self, key: str, content: bytes, mode: Any, still: Callable[[], bool]
+    ) -> Mapping[str, str] | None:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         for attempt in range(ATTEMPTS):
             try:
                 with self._asked(key):
-                    obstore.put(self._store, key, content, mode=mode, use_multipart=False)
-            except (AlreadyExistsError, PreconditionError, FileNotFoundError):
-                return self._holds(key, content)
+                    made = obstore.put(self._store, key, content, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
+                if mode == "create" and isinstance(error, FileNotFoundError):
+                    raise  # there is no such bucket
+                return {} if self._holds(key, content) else None
             except BucketError:  # what came of it?
                 if self._holds(key, content):
-                    return True
+                    return {}
                 if not still():
-                    return False
+                    return None
                 if attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.1 * 2**attempt)
             else:
-                return True
+                return _condition(made["e_tag"], made["version"])
         raise AssertionError
 
     def _holds(self, key: str, content: bytes) -> bool:
@@ -183,7 +218,7 @@ class Bucket:
 
         with self._asked(key):
             found = obstore.list(self._store, key or None).collect()
-            return {meta["path"]: Tag.of(meta) for meta in found if meta["path"] != key}
+            return {meta["path"]: self._listed(meta) for meta in found if meta["path"] != key}
 
     def folder(self, key: str) -> tuple[dict[str, Tag], list[str]]:
         """Returns the objects right in a folder by name, and the names of the folders in it."""
@@ -191,8 +226,14 @@ class Bucket:
 
         with self._asked(key):
             found = obstore.list_with_delimiter(self._store, key or None)
-        objects = {_name(meta["path"]): Tag.of(meta) for meta in found["objects"] if meta["path"] != key}
+        objects = {_name(meta["path"]): self._listed(meta) for meta in found["objects"] if meta["path"] != key}
         return objects, [_name(prefix) for prefix in found["common_prefixes"]]
+
+    def _listed(self, meta: Any) -> Tag:
+        """The tag of what a listing says: Azure's leave out an ETag's quotes, which conditions are asked with."""
+        tag = Tag.of(meta)
+        bare = self.url.startswith("az:") and tag.etag is not None and not tag.etag.endswith('"')
+        return tag._replace(etag=f'"{tag.etag}"') if bare else tag
 
     @contextmanager
     def _asked(self, key: str) -> Iterator[None]:
@@ -213,7 +254,8 @@ class Bucket:
         except (AlreadyExistsError, PreconditionError):
             raise
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            words = "the store refuses it: the environment has to give other credentials (AWS_ACCESS_KEY_ID, ...) or an"
+            given = CREDENTIALS.get(self.url.partition("://")[0], "")
+            words = f"the store refuses it: the environment has to give other credentials ({given}, ...) or an"
             words += " existing bucket has to be named"
             raise PermissionError(errno.EACCES, words, url) from error
         except BaseError as error:
@@ -242,10 +284,9 @@ def connection(scheme: str) -> dict[str, Any]:
 
     Those, and addresses, are what the environment or the node says.
     """
-    addresses = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-    given = next((os.environ[one] for one in addresses if os.environ.get(one)), "")
+    given = next((os.environ[one] for one in ADDRESSES[scheme] if os.environ.get(one)), "")
     options: Any = {"timeout": "5m", "connect_timeout": "10s", "read_timeout": "60s"}
-    if given.startswith("http://") or "http://" in os.environ.get("GOOGLE_SERVICE_ACCOUNT_KEY", ""):
+    if given.startswith("http://") or (scheme == "gs" and '"http://' in given):
         options["allow_http"] = True
     retries: Any = {"max_retries": 10, "retry_timeout": timedelta(minutes=3), "backoff": {"init_backoff": FIRST_WAIT}}
     own = os.environ.get("AWS_ENDPOINT_URL_S3") if scheme == "s3" else None  # which obstore does not look at
@@ -253,7 +294,13 @@ def connection(scheme: str) -> dict[str, Any]:
 
 
 def _store(scheme: str, name: str) -> Any:
+    from obstore.exceptions import BaseError
     from obstore.store import AzureStore, GCSStore, S3Store
 
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    return kinds[scheme](name, **connection(scheme))
+    try:
+        return kinds[scheme](name, **connection(scheme))
+    except BaseError as error:
+        said = without_passwords(" ".join(str(error).partition("\n\nDebug source")[0].split()))[:300]
+        words = f"the environment does not say how it is reached ({said}): set {CREDENTIALS[scheme]}"
+        raise PermissionError(errno.EACCES, words, f"{scheme}://{name}") from None

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Hashable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from condu_ray.store.artifacts import writing
 from condu_ray.store.backend import backend
@@ -46,6 +46,14 @@ def process_start(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
+class _Seen(NamedTuple):
+    """A claim of another: its stamp, since when it is seen, and its owner."""
+
+    stamp: Hashable
+    since: float
+    owner: dict[str, Any] | None
+
+
 class Claims:
     """The claims of one process on artifacts of one folder.
 
@@ -61,9 +69,9 @@ class Claims:
         pid = os.getpid()
         self._token = uuid.uuid4().hex
         self._owner = {"host": socket.gethostname(), "pid": pid, "start": process_start(pid), "token": self._token}
-        self._mine: set[str] = set()
+        self._mine: dict[str, bytes] = {}  # with what their claims say
         self.lost: set[str] = set()
-        self._seen: dict[str, tuple[Hashable, float]] = {}
+        self._seen: dict[str, _Seen] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -79,24 +87,25 @@ class Claims:
         """
         if key in self._mine:
             return True
+        words = json.dumps(self._owner | {"since": time.time()}).encode()
         with writing(self._path(key)):
-            mine = self._acquire(key)
+            mine = self._acquire(key, words)
         if mine:
             with self._lock:
-                self._mine.add(key)
+                self._mine[key] = words
             self._start()
         return mine
 
-    def _acquire(self, key: str) -> bool:
+    def _acquire(self, key: str, words: bytes) -> bool:
         path, store = self._path(key), backend(self._folder)
-        words = json.dumps(self._owner | {"since": time.time()}).encode()
         for _ in range(2):
-            if store.create(path, words):
-                return True
-            # Before the owner is read: a claim made anew in between is then told by its stamp.
+            # Before the owner is read: a claim made anew in between is then told by its stamp. And before one is made:
+            # to be refused costs more requests than to look.
             stamp = store.stamp(path)
             if stamp is not None:
                 return self._dead(key, stamp) and store.replace(path, words, unchanged=stamp)
+            if store.create(path, words):
+                return True
         return False
 
     def here(self) -> str:
@@ -114,18 +123,27 @@ class Claims:
 
     def _dead(self, key: str, stamp: Hashable) -> bool:
         """Whether the owner of a claim is dead, as far as can be told."""
-        owner, now = self.owner(key), time.monotonic()
-        if self._seen.get(key, (None, 0.0))[0] != stamp:
-            self._seen[key] = (stamp, now)
-        silent = now - self._seen[key][1] > STALE_SECONDS
+        before, now = self._seen.get(key), time.monotonic()
+        if before is None:
+            seen = self._seen[key] = _Seen(stamp, now, self.owner(key))
+        else:  # a touch changes no owner: another one is taken for the first, until that is found dead
+            seen = self._seen[key] = before if before.stamp == stamp else before._replace(stamp=stamp, since=now)
+        if now - seen.since > STALE_SECONDS:
+            return True
+        if before is not None and self._ended(seen.owner):
+            seen = self._seen[key] = seen._replace(owner=self.owner(key))
+        return self._ended(seen.owner)
+
+    def _ended(self, owner: dict[str, Any] | None) -> bool:
+        """Whether an owner is a process of this host that is no more."""
         here = owner is not None and owner.get("host") == self._owner["host"]
-        return silent or (here and owner is not None and process_start(int(owner["pid"])) != owner.get("start"))
+        return here and owner is not None and process_start(int(owner["pid"])) != owner.get("start")
 
     def release(self, key: str) -> None:
         """Gives up a claim; unknown keys do nothing."""
         with self._lock:
             if key in self._mine:
-                self._mine.discard(key)
+                del self._mine[key]
                 owner = self.owner(key)
                 if owner is not None and owner.get("token") == self._token:
                     backend(self._folder).remove(self._path(key))
@@ -141,24 +159,20 @@ class Claims:
                 for key in list(self._mine):
                     try:
                         if self._still(key):
-                            backend(self._folder).touch(self._path(key))
                             continue
                     except OSError:  # storage does not answer at the moment
                         continue
-                    self._mine.discard(key)
+                    del self._mine[key]
                     self.lost.add(key)
                     log.warning("%s: was taken over, for this process gave no sign of life for a while", key)
 
     def _still(self, key: str) -> bool:
-        """Whether a claim that was this process's is so still; OSError where that cannot be told."""
+        """Touches a claim that was this process's, if it is so still; OSError where that cannot be told."""
         for wait in (0.2, 0.0):  # on a file system it may be away for a moment (`Backend.replace`)
             try:
-                found = json.loads(backend(self._folder).read(self._path(key)))
-                return isinstance(found, dict) and found.get("token") == self._token
+                return backend(self._folder).touch(self._path(key), self._mine[key])
             except FileNotFoundError:
                 time.sleep(wait)
-            except (ValueError, RecursionError):
-                return False
         return False
 
     def close(self) -> None:

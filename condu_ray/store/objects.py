@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Objects:
     def __init__(self) -> None:
         self._known: dict[Location, Published] = {}  # asked again as soon as one of its files is gone
         self._logs = Logs()
+        self._counted: dict[Location, tuple[Mapping[str, str], int]] = {}  # what this process touches: how it left it
 
     def read(self, place: Place) -> bytes:
         """Reads an object, or a file of a published folder."""
@@ -160,6 +161,7 @@ class Objects:
         """A published folder is none from its index on."""
         bucket, location = _asked(place)
         self._known.pop(location, None)
+        self._counted.pop(location, None)
         self._logs.forget(location)
         published = self._readable(location)
         bucket.delete([location.key, _index(location)])
@@ -238,14 +240,22 @@ class Objects:
             return published.files[location.name]
         return tag
 
-    def touch(self, place: Place) -> None:
-        """Counts on the number at the object's end, by If-Match."""
+    def touch(self, place: Place, content: bytes) -> bool:
+        """Counts on the number at the object's end, by If-Match: one request where this process did so before."""
         bucket, location = _asked(place)
-        content, tag = bucket.get(location.key)
-        found = _TOUCHED.search(content)
-        counted = b"\0touched %012d" % (int(found[1]) + 1 if found else 1)
-        if not bucket.swap(location.key, _TOUCHED.sub(b"", content) + counted, tag):
-            raise OSError(errno.EBUSY, "was written by another process meanwhile", str(location))
+
+        def counted(condition: Mapping[str, str], count: int) -> bool:
+            made = bucket.follow(location.key, content + b"\0touched %012d" % count, condition)
+            if made is not None:
+                self._counted[location] = made, count
+            return made is not None
+
+        condition, count = self._counted.pop(location, ({}, 0))
+        if condition and counted(condition, count + 1):
+            return True
+        there, tag = bucket.get(location.key)  # for the first time, or it is another's, or made anew
+        found = _TOUCHED.search(there)
+        return _TOUCHED.sub(b"", there) == content and counted(tag.condition(), int(found[1]) + 1 if found else 1)
 
     def forget(self, path: Path) -> bool:
         """Removes a copy."""

@@ -134,9 +134,12 @@ class Posix:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def touch(self, place: Place) -> None:
+    def touch(self, place: Place, content: bytes) -> bool:
         """Sets the time of change."""
+        if Path(place).read_bytes() != content:
+            return False
         os.utime(place)
+        return True
 
     def probe(self, place: Place) -> None:
         """Writes, links, renames and removes a file; a full disk does not pass."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from condu_ray.store.artifacts import exists, names
 from condu_ray.store.location import Place
 
 AT_ONCE = 16
-"""Artifacts that are looked at side by side."""
+"""Artifacts, or shelves, that are looked at side by side."""
+
+T = TypeVar("T")
 
 
 def present(folders: Iterable[Place]) -> set[Place]:
@@ -21,16 +24,24 @@ def present(folders: Iterable[Place]) -> set[Place]:
     shelves: dict[Place, list[Place]] = {}
     for folder in folders:
         shelves.setdefault(folder.parent, []).append(folder)
-    listed: list[Place] = []
-    for shelf, wanted in shelves.items():
-        there = set(names(shelf)) if len(wanted) > 1 else {wanted[0].name}
-        listed += [folder for folder in wanted if folder.name in there]
+    many = [shelf for shelf, wanted in shelves.items() if len(wanted) > 1]
+    there = dict(zip(many, map(set, _at_once(names, many)), strict=True))
+    listed = [
+        folder
+        for shelf, wanted in shelves.items()
+        for folder in wanted
+        if shelf not in there or folder.name in there[shelf]
+    ]
     return existing(listed)
 
 
 def existing(folders: Sequence[Place]) -> set[Place]:
     """Returns those folders in which an artifact is in place, looking at some of them at once."""
-    if len(folders) <= 1:
-        return {folder for folder in folders if exists(folder)}
-    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="existing") as pool:
-        return {folder for folder, found in zip(folders, pool.map(exists, folders), strict=True) if found}
+    return {folder for folder, found in zip(folders, _at_once(exists, folders), strict=True) if found}
+
+
+def _at_once(look: Callable[[Place], T], places: Sequence[Place]) -> list[T]:
+    if len(places) <= 1:
+        return [look(place) for place in places]
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="present") as pool:
+        return list(pool.map(look, places))

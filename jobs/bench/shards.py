@@ -4,14 +4,15 @@
 Ray's actors; each has one thread, reads its part of the session before from the file, merges, and hands its pieces to
 who writes the next session. Files are held against that of one process without shards, by their sha256.
 
-``--limit-gib`` has every shard's process, and the writer's, refuse itself more memory of its own (RLIMIT_DATA).
+``--limit-gib`` has every process refuse itself more memory of its own (RLIMIT_DATA: what it wrote or may write to and
+shares with nobody, which torch's import takes 0.7 GiB of); the one process then goes from file to file.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -27,9 +28,9 @@ from rich.table import Table
 
 from condu_ray.merging import UnifiedDelta
 from condu_ray.merging.shards import Shard, ShardedDelta
-from condu_ray.merging.unified_file import save
-from condu_ray.store.artifacts import file_hash, save_tensors
-from jobs.bench.unify import _status, make
+from condu_ray.merging.streamed import unify_file
+from condu_ray.store.artifacts import file_hash
+from jobs.bench.unify import _status, enforce, make_delta
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -43,8 +44,7 @@ def prepare(limit_gib: float) -> None:
     """One thread, at most so much memory, and a peak that begins here."""
     torch.set_num_threads(1)
     if limit_gib:
-        limit = int(limit_gib * (1 << 30))
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        enforce(limit_gib)
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -97,23 +97,33 @@ class Processes:
 
 
 def files(params: int, tasks: int, folder: Path) -> None:
-    """Writes a session of so many tasks but one, and the last one's delta."""
-    state, delta = make(params, tasks)
-    save(folder / "before", tuple(f"t{index}" for index in range(tasks - 1)), "l1", state)
-    save_tensors(folder / "delta", delta)
+    """Writes a session of so many random deltas but one, and the last one; neither is ever whole in memory."""
+    needed = (8 + tasks / 4) * params + 4 * params  # two sessions, and the delta
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise SystemExit(f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed; choose a --folder")
+    for number in range(tasks):
+        make_delta(params, number, folder / "delta")
+        if number < tasks - 1:
+            before = folder / "before" if number else None
+            unify_file(before, folder / "delta", folder / "before", task=f"t{number}")
 
 
 def alone(folder: Path, limit_gib: float, queue: Any) -> None:
-    """The same by one process that holds all."""
+    """The same by one process: that holds all, or under a limit from file to file."""
     from safetensors.torch import load_file
 
     prepare(limit_gib)
-    before, begin = _status("VmRSS"), time.perf_counter()
-    state = UnifiedDelta.load(folder / "before").unify("last", load_file(folder / "delta"))
-    middle = time.perf_counter()
-    state.save(folder / "alone")
-    end = time.perf_counter()
-    queue.put((file_hash(folder / "alone"), middle - begin, end - middle, memory(), memory() - before))
+    before, begin, middle = _status("VmRSS"), time.perf_counter(), None
+    if limit_gib:
+        unify_file(folder / "before", folder / "delta", folder / "alone", task="last")
+    else:
+        state = UnifiedDelta.load(folder / "before").unify("last", load_file(folder / "delta"))
+        middle = time.perf_counter()
+        state.save(folder / "alone")
+    end, own = time.perf_counter(), (memory(), memory() - before)
+    digest = file_hash(folder / "alone")
+    (folder / "alone").unlink()
+    queue.put((digest, (middle or end) - begin, middle and end - middle, *own))
 
 
 def sharded(folder: Path, count: int, limit_gib: float, queue: Any) -> None:
@@ -148,10 +158,9 @@ def main() -> None:
         _run(files, given.params, given.tasks, folder)
         first = None
         if given.alone:
-            digest, unify, write, peak, above = _result(alone, folder, 0.0)
-            first = digest
-            table.add_row("one process", "", f"{unify:.1f}", f"{write:.1f}", "", f"{peak >> 10}", f"{above >> 10}", "")
-            (folder / "alone").unlink()
+            first, unify, write, peak, above = _result(alone, folder, given.limit_gib)
+            how = ("one process, by pieces", "") if write is None else ("one process", f"{write:.1f}")
+            table.add_row(how[0], "", f"{unify:.1f}", how[1], "", f"{peak >> 10}", f"{above >> 10}", "")
         for count in given.shards:
             digest, unify, write, _, own, each = _result(sharded, folder, count, given.limit_gib)
             first = first or digest

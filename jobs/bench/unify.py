@@ -239,14 +239,30 @@ def disk(params: int, limit_gib: float, folder: Path) -> None:
     if (free := shutil.disk_usage(folder).free) < needed:
         raise SystemExit(f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed; choose a --folder")
     for number in range(2):
-        apart(_make_delta, params, number, str(folder))
+        apart(_made, params, number, str(folder))
         seconds, peak, moved = apart(_from_disk, limit_gib, number, str(folder))
     print(f"{params / 1e6:,.0f} M parameters, second task, from disk to disk in {seconds:.1f} s "
           f"({moved / seconds / 1e9:.2f} GB/s read and written); peak of the process {peak / 1024:.0f} MiB, "
           f"limit {limit_gib:g} GiB (RLIMIT_DATA, enforced)")  # fmt: skip
 
 
-def _make_delta(params: int, number: int, folder: str, queue: Any) -> None:
+def _made(params: int, number: int, folder: str, queue: Any) -> None:
+    make_delta(params, number, Path(folder, f"delta{number}"))
+    queue.put(None)
+
+
+def enforce(limit_gib: float) -> None:
+    """Has this process refuse itself more memory of its own (RLIMIT_DATA); ends it where that does not hold."""
+    limit = int(limit_gib * (1 << 30))
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    try:
+        torch.empty(limit // 4 + 1)
+    except RuntimeError:
+        return
+    raise SystemExit("the limit does not hold")
+
+
+def make_delta(params: int, number: int, path: Path) -> None:
     """A random delta, written a piece at a time."""
     counts = {str(index): int(params * share) for index, share in enumerate(SHARES)}
     head, at = {}, 0
@@ -256,26 +272,19 @@ def _make_delta(params: int, number: int, folder: str, queue: Any) -> None:
     text = json.dumps(head).encode()
     text += b" " * (-len(text) % 8)
     generator = torch.Generator().manual_seed(number)
-    with open(f"{folder}/delta{number}", "wb") as file:
+    with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for count in counts.values():
             for start in range(0, count, 1 << 24):
                 piece = torch.empty(min(1 << 24, count - start)).normal_(0, 1e-3, generator=generator)
                 file.write(piece.numpy().data)
-    queue.put(None)
 
 
 def _from_disk(limit_gib: float, number: int, folder: str, queue: Any) -> None:
     """Unifies a delta with what there is, and removes its file."""
     from condu_ray.merging.streamed import unify_file
 
-    limit = int(limit_gib * (1 << 30))
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    try:
-        torch.empty(limit // 4 + 1)
-        raise SystemExit("the limit does not hold")
-    except RuntimeError:
-        pass
+    enforce(limit_gib)
     files = [Path(folder, f"unified{number - 1}")] if number else []
     delta, after = Path(folder, f"delta{number}"), Path(folder, f"unified{number}")
     begin = time.perf_counter()

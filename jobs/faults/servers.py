@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +146,55 @@ def seaweed(folder: Path) -> Iterator[dict[str, str]]:
     finally:
         process.kill()  # it would take half a minute to end, and its data go anyway
         process.wait()
+
+
+@contextmanager
+def azurite(folder: Path) -> Iterator[dict[str, str]]:
+    """Holds an Azurite (npm's `azurite`) with Azure's blob protocol and a container `condu` for a block.
+
+    Args:
+        folder: where its data are.
+
+    Yields:
+        What the environment of whoever uses it says.
+
+    Raises:
+        FileNotFoundError: `azurite-blob` is not in PATH.
+        TimeoutError: it does not answer.
+    """
+    if (program := shutil.which("azurite-blob")) is None:
+        raise FileNotFoundError("azurite-blob is not in PATH: npm install azurite")
+    account, key = "condu", base64.b64encode(b"of no account anywhere elsewhere").decode()
+    (port,) = _ports(1)
+    address = f"http://127.0.0.1:{port}/{account}"
+    command = [program, "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent",
+               "--disableTelemetry", "--skipApiVersionCheck"]  # fmt: skip
+    process = subprocess.Popen(command, env=os.environ | {"AZURITE_ACCOUNTS": f"{account}:{key}"})
+    try:
+        made, deadline = _container(address, account, key, "condu"), time.monotonic() + 60
+        while True:
+            with suppress(OSError), urllib.request.urlopen(made, timeout=5):
+                break
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise TimeoutError("Azurite does not answer")
+            time.sleep(0.2)
+        yield {
+            "AZURE_STORAGE_ACCOUNT_NAME": account, "AZURE_STORAGE_ACCOUNT_KEY": key, "AZURE_STORAGE_ENDPOINT": address,
+        }  # fmt: skip
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _container(address: str, account: str, key: str, name: str) -> urllib.request.Request:
+    """A request that makes a container, signed by "Authorize with Shared Key" of learn.microsoft.com."""
+    own = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+    headers = "".join(f"{one}:{value}\n" for one, value in own.items())
+    text = "PUT" + "\n" * 12 + f"{headers}/{account}/{account}/{name}\nrestype:container"
+    signed = hmac.new(base64.b64decode(key), text.encode(), hashlib.sha256).digest()
+    own["Authorization"] = f"SharedKey {account}:{base64.b64encode(signed).decode()}"
+    own |= {"Content-Length": "0", "Content-Type": ""}  # none, where urllib has one for all
+    return urllib.request.Request(f"{address}/{name}?restype=container", method="PUT", data=b"", headers=own)
 
 
 def _ports(count: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Runs and sweeps with storage and data in a bucket of SeaweedFS: the same as on disk, and the same after kills."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from condu_ray.store.bucket import CONNECTED, bucket_of
 from condu_ray.store.ledger import read_entries
 from condu_ray.store.location import Location
 from condu_ray.store.results import read_rows
-from jobs.faults.servers import seaweed
+from jobs.faults.servers import azurite, seaweed
 from tests.orchestration.job import ROOT, Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.long]
@@ -49,12 +50,12 @@ class BucketJob(Job):
         assert self.process.wait(timeout) == 0, self.log.read_text()
 
 
-def made(storage):
+def made(storage, methods=METHODS):
     """What a run left: rows, and the checksums of every expert's and session's files."""
     run = layout.run_folder(storage, "r")
     rows = read_rows(layout.results_folder(run))
     found = {key: read_meta(layout.expert_folder(storage, key))["files"] for key in names(storage / "experts")}
-    for method in METHODS.split(","):
+    for method in methods.split(","):
         folder = layout.sessions_folder(run, method)
         found |= {f"{method} {name}": read_meta(folder / name)["files"] for name in names(folder)}
         found[method] = [entry.state for entry in read_entries(layout.ledger_path(run, method))[0]]
@@ -98,3 +99,19 @@ def test_a_sweep_in_a_bucket(tmp_path, environment, data, small_backbone):
     folder = layout.sweep_folder(place, "s")
     assert len(names(layout.trials_folder(folder))) == 2
     assert "report.md" in names(layout.report_folder(folder))
+
+
+@pytest.mark.skipif(shutil.which("azurite-blob") is None, reason="azurite-blob is not in PATH: npm install azurite")
+def test_a_run_in_azure_is_the_one_on_disk(tmp_path, task_data, small_backbone, monkeypatch):
+    methods = "condu,pam"
+    disk = Job(tmp_path / "disk", task_data, small_backbone, method=methods)
+    disk.finish(600)
+    expected = made(disk.storage, methods)
+    with azurite(tmp_path / "azurite") as found:
+        found |= {"CONDU_RAY_CACHE": str(tmp_path / "copies"), "XDG_DATA_HOME": str(tmp_path / "home")}
+        for name, value in found.items():
+            monkeypatch.setenv(name, value)
+        job = BucketJob(tmp_path, "az://condu/whole", task_data, small_backbone, method=methods, environment=found)
+        job.finish()
+        assert made(job.place, methods) == expected
+    CONNECTED.pop("az://condu", None)

@@ -1,7 +1,11 @@
 """The state actor's logic, without Ray: idempotent, in order, and the same after any crash."""
 
+import os
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +15,12 @@ from condu_ray.merging import UnifiedDelta
 from condu_ray.methods import METHODS, ModelState, get
 from condu_ray.methods.session import load_session, session_folder
 from condu_ray.orchestration import state as module
+from condu_ray.orchestration.cluster.env import ray_cluster
+from condu_ray.orchestration.cluster.failure import RunError
+from condu_ray.orchestration.merger import Merger
 from condu_ray.orchestration.state import ModelKeeper, StateError
+from condu_ray.orchestration.watch.lines import Lines
+from condu_ray.orchestration.watch.news import News
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import PlannedSession
 from condu_ray.store import artifacts
@@ -232,3 +241,86 @@ def test_a_method_that_keeps_nothing_reads_no_expert(config):
     entry = Entry(3, "d", "key-d", "", calls("sequential")[-1][1].state, 0.0)
     state = load_session(config.run_folder, get("sequential"), entry)
     assert (state.tasks, state.latest, state.model) == (TASKS, "key-d", None)
+
+
+NAMES = ("condu", "average", "ties", "sequential", "condu-svd")
+
+
+@pytest.fixture
+def merged_by_turns(config, keeper):
+    """A run of several methods in one actor, which merge in turn; what each made, and who merged."""
+
+    def merge(run, free, monkeypatch):
+        monkeypatch.setattr(module, "free_memory", lambda: free)
+        one, held = ModelKeeper(config.model_copy(update={"run": run})), []
+        for position in range(len(TASKS)):
+            for name in NAMES:
+                one.merge(*calls(name)[position])
+                held.append({name for name, state in one._latest.items() if state.model is not None})
+        files = {}
+        for name in NAMES:
+            folder = Path(sessions_folder(config.storage / "runs" / run, name))
+            files |= {path.relative_to(folder.parent.parent): path.read_bytes() for path in folder.glob("*/*.safe*")}
+        return files, held
+
+    return merge
+
+
+def test_one_methods_state_at_a_time_where_there_is_no_memory_for_more(merged_by_turns, monkeypatch):
+    loaded = []
+    load = module.load_session
+    monkeypatch.setattr(module, "load_session", lambda *given: loaded.append(given[1].name) or load(*given))
+    wanted, all_held = merged_by_turns("roomy", 1 << 40, monkeypatch)
+    assert all_held[-1] == {"condu", "average", "ties", "condu-svd"}
+    assert not loaded
+    found, held = merged_by_turns("narrow", 0, monkeypatch)
+    assert found == wanted
+    assert [len(one) for one in held[4:]] == [1] * len(held[4:])
+    assert loaded.count("condu") == len(TASKS) - 1
+
+
+def test_the_state_that_was_used_longest_ago_goes_first(config, keeper, monkeypatch):
+    one, asked = keeper(), []
+    for name in ("condu", "average", "ties"):
+        one.merge(*calls(name)[0])
+    one.merge(*calls("condu")[1])
+
+    def free():
+        asked.append(list(one._latest))
+        return 0 if len(asked) == 1 else 1 << 40
+
+    monkeypatch.setattr(module, "free_memory", free)
+    one.merge(*calls("ties")[1])
+    assert asked[0] == ["average", "ties", "condu"]
+    assert list(one._latest) == ["condu", "ties"]
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.slow
+def test_an_actor_that_is_killed_at_every_try_ends_the_run_with_what_to_do(config, monkeypatch, tmp_path):
+    class Doomed(ModelKeeper):
+        def merge(self, name, session):
+            with (tmp_path / "tries").open("a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(module, "ModelKeeper", Doomed)
+    plan = SimpleNamespace(method=get("condu"), sessions=[one for _, one in calls()], experts=[])
+    results = SimpleNamespace(
+        plan=SimpleNamespace(methods=[plan], experts=[], config=config), trial=False, measurements=None
+    )
+    board = SimpleNamespace(post=SimpleNamespace(remote=lambda experts: None))
+    news = News({}, frozenset(), frozenset({"key-a"}), frozenset(), "")
+
+    def work(merger):
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            merger.advance(news)
+            time.sleep(0.1)
+
+    with ray_cluster("local", config.run_name, Lines()):
+        actor = module.start_state_actor(config)
+        with pytest.raises(RunError, match=r"actor that merges \(condu: a\) was ended 4 times.*--merging.shards"):
+            work(Merger(results, actor.merge.remote, board, None))
+    assert (tmp_path / "tries").read_text() == "xxxx"

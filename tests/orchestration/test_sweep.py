@@ -96,6 +96,19 @@ def test_a_killed_driver_goes_on_and_ends_with_the_same_table(both, tmp_path, ta
 
 
 @pytest.mark.long
+def test_trials_that_merge_in_shards_make_the_same_bits(both, tmp_path, task_data, small_backbone):
+    job = SweepJob(tmp_path / "s", task_data, small_backbone, "two", "--orders", "2", "--merging.shards", "2")
+    job.finish()
+    states = []
+    for one in (both[0][0], job):
+        found = sorted((one.storage / "runs").glob("two.*/condu/sessions/*/unified.safetensors"))
+        states.append({path.relative_to(one.storage): path.read_bytes() for path in found})
+    assert len(states[0]) == 6
+    assert states[0] == states[1]
+    assert job.records == both[0][0].records
+
+
+@pytest.mark.long
 def test_a_sweep_that_fails_is_failed_in_mlflow_with_its_trials(tmp_path, task_data, small_backbone):
     from mlflow import MlflowClient
 

@@ -91,6 +91,8 @@ def test_the_name_is_the_same_for_the_same_sweep_only():
     }
     assert len(names) == 8
     assert sweep_name(sweep(), trials(), "data") == sweep_name(sweep(storage="elsewhere"), trials(), "data")
+    in_shards = sweep(merging={"shards": 4})
+    assert sweep_name(sweep(), trials(), "data") == sweep_name(in_shards, trials(), "data")
     assert sweep_name(sweep(run="mine"), trials(), "data") == "mine"
 
 

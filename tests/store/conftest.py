@@ -1,5 +1,6 @@
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from condu_ray.store.bucket import CONNECTED, Bucket
 from condu_ray.store.location import Location
-from jobs.faults.servers import seaweed
+from jobs.faults import servers
 
 numbers = itertools.count()
 
@@ -72,7 +73,7 @@ def use(monkeypatch, address):
 
 @pytest.fixture(scope="session")
 def seaweed_server(tmp_path_factory):
-    with seaweed(tmp_path_factory.mktemp("seaweed") / "data") as environment:
+    with servers.seaweed(tmp_path_factory.mktemp("seaweed") / "data") as environment:
         yield environment
 
 
@@ -83,6 +84,23 @@ def seaweedfs(seaweed_server, monkeypatch):
         monkeypatch.setenv(name, value)
     yield Location(f"s3://condu/{next(numbers)}")
     CONNECTED.pop("s3://condu", None)
+
+
+@pytest.fixture(scope="session")
+def azurite_server(tmp_path_factory):
+    if shutil.which("azurite-blob") is None:
+        pytest.skip("azurite-blob is not in PATH: npm install azurite")
+    with servers.azurite(tmp_path_factory.mktemp("azurite")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def azurite(azurite_server, monkeypatch):
+    """A new folder of a container of Azurite."""
+    for name, value in azurite_server.items():
+        monkeypatch.setenv(name, value)
+    yield Location(f"az://condu/{next(numbers)}")
+    CONNECTED.pop("az://condu", None)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from condu_ray.store.backend import OBJECTS, POSIX, backend
 from condu_ray.store.location import Location
 
 
-@pytest.fixture(params=["posix", "memory", "moto", pytest.param("seaweedfs", marks=pytest.mark.long)])
+@pytest.fixture(params=["posix", "memory", "moto", pytest.param("seaweedfs", marks=pytest.mark.long), "azurite"])
 def both(request, tmp_path):
     """A backend and a place in which nothing is."""
     if request.param == "posix":
@@ -112,8 +112,9 @@ def test_a_stamp_differs_after_every_touch_and_every_write_of_something_else(sto
     seen = []
     for change in (
         lambda: store.create(place / "a", b"x"),
-        lambda: store.touch(place / "a"),
-        lambda: store.touch(place / "a"),
+        lambda: store.touch(place / "a", b"x"),
+        lambda: store.touch(place / "a", b"x"),
+        lambda: store.touch(place / "a", b"x"),
         lambda: store.replace(place / "a", b"z"),
         lambda: store.replace(place / "a", b"y", unchanged=seen[-1]),
     ):
@@ -122,6 +123,20 @@ def test_a_stamp_differs_after_every_touch_and_every_write_of_something_else(sto
             change()
         seen.append(store.stamp(place / "a"))
     assert len(set(seen)) == len(seen)
+
+
+def test_what_another_has_written_is_not_touched(store, place):
+    store.create(place / "a", b"mine")
+    assert all(store.touch(place / "a", b"mine") for _ in range(3))
+    assert store.read(place / "a") == b"mine"
+    store.replace(place / "a", b"theirs")
+    stamp = store.stamp(place / "a")
+    assert not store.touch(place / "a", b"mine")
+    assert not store.touch(place / "a", b"mine")
+    assert store.stamp(place / "a") == stamp
+    store.remove(place / "a")
+    with pytest.raises(FileNotFoundError):
+        store.touch(place / "a", b"mine")
 
 
 def test_what_changed_meanwhile_is_not_replaced(store, place):
@@ -221,6 +236,11 @@ def test_a_file_system_without_links_is_refused(tmp_path, monkeypatch, call):
     with pytest.raises(ArtifactError, match=rf"--storage .*no {words} .*give a folder of a local disk or NFS"):
         check_writable(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_that_is_not_there_is_named(moto):
+    with pytest.raises(ArtifactError, match="no such bucket; make it first: s3://nowhere"):
+        check_writable(Location("s3://nowhere/storage"))
 
 
 def test_dead_writers_are_cleared_away_and_nothing_else(store, place):

@@ -44,10 +44,11 @@ STORED = Path(__file__).parents[1] / "data" / "stored_run" / "disk"
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3, dtype=torch.bfloat16)}
 
 
-@pytest.fixture
-def storage(memory):
-    check_writable(memory / "deep" / "storage")
-    return memory / "deep" / "storage"
+@pytest.fixture(params=["memory", "azurite"])
+def storage(request):
+    bucket = request.getfixturevalue(request.param)
+    check_writable(bucket / "deep" / "storage")
+    return bucket / "deep" / "storage"
 
 
 def published(folder, **meta):
@@ -188,7 +189,7 @@ def test_a_claim_is_taken_over_when_its_etag_stays_for_a_while(storage, clock, m
         assert owner.acquire("key")
         for _ in range(3):  # its owner lives
             assert not waiter.acquire("key")
-            OBJECTS.touch(layout.claim_path(folder, "key"))
+            assert OBJECTS.touch(layout.claim_path(folder, "key"), owner._mine["key"])
             clock.seconds += STALE_SECONDS + 1
         assert not waiter.acquire("key")
         clock.seconds += STALE_SECONDS + 1

@@ -13,6 +13,34 @@ class RunError(RuntimeError):
     """A run or a sweep that cannot go on; the message says why, and what was committed stays."""
 
 
+RETRIES = 3
+"""How often a merge is given again to an actor whose process was ended while it merged: who is killed every time lacks
+memory, and would be killed for ever."""
+
+
+@contextmanager
+def not_killed(who: str, advice: str) -> Iterator[None]:
+    """Turns what Ray says of an actor that was ended while it worked, as often as it was restarted, into a `RunError`.
+
+    Args:
+        who: was ended, and at what.
+        advice: what to do where it lacks memory.
+    """
+    try:
+        yield
+    except Exception as error:
+        from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
+
+        by_itself = isinstance(error, RayTaskError) or (isinstance(error, ActorDiedError) and error.actor_init_failed)
+        if by_itself or not isinstance(error, RayActorError | OutOfMemoryError):
+            raise
+        raise RunError(
+            f"{who} was ended {RETRIES + 1} times while it had that work: most likely for want of memory, by Ray "
+            f"or the system (the log of Ray's raylet on that node, or dmesg, says which). {advice} What was committed "
+            f"stays, and the same command goes on from there. Ray says: {str(error).splitlines()[0]}"
+        ) from error
+
+
 @contextmanager
 def at_work() -> Iterator[None]:
     """Turns what would be refused before the work had begun, and what Ray says of its actors, into a `RunError`."""

@@ -8,7 +8,7 @@ a run posted later, it posts again). Two lanes never train one expert at a time:
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.expert import PlannedExpert, finished
@@ -18,7 +18,11 @@ from condu_ray.store.presence import present
 SILENT_SECONDS = 60.0
 """Silence after which others may have what a lane took. One that lives and only starts slowly loses nothing."""
 LOOK_SECONDS = 0.3
-"""How often the board asks storage, at most, for experts that others are making."""
+"""How often the board asks storage, at most, for experts that others are making, whoever wants to know."""
+LOOK_SHARE = 0.05
+"""Share of the time that these looks take at most: those of a store that is slow, or holds very much, become rarer."""
+BEGIN_SECONDS = 30.0
+"""How often it asks storage again for what training would start from: those who merge tell it (`merged`)."""
 
 
 class Board:
@@ -42,7 +46,8 @@ class Board:
         self._words: dict[int, Word] = {}
         self._failure: str | None = None
         self._begun: set[Place] = set()  # what training starts from and was seen in storage, where it stays
-        self._looked = float("-inf")
+        self._look_due = self._begin_due = float("-inf")
+        self._asked: set[Place] = set()  # what was not there when it was asked for
         self.post(experts)
 
     def post(self, experts: Iterable[PlannedExpert]) -> None:
@@ -64,7 +69,7 @@ class Board:
         """Says that nothing more will be posted, so that lanes end when all is done."""
         self._closed = True
 
-    def take(self, lane: int, limit: int) -> list[PlannedExpert] | None:
+    def take(self, lane: int, limit: int, but: Collection[str] = ()) -> list[PlannedExpert] | None:
         """Hands out experts to train one after the other.
 
         A chain (experts that start from one another) goes to one lane as far as the lane's share reaches, the longest
@@ -73,14 +78,17 @@ class Board:
         Args:
             lane: number of the lane; what it had taken before and is not in storage is handed out anew.
             limit: experts at most.
+            but: keys of experts that it does not want now, for other runs are at them.
 
         Returns:
             Experts in the order of training; empty when nothing can be started now; None when all is done.
         """
         self._heard[lane] = time.monotonic()
-        for key in [key for key, owner in self._taken.items() if owner == lane or self._silent(owner)]:
+        free_again = {key: one for key, one in self._taken.items() if one == lane or self._silent(one)}
+        for key in free_again:
             del self._taken[key]
-        self._look()
+        # A lane that begins anew may have put some of what it had into storage, and died before it could tell.
+        self._look(anew=any(one == lane and key not in but for key, one in free_again.items()))
         if not self._work:
             return None if self._closed else []
         free = self._free()
@@ -89,7 +97,7 @@ class Board:
         for entry in free:
             if entry.before is not None:
                 followers.setdefault(entry.before, []).append(entry)
-        ready = self._ready(free)
+        ready = [one for one in self._ready(free) if one.key not in but]
         length = {entry.key: _length(entry, followers) for entry in ready}
         chosen: dict[str, PlannedExpert] = {}
         for head in sorted(ready, key=lambda entry: (-length[entry.key], entry.position)):
@@ -115,9 +123,21 @@ class Board:
 
     def _ready(self, entries: Sequence[PlannedExpert]) -> list[PlannedExpert]:
         """Those that training could start on now; storage is asked for what is not known to be there or open."""
-        asked = {one.needs for one in entries if one.needs is not None and one.start not in self._work} - self._begun
-        self._begun |= present(asked)
+        starts = {one.needs: one.start for one in entries if one.needs is not None and one.start not in self._work}
+        self._begun |= {needs for needs, start in starts.items() if start in self._there}
+        asked = starts.keys() - self._begun
+        if asked - self._asked or time.monotonic() >= self._begin_due:
+            self._begun |= present(asked)
+            self._asked, self._begin_due = asked - self._begun, time.monotonic() + BEGIN_SECONDS
         return [one for one in entries if one.needs is None or one.needs in self._begun]
+
+    def merged(self, session: Place) -> None:
+        """Who merges says that a session is committed, from which training may start."""
+        self._begun.add(session)
+
+    def begun(self, start: Place) -> bool:
+        """Whether what training starts from is known to be there."""
+        return start in self._begun
 
     def keep(self, lane: int, keys: Sequence[str]) -> None:
         """A lane says which of the experts that it was given it will train; the others are free again."""
@@ -127,11 +147,15 @@ class Board:
     def _silent(self, lane: int) -> bool:
         return time.monotonic() - self._heard.get(lane, float("-inf")) > SILENT_SECONDS
 
-    def _look(self) -> None:
-        """Asks storage what is there by now, of whoever's making."""
-        self._looked = time.monotonic()
+    def _look(self, anew: bool = False) -> None:
+        """Asks storage what is there by now, of whoever's making, unless it was asked a moment ago."""
+        begin = time.monotonic()
+        if begin < self._look_due and not anew:
+            return
         for key in finished(self._work.values()):
             self._done(key)
+        end = time.monotonic()
+        self._look_due = end + max(LOOK_SECONDS, (end - begin) / LOOK_SHARE)
 
     def _done(self, key: str) -> None:
         self._there.add(key)
@@ -153,8 +177,7 @@ class Board:
 
     def read(self) -> News:
         """Returns what a driver watches."""
-        if time.monotonic() - self._looked > LOOK_SECONDS:
-            self._look()
+        self._look()
         words = {lane: word for lane, word in self._words.items() if not self._silent(lane)}
         return News(words, frozenset(self._trained), frozenset(self._there), frozenset(self._work), self._failure)
 

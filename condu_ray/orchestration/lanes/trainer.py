@@ -25,6 +25,10 @@ from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 WAIT_SECONDS = 24 * 3600.0
 """How long a lane waits for what training starts from, which another lane or the state actor makes."""
+LOOK_SECONDS = 0.2
+"""How often it asks whether somebody has said that it is there."""
+ASK_SECONDS = 20.0
+"""How often it asks storage itself: the word may be lost, with the board or the driver."""
 
 
 class Trainer:
@@ -36,6 +40,7 @@ class Trainer:
         precision: `fp32` or `bf16`.
         rank, world: this worker among those of the lane.
         device: what artifacts record.
+        told: whether somebody has said that an artifact is there; None: nobody ever does, and storage is asked.
     """
 
     def __init__(
@@ -47,9 +52,10 @@ class Trainer:
         rank: int,
         world: int,
         device: str,
+        told: Callable[[Place], bool] | None = None,
     ) -> None:
         self._tasks, self._precision = tasks, precision
-        self._rank, self._world, self._device = rank, world, device
+        self._rank, self._world, self._device, self._told = rank, world, device, told
         self.backbone = load_backbone(spec)
         self.theta0 = self.backbone.snapshot()
 
@@ -114,7 +120,7 @@ class Trainer:
         """Loads the adapter that training starts from, in the method's space; waits for it where it is being made."""
         if expert.needs is None:
             return None
-        await_artifact(expert.needs)
+        await_artifact(expert.needs, self._told)
         if expert.start is not None:
             return load_expert(method.config.storage, expert.start)
         return method.start(read_session(expert.needs, method))
@@ -140,8 +146,12 @@ class Trainer:
         save_expert(config.storage, expert.key, trained.delta, meta, files)
 
 
-def await_artifact(folder: Place) -> None:
+def await_artifact(folder: Place, told: Callable[[Place], bool] | None = None) -> None:
     """Waits until an artifact is there that another process is making.
+
+    Args:
+        folder: the artifact's.
+        told: as of `Trainer`.
 
     Raises:
         TimeoutError: it did not appear within a day.
@@ -150,4 +160,7 @@ def await_artifact(folder: Place) -> None:
     while not artifacts.exists(folder):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{folder} did not appear within {WAIT_SECONDS / 3600:g} hours")
-        time.sleep(0.2)
+        again = time.monotonic() + ASK_SECONDS
+        time.sleep(LOOK_SECONDS)
+        while told is not None and time.monotonic() < again and not told(folder):
+            time.sleep(LOOK_SECONDS)

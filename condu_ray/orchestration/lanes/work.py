@@ -24,12 +24,16 @@ from condu_ray.orchestration.lanes.lane import Lane, at_once
 from condu_ray.orchestration.lanes.reporter import reporter
 from condu_ray.orchestration.lanes.trainer import Trainer
 from condu_ray.orchestration.watch import telemetry
-from condu_ray.plan.expert import PlannedExpert
+from condu_ray.plan.expert import PlannedExpert, finished
 from condu_ray.store.claims import Claims
 from condu_ray.store.layout import claims_folder
 
 LOOK_SECONDS = 0.5
 """How often a lane that has nothing to start on looks again."""
+REFUSED_SECONDS = 20.0
+"""How long an expert that another run is at is not tried again; until then a lane tries others."""
+LONGEST_SECONDS = 5.0
+"""How long a lane waits at most that got none of what it tried."""
 
 
 def work(lane: Lane) -> None:
@@ -64,8 +68,9 @@ def work(lane: Lane) -> None:
             stream = _stream(lane, todo, tasks, rank, world)
             if trainer is None:
                 trainer = Trainer(
-                    lane.backbone, tasks, precision=lane.precision, rank=rank, world=world, device=str(get_device())
-                )
+                    lane.backbone, tasks, precision=lane.precision, rank=rank, world=world, device=str(get_device()),
+                    told=lambda folder: ray.get(board.begun.remote(folder)),
+                )  # fmt: skip
             for expert, done in todo:
                 begin, tags = time.perf_counter(), {"run": lane.run, "method": expert.method}
                 try:
@@ -115,15 +120,30 @@ def _take(lane: Lane, claims: Claims) -> list[PlannedExpert] | None:
     """Takes work from the board that no other run is at, waiting for some; None when all is done."""
     import ray
 
+    refused: dict[str, float] = {}
+    pause = LOOK_SECONDS
     while True:
-        experts = ray.get(lane.board.take.remote(lane.number, at_once(lane.config)))
+        others = [key for key, until in refused.items() if until > time.monotonic()]
+        experts = ray.get(lane.board.take.remote(lane.number, at_once(lane.config), others))
         if experts is None:
             return None
-        mine = claimable(experts, claims.acquire)
+        mine = claimed(experts, claims)
         if mine:
             ray.get(lane.board.keep.remote(lane.number, [expert.key for expert in mine]))
             return mine
-        time.sleep(LOOK_SECONDS)
+        time.sleep(pause)
+        if experts:  # a claim that is another's costs requests: the longer nothing is to be had, the rarer it is tried
+            refused |= {expert.key: time.monotonic() + REFUSED_SECONDS for expert in experts}
+            pause = min(2 * pause, LONGEST_SECONDS)
+
+
+def claimed(experts: Sequence[PlannedExpert], claims: Claims) -> list[PlannedExpert]:
+    """Claims what no other run is at, and has not been since the board looked: what is there by now is let go again."""
+    mine = claimable(experts, claims.acquire)
+    there = finished(mine)
+    for key in there:
+        claims.release(key)
+    return [expert for expert in mine if expert.key not in there]
 
 
 def claimable(experts: Sequence[PlannedExpert], acquire: Callable[[str], bool]) -> list[PlannedExpert]:

@@ -11,16 +11,26 @@ from condu_ray.config import Experiment, Training
 from condu_ray.methods import METHODS, get
 from condu_ray.methods.session import session_folder
 from condu_ray.orchestration.lanes import board as board_module
-from condu_ray.orchestration.lanes.board import LOOK_SECONDS, SILENT_SECONDS, Board
+from condu_ray.orchestration.lanes import trainer as trainer_module
+from condu_ray.orchestration.lanes.board import BEGIN_SECONDS, LOOK_SECONDS, SILENT_SECONDS, Board
 from condu_ray.orchestration.lanes.lane import MOST, at_once
-from condu_ray.orchestration.lanes.work import claimable
+from condu_ray.orchestration.lanes.work import claimable, claimed
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import plan_method
+from condu_ray.store.claims import Claims
 
 NAMES = ("a", "b", "c", "d", "e")
 PLANNED = [name for name, method in METHODS.items() if "reference" not in method.needs]
 """All methods but those that would want reference images here."""
+
+
+@pytest.fixture(autouse=True)
+def at_every_turn(request, monkeypatch):
+    """Lets the board ask storage whenever it is asked, but where a test has a clock."""
+    if "clock" not in request.fixturenames:
+        for name, value in (("LOOK_SECONDS", 0.0), ("LOOK_SHARE", float("inf")), ("BEGIN_SECONDS", 0.0)):
+            monkeypatch.setattr(board_module, name, value)
 
 
 def put(folder):
@@ -279,6 +289,103 @@ def clock(monkeypatch):
     now = SimpleNamespace(value=0.0)
     monkeypatch.setattr(board_module.time, "monotonic", lambda: now.value)
     return now
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What storage was asked for by the board, a word a request."""
+    found = []
+    for name in ("finished", "present"):
+        original = getattr(board_module, name)
+        monkeypatch.setattr(
+            board_module, name, lambda given, name=name, do=original: found.append(name) or do(list(given))
+        )
+    return found
+
+
+def test_however_many_ask_storage_is_asked_now_and_then(work, tmp_path, clock, asked):
+    board = Board([work("a"), work("b", 1), work("x1", 1, "x0")], lanes=9)
+    assert keys(board.take(0, 1)) == ["a"]
+    del asked[:]
+    for lane in range(1, 50):  # idle lanes, and the driver
+        board.take(lane, 1)
+        board.read()
+    assert asked == []
+    clock.value += 2 * LOOK_SECONDS
+    for lane in range(1, 50):
+        board.take(lane, 1)
+        board.read()
+    assert asked == ["finished"]
+    clock.value += BEGIN_SECONDS + 1
+    for lane in range(1, 50):
+        board.take(lane, 1)
+    assert asked == ["finished", "finished", "present"]
+    assert not board.begun(tmp_path / "x0.made")
+    board.merged(tmp_path / "x0.made")  # by a word of who merges
+    assert board.begun(tmp_path / "x0.made")
+    assert keys(board.take(50, 1)) == ["x1"]
+    assert asked == ["finished", "finished", "present"]
+    put(tmp_path / "experts" / "a")
+    assert board.take(0, 1) == []  # its lane began anew, and had not said so: storage is asked at once
+    assert asked[3:] == ["finished"]
+
+
+def test_looks_at_a_slow_store_become_rarer(work, clock, monkeypatch):
+    board, asked = Board([work("a")]), []
+
+    def slow(experts):
+        asked.append(clock.value)
+        clock.value += 1.0
+        return set()
+
+    monkeypatch.setattr(board_module, "finished", slow)
+    clock.value = 100.0
+    while clock.value < 200.0:
+        board.read()
+        clock.value += 0.1
+    assert 4 <= len(asked) <= 6
+
+
+def test_what_other_runs_are_at_is_not_offered_for_a_while(work):
+    board = Board([work("a"), work("b", 1), work("c", 2)])
+    assert keys(board.take(0, 2)) == ["a", "b"]
+    assert keys(board.take(0, 2, ["a", "b"])) == ["c"]
+    assert keys(board.take(0, 2)) == ["a", "b"]
+
+
+def test_what_is_there_by_the_time_it_is_claimed_is_not_trained_again(work, tmp_path):
+    experts = [work("a"), work("b", 1)]
+    put(tmp_path / "experts" / "a")  # another run published it after the board had looked, and let its claim go
+    with Claims(tmp_path / "claims") as mine, Claims(tmp_path / "claims") as theirs:
+        assert keys(claimed(experts, mine)) == ["b"]
+        assert theirs.acquire("a")
+        assert not theirs.acquire("b")
+
+
+def test_what_training_starts_from_is_waited_for_by_word_and_storage_is_asked_now_and_then(tmp_path, monkeypatch):
+    now, asked, word = SimpleNamespace(value=0.0), [], []
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(
+        monotonic=lambda: now.value, sleep=lambda seconds: setattr(now, "value", now.value + seconds)
+    ))  # fmt: skip
+    monkeypatch.setattr(trainer_module.artifacts, "exists", lambda folder: asked.append(folder) or now.value >= 60)
+
+    def told(folder):
+        word.append(now.value)
+        return now.value >= 60
+
+    trainer_module.await_artifact(tmp_path, told)
+    assert 3 <= len(asked) <= 5
+    assert len(word) > 100
+    assert now.value < 60.5  # the word is heard at once
+    now.value = 0.0
+    trainer_module.await_artifact(tmp_path, lambda folder: False)  # whom nobody tells finds it all the same
+    assert now.value < 60 + trainer_module.ASK_SECONDS + 1
+    now.value = 0.0
+    monkeypatch.setattr(trainer_module, "WAIT_SECONDS", 3600.0)
+    monkeypatch.setattr(trainer_module.artifacts, "exists", lambda folder: False)
+    with pytest.raises(TimeoutError, match="did not appear"):
+        trainer_module.await_artifact(tmp_path)
+    assert now.value > trainer_module.WAIT_SECONDS
 
 
 def test_a_silent_lane_loses_what_it_took_and_a_speaking_one_nothing(work, clock):
