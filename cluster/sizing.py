@@ -190,7 +190,7 @@ def shard_host(model: Shape, load: Load, shards: int) -> float:
 
 
 def worker_pod(model: Shape, load: Load) -> float:
-    """GiB to request for a GPU worker: a lane or an evaluator, a trial, which merges as the state actor, controllers."""
+    """GiB to request for a GPU worker: lane or evaluator, a trial, which merges as the state actor, controllers."""
     held = max(training_host(model, load), evaluator_host(model, load)) + state_host(model, load)
     held += CONTROLLERS * CONTROLLER
     return held / (1 - OBJECT_STORE)
