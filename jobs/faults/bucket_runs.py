@@ -12,7 +12,7 @@ import random
 import signal
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -26,11 +26,12 @@ from condu_ray.store.node_cache import FOLDER
 from condu_ray.store.seal import MARKS
 from jobs.faults.hook.kill_points import role_of
 from jobs.faults.object_commits import FAULTS, digests, entries_of, name_of
-from jobs.faults.object_server import Asked, ObjectServer
+from jobs.faults.object_server import Asked, ObjectServer, Stored
 from jobs.faults.whole_runs import METHODS, Arena, Kill
 
 WRONG = 0.02
 """Share of all requests that go wrong in a round."""
+WHEN = ("before", "after")
 WRITES = ("PUT", "DELETE", "COPY", "PART")
 
 
@@ -102,7 +103,7 @@ class BucketArena(Arena):
                 if kill.point != point:
                     continue
                 hits[0] += 1
-                if hits[0] == kill.hit and (role := _end(asked.port)):
+                if hits[0] == kill.hit and (role := end_sender(asked.port)):
                     self._fired.append(role)
                     return True
         return False
@@ -112,27 +113,33 @@ class BucketArena(Arena):
         return entries_of(dict(self._server.objects), Location(storage).key, method)
 
     def final(self, storage: Place) -> dict[str, str]:
-        """Returns what a run has made, without times, as the disk's does."""
-        key = Location(storage).key
-        objects = {name: one for name, one in dict(self._server.objects).items() if name.startswith(f"{key}/")}
-        measured = Location(evaluations_folder(storage)).key
-        found = {name.removeprefix(key): digest for name, digest in digests(objects).items() if _compared(name, key)}
-        for name, one in objects.items():
-            if name.startswith(f"{measured}/") and name.endswith(".json"):
-                found[name.removeprefix(key)] = json.dumps(_timeless(json.loads(one.content)), sort_keys=True)
-        for method in METHODS:
-            found[method] = json.dumps([asdict(one) | {"seconds": 0} for one in self.committed(storage, method)])
-        with suppress(KeyError):
-            results = json.loads(objects[Location(results_path(run_folder(storage, "r"))).key].content)
-            found |= {f"accuracy of {name}": json.dumps(one["accuracy"]) for name, one in results["methods"].items()}
-        return found
+        """As `made_of`."""
+        return made_of(dict(self._server.objects), Location(storage).key)
 
     def close(self) -> None:
         """Ends the server."""
         self._server.__exit__(None, None, None)
 
 
-WHEN = ("before", "after")
+def made_of(stored: Mapping[str, Stored], key: str) -> dict[str, str]:
+    """Returns what a run has made, without times, as of a disk `whole_runs.final` does.
+
+    Args:
+        stored: all objects.
+        key: of the storage.
+    """
+    objects = {name: one for name, one in stored.items() if name.startswith(f"{key}/")}
+    found = {name.removeprefix(key): digest for name, digest in digests(objects).items() if _compared(name, key)}
+    measured = evaluations_folder(Path(key))
+    for name, one in objects.items():
+        if Path(name).parent == measured and name.endswith(".json"):
+            found[name.removeprefix(key)] = json.dumps(_timeless(json.loads(one.content)), sort_keys=True)
+    for method in METHODS:
+        found[method] = json.dumps([asdict(one) | {"seconds": 0} for one in entries_of(objects, key, method)])
+    with suppress(KeyError):
+        results = json.loads(objects[str(results_path(run_folder(Path(key), "r")))].content)
+        found |= {f"accuracy of {name}": json.dumps(one["accuracy"]) for name, one in results["methods"].items()}
+    return found
 
 
 def _compared(name: str, storage: str) -> bool:
@@ -145,7 +152,7 @@ def _timeless(measured: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in measured.items() if name not in ("seconds", *MARKS)}
 
 
-def _end(port: int) -> str:
+def end_sender(port: int) -> str:
     """SIGKILLs the process that has a connection from a port; returns what it was, or nothing where there is none."""
     for one in psutil.net_connections("tcp"):
         if one.laddr and one.laddr.port == port and one.pid not in (None, os.getpid()):
