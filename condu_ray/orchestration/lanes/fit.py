@@ -68,9 +68,11 @@ class Fit:
                     with self._places.place() as node:
                         return self._fit(node, left)
                 except (RayActorError, ActorUnschedulableError):  # of the controller; its workers' are wrapped by Ray
-                    telemetry.inc("condu_faults_total", run=self._lane.run, part="lane")
                     give_back(self._lane.board, self._lane.number)
-                    if self._ended or not left:
+                    if self._ended:
+                        raise
+                    telemetry.inc("condu_faults_total", run=self._lane.run, part="lane")
+                    if not left:
                         raise
         finally:
             telemetry.gauge("condu_lanes_active", 0, **where)
