@@ -1,4 +1,4 @@
-"""What works beside the main thread ends with a run that fails, and is left alone where the process itself is to end."""
+"""What works beside the main thread ends with a run that fails, and is left alone where the process itself ends."""
 
 import pytest
 
