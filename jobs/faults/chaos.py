@@ -82,7 +82,7 @@ def commit_points(folder: Path, methods: Sequence[str], once: bool) -> dict[str,
     return found
 
 
-def whole_runs(arena: Arena, kills: int, seed: int, console: Console) -> list[Round]:
+def whole_runs(arena: Arena, kills: int, seed: int, console: Console, first: int = 0) -> list[Round]:
     """Plays rounds until so many kills were carried out.
 
     Args:
@@ -90,10 +90,11 @@ def whole_runs(arena: Arena, kills: int, seed: int, console: Console) -> list[Ro
         kills: how many.
         seed: of what is drawn.
         console: where a line a round goes.
+        first: number of the first round.
     """
     rounds: list[Round] = []
     while sum(len(one.killed) for one in rounds) < kills:
-        number = len(rounds)
+        number = first + len(rounds)
         draw = random.Random(f"{seed} {number}")
         if number % EVERY == EVERY - 2:
             with closing(Nodes()) as cluster:
@@ -130,7 +131,7 @@ def without_mlflow(arena: Arena, name: str, draw: random.Random) -> Round:
         kills, where = [Kill("MLflow server")] * 3, {"tracking__uri": server.uri}
         found = arena.play(name, kills, draw, changes=where, others={"MLflow server": server.lose}, pause=(8.0, 20.0))
         server.wait()
-        report = [sys.executable, str(ROOT / "jobs" / "report.py"), "r", "--storage", str(arena.folder / name)]
+        report = [sys.executable, str(ROOT / "jobs" / "report.py"), "r", "--storage", str(arena.storage(name))]
         synced = subprocess.run(
             [*report, "--sync-mlflow", "--tracking-uri", server.uri], capture_output=True, text=True
         )
@@ -178,8 +179,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Kill everything, everywhere, and see that nothing is lost.")
     parser.add_argument("--kills", type=int, default=100, help="kills in whole runs, at least")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first whole run, to play one again")
     parser.add_argument(
-        "--methods", default="condu,condu-svd,condu-sign,pam,sequential", help="for the kills without Ray"
+        "--methods",
+        default="condu,condu-svd,condu-sign,pam,sequential",
+        help="for the kills without Ray; none: leave these out",
     )
     parser.add_argument("--short", action="store_true", help="no whole runs, every point of the first two methods once")
     parser.add_argument("--bucket", action="store_true", help="whole runs with storage in a bucket, no points on disk")
@@ -187,7 +191,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     folder, begin = Path(tempfile.mkdtemp(prefix="chaos-")), time.monotonic()
-    methods = options.methods.split(",")
+    methods = [] if options.methods == "none" else options.methods.split(",")
     points: dict[str, list[Outcome]] = {}
     if not options.bucket:
         points |= commit_points(folder / "points", methods[:2] if options.short else methods, options.short)
@@ -202,7 +206,7 @@ def main() -> None:
         undisturbed = arena.undisturbed
         console.print(f"undisturbed run: {undisturbed:.0f} s, {len(arena.points)} commit points")
         with suppress(KeyboardInterrupt):
-            rounds = whole_runs(arena, options.kills, options.seed, console)
+            rounds = whole_runs(arena, options.kills, options.seed, console, options.first)
         console.print(table_of_runs(rounds))
         kills = max(1, sum(len(one.killed) for one in rounds))
         more = sum(one.seconds - undisturbed for one in rounds)
