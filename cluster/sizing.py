@@ -41,9 +41,13 @@ HEAD = 2.0
 """GiB of Ray's tables, dashboard and agents on a head."""
 HEAD_STORE = 2.0
 """GiB of the head's object store, by the manifests: what the driver puts and pieces on their way to who commits."""
-LANE = 0.72
-"""GiB of the head for each lane: a fit's controller, which loads torch, and three actors of Ray Train; without GPUs and
-with a worker a lane 0.45 (results `head`)."""
+LANE = 0.006
+"""GiB of the head for each lane: threads of the driver, and Ray's tables (results `head`)."""
+CONTROLLER = 0.23
+"""GiB of a node that works for each lane: the controller of its fit, and the actor by which its workers meet (results
+`head`); lanes are spread over nodes by their CPUs."""
+CONTROLLERS = 2
+"""Lanes whose controllers a GPU node may hold: one more than it has, for nodes go."""
 PIECES = 0.2
 """GiB of the pieces that a shard works on at a time."""
 TRIAL = 1.0
@@ -186,8 +190,9 @@ def shard_host(model: Shape, load: Load, shards: int) -> float:
 
 
 def worker_pod(model: Shape, load: Load) -> float:
-    """GiB to request for a GPU worker: its lane or its evaluator, with the state actor, which Ray puts anywhere."""
+    """GiB to request for a GPU worker: lane or evaluator, a trial, which merges as the state actor, controllers."""
     held = max(training_host(model, load), evaluator_host(model, load)) + state_host(model, load)
+    held += CONTROLLERS * CONTROLLER
     return held / (1 - OBJECT_STORE)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from condu_ray.benchmark.tasks import known_hashes
 from condu_ray.config import Experiment
 from condu_ray.learn.loop import resolved_precision
 from condu_ray.methods import get
+from condu_ray.orchestration.cluster import stop
 from condu_ray.orchestration.cluster.background import background
 from condu_ray.orchestration.cluster.data_check import DataCheck
 from condu_ray.orchestration.cluster.failure import RunError
@@ -49,7 +51,7 @@ class Engine:
         self.precision = resolved_precision(self.config.training.precision, self.room.gpus_per_worker > 0)
         self.plans = [plan_run(checked.under(trial), self.precision) for trial in trials or [self.config]]
         self.experts = different(expert for plan in self.plans for expert in plan.experts)
-        self._folder, self._begin, self._encoding = folder, time.perf_counter(), ""
+        self._folder, self._begin, self._encoding, self._ended = folder, time.perf_counter(), "", False
 
     def start(self, say: Say) -> None:
         """Starts the lanes and the service that measures, and has theta0's prototypes made beside them.
@@ -112,6 +114,8 @@ class Engine:
             say(f"prototypes of {made} tasks in {time.perf_counter() - begin:.0f} s")
 
     def _encoded(self, words: str) -> None:
+        if self._ended:
+            raise RunError("the run has ended")
         self._encoding = words
 
     def waiting(self, news: News) -> list[str]:
@@ -167,3 +171,19 @@ class Engine:
     def close(self) -> None:
         """Lets the lanes end."""
         self.crew.close()
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Has all that works beside the main thread end, where the block ends by an error; waits for nothing.
+
+        Not where the process has been asked to end: then all ends with it.
+        """
+        try:
+            yield
+        except BaseException:
+            if stop.asked() is None:
+                self._ended = True
+                for part in ("_data", "crew", "pool"):
+                    if hasattr(self, part):
+                        getattr(self, part).abort()
+            raise

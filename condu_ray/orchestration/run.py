@@ -117,22 +117,23 @@ def work(
     Returns:
         Who merged.
     """
-    with display.waiting("workers are started"):
-        engine.start(display.say)
-        state = start_state_actor(engine.config, staged)
-    merger = Merger(results, state.merge.remote, engine.crew.board, engine.pool.service)
-    display.say(engine.described())
-    while not results.complete:
-        held()
-        news = engine.look(display.say)
-        for session in merger.advance(news):
-            told(session)
-            display.session(session)
-        display.lanes(news, engine.crew.lanes, len(engine.crew.missing), merger.pending, engine.waiting(news))
-        engine.pulse.beat((news.words, merger.state), news.there, merger.handed)
-        time.sleep(LOOK_SECONDS)
-    engine.pulse.beat("measured", news.there, merger.handed, now=True)
-    engine.close()
+    with engine.ending():
+        with display.waiting("workers are started"):
+            engine.start(display.say)
+            state = start_state_actor(engine.config, staged)
+        merger = Merger(results, state.merge.remote, engine.crew.board, engine.pool.service)
+        display.say(engine.described())
+        while not results.complete:
+            held()
+            news = engine.look(display.say)
+            for session in merger.advance(news):
+                told(session)
+                display.session(session)
+            display.lanes(news, engine.crew.lanes, len(engine.crew.missing), merger.pending, engine.waiting(news))
+            engine.pulse.beat((news.words, merger.state), news.there, merger.handed)
+            time.sleep(LOOK_SECONDS)
+        engine.pulse.beat("measured", news.there, merger.handed, now=True)
+        engine.close()
     return merger
 
 

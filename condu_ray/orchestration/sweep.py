@@ -168,7 +168,7 @@ class _Running:
         """Runs the trials that are left, and waits for the lanes to close; `held` as of a run's `learn`."""
         import ray.tune  # noqa: F401  (here, for threads that import it at once may find half of it)
 
-        with at_work():
+        with at_work(), self.engine.ending():
             self.engine.start(self.say)
             tuning = background(self._tune, parent.run)
             while not tuning.done():

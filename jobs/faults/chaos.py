@@ -8,6 +8,8 @@ carried out as asked: of the driver, Train workers and their controller, data wo
 Ray's own daemons, the whole machine, nodes of a cluster and the MLflow server, at commit points and at random moments.
 After each the same command runs to the end, and what it made is compared with an undisturbed run.
 
+``--bucket`` has the storage of the whole runs in a bucket, of which one request in fifty goes wrong, and in place of
+commit points kills whoever sends a request, before or after it is carried out; the first part is then the bucket's too.
 ``--short`` leaves the whole runs out and tries every point of the first two methods once. Exit code 1 when anything was
 lost or differs.
 """
@@ -31,14 +33,13 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from jobs.faults.bucket_runs import BucketArena
 from jobs.faults.commits import Harness, Outcome
 from jobs.faults.object_commits import requests
 from jobs.faults.servers import Nodes, mlflow_server
 from jobs.faults.victim import ROOT
 from jobs.faults.whole_runs import METHODS, Arena, Kill, Round
 
-POINTS = {"state actor": 3, "train worker": 3, "evaluator": 1, "driver": 2}
-"""Kills at commit points in a round, by who is killed."""
 ROLES = (
     "train worker", "state actor", "evaluator", "data worker", "driver", "train controller", "board",
     "measuring service",
@@ -81,7 +82,7 @@ def commit_points(folder: Path, methods: Sequence[str], once: bool) -> dict[str,
     return found
 
 
-def whole_runs(arena: Arena, kills: int, seed: int, console: Console) -> list[Round]:
+def whole_runs(arena: Arena, kills: int, seed: int, console: Console, first: int = 0) -> list[Round]:
     """Plays rounds until so many kills were carried out.
 
     Args:
@@ -89,10 +90,11 @@ def whole_runs(arena: Arena, kills: int, seed: int, console: Console) -> list[Ro
         kills: how many.
         seed: of what is drawn.
         console: where a line a round goes.
+        first: number of the first round.
     """
     rounds: list[Round] = []
     while sum(len(one.killed) for one in rounds) < kills:
-        number = len(rounds)
+        number = first + len(rounds)
         draw = random.Random(f"{seed} {number}")
         if number % EVERY == EVERY - 2:
             with closing(Nodes()) as cluster:
@@ -108,7 +110,7 @@ def whole_runs(arena: Arena, kills: int, seed: int, console: Console) -> list[Ro
             found = without_mlflow(arena, f"round{number}", draw)
         else:
             planned = []
-            for role, count in POINTS.items():
+            for role, count in arena.shares.items():
                 points = [point for point in arena.points if point.role == role]
                 planned += [Kill(role, one.point, draw.randint(1, one.hit)) for one in draw.sample(points, count)]
             planned += [Kill(ROLES[(number * MOMENTS + place) % len(ROLES)]) for place in range(MOMENTS)]
@@ -129,7 +131,7 @@ def without_mlflow(arena: Arena, name: str, draw: random.Random) -> Round:
         kills, where = [Kill("MLflow server")] * 3, {"tracking__uri": server.uri}
         found = arena.play(name, kills, draw, changes=where, others={"MLflow server": server.lose}, pause=(8.0, 20.0))
         server.wait()
-        report = [sys.executable, str(ROOT / "jobs" / "report.py"), "r", "--storage", str(arena.folder / name)]
+        report = [sys.executable, str(ROOT / "jobs" / "report.py"), "r", "--storage", str(arena.storage(name))]
         synced = subprocess.run(
             [*report, "--sync-mlflow", "--tracking-uri", server.uri], capture_output=True, text=True
         )
@@ -177,34 +179,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Kill everything, everywhere, and see that nothing is lost.")
     parser.add_argument("--kills", type=int, default=100, help="kills in whole runs, at least")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="number of the first whole run, to play one again")
     parser.add_argument(
-        "--methods", default="condu,condu-svd,condu-sign,pam,sequential", help="for the kills without Ray"
+        "--methods",
+        default="condu,condu-svd,condu-sign,pam,sequential",
+        help="for the kills without Ray; none: leave these out",
     )
     parser.add_argument("--short", action="store_true", help="no whole runs, every point of the first two methods once")
+    parser.add_argument("--bucket", action="store_true", help="whole runs with storage in a bucket, no points on disk")
     parser.add_argument("--out", type=Path, help="folder for chaos.json; default: none is written")
     options = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     folder, begin = Path(tempfile.mkdtemp(prefix="chaos-")), time.monotonic()
-    methods = options.methods.split(",")
-    points = commit_points(folder / "points", methods[:2] if options.short else methods, options.short)
+    methods = [] if options.methods == "none" else options.methods.split(",")
+    points: dict[str, list[Outcome]] = {}
+    if not options.bucket:
+        points |= commit_points(folder / "points", methods[:2] if options.short else methods, options.short)
     for method in methods[:1] if options.short else methods:
         points |= requests(folder / "requests" / method, method, options.short)
     console.print(table_of_points(points))
     rounds: list[Round] = []
     undisturbed = 0.0
     if not options.short:
-        arena = Arena(folder / "runs")
+        arena = BucketArena(folder / "runs", options.seed) if options.bucket else Arena(folder / "runs")
         arena.prepare()
         undisturbed = arena.undisturbed
         console.print(f"undisturbed run: {undisturbed:.0f} s, {len(arena.points)} commit points")
         with suppress(KeyboardInterrupt):
-            rounds = whole_runs(arena, options.kills, options.seed, console)
+            rounds = whole_runs(arena, options.kills, options.seed, console, options.first)
         console.print(table_of_runs(rounds))
         kills = max(1, sum(len(one.killed) for one in rounds))
         more = sum(one.seconds - undisturbed for one in rounds)
         console.print(
             f"{kills} kills cost {more:.0f} s of work done again and started again: {more / kills:.0f} s a kill"
         )
+        if isinstance(arena, BucketArena):
+            console.print(f"{arena.faults} requests of {arena.requests} to the bucket went wrong")
+            arena.close()
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         written: dict[str, Any] = {"points": {name: [asdict(one) for one in found] for name, found in points.items()}}

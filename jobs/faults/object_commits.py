@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
@@ -29,16 +29,21 @@ from condu_ray.store.provenance import provenance
 from condu_ray.store.published import INDEX
 from jobs.faults.commits import Outcome, Point, forked, lost, told_of, work
 from jobs.faults.hook.kill_points import label
-from jobs.faults.object_server import Asked, ObjectServer
+from jobs.faults.object_server import Asked, ObjectServer, Stored
 
 FAULTS = ("lost before", "lost after", "500", "503", "429", "slow")
 """What a store may do to a request that nobody should notice, by turns."""
 STORAGE = Location("s3://chaos/storage")
 
 
-def name_of(asked: Asked) -> str:
-    """Returns a request's name, which is the same in every run."""
-    key = label(f"/{asked.key}", "/storage") if asked.key.strip("/") != STORAGE.key else "all"
+def name_of(asked: Asked, storage: str = STORAGE.key) -> str:
+    """Returns a request's name, which is the same in every run.
+
+    Args:
+        asked: the request.
+        storage: where the storage is in its bucket.
+    """
+    key = label(f"/{asked.key}", f"/{storage}") if asked.key.strip("/") != storage else "all"
     return f"{asked.verb}{' if' if asked.conditional else ''} {key or asked.key}"
 
 
@@ -145,27 +150,35 @@ class ObjectHarness:
 
     def entries(self) -> list[Entry]:
         """Returns what the ledger has."""
-        folder = f"{STORAGE.key}/runs/r/{self._method}/ledger.jsonl/"
-        found = (one.content for key, one in sorted(self._server.objects.items()) if key.startswith(folder))
-        return [one for one in map(from_line, found) if isinstance(one, Entry)]
+        return entries_of(self._server.objects, STORAGE.key, self._method)
 
     def final(self) -> dict[str, str]:
         """Returns what remains: each file's sha256 by its path, a folder that an object names by that, and the ledger.
 
         What no object names, and claims that nobody gave up, are there by the names that they have.
         """
-        objects, found = dict(self._server.objects), {}
-        for key in [key for key in objects if key.endswith(f"/{INDEX}")]:
-            folder, index = key.removesuffix(f"/{INDEX}"), json.loads(objects.pop(key).content)
-            hidden = f"{folder.rpartition('/')[0]}/{index['draft']}"
-            for name, about in index["files"].items():
-                there = objects.pop(f"{hidden}/{name}", None)
-                digest = hashlib.sha256(there.content).hexdigest() if there else "missing"
-                found[f"{folder}/{name}"] = digest if digest == about["sha256"] else f"not what is named: {digest}"
-        for key, one in objects.items():
-            if "/ledger.jsonl/" not in key:
-                found[key] = hashlib.sha256(one.content).hexdigest()
+        found = {key: digest for key, digest in digests(self._server.objects).items() if "/ledger.jsonl/" not in key}
         return found | {"ledger": json.dumps([asdict(entry) | {"seconds": 0} for entry in self.entries()])}
+
+
+def entries_of(objects: Mapping[str, Stored], storage: str, method: str) -> list[Entry]:
+    """Returns what a method's ledger has, read without the code that wrote it."""
+    folder = f"{storage}/runs/r/{method}/ledger.jsonl/"
+    found = (one.content for key, one in sorted(objects.items()) if key.startswith(folder))
+    return [one for one in map(from_line, found) if isinstance(one, Entry)]
+
+
+def digests(stored: Mapping[str, Stored]) -> dict[str, str]:
+    """Returns each file's sha256 by its path, where a folder has those files that its object names."""
+    objects, found = dict(stored), {}
+    for key in [key for key in objects if key.endswith(f"/{INDEX}")]:
+        folder, index = key.removesuffix(f"/{INDEX}"), json.loads(objects.pop(key).content)
+        hidden = f"{folder.rpartition('/')[0]}/{index['draft']}"
+        for name, about in index["files"].items():
+            there = objects.pop(f"{hidden}/{name}", None)
+            digest = hashlib.sha256(there.content).hexdigest() if there else "missing"
+            found[f"{folder}/{name}"] = digest if digest == about["sha256"] else f"not what is named: {digest}"
+    return found | {key: hashlib.sha256(one.content).hexdigest() for key, one in objects.items()}
 
 
 def _impatient(job: Callable[[], None]) -> None:

@@ -40,11 +40,15 @@ class Stored:
 
 @dataclass
 class Asked:
-    """A request as rules see it: `PUT`, `GET`, `HEAD`, `DELETE`, `COPY`, `LIST` or `PART`, and the key or prefix."""
+    """A request as rules see it: `PUT`, `GET`, `HEAD`, `DELETE`, `COPY`, `LIST` or `PART`, and the key or prefix.
+
+    `port` is the client's, by which its process is found.
+    """
 
     verb: str
     key: str
     conditional: bool = False
+    port: int = 0
 
 
 @dataclass
@@ -235,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif verb == "GET" and not key:
             verb, key = "LIST", query.get("prefix", "")
         conditional = any(self.headers.get(name) for name in ("If-Match", "If-None-Match", GOOGLE))
-        asked = Asked(verb, key, conditional)
+        asked = Asked(verb, key, conditional, self.client_address[1])
         wrong = self.store.decide(asked)
         if wrong == "lost before":
             self.close_connection = True

@@ -20,14 +20,18 @@ import psutil
 
 from condu_ray.benchmark.mini_mtil.draw import mini_mtil
 from condu_ray.store.artifacts import file_hash
+from condu_ray.store.backend import backend
 from condu_ray.store.layout import ledger_path, results_path, run_folder
 from condu_ray.store.ledger import Entry, LedgerError, read_entries
+from condu_ray.store.location import Place
 from condu_ray.store.measurements import read_measurement
 from jobs.faults.hook.kill_points import role_of
 from jobs.faults.victim import Victim
 
 TASKS = ("digits", "faces", "flowers")
 METHODS = ("condu", "sequential")
+POINTS = {"state actor": 3, "train worker": 3, "evaluator": 1, "driver": 2}
+"""Kills at commit points in a round, by who is killed."""
 HOOK = Path(__file__).parent / "hook"
 SECONDS = 900.0
 """After which a round counts as hanging."""
@@ -73,6 +77,8 @@ class Arena:
         steps: of fine-tuning, an expert.
     """
 
+    shares = POINTS
+
     def __init__(self, folder: Path, steps: int = 60) -> None:
         self.folder = folder
         self._data = folder / "data"
@@ -83,7 +89,7 @@ class Arena:
         self.points: list[Kill] = []
         self.undisturbed = 0.0
 
-    def flags(self, storage: Path, **changes: object) -> list[str]:
+    def flags(self, storage: Place, **changes: object) -> list[str]:
         """Returns the flags of the run in a storage folder.
 
         Args:
@@ -105,9 +111,9 @@ class Arena:
 
     def prepare(self) -> None:
         """Runs once without a kill: what the artifacts are, how long it takes, and which commit points it passes."""
-        storage, plan = self.folder / "still", self.plan(self.folder / "still", [], record=True)
+        storage, plan = self.storage("still"), self.plan("still", [], record=True)
         begin = time.monotonic()
-        victim = Victim("run_mtil.py", self.flags(storage), self.folder / "still.log", hooked(plan))
+        victim = Victim("run_mtil.py", self.flags(storage), self.folder / "still.log", self.environment("still"))
         try:
             code = victim.process.wait(SECONDS)
         finally:
@@ -115,20 +121,46 @@ class Arena:
         if code:
             raise RuntimeError(f"the run fails without any kill: {victim.log.read_text()[-3000:]}")
         self.undisturbed = time.monotonic() - begin
-        self.expected = final(storage)
-        passed = Counter((plan / "points.log").read_text(encoding="utf-8").splitlines())
-        for line, count in sorted(passed.items()):
-            role, _, point = line.partition("\t")
-            self.points.append(Kill(role, point, count))
+        self.expected = self.final(storage)
+        self.points = self.passed(plan)
 
-    def plan(self, storage: Path, kills: Sequence[Kill], record: bool = False) -> Path:
+    def storage(self, name: str) -> Place:
+        """Returns the storage of a round."""
+        return self.folder / name
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Returns what the environment of a round's processes says."""
+        return hooked(self._plan(name))
+
+    def final(self, storage: Place) -> dict[str, str]:
+        """As the function."""
+        return final(Path(str(storage)))
+
+    def committed(self, storage: Place, method: str) -> list[Entry]:
+        """As the function."""
+        return committed(storage, method)
+
+    def _plan(self, name: str) -> Path:
+        return self.folder / f"{name}-plan"
+
+    def plan(self, name: str, kills: Sequence[Kill], record: bool = False) -> Path:
         """Writes what the processes of a run read: at which commit points they die."""
-        folder = storage.with_name(f"{storage.name}-plan")
+        folder = self._plan(name)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        plan = {"storage": str(storage), "kills": [asdict(kill) for kill in kills], "record": record}
+        plan = {"storage": str(self.storage(name)), "kills": [asdict(kill) for kill in kills], "record": record}
         (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
         return folder
+
+    def passed(self, plan: Path) -> list[Kill]:
+        """Returns the commit points that a run has passed, with how often each."""
+        passed = Counter((plan / "points.log").read_text(encoding="utf-8").splitlines())
+        parts = [(line.partition("\t"), count) for line, count in sorted(passed.items())]
+        return [Kill(role, point, count) for (role, _, point), count in parts]
+
+    def fired(self, plan: Path) -> list[str]:
+        """Returns the roles of those that were killed at commit points."""
+        return [path.read_text(encoding="utf-8") for path in sorted(plan.glob("fired-*"))]
 
     def play(
         self,
@@ -150,23 +182,23 @@ class Arena:
             others: what else can be killed, by role: functions that do it.
             pause: seconds between kills at random moments, from and to; the first comes when training has begun.
         """
-        storage, done, others = self.folder / name, Round(), others or {}
-        plan = self.plan(storage, [kill for kill in kills if kill.point])
+        storage, done, others = self.storage(name), Round(), others or {}
+        plan = self.plan(name, [kill for kill in kills if kill.point])
         moments = [kill.role for kill in kills if not kill.point]
         seen: dict[str, list[Entry]] = {}
         begin, due, restarts = time.monotonic(), float("inf"), 0
-        command = ("run_mtil.py", self.flags(storage, **(changes or {})), self.folder / f"{name}.log", hooked(plan))
-        victim = Victim(*command)
+        command = ("run_mtil.py", self.flags(storage, **(changes or {})), self.folder / f"{name}.log")
+        victim = Victim(*command, self.environment(name))
         try:
             while time.monotonic() - begin < SECONDS and restarts <= RESTARTS:
-                watch(storage, seen, done)
+                watch(storage, seen, done, self.committed)
                 code = victim.process.poll()
                 if code == 0:
                     done.finished = True
                     break
                 if code is not None:
                     victim.clear()
-                    victim, restarts = Victim(*command), restarts + 1
+                    victim, restarts = Victim(*command, self.environment(name)), restarts + 1
                 if due == float("inf") and _training():
                     due = time.monotonic() + draw.uniform(0, pause[1])
                 if moments and time.monotonic() > due:
@@ -182,9 +214,9 @@ class Arena:
         finally:
             victim.stop()
         done.seconds = time.monotonic() - begin
-        watch(storage, seen, done)
-        done.killed += [(path.read_text(encoding="utf-8"), "commit point") for path in sorted(plan.glob("fired-*"))]
-        found = final(storage) if done.finished else {}
+        watch(storage, seen, done, self.committed)
+        done.killed += [(role, "commit point") for role in self.fired(plan)]
+        found = self.final(storage) if done.finished else {}
         done.identical = found == self.expected
         if not done.finished:
             done.problem = f"not finished after {restarts} restarts: {victim.log.read_text()[-1500:]}"
@@ -208,20 +240,33 @@ def _training() -> bool:
     return False
 
 
-def watch(storage: Path, seen: dict[str, list[Entry]], done: Round) -> None:
+def committed(storage: Place, method: str) -> list[Entry]:
+    """Returns the sessions that a ledger has; none where there is no ledger.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    path = ledger_path(run_folder(storage, "r"), method)
+    return read_entries(path)[0] if backend(path).exists(path) else []
+
+
+def watch(
+    storage: Place,
+    seen: dict[str, list[Entry]],
+    done: Round,
+    read: Callable[[Place, str], list[Entry]] = committed,
+) -> None:
     """Remembers which sessions the ledgers have, and counts those that they had and have no more.
 
     Args:
         storage: storage folder.
         seen: what the ledgers had, by method; brought up to date.
         done: the round, whose `lost` it counts up.
+        read: reads a method's ledger.
     """
     for method in METHODS:
-        path = ledger_path(run_folder(storage, "r"), method)
-        if not path.exists():
-            continue
         try:
-            now = read_entries(path)[0]
+            now = read(storage, method)
         except LedgerError as error:
             done.lost, done.problem = done.lost + 1, str(error)
             continue

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -5,6 +6,7 @@ import open_clip
 import pytest
 import sizing
 import torch
+from places import ROOT
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,19 @@ def test_sizes_grow_with_what_they_depend_on():
         "80 GB",
         "none: lower the batch",
     ]
+
+
+def test_a_lane_takes_what_was_measured():
+    found = json.loads((ROOT / "condu_ray" / "report" / "results" / "head.json").read_text())
+    lanes = [int(column.split()[0]) for column in found["columns"][1:]]
+    rows = {row[0]: row[1:] for row in found["rows"]}
+
+    def more(row):
+        return (row[-1] - row[0]) / (lanes[-1] - lanes[0]) / 1024
+
+    assert lanes[-1] >= 16
+    assert pytest.approx(more(rows["the head: all"]), abs=0.001) == sizing.LANE
+    assert pytest.approx(more(rows["the nodes: all"]), abs=0.01) == sizing.CONTROLLER
 
 
 def test_disk_of_a_run_is_what_the_files_are():

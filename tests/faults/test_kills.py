@@ -2,6 +2,10 @@
 
 import hashlib
 import io
+import json
+import signal
+import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +18,12 @@ from condu_ray.store import experts as expert
 from condu_ray.store.bucket import Bucket
 from condu_ray.store.ledger import ROOT, Entry, Ledger, to_line
 from condu_ray.store.published import Published
+from jobs.faults.bucket_runs import end_sender, made_of
 from jobs.faults.chaos import commit_points, table_of_points, table_of_runs, whole_runs
 from jobs.faults.commits import TASKS, Harness, Point, entries
 from jobs.faults.hook.kill_points import Points, label, role_of
 from jobs.faults.object_commits import ObjectHarness, requests
+from jobs.faults.object_server import Stored
 from jobs.faults.whole_runs import Arena, Round, watch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
@@ -194,6 +200,43 @@ def test_a_write_whose_answer_is_lost_and_that_is_not_looked_at_would_be_found_o
     harness = bucket()
     found = [harness.fault(point, "lost after") for point in of(harness, "PUT if runs/r/condu/ledger")[:1]]
     assert [one.finished for one in found] == [False]
+
+
+def test_who_has_sent_a_request_is_killed():
+    script = (
+        "import socket, sys, time; kept = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        child = subprocess.Popen([sys.executable, "-c", script, str(server.getsockname()[1])])
+        try:
+            connection, (_, port) = server.accept()
+            with connection:
+                assert end_sender(port) == Path(sys.executable).name
+            assert child.wait(20) == -signal.SIGKILL
+            assert end_sender(port) == ""
+        finally:
+            child.kill()
+            child.wait()
+
+
+def test_what_a_run_left_in_a_bucket_is_read_without_drafts_and_times():
+    content, about = b"tensors", {"correct": 1, "images": 2}
+    index = Published(".one.d", {"delta.safetensors": (hashlib.sha256(content).hexdigest(), len(content))}).content()
+    objects = {
+        "s/experts/one/.folder": index,
+        "s/experts/.one.d/delta.safetensors": content,
+        "s/experts/.two.d/delta.safetensors": content,  # a killed writer's
+        "s/evaluations/e.json": json.dumps(about | {"seconds": 3.0, "seal": "x"}).encode(),
+        "another/experts/one/.folder": index,
+    }
+    stored = {key: Stored(content, 1, 0.0) for key, content in objects.items()}
+    found = made_of(stored, "s")
+    digest = found.pop("/experts/one/delta.safetensors")
+    assert digest == hashlib.sha256(content).hexdigest()
+    assert json.loads(found.pop("/evaluations/e.json")) == about
+    assert found == {"condu": "[]", "sequential": "[]"}
+    stored["s/experts/.one.d/delta.safetensors"] = Stored(b"others", 1, 0.0)
+    assert "not what is named" in made_of(stored, "s")["/experts/one/delta.safetensors"]
 
 
 HEX = "0123456789abcdef" * 2

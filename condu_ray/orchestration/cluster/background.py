@@ -7,6 +7,7 @@ ever. So a run that fails, or is interrupted, would hang instead of saying why.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import ParamSpec, TypeVar
@@ -21,6 +22,14 @@ _PREFIX = "background "
 def busy() -> bool:
     """Whether some of this process's background work has not ended."""
     return any(thread.name.startswith(_PREFIX) for thread in threading.enumerate())
+
+
+def join(seconds: float) -> bool:
+    """Waits until all background work has ended, or for so long; returns whether it has."""
+    deadline = time.monotonic() + seconds
+    while (found := busy()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not found
 
 
 def background(job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:

@@ -17,6 +17,7 @@ from condu_ray.benchmark import Task
 from condu_ray.benchmark.check import judge, keep_verdict, require
 from condu_ray.benchmark.stretch import Stretch, look, stretches
 from condu_ray.benchmark.tasks import TEST, TRAIN
+from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.store.location import Place
 
 
@@ -31,6 +32,7 @@ class DataCheck:
 
     def __init__(self, tasks: Sequence[Task], verdicts: Place, *, refuse_transparent: bool = False) -> None:
         self._tasks, self._verdicts, self._refuse = tuple(tasks), verdicts, refuse_transparent
+        self._ended = False
         self._looked, self._images = 0, sum(task.train_rows + task.test_rows for task in tasks)
         self.left = frozenset(task.name for task in tasks)
         """Tasks of which it is not known yet that they are good."""
@@ -45,6 +47,7 @@ class DataCheck:
 
         Raises:
             TaskError: a task cannot be used; those before it can.
+            RunError: `abort` was called.
         """
         remote: Any = ray.remote(num_cpus=0, max_retries=3, scheduling_strategy="SPREAD")(look)
         most = max(2, int(ray.cluster_resources().get("CPU", 1)))
@@ -60,16 +63,22 @@ class DataCheck:
         seen: dict[str, list[tuple[str, int, Stretch]]] = {name: [] for name in tasks}
         running: dict[Any, tuple[str, str, int]] = {}
         while waiting or running:
+            if self._ended:
+                raise RunError("the run has ended")
             while waiting and len(running) < most:
                 name, split, block = waiting.pop(0)
                 running[remote.remote(handles[name], split, block)] = name, split, block.start
-            (done, *_), _ = ray.wait(list(running))
-            name, split, start = running.pop(done)
-            found: Stretch = ray.get(done)
-            seen[name].append((split, start, found))
-            self._looked += found.rows
-            if len(seen[name]) == wanted[name]:
-                self._judge(tasks[name], seen.pop(name))
+            for done in ray.wait(list(running), timeout=1.0)[0]:
+                name, split, start = running.pop(done)
+                found: Stretch = ray.get(done)
+                seen[name].append((split, start, found))
+                self._looked += found.rows
+                if len(seen[name]) == wanted[name]:
+                    self._judge(tasks[name], seen.pop(name))
+
+    def abort(self) -> None:
+        """Has `run` end within a second or two, in the thread that it is in."""
+        self._ended = True
 
     def _judge(self, task: Task, seen: list[tuple[str, int, Stretch]]) -> None:
         whole = {split: Stretch(np.zeros(len(task.classes), dtype=np.int64)) for split in (TRAIN, TEST)}

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from condu_ray.orchestration.cluster import stop
+from condu_ray.orchestration.cluster.background import busy, join
 from condu_ray.orchestration.cluster.surroundings import SurroundingsError, check_surroundings
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+END_SECONDS = 5.0
+"""How long work beside the main thread may take to end after a block that has failed (`Engine.ending`)."""
 DRIVER_SETTINGS = {
     # The driver's C++ side prints an error about how Ray Data's own actors are made; it is none of ours.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -53,7 +56,7 @@ def apply() -> None:
 
 @contextmanager
 def ray_cluster(address: str | None, run: str, lines: Lines) -> Iterator[None]:
-    """Joins a cluster, or starts a local one that ends with the block.
+    """Joins a cluster, or starts a local one that ends with the block, or with the process where work goes on in it.
 
     A process that has joined one already (`ray.init()` in a notebook) stays there, whatever the address, and after the
     block too.
@@ -85,8 +88,16 @@ def ray_cluster(address: str | None, run: str, lines: Lines) -> Iterator[None]:
         with announced() if address == "local" else nullcontext():
             yield
     finally:
-        if stop.asked() is None:  # else the process ends, and its cluster with it
+        if stop.asked() is None and _quiet(run):  # else the process ends, and its cluster with it
             ray.shutdown()
+
+
+def _quiet(run: str) -> bool:
+    """Whether Ray can be taken down: a thread that waits for it meanwhile can bring the process down by a signal."""
+    if busy():  # after a block that has failed, or whose lanes take long to close
+        with suppress(Exception):  # what the block raised is what counts
+            _leave(namespace(run))
+    return join(END_SECONDS)
 
 
 def namespace(run: str) -> str:
@@ -159,9 +170,10 @@ def quiet_data() -> None:
 
 
 def named(name: str, run: str) -> dict[str, Any]:
-    """Returns the options of an actor that is found by its name, on the driver's node as long as that lives.
+    """Returns the options of an actor that is found by its name, on the driver's node, without which all ends anyway.
 
-    The head runs the driver of a submitted job; what remembers must not stand on a spot node.
+    The head runs the driver of a submitted job; what remembers must not stand on a spot node. With `soft=True`, Ray
+    2.60 puts every other of such actors elsewhere where the driver's node has no CPUs.
 
     Args:
         name: among the actors of its run.
@@ -171,5 +183,5 @@ def named(name: str, run: str) -> dict[str, Any]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
-    place = NodeAffinitySchedulingStrategy(here, soft=True)
+    place = NodeAffinitySchedulingStrategy(here, soft=False)
     return {"name": name, "namespace": namespace(run), "scheduling_strategy": place}

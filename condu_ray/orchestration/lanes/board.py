@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.expert import PlannedExpert, finished
@@ -44,6 +45,7 @@ class Board:
         self._trained: set[str] = set()
         self._there: set[str] = set()
         self._words: dict[int, Word] = {}
+        self._groups: dict[int, Any] = {}
         self._failure: str | None = None
         self._begun: set[Place] = set()  # what training starts from and was seen in storage, where it stays
         self._look_due = self._begin_due = float("-inf")
@@ -170,6 +172,14 @@ class Board:
     def tell(self, lane: int, word: Word) -> None:
         """A lane says where it is."""
         self._words[lane], self._heard[lane] = word, time.monotonic()
+
+    def grouped(self, lane: int, group: Any) -> None:
+        """A lane's controller says which placement group its workers have."""
+        self._groups[lane] = group
+
+    def group(self, lane: int) -> Any:
+        """Returns a lane's placement group; None where none is known."""
+        return self._groups.get(lane)
 
     def fail(self, message: str) -> None:
         """A lane says that it is of no use to try again."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from functools import partial
 from typing import Any
 
 import ray
@@ -16,8 +15,9 @@ from condu_ray.orchestration.cluster.env import named
 from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.cluster.room import ResourceError, Room, room_for
 from condu_ray.orchestration.lanes.board import Board
-from condu_ray.orchestration.lanes.fit import fit_lane
+from condu_ray.orchestration.lanes.fit import Fit
 from condu_ray.orchestration.lanes.lane import Lane
+from condu_ray.orchestration.lanes.places import Places
 from condu_ray.orchestration.watch.news import News
 from condu_ray.plan.expert import PlannedExpert, finished
 from condu_ray.store.location import Place
@@ -63,17 +63,23 @@ class Crew:
             num_cpus=0, max_restarts=-1, max_task_retries=-1, **named(BOARD, config.run_name)
         )
         self.board: Any = keeper.remote(first, self.lanes, held())
+        self._places = Places()
+        self._fits: list[Fit] = []
         self._futures: list[Future[None]] = []
         self._looked = time.monotonic()
 
     def start(self) -> None:
         """Starts the lanes, each in a thread of the driver."""
-        import ray.train.torch  # noqa: F401  (here, for threads that import it at once may find half of it)
+        # Here, for threads that import it at once may find half of it.
+        import condu_ray.orchestration.lanes.controller  # noqa: F401
 
-        self._futures = [background(self._fit, number) for number in range(self.lanes)]
+        for _ in range(self.lanes):
+            self._add()
 
-    def _fit(self, number: int) -> None:
-        fit_lane(self._lane(number, self.board), self._room, self._folder)
+    def _add(self) -> None:
+        number = len(self._fits)
+        self._fits.append(Fit(self._lane(number, self.board), self._room, self._folder, self._places))
+        self._futures.append(background(self._fits[number].run))
 
     @property
     def working(self) -> int:
@@ -123,7 +129,7 @@ class Crew:
         except ResourceError:  # nodes have gone: lanes wait for others by themselves
             return
         for _ in range(min(room - self.working, ray.get(self.board.waiting.remote()))):
-            self._futures.append(background(partial(self._fit, len(self._futures))))
+            self._add()
         if len(self._futures) > self.lanes:
             say(f"{len(self._futures) - self.lanes} more lanes: the cluster has grown")
             self.lanes = len(self._futures)
@@ -133,3 +139,8 @@ class Crew:
         """Lets the lanes end: a fit that still closes its workers must not find its cluster gone."""
         self.board.close.remote()
         wait(self._futures, timeout=END_SECONDS)
+
+    def abort(self) -> None:
+        """Ends the lanes at once, whatever they do; does not wait for it."""
+        for fit in self._fits:
+            fit.end()

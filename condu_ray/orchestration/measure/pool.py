@@ -59,3 +59,8 @@ class Pool:
         if count < self._room.evaluators + more and self.waiting >= (WORTH_A_START if count else 1):
             self._evaluators.append(start_evaluator(*self._about))
             self.service.add.remote(self._evaluators[-1:])
+
+    def abort(self) -> None:
+        """Ends the evaluators at once, whatever they do."""
+        for evaluator in self._evaluators:
+            ray.kill(evaluator)

@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from condu_ray.config import Experiment
+from condu_ray.orchestration.cluster.background import join
 from condu_ray.orchestration.cluster.env import ray_cluster
 from condu_ray.orchestration.cluster.room import ResourceError, Room
 from condu_ray.orchestration.lanes import crew as module
@@ -31,12 +32,28 @@ class Lanes:
     def __init__(self, folder):
         self.folder, self.go, self.at_work, self.fail = folder, threading.Event(), [], None
 
-    def fit(self, lane, room, folder):
-        number, board = lane
+    def fit(self, lane, room, folder, places):
+        return Lanes.One(self, *lane)
+
+    class One:
+        """A lane's fit."""
+
+        def __init__(self, lanes, number, board):
+            self.lanes, self.number, self.board, self.ended = lanes, number, board, threading.Event()
+
+        def run(self):
+            self.lanes.work(self.number, self.board, self.ended)
+
+        def end(self):
+            self.ended.set()
+
+    def work(self, number, board, ended):
         while (experts := ray.get(board.take.remote(number, 1))) is not None:
             if experts:
                 self.at_work.append(number)
-                assert self.go.wait(60)
+                while not self.go.wait(0.05):
+                    if ended.is_set():
+                        raise RuntimeError("ended")
                 if self.fail is not None:
                     raise self.fail
             for expert in experts:
@@ -55,7 +72,7 @@ class Lanes:
 @pytest.fixture
 def lanes(tmp_path, monkeypatch, cluster):
     found = Lanes(tmp_path)
-    monkeypatch.setattr(module, "fit_lane", found.fit)
+    monkeypatch.setattr(module, "Fit", found.fit)
     monkeypatch.setattr(module, "GROW_SECONDS", 0.0)
     yield found
     found.go.set()
@@ -134,3 +151,13 @@ def test_what_a_lane_said_comes_before_how_it_ended(crew, lanes, monkeypatch):
     for _ in range(20):
         assert crew.look(pytest.fail).failure == "task a: the loss became nan at step 3"
         time.sleep(0.02)
+
+
+def test_lanes_that_work_end_when_the_run_does(crew, lanes, monkeypatch):
+    monkeypatch.setattr(module, "room_for", lambda config: SMALL)
+    crew.start()
+    lanes.wait(1)
+    assert not join(0.2)
+    crew.abort()
+    assert join(10)
+    assert not crew.working
