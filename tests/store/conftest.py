@@ -71,6 +71,13 @@ def use(monkeypatch, address):
         monkeypatch.setenv(name, value)
 
 
+def folder_of(bucket, environment, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    yield Location(f"{bucket}/{next(numbers)}")
+    CONNECTED.pop(bucket, None)
+
+
 @pytest.fixture(scope="session")
 def seaweed_server(tmp_path_factory):
     with servers.seaweed(tmp_path_factory.mktemp("seaweed") / "data") as environment:
@@ -80,10 +87,7 @@ def seaweed_server(tmp_path_factory):
 @pytest.fixture
 def seaweedfs(seaweed_server, monkeypatch):
     """A new folder of a bucket of SeaweedFS."""
-    for name, value in seaweed_server.items():
-        monkeypatch.setenv(name, value)
-    yield Location(f"s3://condu/{next(numbers)}")
-    CONNECTED.pop("s3://condu", None)
+    yield from folder_of("s3://condu", seaweed_server, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -97,10 +101,7 @@ def azurite_server(tmp_path_factory):
 @pytest.fixture
 def azurite(azurite_server, monkeypatch):
     """A new folder of a container of Azurite."""
-    for name, value in azurite_server.items():
-        monkeypatch.setenv(name, value)
-    yield Location(f"az://condu/{next(numbers)}")
-    CONNECTED.pop("az://condu", None)
+    yield from folder_of("az://condu", azurite_server, monkeypatch)
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 from condu_ray.store import bucket as module
 from condu_ray.store.artifacts import ArtifactError, check_writable
 from condu_ray.store.backend import OBJECTS
-from condu_ray.store.bucket import CONNECTED, BucketError, bucket_of
+from condu_ray.store.bucket import CONNECTED, bucket_of
 from condu_ray.store.location import Location
+from tests.store.test_bucket import check_not_mixed
 
 
 def test_it_is_found_whatever_address_s3_has(azurite, monkeypatch):
@@ -36,14 +37,7 @@ def test_large_files_go_in_blocks_and_come_back_by_their_ranges(azurite, monkeyp
 
 
 def test_what_is_replaced_while_it_is_read_is_not_mixed(azurite, monkeypatch):
-    monkeypatch.setattr(module, "PART_BYTES", 1000)
-    monkeypatch.setattr(module, "AT_ONCE", 1)
-    OBJECTS.replace(azurite / "data", b"a" * 5000)
-    parts = bucket_of(azurite).parts((azurite / "data").key, OBJECTS.stamp(azurite / "data"))
-    assert next(parts) == b"a" * 1000
-    OBJECTS.replace(azurite / "data", b"b" * 5000)
-    with pytest.raises(BucketError, match="replaced while"):
-        list(parts)
+    check_not_mixed(azurite, monkeypatch)
 
 
 def test_a_container_that_is_not_there_and_a_wrong_key_are_named(azurite, monkeypatch):
