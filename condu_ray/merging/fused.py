@@ -23,6 +23,7 @@ from condu_ray.merging.vectors import (
     compiled,
     either,
     every,
+    fence,
     fma,
     has,
     larger,
@@ -34,6 +35,7 @@ from condu_ray.merging.vectors import (
     put,
     put_mask,
     size,
+    stream,
     subtract,
     take,
     take_mask,
@@ -52,6 +54,8 @@ _BYTES = 64
 _BITS = BLOCK // 8
 """Bytes of a strip's mask."""
 _WORDS = BLOCK // 8
+_STREAMED = 1 << 21
+"""Bytes of a result from which on it goes past the caches: several cores' results have no room there together."""
 _W1, _W2, _W3, _W4, _W5, _W6, _W7 = (np.uint64(index * _WORDS) for index in range(1, 8))
 
 assert BLOCK == blocks.BLOCK
@@ -139,7 +143,7 @@ def _codes(rows, codes, at):  # type: ignore[no-untyped-def]
 
 @compiled
 def _positions(  # type: ignore[no-untyped-def]
-    d, i, u_old, j, u_new, o, width, tables, rounded, ahead, codes, masks, tasks, kept, columns
+    d, i, u_old, j, u_new, o, width, tables, rounded, ahead, streams, codes, masks, tasks, kept, columns
 ):
     """U of a block, whose strips begin at ``i``, ``j`` and ``o`` and every ``width`` values.
 
@@ -157,7 +161,8 @@ def _positions(  # type: ignore[no-untyped-def]
             if ahead:  # the next block's lines, while this one is worked on, a few at a time
                 prefetch(d, i + at + BLOCK, _LANES, 0)
                 prefetch(u_old, j + at + BLOCK, _LANES, 0)
-                prefetch(u_new, o + at + BLOCK, _LANES, 1)
+                if not streams:
+                    prefetch(u_new, o + at + BLOCK, _LANES, 1)
             weight, most = zero, zero
             for g in range(groups):
                 pairs = look_up(tables, 512 * g, codes, (8 * g + k) * BLOCK + c, _LANES)
@@ -171,7 +176,11 @@ def _positions(  # type: ignore[no-untyped-def]
             if rounded:
                 u = to_bfloat16(u) if rounded == 1 else to_float16(u)
                 stays, matches = both(stays, more(u, zero)), both(matches, more(u, zero))
-            put(u_new, o + at, choose(elected, u, subtract(zero, u)))  # 0 - 0 is 0.0: equal results have equal bytes
+            out = choose(elected, u, subtract(zero, u))  # 0 - 0 is 0.0: equal results have equal bytes
+            if streams:
+                stream(u_new, o + at, out)
+            else:
+                put(u_new, o + at, out)
             size_u = to_double(u)
             put(kept, k * BLOCK + c, choose(stays, size_u, none))
             put_mask(masks, keep + k * _BITS + c // 8, stays)
@@ -218,6 +227,14 @@ def _halved(columns, at):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _streams(out, width, shift):  # type: ignore[no-untyped-def]
+    """Whether a result goes past the caches: it has no room there, and its strips begin at cache lines."""
+    line = _BYTES // out.itemsize
+    begins = out.ctypes.data // out.itemsize
+    return out.nbytes >= _STREAMED and begins % line == 0 and width % line == 0 and shift % line == 0
+
+
+@compiled
 def unify_blocks(  # type: ignore[no-untyped-def]
     d, u_old, u_new, width, shift, rows_old, rows_new, tables, sums, scratch, first, last, rounded
 ):
@@ -233,6 +250,7 @@ def unify_blocks(  # type: ignore[no-untyped-def]
     masks = scratch[at : at + (tasks + 2) * BLOCK]
     words, codes_of_words = rows.view(np.uint64), codes.view(np.uint64)
     rows[:] = 0
+    streams = _streams(u_new, width, shift)
     for b in range(first, last):
         start = b * BLOCK
         count = min(BLOCK, columns - start)
@@ -243,7 +261,9 @@ def unify_blocks(  # type: ignore[no-untyped-def]
             _codes(words, codes_of_words, g * BLOCK)
         at = start - shift
         if 7 * width + at + BLOCK <= numel and count == BLOCK:
-            _positions(d, at, u_old, at, u_new, at, width, tables, rounded, 1, codes, masks, tasks, kept, summed)
+            _positions(
+                d, at, u_old, at, u_new, at, width, tables, rounded, True, streams, codes, masks, tasks, kept, summed
+            )
         else:
             padded[:] = 0
             v, u = 8 * BLOCK, 16 * BLOCK
@@ -251,7 +271,9 @@ def unify_blocks(  # type: ignore[no-untyped-def]
                 for c in range(max(0, min(count, numel - at - k * width))):
                     padded[k * BLOCK + c] = d[at + k * width + c]
                     padded[v + k * BLOCK + c] = u_old[at + k * width + c]
-            _positions(padded, 0, padded, v, padded, u, BLOCK, tables, rounded, 0, codes, masks, tasks, kept, summed)
+            _positions(
+                padded, 0, padded, v, padded, u, BLOCK, tables, rounded, False, False, codes, masks, tasks, kept, summed
+            )
             for k in range(8):
                 for c in range(max(0, min(count, numel - at - k * width))):
                     u_new[at + k * width + c] = padded[u + k * BLOCK + c]
@@ -269,6 +291,7 @@ def unify_blocks(  # type: ignore[no-untyped-def]
         _store(byte, 0, rows_new, tasks * columns + start, count)
         sums[b, tasks] = _halved(summed, 0)
         sums[b, tasks + 1] = _halved(summed, BLOCK)
+    fence()
 
 
 @compiled
@@ -287,6 +310,7 @@ def sum_blocks(sums):  # type: ignore[no-untyped-def]
 def decouple_blocks(u, row, scale, out, width, first, last):  # type: ignore[no-untyped-def]
     """``scale * (mask . u)`` of blocks ``first:last``; like torch's product it leaves -0.0 where a negative u goes."""
     zero, one, factor = u.dtype.type(0), u.dtype.type(1), u.dtype.type(scale)
+    streams = _streams(out, width, 0)
     for b in range(first, last):
         start = b * BLOCK
         stop = min(start + BLOCK, width)
@@ -296,13 +320,19 @@ def decouple_blocks(u, row, scale, out, width, first, last):  # type: ignore[no-
                 for k in range(8):
                     at = k * width + c
                     prefetch(u, at + BLOCK, _BYTES, 0)
-                    prefetch(out, at + BLOCK, _BYTES, 1)
+                    if not streams:
+                        prefetch(out, at + BLOCK, _BYTES, 1)
                     values = take(u, at, _BYTES)
                     values = multiply(values, every(factor, values))
                     gone = multiply(values, every(zero, values))
-                    put(out, at, choose(has(eight, every(np.uint8(1 << k), eight)), values, gone))
+                    values = choose(has(eight, every(np.uint8(1 << k), eight)), values, gone)
+                    if streams:
+                        stream(out, at, values)
+                    else:
+                        put(out, at, values)
             continue
         for k in range(8):
             bit = np.uint8(1 << k)
             for c in range(start, min(stop, len(u) - k * width)):
                 out[k * width + c] = (u[k * width + c] * factor) * (one if row[c] & bit else zero)
+    fence()

@@ -6,7 +6,7 @@ from threading import Lock
 
 import torch
 
-Job = Callable[[], None]
+Job = Callable[[], object]
 """A piece of work that touches no other's memory and lets go of the interpreter while it works."""
 
 

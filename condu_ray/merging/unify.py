@@ -14,7 +14,7 @@ twin of both. Names: ``K8C`` = 8 strips of C columns (see ``trigger.py``).
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -26,8 +26,8 @@ from torch import Tensor
 
 from condu_ray.merging.blocks import BLOCK, block_count, block_ranges, block_sums, total_of_blocks
 from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
-from condu_ray.merging.memory import empty
-from condu_ray.merging.threads import run
+from condu_ray.merging.memory import empty, fetch_pages
+from condu_ray.merging.threads import Job, run
 from condu_ray.merging.trigger import (
     GROUP,
     codes,
@@ -203,23 +203,21 @@ def _compiled(before: Unification, delta: Delta, _chunk_size: int) -> _Unified:
     tables = torch.empty(-(-tasks // GROUP), 256, 2, dtype=torch.float64)
     for table, start in zip(tables, range(0, tasks, GROUP), strict=True):
         table[:, 0], table[:, 1] = _tables(before.rescalers[start : start + GROUP], tables.device)
-    unified: dict[str, Tensor] = {}
-    triggers: dict[str, Tensor] = {}
+    places = {name: _empty(before, name, delta[name]) for name in sorted(delta)}
     sums: dict[str, Tensor] = {}
 
-    def jobs() -> Iterator[Callable[[], None]]:
-        for name in sorted(delta):
+    def jobs() -> Iterator[Job]:
+        for name, (u, rows, rows_old) in places.items():
             tensor = delta[name].detach().contiguous()
-            u, rows, rows_old = _empty(before, name, tensor)
-            unified[name], triggers[name] = u, rows
             sums[name] = torch.empty(block_count(tensor.numel()), tasks + 2, dtype=torch.float64)
             flat = tensor.view(-1)
             u_old = before.unified[name].view(-1) if tasks else flat
             wide = tables.to(wide_dtype(tensor.dtype))
             yield from loops.unify_jobs(flat, u_old, u.view(-1), rows_old, rows, wide, sums[name])
 
+    fetch_pages(one for u, rows, _ in places.values() for one in (u, rows))
     run(jobs())
-    return unified, triggers, sums
+    return {name: one[0] for name, one in places.items()}, {name: one[1] for name, one in places.items()}, sums
 
 
 @serial()
@@ -331,6 +329,7 @@ def decouple(
     loops = fused_loops(unified)
     compiled = {torch.float32, torch.float64} if loops else set()
     if loops:
+        fetch_pages(one for one in out.values() if one.dtype in compiled)
         run(
             job
             for name, u in unified.items()

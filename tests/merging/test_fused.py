@@ -60,6 +60,27 @@ def test_the_same_bits_as_by_torch(both, dtype):
             assert torch.equal(tensor.signbit(), plain[name].signbit()), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "further", [0, 128, 264], ids=["strips at cache lines", "and with a rest", "strips between them"]
+)
+def test_the_same_bits_past_the_caches(both, dtype, further):
+    count = fused._STREAMED // dtype.itemsize + further
+    deltas = [{"w": torch.randn(count, generator=torch.Generator().manual_seed(k)).to(dtype)} for k in range(3)]
+    assert fused._streams(deltas[0]["w"].numpy(), trigger.trigger_bytes(count), 0) == (further != 264)
+
+    def work():
+        state = UnifiedDelta.empty()
+        for task, delta in zip("abc", deltas, strict=True):
+            state = state.unify(task, delta)
+        return state, state.decouple("b")["w"]
+
+    (state, task), (plain_state, plain_task) = both(work)
+    assert state.equal(plain_state)
+    assert torch.equal(task, plain_task)
+    assert torch.equal(task.signbit(), plain_task.signbit())
+
+
 @pytest.mark.parametrize("rescaler", ["l1", "tensor_mean"])
 def test_the_same_bits_for_deltas_that_do_not_lie_in_one_piece(both, rescaler):
     first, second = ({"w": torch.randn(300, 40, generator=torch.Generator().manual_seed(k)).T} for k in range(2))
