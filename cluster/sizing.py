@@ -33,8 +33,8 @@ SLACK = 1.15
 """For the allocator's fragments and workspaces."""
 PROCESS = 3.0
 """GiB of host memory of a process that has imported torch with CUDA, open_clip and ray."""
-DECODER = 0.4
-"""GiB of a data worker: 0.15 on small drawings (no torch in it), and windows of photographs."""
+DECODER = 0.5
+"""GiB of a data worker: 0.15 on small drawings (no torch in it), images that it keeps, windows of photographs."""
 IMAGE_CACHE = 1.0
 """GiB of decoded test images that an evaluator keeps (`condu_ray.learn.evaluate`)."""
 HEAD = 2.0

@@ -18,12 +18,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
+from condu_ray.benchmark.images import decode
 from condu_ray.benchmark.rows import open_parquet
 from condu_ray.learn.row_reader import RowReader
 from condu_ray.vlm.preprocess import Preprocessor
 
 T = TypeVar("T")
+
+PICTURE_BYTES = 2**26
+"""Decoded images that a reader keeps, at most: all of a small data set, which a fine-tune sees many times."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,29 @@ def epoch_order(windows: Sequence[int], seed: int, epoch: int) -> np.ndarray:
     return np.concatenate([generator.permutation(rows[i]) for i in generator.permutation(len(rows))])
 
 
+class Pictures:
+    """Decoded images, kept while they fit; a file that comes when there is no room left takes that of those before."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, dict[int, Image.Image]] = {}
+        self._bytes = 0
+
+    def get(self, path: str, row: int, encoded: bytes) -> Image.Image:
+        """Returns a row's image; raises what `benchmark.images.decode` does."""
+        if path not in self._kept:
+            if self._bytes > PICTURE_BYTES:
+                self._kept, self._bytes = {}, 0
+            self._kept[path] = {}
+        kept = self._kept[path]
+        if row in kept:
+            return kept[row]
+        picture = decode(encoded)
+        if self._bytes <= PICTURE_BYTES:
+            kept[row] = picture
+            self._bytes += 4 * picture.width * picture.height  # Pillow gives RGB a word a pixel
+        return picture
+
+
 class ChunkReader:
     """Reads, decodes and augments chunks; one a process, keeping open files and what was read of them.
 
@@ -83,7 +111,7 @@ class ChunkReader:
 
     def __init__(self, preprocess: dict[str, Any], augment: bool, frozen: bool = False) -> None:
         self._preprocessor, self._frozen = Preprocessor(preprocess, augment), frozen
-        self._rows = RowReader()
+        self._rows, self._pictures = RowReader(), Pictures()
         self._orders: dict[str, tuple[tuple[int, int], np.ndarray]] = {}
 
     def _order(self, path: str, seed: int, epoch: int) -> np.ndarray:
@@ -107,7 +135,7 @@ class ChunkReader:
             row = int(self._order(chunk.path, chunk.seed, epoch)[place])
             encoded, label = self._rows.read(chunk.path, row)
             seed = int(np.random.SeedSequence([chunk.seed, row if self._frozen else position]).generate_state(1)[0])
-            images.append(self._preprocessor.pixels(encoded, seed))
+            images.append(self._preprocessor.prepared(self._pictures.get(chunk.path, row, encoded), seed))
             labels.append(label)
         return {"image": np.stack(images), "label": np.asarray(labels, dtype=np.int64)}
 

@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import condu_ray.learn.chunks as module
+from condu_ray.benchmark import images
 from condu_ray.learn.chunks import (
     Chunk,
     ChunkReader,
@@ -102,6 +104,34 @@ def test_a_frozen_crop_is_the_same_each_time_that_its_image_is_seen(task_data, s
     assert not np.array_equal(*(epoch["image"] for epoch in epochs))  # in another order
     other = frozen.read(replace(chunk, seed=chunk.seed + 1, start=0, stop=rows))
     assert {image.tobytes() for image in other["image"]} != seen[0]
+
+
+@pytest.mark.parametrize("room", ["for all", "for some", "for none"])
+def test_images_are_decoded_once_where_there_is_room(reader, chunk, small_backbone, monkeypatch, room):
+    wanted = [reader.read(replace(chunk, start=start, stop=start + 60)) for start in (0, 60, 120)]
+    rows, decoded = pq.read_metadata(chunk.path).num_rows, []
+
+    def decode(encoded):
+        decoded.append(encoded)
+        return images.decode(encoded)
+
+    size = images.decode(pq.read_table(chunk.path)["image"][0].as_py()).size
+    limit = {"for all": 2**20, "for some": 4 * size[0] * size[1] * 5, "for none": -1}[room]
+    monkeypatch.setattr(module, "PICTURE_BYTES", limit)
+    monkeypatch.setattr(module, "decode", decode)
+    other = ChunkReader(backbone_spec(pretrained=str(small_backbone)).preprocess, augment=True)
+    for at, start in enumerate((0, 60, 120)):
+        assert same(wanted[at], other.read(replace(chunk, start=start, stop=start + 60)))
+    assert rows < 60
+    if room == "for all":
+        assert len(decoded) == len(set(decoded)) == rows
+    else:
+        assert len(decoded) == 180 if room == "for none" else rows < len(decoded) < 180
+    before = len(decoded)  # a file that comes when it is full has the room to itself
+    second = replace(chunk, path=chunk.path.replace("train", "test"), stop=2)
+    for _ in range(2):
+        other.read(second)
+    assert len(decoded) == before + (4 if room == "for none" else 2)
 
 
 def test_batches_have_one_size_and_never_mix_tasks(reader, task_data):
