@@ -11,6 +11,10 @@ from condu_ray.config import Sweep
 def main(argv: Sequence[str] | None = None) -> None:
     """Parses the settings, then sweeps; bad input ends with its message and exit code 2, a failed sweep with 1."""
     sweep = main_config(Sweep, __doc__, argv)
+    from condu_ray.orchestration.again import sweep_again
+
+    if sweep_again(sweep) is not None:
+        return
     from condu_ray.orchestration.sweep import run_sweep
 
     run_sweep(sweep)

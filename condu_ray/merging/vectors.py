@@ -152,10 +152,7 @@ def put(typing: Any, array: Any, index: Any, vector: Any) -> Any:
 
 @intrinsic
 def stream(typing: Any, array: Any, index: Any, vector: Any) -> Any:
-    """`put` past the caches, at a place that is a multiple of 64 bytes: memory is not read to be written over.
-
-    Other threads see it after a `fence`.
-    """
+    """`put` past the caches, at a multiple of 64 bytes: memory is not read first. Others see it after a `fence`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _place(context, builder, array, arguments[2].type, *arguments[:2])

@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from condu_ray.benchmark.orders import resolve_orders
 from condu_ray.config import Sweep, Tracking, content_hash
+from condu_ray.orchestration.again import remember_sweep, shown_costs
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.background import background
 from condu_ray.orchestration.cluster.failure import RunError, at_work
@@ -100,7 +101,10 @@ def run_sweep(sweep: Sweep) -> list[Place]:
                 with cluster():
                     work().run(parent, held)
             with at_work():
-                return _report(base, name, parent, time.perf_counter() - begin, lines)
+                files = _report(base, name, parent, time.perf_counter() - begin, lines)
+        if parent.complete:
+            remember_sweep(checked, sweep, folder, [trial.id for trial in trials])
+        return files
 
 
 def _tracking(sweep: Sweep) -> Tracking:
@@ -231,11 +235,6 @@ def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, lines: Line
     folder = report_folder(found.folder)
     numbers = write_sweep_report(sweep.storage, [found], folder, published=sweep.published, extra=extra)
     parent.finish(aggregates(numbers), folder)
-    paid = numbers["extra"]["costs"]
-    lines.console.print(
-        f"{paid['experts_used']} experts used, {paid['experts_different']} different, "
-        f"{paid['experts_trained_by_this_sweep']} trained by this sweep; {paid['measurements']} measurements made, "
-        f"{paid['measurements_reused']} reused; {seconds:.0f} s"
-    )
+    lines.console.print(f"{shown_costs(numbers)}; {seconds:.0f} s")
     lines.console.print(f"report: {folder / 'report.md'}")
     return [folder / name for name in artifacts.names(folder)]

@@ -1,13 +1,16 @@
-"""What a finished run was made from and made: the files that its receipt names (store/receipt.py)."""
+"""What a finished run or sweep was made from and made: the files that its receipt names (store/receipt.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from condu_ray.benchmark.ingest.bring import ours
 from condu_ray.benchmark.tasks import META, ORDER, TEST, TRAIN
+from condu_ray.config import Sweep
 from condu_ray.methods.base import outside
+from condu_ray.methods.registry import take
 from condu_ray.plan.measurement import protocols
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.stored_run import StoredRun, finished_run
@@ -19,12 +22,18 @@ from condu_ray.store.layout import (
     ledger_path,
     marker_path,
     measurement_path,
+    receipt_path,
+    record_path,
     report_folder,
+    results_path,
     rows_path,
     session_folder,
+    sweep_config_path,
+    sweep_numbers_path,
+    sweep_receipt_path,
 )
 from condu_ray.store.location import Place
-from condu_ray.store.receipt import write_receipt
+from condu_ray.store.receipt import digest, write_receipt
 from condu_ray.vlm.spec import CONFIG, FOLDER, HUB, MERGES, BackboneSpec
 
 
@@ -42,23 +51,60 @@ def leave_receipt(checked: Checked, there: Sequence[Place], more: Sequence[str])
     Raises:
         WriteError: it cannot be written.
     """
-    config, weights = checked.given, _weights(checked.spec)
-    if config is None or weights is None or config.validation_share or on_disk(config.storage) is None:
-        return False
-    folders = [] if config.data is None else [config.data]
-    folders += [*config.more_data, *config.task_data.values(), *config.probe]
-    if (
-        any(on_disk(place) is None or not ours(place) for place in folders)
-        or (found := finished_run(checked)) is None
-        or any(outside(type(one.method)) for one in found.plan.methods)
-    ):
+    config, read = checked.given, _read(checked)
+    if config is None or read is None or (found := finished_run(checked)) is None:
         return False
     made = _storage(found)
     if not all(backend(path).exists(path) for path in made):
         return False
-    files = [*weights, *_data(checked), *(folder / ORDER for folder in folders), *made]
-    write_receipt(config, files, folders, there, more)
+    run = config.run_folder
+    write_receipt(receipt_path(run), config, results_path(run), [*read.files, *made], read.folders, there, more)
     return True
+
+
+def leave_sweep_receipt(
+    checked: Checked, sweep: Sweep, folder: Place, trials: Sequence[str], there: Sequence[Place], more: Sequence[str]
+) -> bool:
+    """The same of a sweep.
+
+    Args:
+        checked: what all trials share.
+        sweep: the settings, as they were given.
+        folder: the sweep's.
+        trials: their identities.
+        there: as above.
+        more: as above.
+    """
+    if (read := _read(checked)) is None:
+        return False
+    made: list[Place] = [marker_path(sweep.storage), sweep_config_path(folder)]
+    made += [record_path(folder, trial) for trial in trials]
+    made += [report_folder(folder) / name for name in names(report_folder(folder))]
+    if not all(backend(path).exists(path) for path in made):
+        return False
+    files = [*read.files, Path(sweep.orders), *made]  # a name of orders is no file, and must not become one
+    receipt = sweep_receipt_path(sweep.storage, digest(sweep))
+    write_receipt(receipt, sweep, sweep_numbers_path(folder), files, read.folders, there, more)
+    return True
+
+
+class _Read(NamedTuple):
+    files: Sequence[Place]
+    folders: Sequence[Place]
+
+
+def _read(checked: Checked) -> _Read | None:
+    """What a command reads; None where files do not say whether it is what it was."""
+    config, weights = checked.given, _weights(checked.spec)
+    if config is None or weights is None or config.validation_share or on_disk(config.storage) is None:
+        return None
+    folders = [] if config.data is None else [config.data]
+    folders += [*config.more_data, *config.task_data.values(), *config.probe]
+    if any(on_disk(place) is None or not ours(place) for place in folders):
+        return None
+    if any(outside(type(method)) for method in take(checked.config)):
+        return None
+    return _Read([*weights, *_data(checked), *(folder / ORDER for folder in folders)], folders)
 
 
 def _weights(spec: BackboneSpec) -> list[Place] | None:

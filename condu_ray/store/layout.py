@@ -258,6 +258,11 @@ def sweep_config_path(sweep: P) -> P:
     return sweep / "sweep-config.json"
 
 
+def sweep_receipt_path(storage: P, digest: str) -> P:
+    """By which files the sweep of a command was finished; its name takes the data to know."""
+    return sweeps_folder(storage) / ".receipts" / f"{digest}.json"
+
+
 def trials_folder(sweep: P) -> P:
     """The records of a sweep's finished trials."""
     return sweep / "trials"

@@ -1,7 +1,7 @@
-"""The receipt of a finished run: by which files it was finished, so that the same command ends at once.
+"""The receipt of a finished run or sweep: by which files it was finished, so that the same command ends at once.
 
-A command that is given again has nothing to do where its settings, this release, this machine and every file that the
-run read or wrote are what they were. Files are known by inode, size and times, as git knows them, so that nothing is
+A command that is given again has nothing to do where its settings, this release, this machine and every file that it
+read or wrote are what they were. Files are known by inode, size and times, as git knows them, so that nothing is
 read and nothing heavy is loaded for it. Whatever differs goes the ordinary way, which looks at contents; so does what a
 receipt does not cover, such as what is in a bucket.
 """
@@ -20,10 +20,9 @@ from typing import Any
 from condu_ray.config import Experiment, content_hash
 from condu_ray.store.artifacts import ArtifactError, file_hash, read_sealed, write_sealed
 from condu_ray.store.backend import on_disk
-from condu_ray.store.layout import receipt_path, results_path
 from condu_ray.store.location import Place
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a receipt is to say more, or other things; those of before hold no more."""
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow", "pyarrow", "scikit-learn")
 """What results depend on beside this package."""
@@ -43,13 +42,21 @@ def circumstances(config: Experiment, more: Sequence[str] = ()) -> str:
     return content_hash([*about, release])
 
 
+def digest(config: Experiment) -> str:
+    """Returns by what the receipt of a sweep is found: a hash of its settings, as they are given."""
+    return content_hash(config.identity())
+
+
 def write_receipt(
-    config: Experiment, files: Iterable[Place], folders: Iterable[Place], there: Iterable[Place], more: Sequence[str]
-) -> None:
-    """Writes the receipt of a run whose report is written.
+    receipt: Place, config: Experiment, results: Place, files: Iterable[Place], folders: Iterable[Place],
+    there: Iterable[Place], more: Sequence[str],
+) -> None:  # fmt: skip
+    """Writes the receipt of what is finished, and whose report is written.
 
     Args:
+        receipt: where to.
         config: the settings, as they were given.
+        results: the report's numbers.
         files: what was read and written; what is not there must not appear either.
         folders: of which other content would be other tasks.
         there: what only has to be there, for others write it too.
@@ -59,42 +66,42 @@ def write_receipt(
         WriteError: there is none then.
         ValueError: some of it is in a bucket.
     """
-    results = _path(results_path(config.run_folder))
+    numbers = _path(results)
     written = {
         "circumstances": circumstances(config, more),
-        "files": {str(path): _stamp(path) for path in sorted({results, *map(_path, files)})},
+        "files": {str(path): _stamp(path) for path in sorted({numbers, *map(_path, files)})},
         "folders": {str(path): _listed(path) for path in sorted(set(map(_path, folders)))},
         "there": sorted({str(_path(place)) for place in there}),
-        "results": file_hash(results),
+        "results": [str(numbers), file_hash(numbers)],
     }
-    write_sealed(receipt_path(config.run_folder), written)
+    write_sealed(receipt, written)
 
 
-def receipted(config: Experiment, more: Sequence[str] = ()) -> dict[str, Any] | None:
-    """Returns the results of a run that is finished by exactly these settings and files, as `results.json` has them.
+def receipted(receipt: Place, config: Experiment, more: Sequence[str] = ()) -> tuple[Path, dict[str, Any]] | None:
+    """Returns the numbers of what is finished by exactly these settings and files, and where they are.
 
     Args:
+        receipt: where it would be.
         config: the settings, as they are given.
         more: as `circumstances` takes it.
 
     Returns:
         None where there is no receipt, or anything is not as it says.
     """
-    if on_disk(config.run_folder) is None:
+    if on_disk(receipt) is None:
         return None
     try:
-        found = read_sealed(receipt_path(config.run_folder), required=True)
-        results = _path(results_path(config.run_folder))
+        found = read_sealed(receipt, required=True)
         if (
             found["circumstances"] != circumstances(config, more)
             or any(_stamp(Path(path)) != stamp for path, stamp in found["files"].items())
             or any(_listed(Path(path)) != names for path, names in found["folders"].items())
             or not all(os.path.exists(path) for path in found["there"])
-            or file_hash(results) != found["results"]
         ):
             return None
+        results, content = Path(found["results"][0]), found["results"][1]
         numbers: dict[str, Any] = json.loads(results.read_text(encoding="utf-8"))
-        return numbers
+        return (results, numbers) if file_hash(results) == content else None
     except (OSError, ArtifactError, ValueError):
         return None
 

@@ -58,7 +58,9 @@ def leave(home):
     """Writes the receipt anew, of the same files as they are now."""
     found = read_sealed(receipt_path(settings(home).run_folder))
     assert len(found["files"]) > 30
-    receipt.write_receipt(settings(home), map(Path, found["files"]), map(Path, found["folders"]), [], [])
+    run = settings(home).run_folder
+    files, folders = (map(Path, found[kind]) for kind in ("files", "folders"))
+    receipt.write_receipt(receipt_path(run), settings(home), results_path(run), files, folders, [], [])
 
 
 def test_it_shows_the_table_and_writes_nothing(home, capsys):

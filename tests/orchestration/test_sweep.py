@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from condu_ray.command_line import parse
+from condu_ray.config import Sweep
+from condu_ray.orchestration.again import sweep_again
 from tests.orchestration.job import ROOT, Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -136,6 +139,25 @@ def test_the_same_command_makes_the_report_from_storage_alone(both, task_data, s
     again.finish(timeout=60)
     assert "2 finished before, 0 to run" in again.log.read_text()
     assert again.report["name"] == "one"
+
+
+def test_the_same_command_ends_at_once_where_nothing_has_changed(both, task_data, small_backbone):
+    flags = ("one", "--orders", "1")
+    storage, report = both[0][0].storage, both[0][0].folder / "report" / "sweep.json"
+    for _ in range(2):  # the first one may have something to do, after what other tests did
+        last = SweepJob(storage, task_data, small_backbone, *flags)
+        last.finish(timeout=60)
+    shown, at = " ".join(last.log.read_text().split()), report.stat().st_mtime_ns
+    assert "sweep one: 2 trials, finished before" in shown
+    assert "trained by this sweep" in shown
+    assert "report.md" in shown
+    sweep = parse(last.process.args[2:], Sweep)
+    assert sweep_again(sweep) == sorted(report.parent.iterdir())
+    assert sweep_again(sweep.model_copy(update={"cache_report": True})) is None
+    assert sweep_again(sweep.model_copy(update={"published": True})) is None
+    assert report.stat().st_mtime_ns == at
+    next(both[0][0].folder.glob("trials/*.json")).touch()
+    assert sweep_again(sweep) is None
 
 
 def report(*flags):

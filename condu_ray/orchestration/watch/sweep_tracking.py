@@ -31,6 +31,8 @@ class Parent:
         self._config, self._params = config, params
         self.run: str | None = None
         """The run's id; None while it is not open, when MLflow is off, and when it cannot be reached."""
+        self.complete = True
+        """Whether MLflow has heard all that it was told."""
 
     def __enter__(self) -> Parent:
         if self._config.tracking.enabled:
@@ -85,5 +87,6 @@ class Parent:
         try:
             job()
         except Exception as error:
+            self.complete = False
             where, why = shown_uri(self._config), without_passwords(str(error))
             log.warning("MLflow at %s: %s; the report is in the sweep's folder all the same", where, why)
