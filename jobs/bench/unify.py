@@ -4,9 +4,9 @@
 runs in a fresh process. Before a time is taken the result is held against torch's path (every bit) and, on a part of
 every tensor, against the literal twin. The sides take turns; a figure is the median of the turns.
 
-Two copies are beside it: into fresh memory, which is what whoever returns new tensors pays (the pages must be had from
-the system; large ones, as unify asks for), and into memory that is there, which is what the machine's memory gives at
-most.
+Like is beside like: unify as it is, whose results are new tensors, beside a copy into fresh memory (the pages must be
+had from the system; large ones, as unify asks for), and the same work into memory that is there beside such a copy,
+which is what the machine's memory gives at most.
 
 ``--disk PARAMS`` instead unifies the second of two random deltas of that size from file to file in a process that may
 not have more than ``--limit-gib`` of memory of its own (RLIMIT_DATA), and shows its peak.
@@ -67,6 +67,30 @@ def by_torch() -> Iterator[None]:
         yield
     finally:
         module.FUSED_FROM, module.FUSED_AFTER = before
+
+
+class Kept:
+    """Memory of results that is there: what an `empty` of earlier calls gave, once more in the same order."""
+
+    def __init__(self) -> None:
+        self._given: list[Tensor] = []
+        self._next = 0
+
+    def __call__(self, shape: Any, dtype: torch.dtype, device: Any = "cpu") -> Tensor:
+        """As `merging.memory.empty`."""
+        if self._next == len(self._given):
+            self._given.append(empty(shape, dtype, device))
+        self._next += 1
+        return self._given[self._next - 1]
+
+    def run(self, work: Callable[[], Any]) -> None:
+        """Does something whose results go to it."""
+        before, self._next = module.empty, 0
+        module.empty = self
+        try:
+            work()
+        finally:
+            module.empty = before
 
 
 def same(one: Unification, other: Unification) -> bool:
@@ -155,11 +179,14 @@ def measure(params: int, tasks: int, repeats: int, threads: int, twin: bool, cpu
     moved = 12 * count + (2 * tasks - 1) * bits
     source, there = (torch.ones(moved // 8) for _ in range(2))
     source_back, there_back = (torch.ones((8 * count + bits) // 8) for _ in range(2))
+    places, places_back = Kept(), Kept()
     sides: dict[str, Callable[[], Any]] = {
         "unify": lambda: unify(state, delta),
+        "unify there": lambda: places.run(lambda: unify(state, delta)),
         "copy": lambda: empty(source.shape, source.dtype).copy_(source),
         "copy there": lambda: there.copy_(source),
         "decouple": lambda: decouple(state.unified, state.triggers, 0, 1.1),
+        "decouple there": lambda: places_back.run(lambda: decouple(state.unified, state.triggers, 0, 1.1)),
         "decouple copy": lambda: empty(source_back.shape, source_back.dtype).copy_(source_back),
         "decouple copy there": lambda: there_back.copy_(source_back),
     }
@@ -172,6 +199,8 @@ def measure(params: int, tasks: int, repeats: int, threads: int, twin: bool, cpu
     def literal_of() -> Reference:
         return Reference("l1", None, dict(state.unified), [dict(mask) for mask in masks], list(state.rescalers))
 
+    for name in ("unify there", "decouple there"):
+        sides[name]()  # now it is there
     memory = {name: peak_above(sides[name]) for name in ("unify", "literal") if name in sides}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats):
@@ -199,9 +228,9 @@ def row_of(found: dict[str, Any]) -> list[Any]:
         f"{found['params'] / 1e6:g} M, T = {found['tasks']}",
         1000 * found["unify"],
         found["unify"] / found["copy"],
-        found["unify"] / found["copy there"],
+        found["unify there"] / found["copy there"],
         found["decouple"] / found["decouple copy"],
-        found["decouple"] / found["decouple copy there"],
+        found["decouple there"] / found["decouple copy there"],
         found["torch"] / found["unify"] if "torch" in found else None,
         times,
         round(memory["unify"]),
@@ -213,9 +242,9 @@ COLUMNS = [
     "",
     "unify, ms",
     "copies",
-    "copies into memory that is there",
+    "copies, both into memory that is there",
     "decouple, copies",
-    "decouple, copies into memory that is there",
+    "decouple, copies, both into memory that is there",
     "torch's path, times",
     "literal, times",
     "extra MiB",
