@@ -82,21 +82,23 @@ class Pictures:
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[int, Image.Image]] = {}
-        self._bytes = 0
+        self._bytes, self._full = 0, False
 
     def get(self, path: str, row: int, encoded: bytes) -> Image.Image:
         """Returns a row's image; raises what `benchmark.images.decode` does."""
         if path not in self._kept:
-            if self._bytes > PICTURE_BYTES:
-                self._kept, self._bytes = {}, 0
+            if self._full:
+                self._kept, self._bytes, self._full = {}, 0, False
             self._kept[path] = {}
         kept = self._kept[path]
         if row in kept:
             return kept[row]
         picture = decode(encoded)
-        if self._bytes <= PICTURE_BYTES:
-            kept[row] = picture
-            self._bytes += 4 * picture.width * picture.height  # Pillow gives RGB a word a pixel
+        size = 4 * picture.width * picture.height  # Pillow gives RGB a word a pixel
+        if self._bytes + size > PICTURE_BYTES:
+            self._full = True
+            return picture
+        kept[row], self._bytes = picture, self._bytes + size
         return picture
 
 
