@@ -41,6 +41,10 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     if options.side == "public":
         precision, found = "fp32", steps.public(work, options.steps)
     else:
+        if options.device == "cpu":  # as lanes do
+            from condu_ray.orchestration.cluster.memory import keep_freed
+
+            keep_freed()
         with compiling(work.backbone.model, options.side == SIDES[3]):
             if options.side == SIDES[3]:
                 begin = time.monotonic()

@@ -20,6 +20,7 @@ from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.chunks import training_chunks
 from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
 from condu_ray.learn.retry import local_stream, lower_rates
+from condu_ray.orchestration.cluster.memory import keep_freed
 from condu_ray.orchestration.lanes.lane import Lane, at_once
 from condu_ray.orchestration.lanes.reporter import reporter
 from condu_ray.orchestration.lanes.trainer import Trainer
@@ -52,6 +53,9 @@ def work(lane: Lane) -> None:
 
     context, board, settings = ray.train.get_context(), lane.board, lane.config.training
     rank, world = context.get_world_rank(), context.get_world_size()
+    device = get_device()
+    if device.type == "cpu":
+        keep_freed()
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
     take_hashes(lane.hashes)
@@ -68,7 +72,7 @@ def work(lane: Lane) -> None:
             stream = _stream(lane, todo, tasks, rank, world)
             if trainer is None:
                 trainer = Trainer(
-                    lane.backbone, tasks, precision=lane.precision, rank=rank, world=world, device=str(get_device()),
+                    lane.backbone, tasks, precision=lane.precision, rank=rank, world=world, device=str(device),
                     told=lambda folder: ray.get(board.begun.remote(folder)),
                 )  # fmt: skip
             for expert, done in todo:

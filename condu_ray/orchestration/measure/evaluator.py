@@ -21,6 +21,7 @@ from condu_ray.learn.prototype_pass import Chunk, ChunkEncoder
 from condu_ray.learn.routing import Routing, load_routing, prototypes_of
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session
+from condu_ray.orchestration.cluster.memory import keep_freed
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.fidelity import Fidelity
 from condu_ray.plan.measurement import Measurement, judged, routed
@@ -58,6 +59,8 @@ class Measurer:
         probes: Mapping[str, Place] | None = None,
         hashes: Hashes = MappingProxyType({}),
     ) -> None:
+        if not cuda:
+            keep_freed()
         take_hashes(hashes)
         torch.set_num_threads(config.training.threads)
         self._evaluator = Evaluator(

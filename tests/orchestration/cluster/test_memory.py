@@ -1,4 +1,8 @@
-"""Memory that can still be had: the machine's, or less in a container."""
+"""Memory that can still be had: the machine's, or less in a container; and memory that is kept."""
+
+import platform
+import subprocess
+import sys
 
 import pytest
 
@@ -57,3 +61,33 @@ def test_the_share_that_ray_was_told(system, monkeypatch):
 
 def test_this_machine_says_something():
     assert free_memory() > 0
+
+
+CODE = """
+import resource, sys, torch
+from condu_ray.orchestration.cluster.memory import keep_freed
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        blocks = [torch.ones(1 << 20) for _ in range(3)]
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+kept = sys.argv[1] == "kept" and keep_freed()
+faults()
+print(kept, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_kept_for_what_comes_next():
+    found = {}
+    for how in ("plain", "kept"):
+        found[how] = subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True)
+    plain, kept = (found[how].stdout.split() for how in ("plain", "kept"))
+    assert (plain[0], kept[0]) == ("False", "True")
+    assert int(kept[1]) < 100 < int(plain[1])
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert not memory.keep_freed()
