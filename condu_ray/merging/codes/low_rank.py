@@ -18,6 +18,7 @@ The budget does not count ``layout`` and ``counts``: a few kilobytes whatever th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from condu_ray.merging.codes.allocation import allocate
 from condu_ray.merging.codes.layout import Layout
+from condu_ray.merging.codes.part import Part, expand, sides, with_signs
 from condu_ray.merging.codes.rows import (
     as_rows,
     live_rows,
@@ -35,7 +37,7 @@ from condu_ray.merging.codes.rows import (
     to_tensor,
     write_places,
 )
-from condu_ray.merging.codes.spectrum import Corner, Part, Spectrum, build, expand, sides, spectrum, with_signs
+from condu_ray.merging.codes.spectrum import Corner, Spectrum, build, spectrum
 from condu_ray.merging.codes.stream import Reader, Writer
 from condu_ray.merging.delta import Delta, check_delta
 from condu_ray.merging.unify import serial
@@ -93,11 +95,11 @@ def encode(
             continue
         counts.append((int(kept[name].sum()), len(part.factors), int(part.signs is not None)))
         write_places(writer, kept[name])
-        for left, right, (a, b) in zip(part.left, part.right, part.widths, strict=True):
+        for left, right, (a, b) in zip(part.left, part.right, part.widths.tolist(), strict=True):
             writer.write(left.numpy(), a)
             writer.write(right.numpy(), b)
             widths.append(16 * a + b)
-        factors.append(torch.tensor(part.factors, dtype=torch.float32))
+        factors.append(part.factors.float())
         if part.signs is not None and part.row_factors is not None:
             writer.write(part.signs.numpy(), 1)
             factors.append(part.row_factors)
@@ -152,17 +154,16 @@ def _parts(code: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...], t
             continue
         at = read_places(reader, rows, kept)
         pairs = [divmod(width, 16) for width in widths[component : component + rank]]
-        numbers = [(reader.read(kept, a), reader.read(columns, b)) for a, b in pairs]
+        left, right = torch.empty(rank, kept, dtype=torch.uint8), torch.empty(rank, columns, dtype=torch.uint8)
+        for (a, b), one, other in zip(pairs, left.numpy(), right.numpy(), strict=True):
+            one[:], other[:] = reader.read(kept, a), reader.read(columns, b)
         part = Part(
-            tuple(torch.from_numpy(left) for left, _ in numbers),
-            tuple(torch.from_numpy(right) for _, right in numbers),
-            tuple(pairs),
-            tuple(factors[factor : factor + rank].tolist()),
+            left, right, torch.tensor(pairs, dtype=torch.int64).view(-1, 2), factors[factor : factor + rank].double()
         )
         component, factor = component + rank, factor + rank
         if signed:
             sign_RC = torch.from_numpy(reader.read(kept * columns, 1).astype(np.bool_)).reshape(kept, columns)
-            part = Part(part.left, part.right, part.widths, part.factors, sign_RC, factors[factor : factor + kept])
+            part = replace(part, signs=sign_RC, row_factors=factors[factor : factor + kept])
             factor += kept
         yield name, shape, dtype, at, part
     reader.done()
@@ -192,8 +193,8 @@ def products(code: Mapping[str, Tensor], prefix: str = "") -> dict[str, tuple[Te
             continue
         if part.signs is not None:
             return None
-        rows, columns = row_shape(shape)
-        left, right = sides(part) if part.factors else (torch.zeros(int(at.sum()), 0), torch.zeros(columns, 0))
+        rows, _ = row_shape(shape)
+        left, right = sides(part)
         whole = torch.zeros(rows, left.shape[1])
         whole[torch.from_numpy(at)] = left
         found[name] = whole, right
@@ -217,5 +218,5 @@ def _part(
 ) -> Part | None:
     if curve is None or corner is None or not corner.bits:
         return None
-    part = build(curve.left, curve.right, curve.path[: corner.steps])
+    part = build(curve.left, curve.right, curve.path, corner.steps)
     return with_signs(part, _rows(tensor, at)) if corner.signs else part
