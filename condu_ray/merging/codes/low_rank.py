@@ -17,8 +17,9 @@ The budget does not count ``layout`` and ``counts``: a few kilobytes whatever th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor
 from condu_ray.merging.codes.allocation import allocate
 from condu_ray.merging.codes.layout import Layout
 from condu_ray.merging.codes.part import Part, expand, sides, with_signs
+from condu_ray.merging.codes.quantiser import loops
 from condu_ray.merging.codes.rows import (
     as_rows,
     live_rows,
@@ -37,17 +39,20 @@ from condu_ray.merging.codes.rows import (
     to_tensor,
     write_places,
 )
-from condu_ray.merging.codes.spectrum import Corner, Spectrum, build, spectrum
+from condu_ray.merging.codes.spectrum import Corner, Spectrum, build, spectrum, work_bytes
 from condu_ray.merging.codes.stream import Reader, Writer
 from condu_ray.merging.delta import Delta, check_delta
-from condu_ray.merging.unify import serial
+from condu_ray.merging.threads import run
+from condu_ray.merging.unify import FUSED_FROM, serial
+
+_ROOM = 1 << 29
+"""Bytes that the threads together may work in, where one can do with less."""
 
 Places = NDArray[np.bool_]
 """Which rows of a tensor are kept, [R]."""
 
 
 @torch.no_grad()
-@serial()
 def encode(
     delta: Delta,
     bits: float,
@@ -59,9 +64,9 @@ def encode(
     """Makes the code of one task's delta.
 
     Args:
-        delta: any floating dtype, on any device; worked on in float64 on the CPU, matrix by matrix, on one thread:
-            equal deltas give equal bytes. Beside it the singular vectors of all matrices are in memory, float32, at
-            most `MAX_RANK` a matrix.
+        delta: any floating dtype, on any device; worked on in float64 on the CPU, a matrix a thread, on as many threads
+            as torch has and `_ROOM` lets: equal deltas give equal bytes, whatever their number. Beside it the level
+            numbers of all matrices' singular vectors are in memory, int32, at most `MAX_RANK` vectors a matrix.
         bits: the budget, bits a parameter over all parameters of the delta, above 0; what saves most is kept whatever
             the budget.
         signs: whether signs of the rest may be bought.
@@ -81,20 +86,40 @@ def encode(
     check_delta(delta, task=task)
     layout = Layout.of(delta)
     kept = {name: _row_places(delta[name]) for name, *_ in layout.entries}
-    curves = {}
-    for name, at in kept.items():
-        if at.any():
-            curves[name] = spectrum(_rows(delta[name], at), overhead=places_bits(at.size, int(at.sum())), signs=signs)
+    curves = _curves(delta, kept, signs, compiled=layout.numel >= FUSED_FROM and loops() is not None)
     weights = {name: weight(name) for name in curves} if weight else None
     chosen = allocate({name: one.hull for name, one in curves.items()}, bits * layout.numel, weights)
+    with serial():
+        parts = ((at, _part(delta[name], at, curves.get(name), chosen.get(name))) for name, at in kept.items())
+        return {"layout": layout.packed} | _written(parts)
+
+
+def _curves(delta: Delta, kept: Mapping[str, Places], signs: bool, compiled: bool) -> dict[str, Spectrum]:
+    """Computes the curve of every tensor that is not all zero, the large ones first."""
+    sizes = {name: (int(at.sum()), row_shape(tuple(delta[name].shape))[1]) for name, at in kept.items() if at.any()}
+    found: dict[str, Spectrum] = {}
+
+    def curve(name: str) -> None:
+        at = kept[name]
+        overhead = places_bits(at.size, int(at.sum()))
+        found[name] = spectrum(_rows(delta[name], at), overhead=overhead, signs=signs, compiled=compiled)
+
+    largest = max((work_bytes(*size) for size in sizes.values()), default=1)
+    threads = max(1, min(torch.get_num_threads(), len(sizes), _ROOM // largest))
+    with serial():
+        run((partial(curve, name) for name in sorted(sizes, key=lambda one: -work_bytes(*sizes[one]))), threads)
+    return found
+
+
+def _written(parts: Iterable[tuple[Places, Part | None]]) -> dict[str, Tensor]:
+    """Writes what is kept of every tensor: all of a code but the layout."""
     writer, counts, widths, factors = Writer(), [], bytearray(), []
-    for name in kept:
-        part = _part(delta[name], kept[name], curves.get(name), chosen.get(name))
+    for at, part in parts:
         if part is None:
             counts.append((0, 0, 0))
             continue
-        counts.append((int(kept[name].sum()), len(part.factors), int(part.signs is not None)))
-        write_places(writer, kept[name])
+        counts.append((int(at.sum()), len(part.factors), int(part.signs is not None)))
+        write_places(writer, at)
         for left, right, (a, b) in zip(part.left, part.right, part.widths.tolist(), strict=True):
             writer.write(left.numpy(), a)
             writer.write(right.numpy(), b)
@@ -104,7 +129,6 @@ def encode(
             writer.write(part.signs.numpy(), 1)
             factors.append(part.row_factors)
     return {
-        "layout": layout.packed,
         "counts": torch.tensor(counts, dtype=torch.int32).reshape(-1, 3),
         "widths": torch.tensor(list(widths), dtype=torch.uint8),
         "factors": torch.cat([*factors, torch.zeros(0)]).bfloat16(),

@@ -56,8 +56,8 @@ def error_of_signs(matrix_RC: Tensor, kept_RC: Tensor) -> float:
 
 def sides(part: Part) -> tuple[Tensor, Tensor]:
     """Returns the components: float32 [R, K], the factors in it, and [C, K]."""
-    each = (_of_widths(numbers, width) for numbers, width in zip((part.left, part.right), part.widths.T, strict=True))
-    return narrow(*each, part.factors)
+    left_K, right_K = part.widths.T
+    return narrow(_of_widths(part.left, left_K), _of_widths(part.right, right_K), part.factors)
 
 
 def narrow(left_KR: Tensor, right_KC: Tensor, factor_K: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ Names: ``R`` rows, ``C`` columns, ``L`` either, ``K`` components, ``W`` widths (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,43 +75,63 @@ def climb(
     order = np.lexsort((k, -slope))
     k, a, b = k[order], a[order], b[order]
 
-    alpha, steps = factor[a, b, k], np.arange(len(k))
-    latest = _latest(k, count)  # [N, K]
-    before = latest[steps, k]
-    others = np.where(latest >= 0, alpha[latest], 0.0)
-    others[steps, k] = 0
-    now, was = (
-        x * y for x, y in zip(_products(left.values, k, a, latest), _products(right.values, k, b, latest), strict=True)
+    alpha, then = factor[a, b, k], _Then.of(k, count)
+    others_KN = then.of_steps(alpha, 0.0)
+    others_KN[k, np.arange(len(k))] = 0
+    now_KN, was_KN = (
+        x * y for x, y in zip(_products(left.values, k, a, then), _products(right.values, k, b, then), strict=True)
     )
     alone = alpha**2 * squares[a, b, k] - 2 * alpha * match[a, b, k]
-    gone = np.where(before >= 0, alone[before] + 2 * alpha[before] * (others * was).sum(axis=1), 0.0)
-    came = alone + 2 * alpha * (others * now).sum(axis=1)
+    came = alone + 2 * alpha * (others_KN * now_KN).sum(axis=0)
+    there, before = then.before >= 0, then.before
+    gone = np.where(there, alone[before] + 2 * alpha[before] * (others_KN * was_KN).sum(axis=0), 0.0)
     errors = float(matrix_RC.square().sum()) + np.cumsum(came - gone)
     paid = cost[a, b]
-    bits = overhead + np.cumsum(paid - np.where(before >= 0, paid[before], 0))
+    bits = overhead + np.cumsum(paid - np.where(there, paid[before], 0))
     return Path(k, a_widths[a], b_widths[b], alpha), bits, np.maximum(errors, 0.0)
 
 
 def _matches(matrix_RC: Tensor, left_KAR: Tensor, right_KBC: Tensor) -> Floats:
     """Products of the matrix with the levels of both sides of a component: [A, B, K]."""
-    if matrix_RC.shape[0] > matrix_RC.shape[1]:
-        image_KAC = (left_KAR.flatten(0, 1) @ matrix_RC).unflatten(0, left_KAR.shape[:2])
+    (rows, columns), (count, a, _), b = matrix_RC.shape, left_KAR.shape, right_KBC.shape[1]
+    if rows > columns:
+        image_KAC = (left_KAR.flatten(0, 1) @ matrix_RC).view(count, a, columns)
         found_KAB = image_KAC @ right_KBC.mT
     else:
-        image_KBR = (right_KBC.flatten(0, 1) @ matrix_RC.T).unflatten(0, right_KBC.shape[:2])
+        image_KBR = (right_KBC.flatten(0, 1) @ matrix_RC.T).view(count, b, rows)
         found_KAB = left_KAR @ image_KBR.mT
-    return found_KAB.permute(1, 2, 0).contiguous().numpy()
+    found: Floats = found_KAB.permute(1, 2, 0).contiguous().numpy()
+    return found
 
 
-def _latest(component: Ints, count: int) -> Ints:
-    """Returns each component's last step before each step: [N, K]; -1: there is none."""
-    steps = np.arange(len(component))
-    found = np.full((len(component) + 1, count), -1)
-    found[steps + 1, component] = steps
-    return np.maximum.accumulate(found, axis=0)[:-1]
+@dataclass(frozen=True)
+class _Then:
+    """How all components are at each step."""
+
+    source: Ints
+    """Steps by component, before a component's first -1: [K + N]."""
+    times: Ints
+    """At how many steps, one after the other, it is a component's last one before: [K + N]."""
+    before: Ints
+    """The last step of a step's own component before it, -1: there is none. [N]"""
+
+    @classmethod
+    def of(cls, component: Ints, count: int) -> _Then:
+        """Reads the steps' components."""
+        steps = len(component)
+        order = np.argsort(np.append(np.arange(count), component), kind="stable")
+        source = np.maximum(order - count, -1)
+        until = np.append(source[1:], -1)
+        before = np.empty(steps, dtype=np.int64)
+        before[until[until >= 0]] = source[until >= 0]
+        return cls(source, np.where(until >= 0, until, steps - 1) - source, before)
+
+    def of_steps(self, values: NDArray[Any], otherwise: float) -> NDArray[Any]:
+        """Returns what `values` [N] has of each component's last step before each step: [K, N]."""
+        return np.repeat(np.append(values, otherwise)[self.source], self.times).reshape(-1, len(values))
 
 
-def _products(values_KWL: Tensor, component: Ints, width: Ints, latest_NK: Ints) -> tuple[Floats, Floats]:
+def _products(values_KWL: Tensor, component: Ints, width: Ints, then: _Then) -> tuple[Floats, Floats]:
     """Products of a step's vector, and of that which it takes the place of, with those that all components then have.
 
     A vector meets those that it is ever there with, a third of all: those from before a block, and those of the block.
@@ -119,39 +140,39 @@ def _products(values_KWL: Tensor, component: Ints, width: Ints, latest_NK: Ints)
         values_KWL: vectors at all widths.
         component: of each step.
         width: of each step, by its number.
-        latest_NK: as of `_latest`.
+        then: of these components.
 
     Returns:
-        Twice [N, K]; something finite where there is no such vector.
+        Twice [K, N]; something finite where there is no such vector.
     """
     number_N = _vector_numbers(component, width)
     of_vector = np.unique(number_N, return_index=True)[1]  # the step that brings it
-    number_NK = np.where(latest_NK >= 0, number_N[latest_NK], -1)
-    (steps, count), everyone = latest_NK.shape, np.arange(latest_NK.shape[1])
-    now_NK, was_NK = np.empty((2, steps, count))
+    number_KN = then.of_steps(number_N, -1)
+    (count, steps), everyone = number_KN.shape, np.arange(len(number_KN))
+    now_KN, was_KN = np.empty((2, count, steps))
     there_KL = values_KWL.new_zeros(count, values_KWL.shape[2])
     gram_KK = np.zeros((count, count))
     for first in range(0, len(of_vector), _TOGETHER):
         block = of_vector[first : first + _TOGETHER]
         new_VL = values_KWL[torch.from_numpy(component[block]), torch.from_numpy(width[block])]
-        cross_VK, own_VV = ((new_VL @ other.T).numpy() for other in (there_KL, new_VL))
-        products = np.block([[gram_KK, cross_VK.T], [cross_VK, own_VV]])
-
-        def place(number: Ints, component: Ints, first: int = first) -> Ints:
-            """Where a vector is among the products."""
-            return np.where(number < first, component, count + number - first)
-
+        products = np.empty((count + len(block), count + len(block)))  # of those from before, and of the block
+        products[:count, :count] = gram_KK
+        products[count:, :count] = cross_VK = (new_VL @ there_KL.T).numpy()
+        products[:count, count:] = cross_VK.T
+        products[count:, count:] = (new_VL @ new_VL.T).numpy()
         end = of_vector[first + _TOGETHER] if first + _TOGETHER < len(of_vector) else steps
         at = slice(block[0], end)
-        places = place(number_NK[at], everyone)
-        now_NK[at] = products[place(number_N[at], component[at])[:, None], places]
-        was_NK[at] = products[places[np.arange(len(places)), component[at]][:, None], places]
+        places_KN = np.where(number_KN[:, at] < first, everyone[:, None], number_KN[:, at] + (count - first))
+        place_N = np.where(number_N[at] < first, component[at], number_N[at] + (count - first))
+        rows_KN = len(products) * places_KN
+        now_KN[:, at] = products.take(rows_KN + place_N)
+        was_KN[:, at] = products.take(rows_KN + places_KN[component[at], np.arange(len(place_N))])
         if end < steps:
-            after = place(number_NK[end], everyone)
+            after = np.where(number_KN[:, end] < first, everyone, number_KN[:, end] + (count - first))
             gram_KK = products[after[:, None], after]
             moved = after >= count
             there_KL[torch.from_numpy(moved)] = new_VL[torch.from_numpy(after[moved] - count)]
-    return now_NK, was_NK
+    return now_KN, was_KN
 
 
 def _vector_numbers(component: Ints, width: Ints) -> Ints:

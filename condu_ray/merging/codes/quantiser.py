@@ -5,8 +5,8 @@ levels are those of a standard normal (Max, 1960, "Quantizing for minimum distor
 to their defining property: each is the mean of what is nearest to it.
 
 All widths in one go. Between two neighbours of the edges of all widths together, a bin, an entry's level at every width
-is the same; so a vector's cosine with them follows from the count and the sum of its entries in each bin. Two ways with the
-same bits, which add in the same order: the compiled loops of `fused.py`, and torch's operations.
+is the same; so a vector's cosine with them follows from the count and the sum of its entries in each bin. Two ways with
+the same bits, which add in the same order: the compiled loops of `fused.py`, and torch's operations.
 
 Names: ``L`` entries of a vector, ``K`` vectors, ``W`` widths, ``B`` bins.
 """
@@ -19,6 +19,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -94,7 +95,7 @@ def levels(bits: int) -> Tensor:
 def tables() -> Tables:
     """Returns the bins of all widths but 0."""
     each = [(levels(width)[1:] + levels(width)[:-1]) / 2 for width in range(1, MAX_BITS + 1)]
-    edges = torch.cat(each).unique()
+    edges = torch.from_numpy(np.unique(torch.cat(each).numpy()))
     packed = torch.zeros(MAX_BITS, _SLOTS, dtype=torch.int32)
     values = torch.zeros(MAX_BITS, _SLOTS, dtype=torch.float64)
     lowest = torch.cat([edges[:1] - 1, edges])  # an entry just above the edge below a bin
@@ -121,7 +122,7 @@ def level_numbers(packed: Tensor, width: Tensor) -> Tensor:
 
 
 @cache
-def loop() -> ModuleType | None:
+def loops() -> ModuleType | None:
     """The compiled loops, imported late; ``None`` where numba cannot be had."""
     try:
         return import_module("condu_ray.merging.codes.fused")
@@ -142,8 +143,8 @@ def quantise(vectors_LK: Tensor, *, compiled: bool = False) -> Quantised:
         return Quantised(torch.zeros(count, 1, dtype=torch.int32), ones, ones[:, :, 0])
     wide_LK = vectors_LK.double()
     unit_LK = wide_LK / wide_LK.square().mean(dim=0).sqrt()
-    given, loops = tables(), loop() if compiled else None
-    bins_SKL, times_SKB, total_SKB = (loops.count if loops else _count)(unit_LK.T.contiguous(), given)
+    given, fast = tables(), loops() if compiled else None
+    bins_SKL, times_SKB, total_SKB = (fast.count if fast else _count)(unit_LK.T.contiguous(), given)
     squares_SKW = times_SKB @ given.values.square().T
     cosine_SKW = (total_SKB @ given.values.T) / squares_SKW.sqrt()
     near_KW = (cosine_SKW > (1 - _NEAR) * cosine_SKW.amax(dim=0)).sum(dim=0) > 1
@@ -151,7 +152,7 @@ def quantise(vectors_LK: Tensor, *, compiled: bool = False) -> Quantised:
         if (near_K := near_KW[:, width - 1]).any():
             cosine_SKW[:, near_K, width - 1] = _cosines(unit_LK, width)[:, near_K]
     best_KW = cosine_SKW.argmax(dim=0)  # of equals the first
-    packed_KL, values_KWL = (loops.fill if loops else _fill)(bins_SKL, best_KW, given)
+    packed_KL, values_KWL = (fast.fill if fast else _fill)(bins_SKL, best_KW, given)
     return Quantised(packed_KL, values_KWL, squares_SKW.gather(0, best_KW[None])[0])
 
 

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from condu_ray.merging.codes.part import Part, error_of_signs, narrow
 from condu_ray.merging.codes.path import FACTOR_BITS, Floats, Ints, Path, climb
-from condu_ray.merging.codes.quantiser import Quantised, level_numbers, quantise
+from condu_ray.merging.codes.quantiser import MAX_BITS, Quantised, level_numbers, quantise
 
 MAX_RANK = 128
 """Components that a matrix may have; what then is left costs a bit an entry at most, as signs."""
+_STRIP = 192
+"""Columns of a Gram matrix that are computed at a time."""
 _NOTHING = 1e-12
 """Share of a matrix's largest singular value below which another one is rounding."""
 
@@ -87,7 +89,7 @@ def singular(matrix_RC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     wide = matrix_RC.shape[1] > matrix_RC.shape[0]
     tall = matrix_RC.T if wide else matrix_RC
-    square, vector = torch.linalg.eigh(tall.T @ tall)
+    square, vector = torch.linalg.eigh(_lower_gram(tall), UPLO="L")
     square, vector = square.flip(0)[:MAX_RANK].clamp(min=0), vector.flip(1)[:, :MAX_RANK]
     keep = square > _NOTHING * square[0]
     value_K, near = square[keep].sqrt(), vector[:, keep]
@@ -95,6 +97,27 @@ def singular(matrix_RC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     left, right = (near, far) if wide else (far, near)
     peak_K = right.gather(0, right.abs().argmax(dim=0, keepdim=True)).sign()
     return (left * peak_K).float(), value_K, (right * peak_K).float()
+
+
+def work_bytes(rows: int, columns: int) -> int:
+    """Returns about how many bytes `spectrum` works in at a time: the matrix, eigenvectors, levels, their images."""
+    least, most = sorted((rows, columns))
+    count = min(MAX_RANK, least)
+    return 8 * (2 * rows * columns + 4 * least**2 + MAX_BITS * count * (2 * most + 3 * least))
+
+
+def _lower_gram(tall_RC: Tensor) -> Tensor:
+    """Products of a matrix's columns, [C, C]; of large ones little more than what an eigensolver reads, the lower half.
+
+    In strips, which a multiplication adds up as it adds up the whole: with MKL the bits are the same.
+    """
+    count = tall_RC.shape[1]
+    if count < 2 * _STRIP:
+        return tall_RC.T @ tall_RC
+    found = tall_RC.new_zeros(count, count)
+    for first in range(0, count, _STRIP):
+        found[first:, first : first + _STRIP] = tall_RC[:, first:].T @ tall_RC[:, first : first + _STRIP]
+    return found
 
 
 def build(left_KR: Tensor, right_KC: Tensor, path: Path, steps: int) -> Part:
@@ -121,12 +144,15 @@ def _product(left: Quantised, right: Quantised, end: Path) -> Tensor:
 
 def _hull(bits: Ints, error: Floats) -> list[int]:
     """Returns the corners of points' lower convex hull, from the first point to that of the least error."""
+    order = np.argsort(bits, kind="stable")
+    bits, error = bits[order], error[order]
     found = [0]
     while True:
         here = found[-1]
-        ahead = (bits > bits[here]) & (error < error[here])
-        if not ahead.any():
-            return found
-        slope = np.where(ahead, (error[here] - error) / np.where(ahead, bits - bits[here], 1), -1)
-        best = np.flatnonzero(slope == slope.max())
+        first = int(np.searchsorted(bits, bits[here], side="right"))
+        slope = (error[here] - error[first:]) / (bits[first:] - bits[here])
+        top = slope.max(initial=0.0)
+        if top == 0:
+            return [int(at) for at in order[found]]
+        best = first + np.flatnonzero(slope == top)
         found.append(int(best[bits[best].argmax()]))
