@@ -121,14 +121,15 @@ class _Then:
         steps = len(component)
         order = np.argsort(np.append(np.arange(count), component), kind="stable")
         source = np.maximum(order - count, -1)
-        until = np.append(source[1:], -1)
+        until = np.append(source, -1)[1:]
         before = np.empty(steps, dtype=np.int64)
         before[until[until >= 0]] = source[until >= 0]
         return cls(source, np.where(until >= 0, until, steps - 1) - source, before)
 
     def of_steps(self, values: NDArray[Any], otherwise: float) -> NDArray[Any]:
         """Returns what `values` [N] has of each component's last step before each step: [K, N]."""
-        return np.repeat(np.append(values, otherwise)[self.source], self.times).reshape(-1, len(values))
+        found = np.repeat(np.append(values, otherwise)[self.source], self.times)
+        return found.reshape(len(self.source) - len(values), len(values))
 
 
 def _products(values_KWL: Tensor, component: Ints, width: Ints, then: _Then) -> tuple[Floats, Floats]:
