@@ -47,6 +47,8 @@ from condu_ray.merging.unify import FUSED_FROM, serial
 
 _ROOM = 1 << 29
 """Bytes that the threads together may work in, where one can do with less."""
+_LARGE = 1 << 25
+"""Bytes that a matrix is worked on in from which on threads gain: with less they wait for the interpreter."""
 
 Places = NDArray[np.bool_]
 """Which rows of a tensor are kept, [R]."""
@@ -64,9 +66,9 @@ def encode(
     """Makes the code of one task's delta.
 
     Args:
-        delta: any floating dtype, on any device; worked on in float64 on the CPU, a matrix a thread, on as many threads
-            as torch has and `_ROOM` lets: equal deltas give equal bytes, whatever their number. Beside it the level
-            numbers of all matrices' singular vectors are in memory, int32, at most `MAX_RANK` vectors a matrix.
+        delta: any floating dtype, on any device; worked on in float64 on the CPU, matrix by matrix, large ones on as
+            many threads as torch has and `_ROOM` lets: equal deltas give equal bytes, whatever their number. Beside it
+            the level numbers of all singular vectors are in memory, int32, of at most `MAX_RANK` pairs a matrix.
         bits: the budget, bits a parameter over all parameters of the delta, above 0; what saves most is kept whatever
             the budget.
         signs: whether signs of the rest may be bought.
@@ -97,6 +99,7 @@ def encode(
 def _curves(delta: Delta, kept: Mapping[str, Places], signs: bool, compiled: bool) -> dict[str, Spectrum]:
     """Computes the curve of every tensor that is not all zero, the large ones first."""
     sizes = {name: (int(at.sum()), row_shape(tuple(delta[name].shape))[1]) for name, at in kept.items() if at.any()}
+    work = {name: work_bytes(*size) for name, size in sizes.items()}
     found: dict[str, Spectrum] = {}
 
     def curve(name: str) -> None:
@@ -104,10 +107,11 @@ def _curves(delta: Delta, kept: Mapping[str, Places], signs: bool, compiled: boo
         overhead = places_bits(at.size, int(at.sum()))
         found[name] = spectrum(_rows(delta[name], at), overhead=overhead, signs=signs, compiled=compiled)
 
-    largest = max((work_bytes(*size) for size in sizes.values()), default=1)
-    threads = max(1, min(torch.get_num_threads(), len(sizes), _ROOM // largest))
+    threads = max(1, min(torch.get_num_threads(), _ROOM // max(work.values(), default=1)))
+    large = sorted((name for name in work if work[name] >= _LARGE), key=work.__getitem__, reverse=True)
     with serial():
-        run((partial(curve, name) for name in sorted(sizes, key=lambda one: -work_bytes(*sizes[one]))), threads)
+        run((partial(curve, name) for name in large), min(threads, max(1, len(large))))
+        run((partial(curve, name) for name in work if work[name] < _LARGE), 1)
     return found
 
 

@@ -155,6 +155,7 @@ def test_the_same_bytes_by_torch_and_by_the_compiled_loops_on_any_number_of_thre
         threads(number)
         monkeypatch.setattr(low_rank, "FUSED_FROM", start)
         monkeypatch.setattr(low_rank, "_ROOM", room)
+        monkeypatch.setattr(low_rank, "_LARGE", 20_000)
         codes.append(low_rank.encode(delta, 3.0))
         assert torch.get_num_threads() == number
     assert all(torch.equal(other[key], codes[0][key]) for other in codes for key in codes[0])
