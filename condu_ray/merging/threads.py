@@ -10,8 +10,12 @@ Job = Callable[[], object]
 """A piece of work that touches no other's memory and lets go of the interpreter while it works."""
 
 
-def run(jobs: Iterable[Job]) -> None:
+def run(jobs: Iterable[Job], threads: int | None = None) -> None:
     """Work off jobs, this thread too; jobs are made as they are taken.
+
+    Args:
+        jobs: The work.
+        threads: How many, this one among them; None: as many as torch has.
 
     Raises:
         Exception: What a job, or the making of one, raised.
@@ -26,7 +30,7 @@ def run(jobs: Iterable[Job]) -> None:
         while (job := take()) is not None:
             job()
 
-    if (others := torch.get_num_threads() - 1) == 0:
+    if (others := (threads or torch.get_num_threads()) - 1) == 0:
         work()
         return
     with ThreadPoolExecutor(others) as pool:

@@ -114,7 +114,9 @@ def test_what_numba_bakes_in_is_what_the_package_says():
 def test_small_deltas_do_not_load_the_compiler():
     code = (
         "import sys, torch; from condu_ray.merging import UnifiedDelta;"
-        "UnifiedDelta.empty().unify('a', {'w': torch.ones(9)}).decouple('a'); sys.exit('numba' in sys.modules)"
+        "from condu_ray.merging.codes.values import LowRankDeltas;"
+        "[value.empty().unify('a', {'w': torch.ones(9)}).decouple('a') for value in (UnifiedDelta, LowRankDeltas)];"
+        "sys.exit('numba' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -1,5 +1,7 @@
 """Jobs on threads: each is done once, and what fails is heard of."""
 
+from threading import Barrier, get_ident
+
 import pytest
 import torch
 
@@ -18,6 +20,17 @@ def test_every_job_is_done_once(threads):
     done = []
     run(lambda index=index: done.append(index) for index in range(50))
     assert sorted(done) == list(range(50))
+
+
+def test_as_many_threads_as_are_given(threads):
+    meeting, done = Barrier(2, timeout=20), []
+
+    def meet():
+        meeting.wait()
+        done.append(get_ident())
+
+    run([meet, meet], 2)
+    assert len(set(done)) == 2
 
 
 def test_a_failing_job_is_heard_of(threads):

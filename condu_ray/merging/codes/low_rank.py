@@ -17,7 +17,9 @@ The budget does not count ``layout`` and ``counts``: a few kilobytes whatever th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ from torch import Tensor
 
 from condu_ray.merging.codes.allocation import allocate
 from condu_ray.merging.codes.layout import Layout
+from condu_ray.merging.codes.part import Part, expand, sides, with_signs
+from condu_ray.merging.codes.quantiser import loops
 from condu_ray.merging.codes.rows import (
     as_rows,
     live_rows,
@@ -35,17 +39,22 @@ from condu_ray.merging.codes.rows import (
     to_tensor,
     write_places,
 )
-from condu_ray.merging.codes.spectrum import Corner, Part, Spectrum, build, expand, sides, spectrum, with_signs
+from condu_ray.merging.codes.spectrum import Corner, Spectrum, build, spectrum, work_bytes
 from condu_ray.merging.codes.stream import Reader, Writer
 from condu_ray.merging.delta import Delta, check_delta
-from condu_ray.merging.unify import serial
+from condu_ray.merging.threads import run
+from condu_ray.merging.unify import FUSED_FROM, serial
+
+_ROOM = 1 << 29
+"""Bytes that the threads together may work in, where one can do with less."""
+_LARGE = 1 << 25
+"""Bytes that a matrix is worked on in from which on threads gain: with less they wait for the interpreter."""
 
 Places = NDArray[np.bool_]
 """Which rows of a tensor are kept, [R]."""
 
 
 @torch.no_grad()
-@serial()
 def encode(
     delta: Delta,
     bits: float,
@@ -57,9 +66,9 @@ def encode(
     """Makes the code of one task's delta.
 
     Args:
-        delta: any floating dtype, on any device; worked on in float64 on the CPU, matrix by matrix, on one thread:
-            equal deltas give equal bytes. Beside it the singular vectors of all matrices are in memory, float32, at
-            most `MAX_RANK` a matrix.
+        delta: any floating dtype, on any device; worked on in float64 on the CPU, matrix by matrix, large ones on as
+            many threads as torch has and `_ROOM` lets: equal deltas give equal bytes, whatever their number. Beside it
+            the level numbers of all singular vectors are in memory, int32, of at most `MAX_RANK` pairs a matrix.
         bits: the budget, bits a parameter over all parameters of the delta, above 0; what saves most is kept whatever
             the budget.
         signs: whether signs of the rest may be bought.
@@ -79,30 +88,51 @@ def encode(
     check_delta(delta, task=task)
     layout = Layout.of(delta)
     kept = {name: _row_places(delta[name]) for name, *_ in layout.entries}
-    curves = {}
-    for name, at in kept.items():
-        if at.any():
-            curves[name] = spectrum(_rows(delta[name], at), overhead=places_bits(at.size, int(at.sum())), signs=signs)
+    curves = _curves(delta, kept, signs, compiled=layout.numel >= FUSED_FROM and loops() is not None)
     weights = {name: weight(name) for name in curves} if weight else None
     chosen = allocate({name: one.hull for name, one in curves.items()}, bits * layout.numel, weights)
+    with serial():
+        parts = ((at, _part(delta[name], at, curves.get(name), chosen.get(name))) for name, at in kept.items())
+        return {"layout": layout.packed} | _written(parts)
+
+
+def _curves(delta: Delta, kept: Mapping[str, Places], signs: bool, compiled: bool) -> dict[str, Spectrum]:
+    """Computes the curve of every tensor that is not all zero, the large ones first."""
+    sizes = {name: (int(at.sum()), row_shape(tuple(delta[name].shape))[1]) for name, at in kept.items() if at.any()}
+    work = {name: work_bytes(*size) for name, size in sizes.items()}
+    found: dict[str, Spectrum] = {}
+
+    def curve(name: str) -> None:
+        at = kept[name]
+        overhead = places_bits(at.size, int(at.sum()))
+        found[name] = spectrum(_rows(delta[name], at), overhead=overhead, signs=signs, compiled=compiled)
+
+    threads = max(1, min(torch.get_num_threads(), _ROOM // max(work.values(), default=1)))
+    large = sorted((name for name in work if work[name] >= _LARGE), key=work.__getitem__, reverse=True)
+    with serial():
+        run((partial(curve, name) for name in large), min(threads, max(1, len(large))))
+        run((partial(curve, name) for name in work if work[name] < _LARGE), 1)
+    return found
+
+
+def _written(parts: Iterable[tuple[Places, Part | None]]) -> dict[str, Tensor]:
+    """Writes what is kept of every tensor: all of a code but the layout."""
     writer, counts, widths, factors = Writer(), [], bytearray(), []
-    for name in kept:
-        part = _part(delta[name], kept[name], curves.get(name), chosen.get(name))
+    for at, part in parts:
         if part is None:
             counts.append((0, 0, 0))
             continue
-        counts.append((int(kept[name].sum()), len(part.factors), int(part.signs is not None)))
-        write_places(writer, kept[name])
-        for left, right, (a, b) in zip(part.left, part.right, part.widths, strict=True):
+        counts.append((int(at.sum()), len(part.factors), int(part.signs is not None)))
+        write_places(writer, at)
+        for left, right, (a, b) in zip(part.left, part.right, part.widths.tolist(), strict=True):
             writer.write(left.numpy(), a)
             writer.write(right.numpy(), b)
             widths.append(16 * a + b)
-        factors.append(torch.tensor(part.factors, dtype=torch.float32))
+        factors.append(part.factors.float())
         if part.signs is not None and part.row_factors is not None:
             writer.write(part.signs.numpy(), 1)
             factors.append(part.row_factors)
     return {
-        "layout": layout.packed,
         "counts": torch.tensor(counts, dtype=torch.int32).reshape(-1, 3),
         "widths": torch.tensor(list(widths), dtype=torch.uint8),
         "factors": torch.cat([*factors, torch.zeros(0)]).bfloat16(),
@@ -152,17 +182,16 @@ def _parts(code: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...], t
             continue
         at = read_places(reader, rows, kept)
         pairs = [divmod(width, 16) for width in widths[component : component + rank]]
-        numbers = [(reader.read(kept, a), reader.read(columns, b)) for a, b in pairs]
+        left, right = torch.empty(rank, kept, dtype=torch.uint8), torch.empty(rank, columns, dtype=torch.uint8)
+        for (a, b), one, other in zip(pairs, left.numpy(), right.numpy(), strict=True):
+            one[:], other[:] = reader.read(kept, a), reader.read(columns, b)
         part = Part(
-            tuple(torch.from_numpy(left) for left, _ in numbers),
-            tuple(torch.from_numpy(right) for _, right in numbers),
-            tuple(pairs),
-            tuple(factors[factor : factor + rank].tolist()),
+            left, right, torch.tensor(pairs, dtype=torch.int64).view(-1, 2), factors[factor : factor + rank].double()
         )
         component, factor = component + rank, factor + rank
         if signed:
             sign_RC = torch.from_numpy(reader.read(kept * columns, 1).astype(np.bool_)).reshape(kept, columns)
-            part = Part(part.left, part.right, part.widths, part.factors, sign_RC, factors[factor : factor + kept])
+            part = replace(part, signs=sign_RC, row_factors=factors[factor : factor + kept])
             factor += kept
         yield name, shape, dtype, at, part
     reader.done()
@@ -192,8 +221,8 @@ def products(code: Mapping[str, Tensor], prefix: str = "") -> dict[str, tuple[Te
             continue
         if part.signs is not None:
             return None
-        rows, columns = row_shape(shape)
-        left, right = sides(part) if part.factors else (torch.zeros(int(at.sum()), 0), torch.zeros(columns, 0))
+        rows, _ = row_shape(shape)
+        left, right = sides(part)
         whole = torch.zeros(rows, left.shape[1])
         whole[torch.from_numpy(at)] = left
         found[name] = whole, right
@@ -217,5 +246,5 @@ def _part(
 ) -> Part | None:
     if curve is None or corner is None or not corner.bits:
         return None
-    part = build(curve.left, curve.right, curve.path[: corner.steps])
+    part = build(curve.left, curve.right, curve.path, corner.steps)
     return with_signs(part, _rows(tensor, at)) if corner.signs else part

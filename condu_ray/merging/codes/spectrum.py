@@ -1,49 +1,33 @@
 """What a matrix costs and loses when quantised singular vectors stand for it: a curve of bits against squared error.
 
 A component is ``alpha * a b^T``: ``a`` and ``b`` are the levels of a singular pair, each of its own width, and
-``alpha`` the factor that fits the matrix best. Widths grow along a path, each step that which saves most error a bit,
-over all components together (water-filling: a component of four times the energy gets a bit more an entry). The error
-after each step is that of the stored numbers, not an estimate. A matrix whose spectrum is flat is better kept as the
-signs of its entries, with a factor a row, beside few components or none: these are points too.
+``alpha`` the factor that fits the matrix best. Widths grow along a path (`path.py`). The error after each step is that
+of the stored numbers, not an estimate. A matrix whose spectrum is flat is better kept as the signs of its entries, with
+a factor a row, beside few components or none: these are points too.
 
 Of all points the lower convex hull is offered, so that who buys along it loses error at a falling rate.
 
-Names: ``R`` rows, ``C`` columns, ``K`` components, ``W`` widths.
+Names: ``R`` rows, ``C`` columns, ``K`` components.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from condu_ray.merging.codes.quantiser import levels, quantise, widths
+from condu_ray.merging.codes.part import Part, error_of_signs, narrow
+from condu_ray.merging.codes.path import FACTOR_BITS, Floats, Ints, Path, climb
+from condu_ray.merging.codes.quantiser import MAX_BITS, Quantised, level_numbers, quantise
 
 MAX_RANK = 128
 """Components that a matrix may have; what then is left costs a bit an entry at most, as signs."""
-FACTOR_BITS = 16
-"""A component's or a row's factor: bfloat16."""
-WIDTH_BITS = 8
-"""The two widths of a component."""
+_STRIP = 192
+"""Columns of a Gram matrix that are computed at a time."""
 _NOTHING = 1e-12
 """Share of a matrix's largest singular value below which another one is rounding."""
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Step:
-    """The path's next step: a component gets these widths, and with them this factor."""
-
-    component: int
-    left: int
-    right: int
-    factor: float
 
 
 @dataclass(frozen=True)
@@ -58,62 +42,43 @@ class Corner:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular vectors (float32 [R, K], [C, K]), the path over their widths, and the hull, from nothing on."""
+    """The path over the widths of a matrix's singular vectors, and the hull, from nothing on."""
 
     left: Tensor
+    """Level numbers of left singular vectors at all widths, packed: int32 [K, R]."""
     right: Tensor
-    path: tuple[Step, ...]
+    """Of right ones: int32 [K, C]."""
+    path: Path
     hull: tuple[Corner, ...]
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is kept of a matrix: K components, and a factor a row where the signs of the rest are kept."""
-
-    left: tuple[Tensor, ...]
-    """Level numbers, uint8 [R] a component."""
-    right: tuple[Tensor, ...]
-    """Level numbers, uint8 [C] a component."""
-    widths: tuple[tuple[int, int], ...]
-    factors: tuple[float, ...]
-    """Of the components; numbers of bfloat16."""
-    signs: Tensor | None = None
-    """Whether the rest is negative, bool."""
-    row_factors: Tensor | None = None
-    """float32 [R], numbers of bfloat16."""
-
-
-def spectrum(matrix_RC: Tensor, *, overhead: int = 0, signs: bool = True) -> Spectrum:
+def spectrum(matrix_RC: Tensor, *, overhead: int = 0, signs: bool = True, compiled: bool = False) -> Spectrum:
     """Computes a matrix's curve.
 
     Args:
         matrix_RC: float64, no row zero.
         overhead: bits that the matrix costs as soon as anything is kept of it.
         signs: whether signs of the rest are offered too.
+        compiled: whether vectors are quantised by the compiled loop; the result is the same.
 
     Returns:
         The hull's errors are squared and exact up to float64's rounding; its first corner is nothing at all.
     """
     left_RK, value_K, right_CK = singular(matrix_RC)
-    left, right = _at_all_widths(left_RK), _at_all_widths(right_CK)
-    path, bits, errors = _path(matrix_RC, left, right, value_K, overhead)
-    points = [Corner(0, float(matrix_RC.square().sum()), 0, False)]
-    points += [Corner(b, e, n + 1, False) for n, (b, e) in enumerate(zip(bits, errors, strict=True))]
+    left, right = (quantise(vectors, compiled=compiled) for vectors in (left_RK, right_CK))
+    path, bits, errors = climb(matrix_RC, left, right, value_K, overhead)
+    count = len(path)
+    steps, signed = np.arange(count + 1), np.zeros(count + 1, dtype=np.bool_)
+    bits, errors = np.append(0, bits), np.append(float(matrix_RC.square().sum()), errors)
     rows, columns = matrix_RC.shape
     if signs and rows > 1:
+        marks = np.array([0, *(4**n for n in range(10) if 4**n <= count)])
         own = rows * columns + FACTOR_BITS * rows
-        for mark in (0, *(4**n for n in range(10) if 4**n <= len(path))):
-            rest_RC = matrix_RC - expand(build(left_RK, right_CK, path[:mark]), matrix_RC.shape).double()
-            size_R = rounded(rest_RC.abs().mean(dim=1)).double()
-            error = float((rest_RC.abs() - size_R[:, None]).square().sum())
-            points.append(Corner(own + (bits[mark - 1] if mark else overhead), error, mark, True))
-    return Spectrum(left_RK, right_CK, tuple(path), tuple(_hull(points)))
-
-
-def _at_all_widths(vectors_LK: Tensor) -> Tensor:
-    """Levels of vectors: float64 [L, W, K]."""
-    wide = vectors_LK.double()
-    return torch.stack([levels(width)[quantise(wide, width).long()] for width in widths(len(wide))], dim=1)
+        left_over = [error_of_signs(matrix_RC, _product(left, right, path.end(mark))) for mark in marks]
+        bits = np.append(bits, own + np.where(marks > 0, bits[marks], overhead))
+        errors, steps, signed = np.append(errors, left_over), np.append(steps, marks), np.append(signed, marks >= 0)
+    hull = tuple(Corner(int(bits[n]), float(errors[n]), int(steps[n]), bool(signed[n])) for n in _hull(bits, errors))
+    return Spectrum(left.packed, right.packed, path, hull)
 
 
 def singular(matrix_RC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,7 +89,7 @@ def singular(matrix_RC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     wide = matrix_RC.shape[1] > matrix_RC.shape[0]
     tall = matrix_RC.T if wide else matrix_RC
-    square, vector = torch.linalg.eigh(tall.T @ tall)
+    square, vector = torch.linalg.eigh(_lower_gram(tall), UPLO="L")
     square, vector = square.flip(0)[:MAX_RANK].clamp(min=0), vector.flip(1)[:, :MAX_RANK]
     keep = square > _NOTHING * square[0]
     value_K, near = square[keep].sqrt(), vector[:, keep]
@@ -134,171 +99,60 @@ def singular(matrix_RC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (left * peak_K).float(), value_K, (right * peak_K).float()
 
 
-def build(left_RK: Tensor, right_CK: Tensor, path: Sequence[Step]) -> Part:
-    """Makes what the beginning of a path stands for: the components as they are after its last step."""
-    last = {step.component: step for step in path}
-    chosen = [last[number] for number in sorted(last)]
+def work_bytes(rows: int, columns: int) -> int:
+    """Returns about how many bytes `spectrum` works in at a time: the matrix, eigenvectors, levels, their images."""
+    least, most = sorted((rows, columns))
+    count = min(MAX_RANK, least)
+    return 8 * (2 * rows * columns + 4 * least**2 + MAX_BITS * count * (2 * most + 3 * least))
+
+
+def _lower_gram(tall_RC: Tensor) -> Tensor:
+    """Products of a matrix's columns, [C, C]; of large ones little more than what an eigensolver reads, the lower half.
+
+    In strips, which a multiplication adds up as it adds up the whole: with MKL the bits are the same.
+    """
+    count = tall_RC.shape[1]
+    if count < 2 * _STRIP:
+        return tall_RC.T @ tall_RC
+    found = tall_RC.new_zeros(count, count)
+    for first in range(0, count, _STRIP):
+        found[first:, first : first + _STRIP] = tall_RC[:, first:].T @ tall_RC[:, first : first + _STRIP]
+    return found
+
+
+def build(left_KR: Tensor, right_KC: Tensor, path: Path, steps: int) -> Part:
+    """Makes what the first steps of a path stand for, of level numbers at all widths."""
+    end = path.end(steps)
+    which, factors = torch.from_numpy(end.component), torch.from_numpy(end.factor)
+    width_K2 = torch.from_numpy(np.stack([end.left, end.right], axis=1))
     left, right = (
-        _level_numbers(vectors, [(step.component, width) for step, width in zip(chosen, side, strict=True)])
-        for vectors, side in (
-            (left_RK, [step.left for step in chosen]),
-            (right_CK, [step.right for step in chosen]),
-        )
+        level_numbers(packed[which], width[:, None])
+        for packed, width in zip((left_KR, right_KC), width_K2.T, strict=True)
     )
-    return Part(left, right, tuple((s.left, s.right) for s in chosen), tuple(s.factor for s in chosen))
+    return Part(left, right, width_K2, factors)
 
 
-def with_signs(part: Part, matrix_RC: Tensor) -> Part:
-    """Adds the signs of what a part leaves of a matrix, and a factor a row: the rest's mean magnitude."""
-    rest_RC = matrix_RC - expand(part, matrix_RC.shape).double()
-    return replace(part, signs=rest_RC < 0, row_factors=rounded(rest_RC.abs().mean(dim=1)))
+def _product(left: Quantised, right: Quantised, end: Path) -> Tensor:
+    """What `part.expand` makes of components without the signs of a rest, from levels that are there: [R, C]."""
+    which, factor_K = torch.from_numpy(end.component), torch.from_numpy(end.factor)
+    left_KR, right_KC = (
+        one.values[which, one.places(width)] for one, width in zip((left, right), (end.left, end.right), strict=True)
+    )
+    left_RK, right_CK = narrow(left_KR, right_KC, factor_K)
+    return left_RK @ right_CK.T
 
 
-def _level_numbers(vectors_LK: Tensor, wanted: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
-    """Returns the level numbers of (component, width) pairs, uint8 [L] each; those of one width in one go."""
-    found: dict[tuple[int, int], Tensor] = {}
-    for width in {width for _, width in wanted}:
-        which = [component for component, each in wanted if each == width]
-        found |= {
-            (k, width): column
-            for k, column in zip(which, quantise(vectors_LK[:, which].double(), width).T, strict=True)
-        }
-    return tuple(found[one] for one in wanted)
-
-
-def sides(part: Part) -> tuple[Tensor, Tensor]:
-    """Returns the components, of which there is one at least: float32 [R, K], the factors in it, and [C, K]."""
-    left = torch.stack([levels(w)[n.long()] for n, (w, _) in zip(part.left, part.widths, strict=True)], dim=1)
-    right = torch.stack([levels(w)[n.long()] for n, (_, w) in zip(part.right, part.widths, strict=True)], dim=1)
-    factor_K = torch.tensor(part.factors, dtype=torch.float64)
-    return (left * factor_K).float(), right.float()
-
-
-def expand(part: Part, shape: tuple[int, ...]) -> Tensor:
-    """Returns the matrix that is kept: float32 [R, C]."""
-    if part.factors:
-        left_RK, right_CK = sides(part)
-        found = left_RK @ right_CK.T
-    else:
-        found = torch.zeros(shape)
-    if part.signs is not None and part.row_factors is not None:
-        size = part.row_factors[:, None]
-        found = found + torch.where(part.signs, -size, size)
-    return found
-
-
-def rounded(values: Tensor) -> Tensor:
-    """Rounds to what a factor can be: float32 of bfloat16's numbers."""
-    return values.float().bfloat16().float()
-
-
-def _path(
-    matrix_RC: Tensor, left: Tensor, right: Tensor, value_K: Tensor, overhead: int
-) -> tuple[list[Step], list[int], list[float]]:
-    """Returns the steps, and after each the bits and the squared error.
-
-    Args:
-        matrix_RC: the matrix.
-        left: levels of U at all widths, float64 [R, W, K].
-        right: levels of V, float64 [C, W, K].
-        value_K: singular values.
-        overhead: bits beside.
-    """
-    (rows, columns), count = matrix_RC.shape, len(value_K)
-    sides = tuple(np.array(widths(length)) for length in (rows, columns))
-    left_gram, right_gram = (_gram(each) for each in (left, right))  # [W, K, W, K]
-    image = (matrix_RC @ right.reshape(columns, -1)).reshape(rows, len(sides[1]), count)
-    match = np.einsum("rak,rbk->abk", left.numpy(), image.numpy(), optimize=True)
-    squares = np.einsum("akak->ak", left_gram)[:, None] * np.einsum("akak->ak", right_gram)[None]
-    factor = rounded(torch.from_numpy(match / squares)).double().numpy()
-    # How much of a component its levels miss, as if components did not touch one another: this decides the order.
-    energy_K = value_K.square().numpy()
-    cost = rows * sides[0][:, None] + columns * sides[1][None] + FACTOR_BITS + WIDTH_BITS
-    slope, k, a, b = _climb(energy_K - match**2 / squares, energy_K, cost)
-    order = np.lexsort((k, -slope))
-    k, a, b = k[order], a[order], b[order]
-
-    # Where each component is before each step; -1: not there yet.
-    steps = len(k)
-    before = np.full((2, steps, count), -1)
-    for n in range(1, steps):
-        before[:, n] = before[:, n - 1]
-        before[:, n, k[n - 1]] = a[n - 1], b[n - 1]
-    here = np.arange(steps)
-    there = before[0] >= 0
-    old_a, old_b = before[0, here, k], before[1, here, k]
-    alphas = np.where(there, factor[before[0], before[1], np.arange(count)], 0.0)
-    others = alphas.copy()
-    others[here, k] = 0
-
-    def change(i: Ints, j: Ints, alpha: Floats) -> Floats:
-        """What the step's component, at these widths, adds to the squared error beside the others."""
-        everyone = np.arange(count)[None]
-        near = left_gram[i[:, None], k[:, None], before[0], everyone]
-        near = near * right_gram[j[:, None], k[:, None], before[1], everyone]
-        crossing = (others * near).sum(axis=1)
-        found: Floats = alpha**2 * squares[i, j, k] + 2 * alpha * (crossing - match[i, j, k])
-        return found
-
-    was = change(old_a, old_b, alphas[here, k])
-    now = change(a, b, factor[a, b, k])
-    errors = float(matrix_RC.square().sum()) + np.cumsum(now - was)
-    bits = overhead + np.cumsum(cost[a, b] - np.where(there[here, k], cost[old_a, old_b], 0))
-    left_width, right_width = sides[0][a], sides[1][b]
-    path = [
-        Step(int(k[n]), int(left_width[n]), int(right_width[n]), float(factor[a[n], b[n], k[n]])) for n in range(steps)
-    ]
-    return path, bits.astype(int).tolist(), np.maximum(errors, 0.0).tolist()
-
-
-def _gram(columns_LWK: Tensor) -> Floats:
-    length, width, count = columns_LWK.shape
-    flat = columns_LWK.reshape(length, -1)
-    found: Floats = (flat.T @ flat).reshape(width, count, width, count).numpy()
-    return found
-
-
-def _climb(errors: Floats, energy_K: Floats, cost: Ints) -> tuple[Floats, Ints, Ints, Ints]:
-    """Returns every component's widths (by their numbers) from none to the finest, along its hull.
-
-    Args:
-        errors: squared error [W, W, K] of a component at all widths.
-        energy_K: that of a component that is not there.
-        cost: bits [W, W].
-
-    Returns:
-        Squared error saved a bit, component, left and right width of each step; of a component in their order.
-    """
-    count, width = len(energy_K), cost.shape[1]
-    at, spent = energy_K.copy(), np.zeros(count)
-    flat_errors, flat_cost = errors.reshape(-1, count), cost.reshape(-1, 1)
-    found = []
-    while True:
-        ahead = (flat_cost > spent) & (flat_errors < at)
-        slope = np.where(ahead, (at - flat_errors) / np.where(ahead, flat_cost - spent, 1), -1)
-        best = slope.argmax(axis=0)
-        gain = slope[best, np.arange(count)]
-        go = np.flatnonzero(gain > 0)
-        if not len(go):
-            break
-        found.append((gain[go], go, best[go] // width, best[go] % width))
-        at[go], spent[go] = flat_errors[best[go], go], flat_cost[best[go], 0]
-    empty = np.zeros(0, dtype=np.int64)
-    if not found:
-        return np.zeros(0), empty, empty, empty
-    slopes, *rest = (np.concatenate(each) for each in zip(*found, strict=True))
-    return slopes, rest[0], rest[1], rest[2]
-
-
-def _hull(points: list[Corner]) -> list[Corner]:
-    """Returns the corners of the lower convex hull, from the first point to that of the least error."""
-    bits, error = (np.array([getattr(one, name) for one in points], dtype=np.float64) for name in ("bits", "error"))
-    found = [points[0]]
+def _hull(bits: Ints, error: Floats) -> list[int]:
+    """Returns the corners of points' lower convex hull, from the first point to that of the least error."""
+    order = np.argsort(bits, kind="stable")
+    bits, error = bits[order], error[order]
+    found = [0]
     while True:
         here = found[-1]
-        ahead = (bits > here.bits) & (error < here.error)
-        if not ahead.any():
-            return found
-        slope = np.where(ahead, (here.error - error) / np.where(ahead, bits - here.bits, 1), -1)
-        best = np.flatnonzero(slope == slope.max())
-        found.append(points[int(best[bits[best].argmax()])])
+        first = int(np.searchsorted(bits, bits[here], side="right"))
+        slope = (error[here] - error[first:]) / (bits[first:] - bits[here])
+        top = slope.max(initial=0.0)
+        if top == 0:
+            return [int(at) for at in order[found]]
+        best = first + np.flatnonzero(slope == top)
+        found.append(int(best[bits[best].argmax()]))

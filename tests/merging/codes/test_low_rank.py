@@ -1,16 +1,17 @@
 """A delta by a budget of bits: nested, independent of others, nothing of zero rows; against its literal twin."""
 
 import math
+import sys
 from itertools import pairwise
 
 import pytest
 import torch
 
 from condu_ray.merging import DeltaError, reconstruction
-from condu_ray.merging.codes import low_rank, reference
+from condu_ray.merging.codes import low_rank, quantiser, reference
 from condu_ray.merging.codes.allocation import allocate
-from condu_ray.merging.codes.quantiser import MAX_BITS, levels, quantise
-from condu_ray.merging.codes.spectrum import Corner, build, expand, spectrum, with_signs
+from condu_ray.merging.codes.part import expand, with_signs
+from condu_ray.merging.codes.spectrum import Corner, build, spectrum
 from condu_ray.methods.coded import text_counts
 from tests.merging.deltas import DTYPES, small_delta
 
@@ -39,23 +40,6 @@ def delta_of(power, seed=0):
         "scale": torch.tensor(3e-4),
         "nothing": torch.zeros(0, 3),
     }
-
-
-@pytest.mark.parametrize("bits", range(1, MAX_BITS + 1))
-def test_a_level_is_the_mean_of_what_is_nearest_to_it(bits):
-    edge = torch.cat([torch.tensor([-40.0]), (levels(bits)[1:] + levels(bits)[:-1]) / 2, torch.tensor([40.0])]).double()
-    density = torch.exp(-edge.square() / 2) / math.sqrt(2 * math.pi)
-    share = (torch.special.erf(edge[1:] / math.sqrt(2)) - torch.special.erf(edge[:-1] / math.sqrt(2))) / 2
-    assert torch.allclose((density[:-1] - density[1:]) / share, levels(bits), atol=3e-4)
-
-
-def test_wider_levels_are_nearer():
-    vectors = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)).double()
-    missed = []
-    for bits in range(1, MAX_BITS + 1):
-        value = levels(bits)[quantise(vectors, bits).long()]
-        missed.append((1 - torch.cosine_similarity(vectors, value, dim=0) ** 2).max())
-    assert all(fine < 0.4 * coarse for coarse, fine in pairwise(missed))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +88,7 @@ def test_the_errors_of_the_curve_are_those_of_what_comes_back():
     curve = spectrum(matrix, overhead=11)
     assert len(curve.hull) > 20
     for corner in curve.hull[1:]:
-        part = build(curve.left, curve.right, curve.path[: corner.steps])
+        part = build(curve.left, curve.right, curve.path, corner.steps)
         part = with_signs(part, matrix) if corner.signs else part
         error = float((matrix - expand(part, matrix.shape).double()).square().sum())
         assert error == pytest.approx(corner.error, rel=1e-4, abs=1e-12 * float(matrix.square().sum()))
@@ -158,9 +142,40 @@ def test_shapes_and_dtypes_come_back_and_equal_deltas_give_equal_bytes(dtype):
     assert all(torch.equal(code[key], again[key]) for key in code)
 
 
-def test_a_delta_of_zeros_is_kept_as_such():
-    delta = {"w": torch.zeros(4, 3)}
-    assert torch.equal(low_rank.decode(low_rank.encode(delta, 0.1))["w"], delta["w"])
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_the_same_bytes_by_torch_and_by_the_compiled_loops_on_any_number_of_threads(monkeypatch, threads):
+    delta, codes = delta_of(0.5) | {"more": decaying(5, 90, 0.3, 9)}, []
+    for number, start, room in ((1, 1 << 60, 1 << 40), (1, 1, 1 << 40), (3, 1, 1 << 40), (3, 1 << 60, 1)):
+        threads(number)
+        monkeypatch.setattr(low_rank, "FUSED_FROM", start)
+        monkeypatch.setattr(low_rank, "_ROOM", room)
+        monkeypatch.setattr(low_rank, "_LARGE", 20_000)
+        codes.append(low_rank.encode(delta, 3.0))
+        assert torch.get_num_threads() == number
+    assert all(torch.equal(other[key], codes[0][key]) for other in codes for key in codes[0])
+
+
+def test_without_numba_torch_does_it(monkeypatch):
+    monkeypatch.setattr(low_rank, "FUSED_FROM", 1)
+    quantiser.loops.cache_clear()
+    monkeypatch.setitem(sys.modules, "condu_ray.merging.codes.fused", None)
+    try:
+        assert low_rank.decode(low_rank.encode({"w": torch.ones(6, 5)}, 1.0))["w"].gt(0).all()
+        assert quantiser.loops() is None
+    finally:
+        quantiser.loops.cache_clear()
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-300], ids=["zeros", "squares that are none"])
+def test_a_delta_of_zeros_is_kept_as_such(value):
+    delta = {"w": torch.full((4, 3), value, dtype=torch.float64)}
+    assert not low_rank.decode(low_rank.encode(delta, 0.1))["w"].any()
 
 
 def test_something_is_kept_whatever_the_budget():
