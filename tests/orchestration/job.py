@@ -16,14 +16,19 @@ class Job(Victim):
 
     script = "run_mtil.py"
 
-    def __init__(self, storage, task_data, small_backbone, *flags, method="condu", steps=40, lanes=1, environment=None):
-        command = [
+    def __init__(self, storage, task_data, small_backbone, *flags, environment=None, **more):
+        self.storage = Path(storage)
+        log = self.storage.with_name(f"{uuid.uuid4().hex}.log")
+        command = self.flags(storage, task_data, small_backbone, *flags, **more)
+        super().__init__(self.script, command, log, environment)
+
+    @staticmethod
+    def flags(storage, task_data, small_backbone, *flags, method="condu", steps=40, lanes=1):
+        return [
             "--data", str(task_data), "--pretrained", str(small_backbone), "--method", method, "--training.steps",
             str(steps), "--training.batch_size", "8", "--training.lanes", str(lanes), "--storage", str(storage),
             *(() if "--run" in flags else ("--run", "r")), *flags,
         ]  # fmt: skip
-        self.storage = Path(storage)
-        super().__init__(self.script, command, self.storage.with_name(f"{uuid.uuid4().hex}.log"), environment)
 
     def finish(self, timeout=240):
         try:

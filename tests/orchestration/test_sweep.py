@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from condu_ray.command_line import parse
+from condu_ray.commands import report, sweep
 from condu_ray.config import Sweep
 from condu_ray.orchestration.again import sweep_again
 from tests.orchestration.job import ROOT, Job
@@ -18,11 +19,15 @@ METHODS = ("condu", "pam-full")  # one whose experts all orders share, one that 
 class SweepJob(Job):
     script = "sweep_orders.py"
 
-    def __init__(self, storage, task_data, small_backbone, name, *flags, steps=4, **more):
+    def __init__(self, storage, task_data, small_backbone, name, *flags, **more):
         self.name = name
+        super().__init__(storage, task_data, small_backbone, name, *flags, **more)
+
+    @staticmethod
+    def flags(storage, task_data, small_backbone, name, *flags, steps=4, **more):
         flags = ("--run", name, "--trials", "2", *flags)
         flags += () if "--tracking.enabled" in flags else ("--tracking.enabled", "false")
-        super().__init__(storage, task_data, small_backbone, *flags, method=",".join(METHODS), steps=steps, **more)
+        return Job.flags(storage, task_data, small_backbone, *flags, method=",".join(METHODS), steps=steps, **more)
 
     def finish(self, timeout=300):
         code = self.process.wait(timeout)
@@ -132,49 +137,47 @@ def test_a_sweep_that_fails_is_failed_in_mlflow_with_its_trials(tmp_path, task_d
     assert len(runs) > 1
 
 
-def test_the_same_command_makes_the_report_from_storage_alone(both, task_data, small_backbone):
+def test_the_same_command_makes_the_report_from_storage_alone(both, task_data, small_backbone, capsys):
+    import ray
+
     done = both[0][0]
     (done.folder / "report" / "sweep.json").unlink()
-    again = SweepJob(done.storage, task_data, small_backbone, "one", "--orders", "1")
-    again.finish(timeout=60)
-    assert "2 finished before, 0 to run" in again.log.read_text()
-    assert again.report["name"] == "one"
+    sweep.main(SweepJob.flags(done.storage, task_data, small_backbone, "one", "--orders", "1"))
+    assert not ray.is_initialized()
+    assert "2 finished before, 0 to run" in capsys.readouterr().out
+    assert done.report["name"] == "one"
 
 
-def test_the_same_command_ends_at_once_where_nothing_has_changed(both, task_data, small_backbone):
-    flags = ("one", "--orders", "1")
-    storage, report = both[0][0].storage, both[0][0].folder / "report" / "sweep.json"
-    for _ in range(2):  # the first one may have something to do, after what other tests did
-        last = SweepJob(storage, task_data, small_backbone, *flags)
-        last.finish(timeout=60)
-    shown, at = " ".join(last.log.read_text().split()), report.stat().st_mtime_ns
+def test_the_same_command_ends_at_once_where_nothing_has_changed(both, task_data, small_backbone, capsys):
+    flags = SweepJob.flags(both[0][0].storage, task_data, small_backbone, "one", "--orders", "1")
+    numbers = both[0][0].folder / "report" / "sweep.json"
+    sweep.main(flags)  # it may have something to do, after what other tests did
+    at = numbers.stat().st_mtime_ns
+    capsys.readouterr()
+    sweep.main(flags)
+    shown = " ".join(capsys.readouterr().out.split())
     assert "sweep one: 2 trials, finished before" in shown
     assert "trained by this sweep" in shown
     assert "report.md" in shown
-    sweep = parse(last.process.args[2:], Sweep)
-    assert sweep_again(sweep) == sorted(report.parent.iterdir())
-    assert sweep_again(sweep.model_copy(update={"cache_report": True})) is None
-    assert sweep_again(sweep.model_copy(update={"published": True})) is None
-    assert report.stat().st_mtime_ns == at
+    config = parse(flags, Sweep)
+    assert sweep_again(config) == sorted(numbers.parent.iterdir())
+    assert sweep_again(config.model_copy(update={"cache_report": True})) is None
+    assert sweep_again(config.model_copy(update={"published": True})) is None
+    assert numbers.stat().st_mtime_ns == at
     next(both[0][0].folder.glob("trials/*.json")).touch()
-    assert sweep_again(sweep) is None
+    assert sweep_again(config) is None
 
 
-def report(*flags):
-    command = [sys.executable, str(ROOT / "jobs" / "report.py"), *map(str, flags)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_what_mlflow_missed_is_sent_later_and_only_once(both, tmp_path):
+def test_what_mlflow_missed_is_sent_later_and_only_once(both, tmp_path, capsys):
     from mlflow import MlflowClient
 
     job, uri = both[0][0], f"sqlite:///{tmp_path}/mlflow.db"
-    for _ in range(2):
-        assert "2 trials are in MLflow" in report(
-            "one", "--storage", job.storage, "--sync-mlflow", "--tracking-uri", uri
-        )
+    flags = ["one", "--storage", str(job.storage), "--sync-mlflow", "--tracking-uri", uri]
+    command = [sys.executable, str(ROOT / "jobs" / "report.py"), *flags]  # once from another process
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    report.main(flags)
+    for one in (said, capsys.readouterr().out):
+        assert "2 trials are in MLflow" in one
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("condu_ray").experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
@@ -190,15 +193,18 @@ def test_what_mlflow_missed_is_sent_later_and_only_once(both, tmp_path):
         assert parent.data.metrics[f"last/{method}"] == pytest.approx(sum(values) / len(values))
 
 
-def test_two_sweeps_make_one_report(both, tmp_path):
-    jobs, _ = both
-    report("one", "two", "--storage", jobs[0].storage, "--out", tmp_path, "--published")
+def test_two_sweeps_make_one_report(both, tmp_path, capsys):
+    storage = str(both[0][0].storage)
+    report.main(["one", "two", "--storage", storage, "--out", str(tmp_path), "--published"])
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert {group["group"]: group["trials"] for group in found["groups"]} == dict.fromkeys(METHODS, 2)  # one is in two
-    assert "one" in report("--storage", jobs[0].storage)
+    capsys.readouterr()
+    report.main(["--storage", storage])
+    assert "one" in capsys.readouterr().out
 
 
-def test_another_sweep_under_the_same_name_is_refused(both, task_data, small_backbone):
-    job = SweepJob(both[0][0].storage, task_data, small_backbone, "one", "--orders", "2")
-    assert job.process.wait(60) == 2
-    assert "holds a sweep with other settings" in job.log.read_text()
+def test_another_sweep_under_the_same_name_is_refused(both, task_data, small_backbone, capsys):
+    with pytest.raises(SystemExit) as end:
+        sweep.main(SweepJob.flags(both[0][0].storage, task_data, small_backbone, "one", "--orders", "2"))
+    assert end.value.code == 2
+    assert "holds a sweep with other settings" in capsys.readouterr().err
