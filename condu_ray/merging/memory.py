@@ -41,4 +41,5 @@ def fetch_pages(tensors: Iterable[Tensor]) -> None:
     """
     if (threads := torch.get_num_threads()) > 1:
         firsts = (one.view(-1).view(torch.uint8)[::PAGE] for one in tensors if one.nbytes >= PAGE)
-        run(part.zero_ for each in firsts for part in each.chunk(threads))
+        if jobs := [part.zero_ for each in firsts for part in each.chunk(threads)]:
+            run(jobs)
