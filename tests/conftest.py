@@ -41,9 +41,8 @@ def marked(test: str, mark: str) -> bool:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What waits the longest begins first: tests that start Ray, then files with slow ones."""
-    files = {item.nodeid.partition("::")[0] for item in items}
-    slow = {file for file in files if any("mark.slow" in text for text in marks(file).values())}
-    items.sort(key=lambda item: (not marked(item.nodeid, "ray"), item.nodeid.partition("::")[0] not in slow))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.get_closest_marker("ray") is None, item.path not in slow))
 
 
 @pytest.hookimpl(optionalhook=True)
