@@ -64,8 +64,9 @@ def test_this_machine_says_something():
 
 
 CODE = """
-import resource, sys, torch
+import ctypes, resource, sys, torch
 from condu_ray.orchestration.cluster.memory import keep_freed
+ctypes.CDLL(None).mallopt(-3, 1 << 16)  # every larger block is mapped anew, whatever the heap looks like
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
