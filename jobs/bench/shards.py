@@ -30,14 +30,14 @@ from condu_ray.merging import UnifiedDelta
 from condu_ray.merging.shards import Shard, ShardedDelta
 from condu_ray.merging.streamed import unify_file
 from condu_ray.store.artifacts import file_hash
-from jobs.bench.unify import _status, enforce, make_delta
+from jobs.bench.unify_disk import enforce, make_delta, status
 
 SPAWN = multiprocessing.get_context("spawn")
 
 
 def memory() -> int:
     """Peak KiB of this process."""
-    return _status("VmHWM")
+    return status("VmHWM")
 
 
 def prepare(limit_gib: float) -> None:
@@ -51,7 +51,7 @@ def prepare(limit_gib: float) -> None:
 def serve(pipe: Any, limit_gib: float) -> None:
     """A shard's process: answers calls until it is asked for its memory, peak and CPU seconds."""
     prepare(limit_gib)
-    shard, before = Shard(), _status("VmRSS")
+    shard, before = Shard(), status("VmRSS")
     pipe.send("ready")
     while True:
         what, given = pipe.recv()
@@ -113,7 +113,7 @@ def alone(folder: Path, limit_gib: float, queue: Any) -> None:
     from safetensors.torch import load_file
 
     prepare(limit_gib)
-    before, begin, middle = _status("VmRSS"), time.perf_counter(), None
+    before, begin, middle = status("VmRSS"), time.perf_counter(), None
     if limit_gib:
         unify_file(folder / "before", folder / "delta", folder / "alone", task="last")
     else:
@@ -130,7 +130,7 @@ def sharded(folder: Path, count: int, limit_gib: float, queue: Any) -> None:
     """By shards; this process writes."""
     group = Processes(count, limit_gib)
     prepare(limit_gib)
-    before, begin = _status("VmRSS"), time.perf_counter()
+    before, begin = status("VmRSS"), time.perf_counter()
     state = ShardedDelta.opened(group, folder / "before", "before")
     state = state.unify("last", folder / "delta", state="last", file=folder / "last")
     middle = time.perf_counter()

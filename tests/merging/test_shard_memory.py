@@ -7,7 +7,7 @@ import pytest
 
 from condu_ray.merging.pieces import PIECE
 from condu_ray.merging.streamed import unify_file
-from jobs.bench.unify import make_delta
+from jobs.bench.unify_disk import make_delta
 
 PARAMS = 30_000_000
 

@@ -54,7 +54,7 @@ def keep_freed() -> bool:
     """Has this process keep the memory that it frees, but for blocks of over 32 MiB, for what it asks for next.
 
     A step on a CPU asks for the same blocks again and again. glibc gives larger ones back to the system each time, so
-    that every page is cleared and mapped anew: some 3,000 a step of tiny-clip, a tenth of its time and more. At its
+    that every page is cleared and mapped anew: some 3,000 a step of tiny-clip, a twelfth of its time. At its
     peak a process has what it had. Both parameters are set, for one alone ends glibc's own adjustment of the other.
 
     Returns:
