@@ -16,6 +16,7 @@ from condu_ray.config import Experiment
 from condu_ray.orchestration.again import remember
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.failure import at_work
+from condu_ray.orchestration.cluster.forks import forks
 from condu_ray.orchestration.engine import Engine
 from condu_ray.orchestration.merger import Merger
 from condu_ray.orchestration.state import start_state_actor
@@ -57,6 +58,11 @@ def run(config: Experiment, lines: Lines | None = None) -> dict[str, Any]:
     check_tracking(config)
     if config.repair:
         mend(config.storage)
+    with forks(config.cluster.address):
+        return _run(config, lines)
+
+
+def _run(config: Experiment, lines: Lines) -> dict[str, Any]:
     with lines.waiting("tasks and backbone are checked"):
         checked = check(config, lambda words: lines.say(escape(words)), later=True)
     config, tasks = checked.config, [task.name for task in checked.tasks]

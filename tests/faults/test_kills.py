@@ -35,18 +35,22 @@ METHOD = "condu"
 PROCESS = f"{METHOD}, the process"
 
 
+def apart(job, *args, **options):
+    """Does what forks hundreds of times in a process of its own.
+
+    A fork takes as long as its parent is large, and pytest's is; one of a process that has spoken to a bucket before,
+    whose threads a fork has not, waits for ever.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as small:
+        return small.submit(job, *args, **options).result()
+
+
 @pytest.fixture(scope="module")
 def outcomes():
-    """Of some 300 forks, from a process of their own: a fork takes as long as its parent is large, and pytest's is.
-
-    In memory, where there is such a folder: what a cut of the power costs is played, so no disk has to be waited for.
-    """
+    """In memory, where there is such a folder: a cut of the power is played, so no disk must be waited for."""
     memory = Path("/dev/shm")
-    with (
-        tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder,
-        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as small,
-    ):
-        return small.submit(commit_points, Path(folder), [METHOD], once=True).result()
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        return apart(commit_points, Path(folder), [METHOD], once=True)
 
 
 @pytest.mark.slow
@@ -151,7 +155,7 @@ def all_is_well(found):
 
 @pytest.mark.slow
 def test_a_kill_or_a_fault_at_some_requests_to_a_bucket_loses_nothing(tmp_path):
-    process, request = requests(tmp_path, METHOD, once=True, every=20).values()
+    process, request = apart(requests, tmp_path, METHOD, once=True, every=20).values()
     assert len(process) > 6
     assert len(request) > 3
     assert all_is_well([*process, *request])
@@ -160,7 +164,7 @@ def test_a_kill_or_a_fault_at_some_requests_to_a_bucket_loses_nothing(tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("method", ["condu", "condu-svd"])
 def test_a_kill_or_a_fault_at_any_request_to_a_bucket_loses_nothing(tmp_path, method):
-    process, request = requests(tmp_path, method, once=True).values()
+    process, request = apart(requests, tmp_path, method, once=True).values()
     assert len(process) > 140
     assert len(request) > 70
     assert all_is_well([*process, *request])

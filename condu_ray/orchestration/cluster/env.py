@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from condu_ray.orchestration.cluster import stop
 from condu_ray.orchestration.cluster.background import busy, join
+from condu_ray.orchestration.cluster.forks import forking, forks
 from condu_ray.orchestration.cluster.surroundings import SurroundingsError, check_surroundings
 
 if TYPE_CHECKING:
@@ -82,14 +83,15 @@ def ray_cluster(address: str | None, run: str, lines: Lines) -> Iterator[None]:
         return
     from condu_ray.orchestration.watch.discovery import announced
 
-    try:
-        with lines.waiting("Ray starts"):
-            _init(address, namespace(run))
-        with announced() if address == "local" else nullcontext():
-            yield
-    finally:
-        if stop.asked() is None and _quiet(run):  # else the process ends, and its cluster with it
-            ray.shutdown()
+    with forks(address):
+        try:
+            with lines.waiting("Ray starts"):
+                _init(address, namespace(run))
+            with announced() if address == "local" else nullcontext():
+                yield
+        finally:
+            if stop.asked() is None and _quiet(run):  # else the process ends, and its cluster with it
+                ray.shutdown()
 
 
 def _quiet(run: str) -> bool:
@@ -123,7 +125,7 @@ def _init(address: str, space: str) -> None:
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        with quiet():
+        with quiet(), forking():
             ray.init(
                 address=address,
                 namespace=space,

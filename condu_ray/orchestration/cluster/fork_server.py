@@ -1,0 +1,252 @@
+"""The process that a local cluster's workers are forked from, after it has loaded Ray, torch and what they use.
+
+A worker that Ray starts loads all that anew: 4 CPU seconds for one that trains, of which a small run has a dozen on two
+cores. Forked, it has what the server loaded, shares its memory, and takes 0.04. Ray starts `forked_worker.py`, which
+hands its arguments, environment and files over (a Unix socket in a folder that only this user can enter); the fork then
+runs Ray's `default_worker.py`, as if Ray had started it.
+
+What is read where a library is loaded must be as in a worker of its own: Ray's modules and ours are loaded when the
+first worker asks, in its environment, and a worker whose environment is another one (but for `LATE`) is refused, and
+starts by itself. No thread runs when it forks, but pyarrow's, which its allocator takes care of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import socket
+import sys
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from threadpoolctl import threadpool_limits
+
+LIBRARIES = ("numpy", "pyarrow.parquet", "pandas", "torch", "torch._dynamo", "open_clip", "PIL.JpegImagePlugin")
+"""Loaded at once. The first step of an optimiser loads `torch._dynamo`."""
+MODULES = (
+    "ray.data",
+    "ray.train.torch",
+    *(
+        f"condu_ray.orchestration.{name}"
+        for name in (
+            "lanes.trainer",
+            "lanes.controller",
+            "lanes.board",
+            "measure.evaluator",
+            "measure.encoders",
+            "state",
+        )
+    ),
+)
+"""Loaded in the first worker's environment, which Ray's modules read."""
+LATE = {"RAY_JOB_ID", "PWD", "OLDPWD", "SHLVL", "_"}
+"""What may differ from the first worker's environment."""
+LISTENS = "CONDU_RAY_FORK_SERVER_LISTENS"
+"""The environment variable that has the file descriptor of the socket that it listens at."""
+IDLE_THREADS = {"jemalloc_bg_thd"}
+
+
+@dataclass
+class Wanted:
+    """A worker that Ray wants: its script with arguments, environment, working folder and score when memory is out."""
+
+    script: str
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: str
+    score: str | None
+
+    @classmethod
+    def parsed(cls, message: bytes) -> Wanted:
+        """Reads what `forked_worker.py` sends, as Ray's `setup_worker.py` would.
+
+        Raises:
+            ValueError: it asks for more than a fork can be, as another interpreter.
+        """
+        told = json.loads(message)
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--serialized-runtime-env-context", default="{}")
+        parser.add_argument("--language")
+        known, (script, *arguments) = parser.parse_known_args(told["arguments"])
+        context = json.loads(known.serialized_runtime_env_context or "{}")
+        variables = context.pop("env_vars", None) or {}
+        plain = {None, sys.executable, "PYTHON"} >= {known.language, context.pop("py_executable", None)}
+        if (
+            not plain
+            or any(context.values())
+            or script.startswith("-")
+            or any("$" in str(v) for v in variables.values())
+        ):
+            raise ValueError(f"not a worker that can be forked: {told['arguments']}")
+        return cls(script, arguments, told["environment"] | variables, told["folder"], told["oom"])
+
+    def same(self, environment: dict[str, str]) -> bool:
+        """Whether it has this environment, but for `LATE`."""
+        mine = self.environment
+        return {name for name in mine.keys() | environment.keys() if mine.get(name) != environment.get(name)} <= LATE
+
+    def become(self, files: list[int]) -> NoReturn:
+        """Makes this process the worker, with these as its standard files."""
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        os.chdir(self.folder)
+        if self.score is not None:
+            with suppress(OSError):
+                Path("/proc/self/oom_score_adj").write_text(self.score)
+        _environment(self.environment)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.modules["numpy"].random.seed()  # Python's own generator is seeded anew by itself
+        sys.modules["torch"].seed()
+        _threads_follow()
+        sys.argv = [self.script, *self.arguments]
+        sys.path[0] = str(Path(self.script).parent)
+        runpy.run_path(self.script, run_name="__main__")
+        sys.exit()
+
+
+def main(path: str, tree: str) -> None:
+    """Loads, listens and forks, until the process that started it is gone (its end of the standard input is closed).
+
+    Args:
+        path: of the socket that file descriptor 3 listens at; its folder is removed at the end.
+        tree: the folder of this package's tree.
+    """
+    server = socket.socket(fileno=int(os.environ.pop(LISTENS)))
+    sys.path[0] = tree
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no dead child waits
+    _libraries()
+    first: dict[str, str] | None = None
+    inputs = [server.fileno(), 0]
+    while 0 not in select.select(inputs, [], [])[0]:
+        client, _ = server.accept()
+        with client, suppress(OSError, ValueError):
+            client.settimeout(5)
+            message, files = _message(client)
+            try:
+                wanted = Wanted.parsed(message)
+                if first is None:
+                    first = _environment(wanted.environment)
+                    _modules()
+                    if not _distinct():
+                        break
+                if wanted.same(first) and _alone() and os.fork() == 0:
+                    server.close()
+                    _handed_over(client)
+                    wanted.become(files)
+            finally:
+                for file in files:
+                    os.close(file)
+    shutil.rmtree(Path(path).parent, ignore_errors=True)
+
+
+def _libraries() -> None:
+    """Loads libraries as a worker does that Ray gives one CPU or none (`_threads_follow`)."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _load(LIBRARIES)
+    if threads is None:
+        del os.environ["OMP_NUM_THREADS"]
+
+
+def _modules() -> None:
+    """Loads what takes identifiers from Ray's generator, whose state forks would share, and leaves that as it was."""
+    from ray import ActorClassID, actor
+
+    class Drawn:
+        @staticmethod
+        def from_random() -> ActorClassID:
+            return ActorClassID(os.urandom(ActorClassID.size()))
+
+    vars(actor)["ActorClassID"] = Drawn  # an actor's class, which a module defines, has an identifier
+    _load(MODULES)
+    vars(actor)["ActorClassID"] = ActorClassID
+
+
+def _distinct() -> bool:
+    """Whether two forks draw different identifiers."""
+    drawn = []
+    for _ in range(2):
+        source, sink = os.pipe()
+        if os.fork() == 0:
+            os.write(sink, sys.modules["ray"]._raylet.UniqueID.from_random().binary())
+            os._exit(0)
+        os.close(sink)
+        with os.fdopen(source, "rb") as stream:
+            drawn.append(stream.read())
+    return drawn[0] != drawn[1]
+
+
+def _threads_follow() -> None:
+    """Has libraries take the threads that Ray says with a worker's work, which each has read when it was loaded."""
+    from ray._private import utils
+
+    says = utils.set_omp_num_threads_if_unset
+
+    def said() -> bool:
+        if new := says():
+            threads = int(os.environ["OMP_NUM_THREADS"])
+            sys.modules["torch"].set_num_threads(threads)
+            threadpool_limits(threads, "blas")
+        return new
+
+    utils.set_omp_num_threads_if_unset = said
+
+
+def _load(modules: tuple[str, ...]) -> None:
+    for module in modules:
+        importlib.import_module(module)
+    if os.fork() == 0:  # OpenBLAS ends its threads when a process forks, and starts them when they are used
+        os._exit(0)
+    gc.collect()
+    gc.freeze()  # so that no collection in a fork touches, and thereby copies, what is shared
+
+
+def _message(client: socket.socket) -> tuple[bytes, list[int]]:
+    head, files, _, _ = socket.recv_fds(client, 8, 3)
+    left, message = int.from_bytes(head, "big"), b""
+    while len(message) < left and (part := client.recv(left - len(message))):
+        message += part
+    return message, list(files)
+
+
+def _environment(wanted: dict[str, str]) -> dict[str, str]:
+    os.environ.clear()
+    os.environ.update(wanted)
+    return wanted
+
+
+def _alone() -> bool:
+    """Whether no thread runs that a fork would miss."""
+    threads = (task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid()))
+    return {(task / "comm").read_text().strip() for task in threads} <= IDLE_THREADS
+
+
+def _handed_over(client: socket.socket) -> None:
+    """Tells `forked_worker.py` that this fork is the worker, and ends it where nobody waits for that any more."""
+    try:
+        os.setpgid(0, 0)  # Ray ends a worker's group with it
+        client.sendall(b"y")
+        if client.recv(1) == b"y":
+            client.close()
+            return
+    except OSError:
+        pass
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
+    main(*sys.argv[1:])

@@ -1,0 +1,90 @@
+"""Workers of a local cluster that are forked from one process, `fork_server.py`: when, and for how long.
+
+Only on Linux and where there is no GPU: elsewhere forks are unsafe, or nobody waits for imports.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from condu_ray.orchestration.cluster import fork_server, forked_worker
+
+SWITCH = "CONDU_RAY_FORK"
+"""The environment variable that, when 0, has each worker load everything for itself."""
+
+_paths: list[str] = []
+
+
+@contextmanager
+def forks(address: str | None) -> Iterator[None]:
+    """Has a fork server while the block runs, which loads from its beginning on what workers will need.
+
+    Within another such block, and where none is of use (a cluster is joined, there is a GPU), nothing happens.
+
+    Args:
+        address: of the cluster to be joined or started, as `ray_cluster` takes it.
+    """
+    if _paths or not _of_use(address):
+        yield
+        return
+    folder = Path(tempfile.mkdtemp(prefix="condu_ray-"))
+    path, tree = str(folder / "fork"), str(Path(__file__).parents[3])
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+            listening.bind(path)
+            listening.listen(64)
+            process = subprocess.Popen(
+                [sys.executable, fork_server.__file__, path, tree],
+                stdin=subprocess.PIPE,  # its end tells the server that this process is gone, whatever ended it
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[listening.fileno()],
+                env=os.environ | {fork_server.LISTENS: str(listening.fileno())},
+                start_new_session=True,
+            )
+    except OSError:  # no such sockets here: a path that is too long
+        shutil.rmtree(folder, ignore_errors=True)
+        yield
+        return
+    _paths.append(path)
+    try:
+        yield
+    finally:
+        _paths.remove(path)
+        process.kill()
+        process.communicate()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def forking() -> Iterator[None]:
+    """Has the cluster that Ray starts in the block ask the fork server for its workers, where there is one."""
+    from ray._private import ray_constants
+
+    name = "SETUP_WORKER_FILENAME"  # joined to Ray's folder, which an absolute path replaces
+    if not _paths or not hasattr(ray_constants, name):
+        yield
+        return
+    before = getattr(ray_constants, name)
+    setattr(ray_constants, name, forked_worker.__file__)
+    os.environ[forked_worker.SOCKET] = _paths[0]
+    try:
+        yield
+    finally:
+        setattr(ray_constants, name, before)
+        del os.environ[forked_worker.SOCKET]
+
+
+def _of_use(address: str | None) -> bool:
+    local = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+    joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    gpus = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    return local and not joined and not gpus and sys.platform == "linux" and os.environ.get(SWITCH) != "0"
