@@ -150,6 +150,7 @@ def main(path: str, tree: str) -> None:
                 for file in files:
                     os.close(file)
     shutil.rmtree(Path(path).parent, ignore_errors=True)
+    os._exit(0)  # Python's own end would take a while, and has nothing to see to
 
 
 def _libraries() -> None:

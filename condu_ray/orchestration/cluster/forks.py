@@ -20,6 +20,9 @@ from condu_ray.orchestration.cluster import fork_server, forked_worker
 SWITCH = "CONDU_RAY_FORK"
 """The environment variable that, when 0, has each worker load everything for itself."""
 
+GPUS = ((Path("/dev"), "nvidia[0-9]*"), (Path("/dev"), "kfd"))
+"""Where the system shows a GPU: folders, and names in them."""
+
 _paths: list[str] = []
 
 
@@ -86,5 +89,5 @@ def forking() -> Iterator[None]:
 def _of_use(address: str | None) -> bool:
     local = (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
     joined = "ray" in sys.modules and sys.modules["ray"].is_initialized()
-    gpus = any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    gpus = any(any(folder.glob(name)) for folder, name in GPUS)
     return local and not joined and not gpus and sys.platform == "linux" and os.environ.get(SWITCH) != "0"

@@ -1,0 +1,145 @@
+"""A local cluster's workers are forked where that is of use, are as workers of their own, and leave nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from condu_ray.orchestration.cluster import env, fork_server, forked_worker, forks
+from condu_ray.orchestration.watch.lines import Lines
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+
+
+@pytest.fixture
+def useful(monkeypatch):
+    """No GPU, no cluster: whatever this machine has."""
+    monkeypatch.setattr(forks, "GPUS", ())
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv(forks.SWITCH, raising=False)
+    if "ray" in sys.modules:
+        monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("address", "variables", "of_use"),
+    [
+        (None, {}, True),
+        ("local", {}, True),
+        ("local", {"RAY_ADDRESS": "auto"}, True),
+        ("auto", {}, False),
+        ("ray://head:10001", {}, False),
+        (None, {"RAY_ADDRESS": "auto"}, False),
+        (None, {"CONDU_RAY_FORK": "0"}, False),
+        (None, {"CONDU_RAY_FORK": "1"}, True),
+    ],
+    ids=str,
+)
+def test_when_it_is_of_use(useful, monkeypatch, address, variables, of_use):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert forks._of_use(address) == of_use
+
+
+def test_not_beside_a_gpu(useful, monkeypatch, tmp_path):
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(forks, "GPUS", ((tmp_path, "nvidia[0-9]*"),))
+    assert not forks._of_use(None)
+
+
+def servers():
+    return [one for one in psutil.Process().children() if fork_server.__file__ in one.cmdline()]
+
+
+def test_it_is_there_for_the_block_once_and_rays_name_only_while_ray_starts(useful):
+    from ray._private import ray_constants
+
+    before = ray_constants.SETUP_WORKER_FILENAME
+    with forks.forks(None), forks.forks(None):
+        (server,) = servers()
+        folder = Path(server.cmdline()[2]).parent
+        assert folder.stat().st_mode & 0o777 == 0o700  # who can write to its socket has it run what they like
+        with forks.forking():
+            assert Path(ray_constants.SETUP_WORKER_FILENAME) == Path(forked_worker.__file__)
+            assert Path(os.environ[forked_worker.SOCKET]).is_socket()
+        assert before == ray_constants.SETUP_WORKER_FILENAME
+        assert forked_worker.SOCKET not in os.environ
+    assert not server.is_running()
+    assert not folder.exists()
+    with forks.forking():
+        assert before == ray_constants.SETUP_WORKER_FILENAME
+
+
+@pytest.mark.slow
+def test_it_ends_with_the_process_that_began_it_whatever_ended_that(useful):
+    begun = "from condu_ray.orchestration.cluster import forks; import time; forks.GPUS = ()"
+    code = begun + "\nwith forks.forks('local'): print('up', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"up\n"
+    (server,) = psutil.Process(process.pid).children()
+    folder = Path(server.cmdline()[2]).parent
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    server.wait(60)
+    assert not folder.exists()
+
+
+class Worker:
+    def looked(self):
+        import random
+        import uuid
+
+        import numpy
+        import pyarrow
+        import ray
+        import threadpoolctl
+        import torch
+
+        identifier = ray._raylet.UniqueID.from_random()
+        drawn = random.random(), numpy.random.rand(), torch.rand(1).item(), uuid.uuid4(), identifier
+        threads = {one["num_threads"] for one in threadpoolctl.threadpool_info()}
+        return {
+            "pid": os.getpid(),
+            "drawn": [str(one) for one in drawn],
+            "threads": threads | {torch.get_num_threads(), pyarrow.cpu_count()},
+            "variables": {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "ASKED")},
+        }
+
+
+@pytest.mark.ray
+def test_workers_are_forked_and_as_workers_of_their_own(useful):
+    with env.ray_cluster("local", "forked", Lines()):
+        import ray
+
+        (server,) = servers()
+        actor = ray.remote(Worker)
+        asked = {"runtime_env": {"env_vars": {"ASKED": "1"}}}
+        made = [actor.options(num_cpus=cpus, max_restarts=1, max_task_retries=1).remote() for cpus in (0, 0, 1)]
+        one, other, _ = looked = [ray.get(each.looked.remote()) for each in made]
+        forked = {child.pid for child in server.children()}
+        assert {found["pid"] for found in looked} <= forked
+        assert not set(one["drawn"]) & set(other["drawn"])
+        assert [found["threads"] for found in looked] == [{1}, {1}, {1}]
+
+        os.kill(one["pid"], signal.SIGKILL)  # as Ray sees it, and starts it again
+        again = ray.get(made[0].looked.remote())
+        assert again["pid"] not in forked
+        assert not set(again["drawn"]) & set(one["drawn"])
+
+        ray.kill(made[2])
+        two = ray.get(actor.options(num_cpus=2, **asked).remote().looked.remote()) if os.cpu_count() >= 2 else None
+        if two:  # another environment: it loads for itself, and is right all the same
+            assert two["pid"] not in {child.pid for child in server.children()}
+            assert (two["threads"], two["variables"]) == ({2}, {"OMP_NUM_THREADS": "2", "ASKED": "1"})
+            wide = ray.get(actor.options(num_cpus=2).remote().looked.remote(), timeout=60)
+            assert wide["pid"] in {child.pid for child in server.children()}
+            assert (wide["threads"], wide["variables"]["OMP_NUM_THREADS"]) == ({2}, "2")
+    deadline = time.monotonic() + 20
+    while (left := [pid for pid in forked if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
