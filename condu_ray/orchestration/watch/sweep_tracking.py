@@ -8,7 +8,7 @@ from types import TracebackType
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.mlflow_address import shown_uri
-from condu_ray.orchestration.watch.tracking import IDENTITY, ended, open_experiment
+from condu_ray.orchestration.watch.tracking import IDENTITY, ended, log_params, open_experiment
 from condu_ray.store.artifacts import local
 from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
@@ -55,8 +55,7 @@ class Parent:
             return
         tags = {IDENTITY: identity, "kind": "sweep", **provenance()}
         self.run = client.create_run(experiment, run_name=self._config.run_name, tags=tags).info.run_id
-        for key, value in self._params.items():
-            client.log_param(self.run, key, value[:6000])
+        log_params(client, self.run, self._params)
 
     def finish(self, metrics: Mapping[str, float], report: Place) -> None:
         """Attaches the sweep's report and its aggregate metrics, and closes the run."""

@@ -3,12 +3,13 @@ import threading
 import time
 
 import pytest
+from mlflow import MlflowClient
 
 from condu_ray.config import Experiment, Tracking
 from condu_ray.orchestration.watch import tracking
 from condu_ray.orchestration.watch.mlflow_address import tracking_uri
 from condu_ray.orchestration.watch.sweep_tracking import Parent
-from condu_ray.orchestration.watch.tracking import Tracker, ended, flatten, open_experiment
+from condu_ray.orchestration.watch.tracking import Tracker, ended, flatten, log_params, open_experiment
 
 
 def test_settings_get_dotted_names():
@@ -163,3 +164,13 @@ def test_what_a_run_and_a_sweep_with_its_trials_end_as(tmp_path, error, status):
     trial.fail("FAILED")  # it hears only then that there is no cluster any more
     client, experiment = open_experiment(config)
     assert [run.info.status for run in client.search_runs([experiment])] == [status] * 3
+
+
+def test_more_parameters_than_mlflow_takes_at_once_keep_their_order_and_are_cut(tmp_path):
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'm.db'}")
+    run = client.create_run(client.create_experiment("e")).info.run_id
+    params = {f"k{(37 * number) % 250}": number for number in range(250)} | {"long": "x" * 9000}
+    log_params(client, run, params)
+    found = client.get_run(run).data.params
+    assert found == {name: str(value)[:6000] for name, value in params.items()}
+    assert list(found) == list(params)
