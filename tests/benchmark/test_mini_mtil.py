@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from condu_ray.benchmark.mini_mtil import draw
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
 from condu_ray.benchmark.mini_mtil.icons import icons
 
@@ -37,6 +38,26 @@ def test_the_same_seed_gives_the_same_bytes(drawn, tmp_path):
     again = mini_mtil(tmp_path, **SMALL)
     for one, other in zip(drawn, again, strict=True):
         assert contents(one) == contents(other)
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_what_another_process_draws_has_the_same_bytes_or_is_drawn_here(drawn, tmp_path, monkeypatch, runs):
+    begun = []
+
+    class Begun(subprocess.Popen):
+        def __init__(self, command, **options):
+            super().__init__(command if runs else [sys.executable, "-c", "raise SystemExit(1)"], **options)
+            begun.append(json.loads(command[-1])[2])
+
+    monkeypatch.setattr(subprocess, "Popen", Begun)
+    monkeypatch.setattr(draw, "_WORTH", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    (tmp_path / "flowers").mkdir()  # none yet, whatever lies there
+    for _ in range(2):  # the second time all are there
+        again = mini_mtil(tmp_path, tasks=["flowers", "land", "shapes"], **SMALL)
+    assert begun == [["land"]]
+    for folder in again:
+        assert contents(folder) == contents(drawn[MINI_MTIL_TASKS.index(folder.name)])
 
 
 def test_another_seed_gives_other_pictures(drawn, tmp_path):

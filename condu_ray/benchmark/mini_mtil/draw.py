@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,7 @@ from condu_ray.benchmark.mini_mtil.domain import Domain
 from condu_ray.benchmark.tasks import META
 from condu_ray.store.artifacts import read_text
 from condu_ray.store.backend import backend
-from condu_ray.store.location import P, Place
+from condu_ray.store.location import Location, P, Place
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,8 @@ MINI_MTIL_TASKS: tuple[str, ...] = tuple(DOMAINS)
 MINI_MTIL_DEFAULT: tuple[str, ...] = ("charts", "digits", "faces", "flowers", "land", "vehicles")
 
 _PARTS = ("train", "test")
+_WORTH = 1000
+"""Images, a millisecond each, for which another process is started."""
 _SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int32())])
 
 
@@ -66,12 +72,34 @@ def mini_mtil(
     if min(train_per_class, test_per_class) < 1:
         raise ValueError("train_per_class and test_per_class must be at least 1")
     counts = dict(zip(_PARTS, (train_per_class, test_per_class), strict=True))
+    missing = [name for name in names if not _present(folder / name, _meta(DOMAINS[name], seed, counts))]
+    with _beside(folder, missing[1::2], seed, counts):
+        for name in missing[::2]:
+            _task(folder, DOMAINS[name], seed, counts)
     return [_task(folder, DOMAINS[name], seed, counts) for name in names]
 
 
-def _task(folder: P, domain: Domain, seed: int, counts: dict[str, int]) -> P:
-    final = folder / domain.name
-    meta = {
+@contextmanager
+def _beside(folder: Place, names: Sequence[str], seed: int, counts: dict[str, int]) -> Iterator[None]:
+    """Has another process draw tasks meanwhile, where that is worth its start; what it cannot is left to be drawn."""
+    images = sum(counts.values()) * sum(len(DOMAINS[name].names) for name in names)
+    if images < _WORTH or (os.cpu_count() or 1) < 2:
+        yield
+        return
+    told = json.dumps([str(folder), seed, list(names), *counts.values()])
+    process = subprocess.Popen(
+        [sys.executable, "-m", __name__, told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _meta(domain: Domain, seed: int, counts: dict[str, int]) -> dict[str, object]:
+    return {
         "name": domain.name,
         "classes": list(domain.names),
         "template": domain.template,
@@ -81,6 +109,10 @@ def _task(folder: P, domain: Domain, seed: int, counts: dict[str, int]) -> P:
         "seed": seed,
         "per_class": counts,
     }
+
+
+def _task(folder: P, domain: Domain, seed: int, counts: dict[str, int]) -> P:
+    final, meta = folder / domain.name, _meta(domain, seed, counts)
     if _present(final, meta):
         return final
 
@@ -121,3 +153,9 @@ def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    place, its_seed, its_names, *its_counts = json.loads(sys.argv[1])
+    for its_name in its_names:
+        _task(Location(place), DOMAINS[its_name], its_seed, dict(zip(_PARTS, its_counts, strict=True)))
