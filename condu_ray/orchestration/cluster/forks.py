@@ -38,23 +38,9 @@ def forks(address: str | None) -> Iterator[None]:
     if _paths or not _of_use(address):
         yield
         return
-    folder = Path(tempfile.mkdtemp(prefix="condu_ray-"))
-    path, tree = str(folder / "fork"), str(Path(__file__).parents[3])
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-            listening.bind(path)
-            listening.listen(64)
-            process = subprocess.Popen(
-                [sys.executable, fork_server.__file__, path, tree],
-                stdin=subprocess.PIPE,  # its end tells the server that this process is gone, whatever ended it
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[listening.fileno()],
-                env=os.environ | {fork_server.LISTENS: str(listening.fileno())},
-                start_new_session=True,
-            )
-    except OSError:  # no such sockets here: a path that is too long
-        shutil.rmtree(folder, ignore_errors=True)
+        process, path = _begun()
+    except OSError:  # as where the temporary folder's name is too long for a socket: workers start as ever
         yield
         return
     _paths.append(path)
@@ -64,7 +50,29 @@ def forks(address: str | None) -> Iterator[None]:
         _paths.remove(path)
         process.kill()
         process.communicate()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(Path(path).parent, ignore_errors=True)
+
+
+def _begun() -> tuple[subprocess.Popen[bytes], str]:
+    folder = Path(tempfile.mkdtemp(prefix="condu_ray-"))
+    path, tree = str(folder / "fork"), str(Path(__file__).parents[3])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        try:
+            listening.bind(path)
+        except OSError:
+            folder.rmdir()
+            raise
+        listening.listen(64)
+        process = subprocess.Popen(
+            [sys.executable, fork_server.__file__, path, tree],
+            stdin=subprocess.PIPE,  # its end tells the server that this process is gone, whatever ended it
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[listening.fileno()],
+            env=os.environ | {fork_server.LISTENS: str(listening.fileno())},
+            start_new_session=True,
+        )
+    return process, path
 
 
 @contextmanager

@@ -75,6 +75,16 @@ def test_it_is_there_for_the_block_once_and_rays_name_only_while_ray_starts(usef
         assert before == ray_constants.SETUP_WORKER_FILENAME
 
 
+def test_where_no_socket_can_be_workers_start_as_ever(useful, tmp_path, monkeypatch):
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with forks.forks(None):
+        assert not servers()
+        assert not forks._paths
+    assert list(long.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_it_ends_with_the_process_that_began_it_whatever_ended_that(useful):
     begun = "from condu_ray.orchestration.cluster import forks; import time; forks.GPUS = ()"
