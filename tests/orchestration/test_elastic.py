@@ -11,7 +11,8 @@ TASKS = 3
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)  # which a local cluster that was here leaves behind
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
@@ -28,7 +29,7 @@ def test_a_run_loses_and_gains_nodes_and_makes_the_same_bits(tmp_path, task_data
         assert "in 1 lanes" in job.log.read_text()
         second = cluster.add_node(num_cpus=1)  # not the driver's, which is there already
         job.wait_for(lambda: "more lanes: the cluster has grown" in job.log.read_text())
-        job.wait_for(lambda: job.log.read_text().splitlines()[-1].count("/1500") == 2, timeout=180)  # both lanes train
+        job.wait_for(lambda: job.log.read_text().splitlines()[-1].count("/2500") == 2, timeout=180)  # both lanes train
         cluster.remove_node(second, allow_graceful=False)
         results = job.finish(timeout=400)
     finally:

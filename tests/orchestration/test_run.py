@@ -237,12 +237,13 @@ def test_a_rate_that_is_too_high_is_lowered_for_its_expert_alone(tmp_path, task_
     finally:
         stopped.stop()
     assert "task doors: the loss became" in " ".join(stopped.log.read_text().split())
-    assert [entry["task"] for entry in stopped.merges] == ["walls"][: len(stopped.merges)]
+    before = [entry["task"] for entry in stopped.merges]
+    assert before in ([], ["walls"])
     kept = stopped.experts
     assert len(kept) <= 1
     job = Job(tmp_path / "s", task_data, small_backbone, *flags, "retry-lower-lr")
     results = job.finish()
-    assert [entry["task"] for entry in job.merges] == TASKS
+    assert [entry["task"] for entry in job.merges] == [*before, *TASKS]  # of experts that may be tried again
     assert results["experts_trained"] == 3 - len(kept)  # what did not diverge is not trained again
     assert len(job.experts) == 3 + len(kept)
     for key in job.experts:

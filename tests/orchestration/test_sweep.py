@@ -113,15 +113,15 @@ def test_trials_that_merge_in_shards_make_the_same_bits(both, tmp_path, task_dat
         states.append({path.relative_to(one.storage): path.read_bytes() for path in found})
     assert len(states[0]) == 6
     assert states[0] == states[1]
-    assert job.records == both[0][0].records
+    assert job.records == both[0][1].records
 
 
 @pytest.mark.long
 def test_a_sweep_that_fails_is_failed_in_mlflow_with_its_trials(tmp_path, task_data, small_backbone):
     from mlflow import MlflowClient
 
-    flags = ("--orders", "2", "--tracking.enabled", "true", "--training.lr", "1e30")
-    job = SweepJob(tmp_path / "s", task_data, small_backbone, "wild", *flags)
+    flags = ("--orders", "2", "--tracking.enabled", "true", "--training.lr_by_task", '{"cars": 1e30}')
+    job = SweepJob(tmp_path / "s", task_data, small_backbone, "wild", *flags, steps=800)  # trials begin meanwhile
     try:
         assert job.process.wait(240) == 1
     finally:
