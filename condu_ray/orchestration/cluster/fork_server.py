@@ -33,27 +33,15 @@ from threadpoolctl import threadpool_limits
 
 LIBRARIES = ("numpy", "pyarrow.parquet", "pandas", "torch", "torch._dynamo", "open_clip", "PIL.JpegImagePlugin")
 """Loaded at once. The first step of an optimiser loads `torch._dynamo`."""
-MODULES = (
-    "ray.data",
-    "ray.train.torch",
-    *(
-        f"condu_ray.orchestration.{name}"
-        for name in (
-            "lanes.trainer",
-            "lanes.controller",
-            "lanes.board",
-            "measure.evaluator",
-            "measure.encoders",
-            "state",
-        )
-    ),
-)
+OURS = ("lanes.trainer", "lanes.controller", "lanes.board", "measure.evaluator", "measure.encoders", "state")
+MODULES = ("ray.data", "ray.train.torch", *(f"condu_ray.orchestration.{name}" for name in OURS))
 """Loaded in the first worker's environment, which Ray's modules read."""
 LATE = {"RAY_JOB_ID", "PWD", "OLDPWD", "SHLVL", "_"}
 """What may differ from the first worker's environment."""
 LISTENS = "CONDU_RAY_FORK_SERVER_LISTENS"
 """The environment variable that has the file descriptor of the socket that it listens at."""
 IDLE_THREADS = {"jemalloc_bg_thd"}
+"""Names of threads that see to themselves when a process forks."""
 
 
 @dataclass
@@ -81,12 +69,7 @@ class Wanted:
         context = json.loads(known.serialized_runtime_env_context or "{}")
         variables = context.pop("env_vars", None) or {}
         plain = {None, sys.executable, "PYTHON"} >= {known.language, context.pop("py_executable", None)}
-        if (
-            not plain
-            or any(context.values())
-            or script.startswith("-")
-            or any("$" in str(v) for v in variables.values())
-        ):
+        if not plain or any(context.values()) or script.startswith("-") or "$" in "".join(variables.values()):
             raise ValueError(f"not a worker that can be forked: {told['arguments']}")
         return cls(script, arguments, told["environment"] | variables, told["folder"], told["oom"])
 
@@ -116,11 +99,11 @@ class Wanted:
         sys.exit()
 
 
-def main(path: str, tree: str) -> None:
+def main(path: str, tree: str) -> NoReturn:
     """Loads, listens and forks, until the process that started it is gone (its end of the standard input is closed).
 
     Args:
-        path: of the socket that file descriptor 3 listens at; its folder is removed at the end.
+        path: of the socket that it listens at; its folder is removed at the end.
         tree: the folder of this package's tree.
     """
     server = socket.socket(fileno=int(os.environ.pop(LISTENS)))
@@ -128,6 +111,15 @@ def main(path: str, tree: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no dead child waits
     _libraries()
+    if mine := _served(server):
+        wanted, files = mine
+        wanted.become(files)
+    shutil.rmtree(Path(path).parent, ignore_errors=True)
+    os._exit(0)  # Python's own end would take a while, and has nothing to see to
+
+
+def _served(server: socket.socket) -> tuple[Wanted, list[int]] | None:
+    """Forks; returns in every fork what it is to become, with which files, and None in the server at its end."""
     first: dict[str, str] | None = None
     inputs = [server.fileno(), 0]
     while 0 not in select.select(inputs, [], [])[0]:
@@ -141,16 +133,16 @@ def main(path: str, tree: str) -> None:
                     first = _environment(wanted.environment)
                     _modules()
                     if not _distinct():
-                        break
+                        return None
                 if wanted.same(first) and _alone() and os.fork() == 0:
                     server.close()
                     _handed_over(client)
-                    wanted.become(files)
+                    files, kept = [], files
+                    return wanted, kept
             finally:
                 for file in files:
                     os.close(file)
-    shutil.rmtree(Path(path).parent, ignore_errors=True)
-    os._exit(0)  # Python's own end would take a while, and has nothing to see to
+    return None
 
 
 def _libraries() -> None:
