@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,9 @@ from condu_ray.use.serving import Serving, Source
 from condu_ray.vlm.preprocess import Preprocessor
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds for which a swap is tried again where replicas are gone."""
 
 
 class Front:
@@ -45,7 +49,7 @@ class Front:
         """Swaps to what a new `user_config` says when all replicas have it; what is served goes on until then."""
         source = Source.model_validate(user_config)
         if self._now is None:
-            await self._take(source)
+            await self._take_in_the_end(source)
             return
         if self._swap is not None:
             self._swap.cancel()  # the newest is meant
@@ -53,9 +57,23 @@ class Front:
 
     async def _try(self, source: Source) -> None:
         try:
-            await self._take(source)
+            await self._take_in_the_end(source)
         except Exception as error:  # the old state goes on; this is for the log alone
             log.error("%s: is not served, the state before it goes on: %s", source, error)
+
+    async def _take_in_the_end(self, source: Source) -> None:
+        """Takes what is to be served, again where replicas are gone: for a moment, while Serve gives them its settings.
+
+        The settings that a swap comes with are such ones: a swap that gave up would leave the old state for good.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return await self._take(source)
+            except (DeploymentUnavailableError, RayActorError):
+                if time.monotonic() > end:
+                    raise
+            await asyncio.sleep(0.1)
 
     async def _take(self, source: Source) -> None:
         about: About = await self._router.prepare.remote(source)

@@ -7,6 +7,7 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from condu_ray.orchestration.serving import front as front_module
 from condu_ray.orchestration.serving.front import Front
 from condu_ray.orchestration.serving.replicas import TRIES, again, same
 from condu_ray.use.edition import About
@@ -25,7 +26,7 @@ class Handle:
     """A deployment of one replica; `answers` are given in turn, the last one for ever; errors are raised."""
 
     def __init__(self, *answers):
-        self.answers, self.calls, self.models, self.gate = list(answers), [], [], None
+        self.answers, self.calls, self.models, self.gate, self.gone = list(answers), [], [], None, []
 
     def options(self, multiplexed_model_id):
         self.models.append(multiplexed_model_id)
@@ -58,6 +59,8 @@ class Handle:
 
         class All:
             async def results_async(self):
+                if handle.gone:
+                    raise handle.gone.pop(0)
                 handle.calls.append(("all", name, source))
                 return [await handle._prepare(source)]
 
@@ -178,3 +181,23 @@ def test_pictures_of_one_question_and_edition_share_a_batch():
     one, two = Source(run="r", session=1), Source(run="r", session=2)
     items = [(one, Asked(top_k=3), "a"), (two, Asked(), "b"), (one, Asked("walls"), "c"), (one, Asked(), "d")]
     assert list(same(items).values()) == [[0, 3], [1], [2]]
+
+
+@pytest.mark.parametrize("patience", [60.0, -1.0])
+def test_a_swap_is_tried_again_while_serve_shows_no_replicas(monkeypatch, caplog, patience):
+    monkeypatch.setattr(front_module, "PATIENCE", patience)
+
+    async def run():
+        router, experts = Handle({"class": "red"}), Handle({"class": "red"})
+        front = await front_of(router, experts)
+        # As Ray Serve does for a moment with every deployment that gets new settings, which a swap begins with.
+        router.gone, experts.gone = [DeploymentUnavailableError("x")], [ActorDiedError()]
+        await front.reconfigure({"run": "r", "session": 3})
+        for _ in range(40):
+            await asyncio.sleep(0.05)
+            if front.about.source.session == 3:
+                break
+        return front.about.source.session
+
+    assert asyncio.run(run()) == (3 if patience > 0 else 2)
+    assert ("is not served" in caplog.text) == (patience < 0)
