@@ -18,7 +18,8 @@ SOCKET = "CONDU_RAY_FORK_SERVER"
 """The environment variable that names the server's socket."""
 SECONDS = 40.0
 """How long the server may take, which loads modules first; Ray waits a minute for a worker."""
-RULES = "/proc/self/oom_score_adj"
+SCORE = "/proc/self/oom_score_adj"
+"""Where Ray has said which process goes first when memory is out."""
 
 
 def forked(arguments: list[str]) -> bool:
@@ -31,7 +32,7 @@ def forked(arguments: list[str]) -> bool:
         Whether it has.
     """
     wanted = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd(), "oom": None}
-    with suppress(OSError), open(RULES) as file:
+    with suppress(OSError), open(SCORE) as file:
         wanted["oom"] = file.read().strip()
     message = json.dumps(wanted).encode()
     try:

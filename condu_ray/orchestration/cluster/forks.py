@@ -56,22 +56,22 @@ def forks(address: str | None) -> Iterator[None]:
 def _begun() -> tuple[subprocess.Popen[bytes], str]:
     folder = Path(tempfile.mkdtemp(prefix="condu_ray-"))
     path, tree = str(folder / "fork"), str(Path(__file__).parents[3])
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
             listening.bind(path)
-        except OSError:
-            folder.rmdir()
-            raise
-        listening.listen(64)
-        process = subprocess.Popen(
-            [sys.executable, fork_server.__file__, path, tree],
-            stdin=subprocess.PIPE,  # its end tells the server that this process is gone, whatever ended it
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[listening.fileno()],
-            env=os.environ | {fork_server.LISTENS: str(listening.fileno())},
-            start_new_session=True,
-        )
+            listening.listen(64)
+            process = subprocess.Popen(
+                [sys.executable, fork_server.__file__, path, tree],
+                stdin=subprocess.PIPE,  # its end tells the server that this process is gone, whatever ended it
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[listening.fileno()],
+                env=os.environ | {fork_server.LISTENS: str(listening.fileno())},
+                start_new_session=True,
+            )
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return process, path
 
 
