@@ -72,11 +72,14 @@ def mini_mtil(
     if min(train_per_class, test_per_class) < 1:
         raise ValueError("train_per_class and test_per_class must be at least 1")
     counts = dict(zip(_PARTS, (train_per_class, test_per_class), strict=True))
-    missing = [name for name in names if not _present(folder / name, _meta(DOMAINS[name], seed, counts))]
+    missing = [name for name in dict.fromkeys(names) if not _present(folder / name, _meta(DOMAINS[name], seed, counts))]
     with _beside(folder, missing[1::2], seed, counts):
         for name in missing[::2]:
-            _task(folder, DOMAINS[name], seed, counts)
-    return [_task(folder, DOMAINS[name], seed, counts) for name in names]
+            _draw(folder / name, DOMAINS[name], seed, counts)
+    for name in missing[1::2]:
+        if not _present(folder / name, _meta(DOMAINS[name], seed, counts)):
+            _draw(folder / name, DOMAINS[name], seed, counts)
+    return [folder / name for name in names]
 
 
 @contextmanager
@@ -111,10 +114,8 @@ def _meta(domain: Domain, seed: int, counts: dict[str, int]) -> dict[str, object
     }
 
 
-def _task(folder: P, domain: Domain, seed: int, counts: dict[str, int]) -> P:
-    final, meta = folder / domain.name, _meta(domain, seed, counts)
-    if _present(final, meta):
-        return final
+def _draw(final: Place, domain: Domain, seed: int, counts: dict[str, int]) -> None:
+    meta = _meta(domain, seed, counts)
 
     def fill(draft: Path) -> None:
         for part in _PARTS:
@@ -125,7 +126,6 @@ def _task(folder: P, domain: Domain, seed: int, counts: dict[str, int]) -> P:
 
     backend(final).publish(final, fill, META)
     logger.info("drew %s into %s", domain.name, final)
-    return final
 
 
 def _present(final: Place, meta: dict[str, object]) -> bool:
@@ -158,4 +158,4 @@ def _png(image: Image.Image) -> bytes:
 if __name__ == "__main__":
     place, its_seed, its_names, *its_counts = json.loads(sys.argv[1])
     for its_name in its_names:
-        _task(Location(place), DOMAINS[its_name], its_seed, dict(zip(_PARTS, its_counts, strict=True)))
+        _draw(Location(place) / its_name, DOMAINS[its_name], its_seed, dict(zip(_PARTS, its_counts, strict=True)))

@@ -5,9 +5,9 @@ cores. Forked, it has what the server loaded, shares its memory, and takes 0.04.
 hands its arguments, environment and files over (a Unix socket in a folder that only this user can enter); the fork then
 runs Ray's `default_worker.py`, as if Ray had started it.
 
-What is read where a library is loaded must be as in a worker of its own: Ray's modules and ours are loaded when the
-first worker asks, in its environment, and a worker whose environment is another one (but for `LATE`) is refused, and
-starts by itself. No thread runs when it forks, but pyarrow's, which its allocator takes care of.
+What is read where a library is loaded must be as in a worker of its own: Ray's modules are loaded when the first worker
+asks, in its environment, and a worker whose environment is another one (but for `LATE`) is refused, and starts by
+itself. No thread runs when it forks, but pyarrow's, which its allocator takes care of.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ from threadpoolctl import threadpool_limits
 
 LIBRARIES = ("numpy", "pyarrow.parquet", "pandas", "torch", "torch._dynamo", "open_clip", "PIL.JpegImagePlugin")
 """Loaded at once. The first step of an optimiser loads `torch._dynamo`."""
-OURS = ("lanes.trainer", "lanes.controller", "lanes.board", "measure.evaluator", "measure.encoders", "state")
-MODULES = ("ray.data", "ray.train.torch", *(f"condu_ray.orchestration.{name}" for name in OURS))
+MODULES = ("ray.data", "ray.train.torch")
 """Loaded in the first worker's environment, which Ray's modules read."""
 LATE = {"RAY_JOB_ID", "PWD", "OLDPWD", "SHLVL", "_"}
 """What may differ from the first worker's environment."""
@@ -68,8 +67,8 @@ class Wanted:
         known, (script, *arguments) = parser.parse_known_args(told["arguments"])
         context = json.loads(known.serialized_runtime_env_context or "{}")
         variables = context.pop("env_vars", None) or {}
-        plain = {None, sys.executable, "PYTHON"} >= {known.language, context.pop("py_executable", None)}
-        if not plain or any(context.values()) or script.startswith("-") or "$" in "".join(variables.values()):
+        python = context.pop("py_executable", None) in (None, sys.executable) and known.language in (None, "PYTHON")
+        if not python or any(context.values()) or script.startswith("-") or "$" in "".join(variables.values()):
             raise ValueError(f"not a worker that can be forked: {told['arguments']}")
         return cls(script, arguments, told["environment"] | variables, told["folder"], told["oom"])
 
@@ -78,11 +77,8 @@ class Wanted:
         mine = self.environment
         return {name for name in mine.keys() | environment.keys() if mine.get(name) != environment.get(name)} <= LATE
 
-    def become(self, files: list[int]) -> NoReturn:
-        """Makes this process the worker, with these as its standard files."""
-        for number, file in enumerate(files):
-            os.dup2(file, number)
-            os.close(file)
+    def become(self) -> NoReturn:
+        """Makes this process the worker."""
         os.chdir(self.folder)
         if self.score is not None:
             with suppress(OSError):
@@ -94,32 +90,31 @@ class Wanted:
         sys.modules["torch"].seed()
         _threads_follow()
         sys.argv = [self.script, *self.arguments]
-        sys.path[0] = str(Path(self.script).parent)
+        sys.path.insert(0, str(Path(self.script).parent))
         runpy.run_path(self.script, run_name="__main__")
         sys.exit()
 
 
-def main(path: str, tree: str) -> NoReturn:
+def main(path: str) -> NoReturn:
     """Loads, listens and forks, until the process that started it is gone (its end of the standard input is closed).
 
     Args:
         path: of the socket that it listens at; its folder is removed at the end.
-        tree: the folder of this package's tree.
     """
     server = socket.socket(fileno=int(os.environ.pop(LISTENS)))
-    sys.path[0] = tree
+    if not sys.flags.safe_path:
+        sys.path.pop(0)  # this folder, whose files are no modules of the top level
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no dead child waits
     _libraries()
-    if mine := _served(server):
-        wanted, files = mine
-        wanted.become(files)
+    if wanted := _served(server):
+        wanted.become()
     shutil.rmtree(Path(path).parent, ignore_errors=True)
     os._exit(0)  # Python's own end would take a while, and has nothing to see to
 
 
-def _served(server: socket.socket) -> tuple[Wanted, list[int]] | None:
-    """Forks; returns in every fork what it is to become, with which files, and None in the server at its end."""
+def _served(server: socket.socket) -> Wanted | None:
+    """Forks; returns in every fork, which has its standard files then, what it is to become, and None in the server."""
     first: dict[str, str] | None = None
     inputs = [server.fileno(), 0]
     while 0 not in select.select(inputs, [], [])[0]:
@@ -137,8 +132,9 @@ def _served(server: socket.socket) -> tuple[Wanted, list[int]] | None:
                 if wanted.same(first) and _alone() and os.fork() == 0:
                     server.close()
                     _handed_over(client)
-                    files, kept = [], files
-                    return wanted, kept
+                    for number, file in enumerate(files):
+                        os.dup2(file, number)
+                    return wanted
             finally:
                 for file in files:
                     os.close(file)

@@ -6,7 +6,7 @@ what Ray would have started.
 
 import sys
 
-if __name__ == "__main__":
+if __name__ == "__main__" and not sys.flags.safe_path:
     sys.path.pop(0)  # this folder, whose files are no modules of the top level
 
 import json

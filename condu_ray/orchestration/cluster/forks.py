@@ -55,13 +55,13 @@ def forks(address: str | None) -> Iterator[None]:
 
 def _begun() -> tuple[subprocess.Popen[bytes], str]:
     folder = Path(tempfile.mkdtemp(prefix="condu_ray-"))
-    path, tree = str(folder / "fork"), str(Path(__file__).parents[3])
+    path = str(folder / "fork")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
             listening.bind(path)
             listening.listen(64)
             process = subprocess.Popen(
-                [sys.executable, fork_server.__file__, path, tree],
+                [sys.executable, fork_server.__file__, path],
                 stdin=subprocess.PIPE,  # its end tells the server that this process is gone, whatever ended it
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
