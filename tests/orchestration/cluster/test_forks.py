@@ -50,8 +50,16 @@ def test_not_beside_a_gpu(useful, monkeypatch, tmp_path):
     assert not forks._of_use(None)
 
 
+def command(process):
+    """What a process was started with, which the system does not say in the moment that it becomes that program."""
+    deadline = time.monotonic() + 10
+    while not (found := process.cmdline()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
 def servers():
-    return [one for one in psutil.Process().children() if fork_server.__file__ in one.cmdline()]
+    return [one for one in psutil.Process().children() if fork_server.__file__ in command(one)]
 
 
 def test_it_is_there_for_the_block_once_and_rays_name_only_while_ray_starts(useful):
@@ -60,7 +68,7 @@ def test_it_is_there_for_the_block_once_and_rays_name_only_while_ray_starts(usef
     before = ray_constants.SETUP_WORKER_FILENAME
     with forks.forks(None), forks.forks(None):
         (server,) = servers()
-        folder = Path(server.cmdline()[2]).parent
+        folder = Path(command(server)[2]).parent
         assert folder.stat().st_mode & 0o777 == 0o700  # who can write to its socket has it run what they like
         with forks.forking():
             assert Path(ray_constants.SETUP_WORKER_FILENAME) == Path(forked_worker.__file__)
@@ -90,7 +98,7 @@ def test_it_ends_with_the_process_that_began_it_whatever_ended_that(useful):
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"up\n"
     (server,) = psutil.Process(process.pid).children()
-    folder = Path(server.cmdline()[2]).parent
+    folder = Path(command(server)[2]).parent
     process.send_signal(signal.SIGKILL)
     process.communicate()
     server.wait(60)
