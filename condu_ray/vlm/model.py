@@ -24,7 +24,7 @@ from condu_ray.vlm import hub
 from condu_ray.vlm.checkpoint import load_weights
 from condu_ray.vlm.identity import backbone_fingerprint
 from condu_ray.vlm.spec import CONFIG, EMBEDDED, FOLDER, MERGES, WEIGHTS, BackboneSpec, backbone_spec
-from condu_ray.vlm.towers import used_parameters
+from condu_ray.vlm.towers import keep_in_bounds, used_parameters
 from condu_ray.vlm.weights import BackboneError
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
         if tensor.is_floating_point() and name.rsplit(".", 1)[-1] != "attn_mask" and not tensor.isfinite().all():
             raise BackboneError(f"backbone {spec.model}: tensor {name} holds NaN or infinity; copy its weights anew")
     _check_vocabulary(spec, model, tokenizer)
+    keep_in_bounds(model)
     try:
         used = used_parameters(model, spec.image_size, tokenizer(["a photo"]))
     except Exception as error:

@@ -29,6 +29,30 @@ def train_mode(module: nn.Module) -> None:
             layer.training = False  # not `eval()`, which would reach a dropout inside
 
 
+BLOCK_CHANNELS = 16
+"""Input channels that the CPU's kernels of 1x1 convolutions take at a time: 8 with AVX2, 16 with AVX-512."""
+
+
+def keep_in_bounds(model: nn.Module) -> None:
+    """Has strided 1x1 convolutions of few channels take their images channel by channel on a CPU.
+
+    Pixels lie in memory as files have them, channels last, and so does the model's input. Of such input the gradient of
+    a first 1x1 convolution with a stride (the stems of FastViT, MobileCLIP's tower, have one) is computed wrongly, or
+    writes past its memory (oneDNN 3.13, github.com/uxlfoundation/oneDNN/issues/6035).
+    """
+    for layer in model.modules():
+        strided = isinstance(layer, nn.Conv2d) and set(layer.kernel_size) == {1} and set(layer.stride) != {1}
+        if strided and layer.in_channels // layer.groups < BLOCK_CHANNELS:
+            layer.register_forward_pre_hook(_channel_by_channel)
+
+
+def _channel_by_channel(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # Not `contiguous()`, which leaves an only channel's stride as it is, from which torch tells the order.
+    return tuple(
+        one.clone(memory_format=torch.contiguous_format) if one.device.type == "cpu" else one for one in inputs
+    )
+
+
 @contextmanager
 def recomputing(model: CLIP, wanted: bool) -> Iterator[None]:
     """Has transformers compute their activations again in the backward pass inside, where that is wanted.

@@ -16,7 +16,7 @@ from condu_ray.learn.retry import local_stream
 from condu_ray.methods import get
 from condu_ray.methods.training import train_expert
 from condu_ray.vlm.model import CONFIG, EMBEDDED, MERGES, WEIGHTS, backbone_spec, load_backbone, set_weights
-from condu_ray.vlm.towers import compiling, recomputing, train_mode
+from condu_ray.vlm.towers import compiling, keep_in_bounds, recomputing, train_mode
 
 VIT = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT = {"context_length": 12, "vocab_size": 4096, "width": 32, "heads": 2, "layers": 1}
@@ -133,6 +133,28 @@ def test_what_is_frozen(kind, spec):
         "fixed positions": {"visual.positional_embedding"},
     }
     assert frozen == wanted.get(kind, set())
+
+
+@pytest.mark.parametrize("channels", [1, 3, 15])
+@pytest.mark.parametrize("stride", [2, 4])
+def test_strided_convolutions_of_few_channels_stay_in_bounds(channels, stride):
+    convolution, seen = nn.Conv2d(channels, 48, 1, stride, bias=False), []
+    keep_in_bounds(nn.Sequential(convolution))
+    convolution.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].is_contiguous()))
+    images = torch.randn(4, 64, 64, channels).permute(0, 3, 1, 2)  # as pixels lie in memory
+    out = convolution(images)
+    slope = torch.randn_like(out)
+    (out * slope).sum().backward()
+    assert seen == [True]
+    wanted = torch.einsum("bohw,bchw->oc", slope.double(), images[:, :, ::stride, ::stride].double())
+    found = convolution.weight.grad.double().view(48, channels)
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_other_convolutions_are_left_alone():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Conv2d(3, 8, 1), nn.Conv2d(16, 8, 1, 2), nn.Conv2d(3, 8, 4, 4))
+    keep_in_bounds(model)
+    assert all(not layer._forward_pre_hooks for layer in model)
 
 
 @pytest.mark.parametrize(
