@@ -41,8 +41,9 @@ def keep_in_bounds(model: nn.Module) -> None:
     writes past its memory (oneDNN 3.13, github.com/uxlfoundation/oneDNN/issues/6035).
     """
     for layer in model.modules():
-        strided = isinstance(layer, nn.Conv2d) and set(layer.kernel_size) == {1} and set(layer.stride) != {1}
-        if strided and layer.in_channels // layer.groups < BLOCK_CHANNELS:
+        if not isinstance(layer, nn.Conv2d) or set(layer.kernel_size) != {1} or set(layer.stride) == {1}:
+            continue
+        if layer.in_channels // layer.groups < BLOCK_CHANNELS:
             layer.register_forward_pre_hook(_channel_by_channel)
 
 
