@@ -8,7 +8,7 @@ import torch
 
 from condu_ray.config import Experiment
 from condu_ray.learn.evaluate import Evaluator
-from condu_ray.learn.loop import resolved_precision
+from condu_ray.learn.precision import resolved_precision
 from condu_ray.methods import Method, get
 from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run

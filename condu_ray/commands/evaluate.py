@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from condu_ray.command_line import ConfigError
 from condu_ray.commands.job import job
-from condu_ray.commands.using import run_parser, served, words
+from condu_ray.commands.using import precision_flag, run_parser, served, words
 from condu_ray.console import output
 from condu_ray.names import nearest
 from condu_ray.store.location import given
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=10, help="classes and confusions shown a task (default: 10)")
     parser.add_argument("--output", metavar="FILE", help="write all numbers, confusion tables too, into a .json file")
     parser.add_argument("--device", help="such as cpu or cuda; default: the GPU if there is one")
+    precision_flag(parser)
     arguments = parser.parse_args(argv)
     path = Path(arguments.output) if arguments.output else None
     if path is not None and (path.suffix != ".json" or not path.parent.is_dir()):

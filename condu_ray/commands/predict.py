@@ -9,7 +9,7 @@ from typing import Any
 
 from condu_ray.command_line import ConfigError
 from condu_ray.commands.job import job
-from condu_ray.commands.using import run_parser, served, session, words
+from condu_ray.commands.using import precision_flag, run_parser, served, session, words
 from condu_ray.console import output as console_output
 from condu_ray.store.location import given, home
 
@@ -29,7 +29,9 @@ def on_cluster(arguments: Namespace, folder: Path, asked: dict[str, Any]) -> Ite
     else:
         storage, run = run_place(run, storage)
     images = [str(Path(home(text)).absolute()) for text in arguments.images]
-    who = Who(run, str(storage.absolute()), arguments.method, session(arguments), arguments.batch_size, 1)
+    who = Who(
+        run, str(storage.absolute()), arguments.method, session(arguments), arguments.batch_size, 1, arguments.precision
+    )
     return predict_on_cluster(who, images, folder.absolute(), asked, arguments.workers)
 
 
@@ -59,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="N predictors side by side by Ray Data, on RAY_ADDRESS's cluster or this machine; --output is a folder",
     )  # fmt: skip
     parser.add_argument("--batch_size", type=int, help="images a forward pass; default: as the run's evaluators")
+    precision_flag(parser)
     arguments = parser.parse_args(argv)
     if arguments.template is not None and arguments.classes is None:
         raise ConfigError("--template: is for --classes; a task has its own")

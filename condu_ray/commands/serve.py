@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from condu_ray.command_line import ConfigError
 from condu_ray.commands.job import job
-from condu_ray.commands.using import run_parser, settings_flags, settings_from
+from condu_ray.commands.using import precision_flag, run_parser, settings_flags, settings_from
 
 HOST, PORT = "127.0.0.1", 8000
 
@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--follow", type=float, default=0, metavar="SECONDS", help="how often to look for a new session"
     )
     parser.add_argument("--address", help="Ray cluster to join; default: RAY_ADDRESS, or a local one")
+    precision_flag(parser)
     settings_flags(parser, Serving)
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.port < 2**16:

@@ -23,7 +23,8 @@ from condu_ray.config import Experiment
 from condu_ray.face.settings import changed
 from condu_ray.learn.evaluate import Accuracy, Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
-from condu_ray.learn.loop import Progress, resolved_precision
+from condu_ray.learn.loop import Progress
+from condu_ray.learn.precision import resolved_precision
 from condu_ray.learn.retry import local_stream
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import get

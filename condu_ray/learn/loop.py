@@ -41,30 +41,6 @@ class Progress:
     data_wait: float
 
 
-def resolved_precision(wanted: str, cuda: bool) -> str:
-    """Returns `bf16` or `fp32` for `auto`: what pays on this machine, or on the GPUs of a cluster.
-
-    Args:
-        wanted: the config's `training.precision`.
-        cuda: whether training runs on GPUs; a driver without one takes it that those of its cluster have bf16.
-    """
-    if wanted != "auto":
-        return wanted
-    if cuda:
-        return "fp32" if torch.cuda.is_available() and not torch.cuda.is_bf16_supported() else "bf16"
-    return "bf16" if bf16_is_fast() else "fp32"
-
-
-def bf16_is_fast() -> bool:
-    """Whether this machine's CPU has instructions for bf16 products (AVX512-BF16 or AMX)."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = file.read()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
 def learning_rate(step: int, steps: int, warmup: float, peak: float) -> float:
     """Returns the rate of 0-based `step`: linear from 0 to `peak` over `warmup * steps`, then cosine to 0."""
     rise = round(warmup * steps)

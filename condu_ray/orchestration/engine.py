@@ -11,7 +11,7 @@ from typing import Any
 
 from condu_ray.benchmark.tasks import known_hashes
 from condu_ray.config import Experiment
-from condu_ray.learn.loop import resolved_precision
+from condu_ray.learn.precision import resolved_precision, slow_in
 from condu_ray.methods import get
 from condu_ray.orchestration.cluster import stop
 from condu_ray.orchestration.cluster.background import background
@@ -65,6 +65,8 @@ class Engine:
             RunError: it does not show them.
         """
         checked = self.checked
+        if words := slow_in(self.precision, "cuda" if self.room.gpus_per_worker else "cpu"):
+            say(f"bf16: {words} (--training.precision fp32 makes experts of its own)")
         self._data = DataCheck(
             checked.unchecked,
             checked_folder(self.config.storage),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ray.data import ActorPoolStrategy
@@ -29,12 +29,14 @@ class Who:
     session: int | None
     batch_size: int | None
     threads: int
+    precision: Literal["fp32", "bf16"] | None = None
 
     def load(self, device: str | None = None) -> Predictor:
         """Loads it."""
         return Predictor.load(
-            self.run, self.session, device, self.method, storage=self.storage, batch_size=self.batch_size
-        )
+            self.run, self.session, device, self.method, storage=self.storage, batch_size=self.batch_size,
+            precision=self.precision,
+        )  # fmt: skip
 
 
 class PredictParts:

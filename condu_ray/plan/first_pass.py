@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment, content_hash
-from condu_ray.learn.loop import compute_context, resolved_precision
+from condu_ray.learn.loop import compute_context
 from condu_ray.learn.objective import ClipClassifier, classification_loss
+from condu_ray.learn.precision import resolved_precision
 from condu_ray.methods import Method
 from condu_ray.store.artifacts import ArtifactError, WriteError, read_sealed, write_sealed
 from condu_ray.store.layout import checked_folder, verdict_path

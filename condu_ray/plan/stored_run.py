@@ -13,7 +13,7 @@ import torch
 
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment, Protocol
-from condu_ray.learn.loop import resolved_precision
+from condu_ray.learn.precision import resolved_precision
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import ModelState
 from condu_ray.metrics import METRICS, MORE, continual_metrics

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from condu_ray.plan.opened import open_run, run_place
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store import artifacts
@@ -17,8 +19,16 @@ def load_served(
     method: str | None = None,
     *,
     storage: str | Place = "storage",
+    precision: str | None = None,
 ) -> Served:
     """Returns what a run or a bundle serves; arguments and errors as of `Predictor.load`."""
+    served = _found(run_or_bundle, session, method, storage)
+    return served if precision is None else replace(served, precision=precision)
+
+
+def _found(
+    run_or_bundle: StoredRun | str | Place, session: int | None, method: str | None, storage: str | Place
+) -> Served:
     if isinstance(run_or_bundle, StoredRun):
         return served_run(run_or_bundle, method, session)
     if is_bundle(given(str(run_or_bundle))):
@@ -62,4 +72,6 @@ def resolved(source: Source) -> Source:
 def load_source(source: Source) -> Served:
     """Loads what `resolved` gave; errors as of `load_served`."""
     assert source.session is not None, "resolved"
-    return load_served(source.run, source.session - 1, source.method, storage=source.storage)
+    return load_served(
+        source.run, source.session - 1, source.method, storage=source.storage, precision=source.precision
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from torch import Tensor
 from condu_ray.benchmark.images import ImageError
 from condu_ray.learn.evaluate import class_ids
 from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.learn.precision import slow_in
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.location import Place
 from condu_ray.use.answering import Answering, Ask, one_a_name
@@ -26,6 +28,7 @@ from condu_ray.use.question import Question, Space, of_task, question, words
 from condu_ray.use.served import Served, UseError
 from condu_ray.vlm.preprocess import Preprocessor
 
+log = logging.getLogger(__name__)
 BATCHES = 4
 """Batches that are decoded before the first of them is predicted: so many images share a switch of experts."""
 
@@ -51,6 +54,11 @@ class Predictor:
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._answers = Answering(served, where, batch_size or served.method.config.evaluation.batch_size)
         self.served, self._at_once = self._answers.served, at_once
+        if words := slow_in(served.precision, torch.device(where).type):
+            hint = (
+                "--precision fp32, or precision='fp32' in Python, changes predictions of some images in a thousand"
+            )
+            log.warning("%s answers in bf16: %s; %s", served.name, words, hint)
         self._preprocessor = Preprocessor(served.backbone.spec.preprocess)
 
     @classmethod
@@ -63,6 +71,7 @@ class Predictor:
         *,
         storage: str | Place = "storage",
         batch_size: int | None = None,
+        precision: Literal["fp32", "bf16"] | None = None,
     ) -> Predictor:
         """Loads a run's state, or a bundle; prototypes and experts are loaded when a picture wants them.
 
@@ -73,12 +82,15 @@ class Predictor:
             method: which of the run's methods; None: its only one.
             storage: where a name is looked for.
             batch_size: images a forward pass; None: as the run's evaluators.
+            precision: of its passes; None: as the run's evaluators. A run on GPUs was measured in bf16, in which most
+                CPUs take several times as long; in the other one, predictions of a few images in a thousand change.
 
         Raises:
             ValueError: there is no such run, method or session, or it is not where it says.
             ArtifactError: a file is damaged.
         """
-        return cls(load_served(run_or_bundle, session, method, storage=storage), device, batch_size)
+        served = load_served(run_or_bundle, session, method, storage=storage, precision=precision)
+        return cls(served, device, batch_size)
 
     @property
     def batch_size(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from condu_ray.settings import Settings, content_hash
@@ -18,6 +20,8 @@ class Source(Settings):
     """One of the run's methods; default: its only one."""
     session: int | None = Field(None, ge=1)
     """State after N learned tasks; default: the last that is committed."""
+    precision: Literal["fp32", "bf16"] | None = None
+    """Of its passes; default: the one that the run was measured in, which a CPU without bf16 is slow in."""
 
     @property
     def key(self) -> str:

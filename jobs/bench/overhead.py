@@ -29,8 +29,9 @@ def plain(data: str, steps: int) -> None:
     from condu_ray.learn.evaluate import Evaluator
     from condu_ray.learn.features import Weights
     from condu_ray.learn.lesson import Lesson
-    from condu_ray.learn.loop import fine_tune, resolved_precision
+    from condu_ray.learn.loop import fine_tune
     from condu_ray.learn.objective import ClipClassifier, Objective
+    from condu_ray.learn.precision import resolved_precision
     from condu_ray.merging import UnifiedDelta, subtract
     from condu_ray.options import Inference
     from condu_ray.recipes import mini_mtil

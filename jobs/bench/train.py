@@ -31,7 +31,7 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
     """Trains in this process, and returns what was measured."""
     import torch
 
-    from condu_ray.learn.loop import resolved_precision
+    from condu_ray.learn.precision import resolved_precision
     from condu_ray.vlm.towers import compiling
     from jobs.bench import steps
 

@@ -97,6 +97,13 @@ class TestPredict:
         assert "error:" in shown
         assert "1 of 4 pictures could not be read" in shown
 
+    def test_parts_of_another_precision_are_another_folders(self, console, folder, tmp_path):
+        flags = ("predict", folder, "--method", "condu", "--output", tmp_path / "parts")
+        assert console(*flags, "--precision", "bf16")[0] == 0
+        code, _, error = console(*flags)
+        assert code == 2
+        assert "holds predictions of another precision" in error
+
     @pytest.mark.parametrize("kind", ["parquet", "csv", "json", "jsonl"])
     def test_a_file_has_every_row(self, console, found, folder, tmp_path, kind, monkeypatch):
         monkeypatch.setattr(rows_module, "GROUP", 2)

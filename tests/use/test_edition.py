@@ -27,6 +27,12 @@ def edition_of(storage, method, session=3):
     return Edition(resolved(Source(run="r", storage=str(storage), method=method, session=session)), "cpu", 16)
 
 
+def test_it_computes_in_the_precision_that_is_asked_for(storage):
+    source = Source(run="r", storage=str(storage), method="condu", precision="bf16")
+    assert Edition(resolved(source), "cpu", 16).predictor.served.precision == "bf16"
+    assert edition_of(storage, "condu").predictor.served.precision == "fp32"
+
+
 def same(document, prediction):
     assert [one["name"] for one in document["classes"]] == list(prediction.classes)
     chances = [one["probability"] for one in document["classes"]]

@@ -68,6 +68,16 @@ def test_every_form_of_a_picture_is_the_same_picture(predictor, picture, tmp_pat
     assert torch.equal(predictor.logits(grey, "walls"), predictor.logits(grey[..., None], "walls"))
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_precision_is_the_runs_or_the_one_that_is_given(found, predictor, picture, fast, monkeypatch, caplog):
+    monkeypatch.setattr("condu_ray.learn.precision.bf16_is_fast", lambda: fast)
+    own, given = (Predictor.load(found, method="condu", precision=one) for one in ("fp32", "bf16"))
+    assert ("answers in bf16: this machine's CPU" in caplog.text) == (not fast)
+    plain, other = (one.logits(picture, "walls") for one in (own, given))
+    assert torch.equal(plain, predictor.logits(picture, "walls"))
+    assert 0 < (plain - other).abs().max() < 0.1 * plain.abs().max()
+
+
 def test_a_prediction_says_who_answered(predictor, found, picture):
     (known,) = predictor.predict(picture, "doors", top_k=9)
     assert known.experts == {"doors": 1.0}
