@@ -55,9 +55,7 @@ class Predictor:
         self._answers = Answering(served, where, batch_size or served.method.config.evaluation.batch_size)
         self.served, self._at_once = self._answers.served, at_once
         if words := slow_in(served.precision, torch.device(where).type):
-            hint = (
-                "--precision fp32, or precision='fp32' in Python, changes predictions of some images in a thousand"
-            )
+            hint = "--precision fp32 (in Python precision='fp32') is fast, and changes some predictions in a thousand"
             log.warning("%s answers in bf16: %s; %s", served.name, words, hint)
         self._preprocessor = Preprocessor(served.backbone.spec.preprocess)
 
