@@ -2,7 +2,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STORAGE ?= storage
-SIDE_BY_SIDE := -n auto --maxprocesses 4
+# A crash is a failure once: with a new worker in the crashed one's place, pytest-xdist 3.8 tries again, or waits for ever.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --max-worker-restart 0
 
 .PHONY: demo test test-fast test-long lint audit docs format clean setup lock mlflow help
 
