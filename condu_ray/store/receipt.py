@@ -36,7 +36,8 @@ def circumstances(config: Experiment, more: Sequence[str] = ()) -> str:
         config: the settings, as they are given.
         more: what else decides it, such as where MLflow is.
     """
-    sources = sorted(path for path in ROOT.rglob("*") if path.suffix != ".pyc" and path.is_file())
+    # Not what Python and numba compiled, which any command adds to, and makes anew where its source is another one.
+    sources = sorted(path for path in ROOT.rglob("*") if path.parent.name != "__pycache__" and path.is_file())
     release = [[str(path.relative_to(ROOT)), *(_stamp(path) or ())] for path in sources]
     about = [VERSION, config.identity(), os.getcwd(), list(more), platform.python_version(), _versions(), _machine()]
     return content_hash([*about, release])

@@ -147,6 +147,19 @@ def test_what_has_changed_is_looked_at(home, what, tmp_path):
     leave(home)
 
 
+def test_what_is_compiled_of_the_release_is_none_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(receipt, "ROOT", tmp_path)
+    (tmp_path / "part" / "__pycache__").mkdir(parents=True)
+    source, compiled = tmp_path / "part" / "fused.py", tmp_path / "part" / "__pycache__"
+    source.write_text("1")
+    before = receipt.circumstances(Experiment())
+    for name in ("fused.cpython-311.pyc", "fused.cpython-311.pyc.140234", "fused._positions.py311.nbi"):
+        (compiled / name).write_text("2")
+        assert receipt.circumstances(Experiment()) == before
+    source.write_text("11")
+    assert receipt.circumstances(Experiment()) != before
+
+
 OTHERS = {
     "a method less": {"method": ("condu",)},
     "tracking": {"tracking": {"enabled": True}},
