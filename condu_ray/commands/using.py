@@ -67,8 +67,10 @@ def served(arguments: Namespace) -> Served:
     """
     from condu_ray.use.loading import load_served
 
-    about = {"storage": arguments.storage, "precision": getattr(arguments, "precision", None)}
-    return load_served(arguments.run, session(arguments), arguments.method, **about)
+    precision = getattr(arguments, "precision", None)  # of commands with its flag
+    return load_served(
+        arguments.run, session(arguments), arguments.method, storage=arguments.storage, precision=precision
+    )
 
 
 def words(text: str | None) -> list[str] | None:

@@ -14,14 +14,16 @@ from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.failure import at_work
 from condu_ray.orchestration.lanes.stream import chunk_dataset
 from condu_ray.orchestration.watch.lines import Lines
+from condu_ray.use.loading import load_served
 from condu_ray.use.parts import PART, Parts, make_part
 from condu_ray.use.predictor import Predictor
+from condu_ray.use.served import Served
 from condu_ray.use.sources import Piece
 
 
 @dataclass(frozen=True)
 class Who:
-    """What every predictor loads: arguments of `Predictor.load`, places absolute."""
+    """What every predictor loads: arguments of `load_served` and `Predictor`, places absolute."""
 
     run: str
     storage: str
@@ -31,12 +33,9 @@ class Who:
     threads: int
     precision: Literal["fp32", "bf16"] | None = None
 
-    def load(self, device: str | None = None) -> Predictor:
-        """Loads it."""
-        return Predictor.load(
-            self.run, self.session, device, self.method, storage=self.storage, batch_size=self.batch_size,
-            precision=self.precision,
-        )  # fmt: skip
+    def served(self) -> Served:
+        """Loads what answers."""
+        return load_served(self.run, self.session, self.method, storage=self.storage, precision=self.precision)
 
 
 class PredictParts:
@@ -47,7 +46,8 @@ class PredictParts:
 
         one = Who(**who)
         torch.set_num_threads(one.threads)
-        self._predictor, self._asked = one.load("cuda" if cuda else "cpu"), asked
+        self._predictor = Predictor(one.served(), "cuda" if cuda else "cpu", one.batch_size)
+        self._asked = asked
 
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Makes the one part that a batch of size 1 names; one that was made meanwhile is made again, the same."""
@@ -79,7 +79,8 @@ def predict_on_cluster(
         UseError, WriteError: as `Parts`.
         RunError: a predictor failed.
     """
-    parts = list(Parts(who.load("cpu"), images, folder, asked, part))
+    served = who.served()  # no predictor, which would speak of this machine
+    parts = list(Parts(served, who.batch_size or served.batch_size, images, folder, asked, part))
     rows = []
     for path, places in parts:
         if path.exists():

@@ -13,7 +13,7 @@ from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import write_text
 from condu_ray.use.predictor import Predictor
 from condu_ray.use.rows import output
-from condu_ray.use.served import UseError
+from condu_ray.use.served import Served, UseError
 from condu_ray.use.sources import Piece, pictures, pieces, read
 
 PART = 2048
@@ -25,7 +25,8 @@ class Parts:
     """A folder of predictions, part by part.
 
     Args:
-        predictor: what predicts.
+        served: what answers.
+        batch_size: images a forward pass.
         images: as `sources.pictures` takes them; the same every time.
         folder: of the parts; made where there is none.
         asked: arguments of `Predictor.stream`: `task`, `classes`, `top_k`, `templates`.
@@ -37,15 +38,21 @@ class Parts:
     """
 
     def __init__(
-        self, predictor: Predictor, images: Sequence[str], folder: Path, asked: dict[str, Any], part: int = PART
+        self,
+        served: Served,
+        batch_size: int,
+        images: Sequence[str],
+        folder: Path,
+        asked: dict[str, Any],
+        part: int = PART,
     ) -> None:
         if not folder.parent.is_dir():
             raise UseError(f"--output {folder}: there is no folder {folder.parent}; make it first")
         folder.mkdir(exist_ok=True)
-        served, index = predictor.served, folder / INDEX
+        index = folder / INDEX
         about = {
             "state": served.state.id, "backbone": served.backbone.fingerprint, "part": part, "asked": asked,
-            "precision": served.precision, "batch_size": predictor.batch_size, "images": _names(images),
+            "precision": served.precision, "batch_size": batch_size, "images": _names(images),
         }  # fmt: skip
         if served.method.inference.aggregation == "mixture":
             about["mixture"] = MIXTURE_VERSION
@@ -97,7 +104,7 @@ def predict_parts(
     Raises:
         UseError, WriteError: as `Parts`; what was made stays.
     """
-    for path, places in Parts(predictor, images, folder, asked, part):
+    for path, places in Parts(predictor.served, predictor.batch_size, images, folder, asked, part):
         made = not path.exists()
         if made:
             make_part(predictor, path, places, asked)

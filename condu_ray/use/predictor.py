@@ -52,7 +52,7 @@ class Predictor:
         self, served: Served, device: str | None = None, batch_size: int | None = None, at_once: bool = False
     ) -> None:
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._answers = Answering(served, where, batch_size or served.method.config.evaluation.batch_size)
+        self._answers = Answering(served, where, batch_size or served.batch_size)
         self.served, self._at_once = self._answers.served, at_once
         if words := slow_in(served.precision, torch.device(where).type):
             hint = "--precision fp32 (in Python precision='fp32') is fast, and changes some predictions in a thousand"

@@ -60,6 +60,11 @@ class Served:
     about: Mapping[str, Any] = field(default_factory=dict)
     _kept: KeptDeltas = field(default_factory=KeptDeltas, repr=False, compare=False)
 
+    @property
+    def batch_size(self) -> int:
+        """Images a forward pass of the run's evaluators."""
+        return self.method.config.evaluation.batch_size
+
     def weights(self, task: str) -> Weights:
         """Returns the weights that answer for a task, named as evaluators name them; its delta is kept for a while."""
         name = self.method.weights(self.state, task)

@@ -47,11 +47,10 @@ def keep_in_bounds(model: nn.Module) -> None:
             layer.register_forward_pre_hook(_channel_by_channel)
 
 
-def _channel_by_channel(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _channel_by_channel(layer: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    (images,) = inputs
     # Not `contiguous()`, which leaves an only channel's stride as it is, from which torch tells the order.
-    return tuple(
-        one.clone(memory_format=torch.contiguous_format) if one.device.type == "cpu" else one for one in inputs
-    )
+    return images.clone(memory_format=torch.contiguous_format) if images.device.type == "cpu" else images
 
 
 @contextmanager

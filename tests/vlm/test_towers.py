@@ -140,15 +140,21 @@ def test_what_is_frozen(kind, spec):
 def test_strided_convolutions_of_few_channels_stay_in_bounds(channels, stride):
     convolution, seen = nn.Conv2d(channels, 48, 1, stride, bias=False), []
     keep_in_bounds(nn.Sequential(convolution))
-    convolution.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].is_contiguous()))
+    convolution.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].stride()))
     images = torch.randn(4, 64, 64, channels).permute(0, 3, 1, 2)  # as pixels lie in memory
     out = convolution(images)
     slope = torch.randn_like(out)
     (out * slope).sum().backward()
-    assert seen == [True]
+    assert seen == [(channels * 64 * 64, 64 * 64, 64, 1)]
     wanted = torch.einsum("bohw,bchw->oc", slope.double(), images[:, :, ::stride, ::stride].double())
     found = convolution.weight.grad.double().view(48, channels)
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["MobileCLIP"], indirect=True)
+def test_a_backbone_with_such_convolutions_is_loaded_so(spec):
+    layers = {name for name, layer in load_backbone(spec).model.named_modules() if layer._forward_pre_hooks}
+    assert "visual.trunk.stem.0.conv_scale.conv" in layers
 
 
 def test_other_convolutions_are_left_alone():
