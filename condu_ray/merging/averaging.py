@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from condu_ray.merging.chunks import wide_dtype
 from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
-from condu_ray.merging.unify import wide_dtype
 
 DeltaSource = Delta | Callable[[], Delta]
 """A delta, or a function of no argument that loads it: for rules that need all deltas but not all at once."""

@@ -7,8 +7,8 @@ import hashlib
 import torch
 from torch import Tensor
 
+from condu_ray.merging.chunks import wide_dtype
 from condu_ray.merging.delta import Delta, check_delta
-from condu_ray.merging.unify import wide_dtype
 
 
 @torch.no_grad()

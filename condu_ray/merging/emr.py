@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, each_delta, layout_of
+from condu_ray.merging.chunks import CHUNK_CPU, CHUNK_CUDA, serial, strictly_positive, sums_by_bit, wide_dtype
 from condu_ray.merging.delta import Delta, DeltaError, check_delta
 from condu_ray.merging.tally import Tally, named, same_names
 from condu_ray.merging.trigger import (
@@ -30,16 +31,7 @@ from condu_ray.merging.trigger import (
     write_strips,
 )
 from condu_ray.merging.unified import UnifiedDelta
-from condu_ray.merging.unify import (
-    CHUNK_CPU,
-    CHUNK_CUDA,
-    Rescaler,
-    Unification,
-    serial,
-    strictly_positive,
-    sums_by_bit,
-    wide_dtype,
-)
+from condu_ray.merging.unify import Rescaler, Unification
 from condu_ray.merging.zeros import row_of, zeros_of
 
 

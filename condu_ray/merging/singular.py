@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from condu_ray.merging.unify import wide_dtype
+from condu_ray.merging.chunks import wide_dtype
 
 
 class Svd(NamedTuple):

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, check_merged, each_delta
+from condu_ray.merging.chunks import CHUNK_CPU, CHUNK_CUDA, serial
 from condu_ray.merging.delta import Delta, check_delta, check_layout
 from condu_ray.merging.memory import empty
 from condu_ray.merging.tally import Tally, dtypes, named, same_names
-from condu_ray.merging.unify import CHUNK_CPU, CHUNK_CUDA, fused_loops, serial
+from condu_ray.merging.unify import fused_loops
 
 _CHUNK = 1 << 20
 """Positions at a time of a histogram with ``_BINS`` bins: many, to be worth the bins."""

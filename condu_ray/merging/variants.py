@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, largest_magnitude, running_mean, running_sum, scale
+from condu_ray.merging.chunks import wide_dtype
 from condu_ray.merging.delta import Delta, DeltaError, check_delta
 from condu_ray.merging.emr import emr
 from condu_ray.merging.ties import ties
 from condu_ray.merging.unified import DuplicateTaskError, UnifiedDelta
-from condu_ray.merging.unify import Rescaler, wide_dtype
+from condu_ray.merging.unify import Rescaler
 
 Magnitude = Literal["max", "mean"]
 """|u_j| over the decoupled deltas of the elected sign: their largest (the paper), or their mean."""

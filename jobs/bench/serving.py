@@ -18,6 +18,7 @@ from condu_ray.vlm.inputs import normalise, on_device
 from condu_ray.vlm.model import set_weights
 from condu_ray.vlm.zeroshot import image_features, logits, text_features
 from jobs.bench.steps import Work
+from jobs.bench.unify import by_torch
 
 SHARES = (0.30, 0.25, 0.2, 0.12, 0.08, 0.04, 0.009, 0.001)  # as in a transformer: few large tensors, many small
 
@@ -59,7 +60,10 @@ def _now(device: torch.device) -> float:
 
 
 def merge_times(params: int, tasks: int, device: torch.device) -> dict[str, float]:
-    """Returns seconds of unifying the last of `tasks`, of decoupling one, and of copying the bytes that each moves."""
+    """Returns seconds of unifying the last of `tasks`, of decoupling one, and of copying the bytes that each moves.
+
+    Of the two also by torch's operations on chunks, which is what they are without kernels.
+    """
     before, last = unified(params, tasks - 1, device), random_delta(params, tasks, device)
     after = before.unify("last", last)
     # u, the delta and the earlier bits are read, u and all bits are written; a copy reads half and writes half.
@@ -67,7 +71,12 @@ def merge_times(params: int, tasks: int, device: torch.device) -> dict[str, floa
     source = torch.empty(moved // 2, dtype=torch.uint8, device=device).random_()
     smaller = source[: (8 * params + params // 8) // 2]
     target = torch.empty_like(source)
-    return {
+    with by_torch():
+        plain = {
+            "unify by torch": seconds(lambda: before.unify("last", last), device),
+            "decouple by torch": seconds(lambda: after.decouple("last"), device),
+        }
+    return plain | {
         "unify": seconds(lambda: before.unify("last", last), device),
         "its copy": seconds(lambda: target.copy_(source), device),
         "decouple": seconds(lambda: after.decouple("last"), device),

@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from condu_ray.merging.chunks import serial
 from condu_ray.merging.codes.allocation import allocate
 from condu_ray.merging.codes.layout import Layout
 from condu_ray.merging.codes.part import Part, expand, sides, with_signs
@@ -43,7 +44,7 @@ from condu_ray.merging.codes.spectrum import Corner, Spectrum, build, spectrum, 
 from condu_ray.merging.codes.stream import Reader, Writer
 from condu_ray.merging.delta import Delta, check_delta
 from condu_ray.merging.threads import run
-from condu_ray.merging.unify import FUSED_FROM, serial
+from condu_ray.merging.unify import FUSED_FROM
 
 _ROOM = 1 << 29
 """Bytes that the threads together may work in, where one can do with less."""

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from condu_ray.merging.chunks import CHUNK_CPU, serial
 from condu_ray.merging.codes.layout import Layout
 from condu_ray.merging.codes.rows import as_rows, live_rows, read_places, row_shape, to_tensor, write_places
 from condu_ray.merging.codes.stream import Reader, Writer
 from condu_ray.merging.delta import Delta, DeltaError, check_delta
-from condu_ray.merging.unify import CHUNK_CPU, serial
 
 GRID = 1 << 10
 """Steps of the grid in a tensor's mean magnitude: what is rounded away is a thousandth of it."""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, each_delta
+from condu_ray.merging.chunks import wide_dtype
 from condu_ray.merging.codes.rows import as_rows, live_rows
 from condu_ray.merging.delta import Delta, DeltaError, check_delta
 from condu_ray.merging.trigger import pack, unpack
-from condu_ray.merging.unify import wide_dtype
 
 Code = dict[str, Tensor]
 """Packed tensors; those of a parameter are named ``<parameter>/<what>``."""

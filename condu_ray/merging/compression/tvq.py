@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, each_delta, running_mean
+from condu_ray.merging.chunks import wide_dtype
 from condu_ray.merging.compression.packed import (
     Code,
     Compressed,
@@ -26,7 +27,6 @@ from condu_ray.merging.compression.packed import (
     whole,
 )
 from condu_ray.merging.delta import Delta
-from condu_ray.merging.unify import wide_dtype
 
 
 @torch.no_grad()
