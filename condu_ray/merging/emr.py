@@ -108,7 +108,7 @@ class EmrTally(Tally):
         for task, delta in each_delta(deltas):  # no enumerate: it would hold on to the last delta
             self.takes(task, delta)
             tallies = tallies or {name: _tally(delta[name], len(deltas)) for name in sorted(delta)}
-            sizes = [_add(tally, len(norms), delta[name].detach().reshape(-1)) for name, tally in tallies.items()]
+            sizes = [_add(tally, len(norms), delta[name].detach()) for name, tally in tallies.items()]
             norms.append(self._norm(task, delta, sizes))
             del delta
         found = {}
@@ -129,7 +129,7 @@ class EmrTally(Tally):
         tasks, found, sizes = len(before.tasks), {}, []
         for name in sorted(delta):
             tally = self._restored(name, before)
-            sizes.append(_add(tally, tasks, delta[name].detach().reshape(-1)))
+            sizes.append(_add(tally, tasks, delta[name].detach()))
             self._keep_zeros(name, tally, tasks)
             found[name] = _elect(tally)
             self._keep(name, tally)
@@ -229,8 +229,9 @@ def _ranges(tally: _Tally) -> list[tuple[int, int]]:
     return list(column_ranges(tally.shape.numel(), step))
 
 
-def _add(tally: _Tally, index: int, flat: Tensor) -> float:
+def _add(tally: _Tally, index: int, tensor: Tensor) -> float:
     """Add the delta of task ``index`` and return its L1 norm."""
+    flat = tensor.reshape(-1).contiguous()  # a vector with gaps in memory stays one under reshape
     norm = torch.zeros((), dtype=torch.float64, device=flat.device)
     for start, stop in _ranges(tally):
         d = read_strips(flat, start, stop)

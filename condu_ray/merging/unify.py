@@ -170,7 +170,8 @@ def _places(
     }
 
     def operands(name: str) -> Operands:
-        d, rows = delta[name].detach().reshape(-1).contiguous(), triggers[name]
+        d = delta[name].detach().reshape(-1).contiguous()  # a vector with gaps in memory stays one under reshape
+        rows = triggers[name]
         u_old = before.unified[name].view(-1) if tasks else d
         return d, u_old, unified[name].view(-1), before.triggers[name] if tasks else rows[:0], rows
 

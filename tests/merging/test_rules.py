@@ -140,12 +140,27 @@ def test_inputs_are_only_read_and_never_handed_out(rule):
         assert [fingerprint(delta) for delta in deltas] == before
 
 
+def strewn(tensor):
+    """The same values, which lie in memory otherwise: a matrix by columns, a vector with others between its values."""
+    if tensor.ndim == 2:
+        return tensor.t().contiguous().t()
+    return torch.stack([tensor, tensor + 1, 3 - tensor], -1)[..., 0]
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_memory_layout_and_order_of_names_do_not_count(rule):
     deltas = grid_deltas(3)
-    turned = [{n: t.t().contiguous().t() if t.ndim == 2 else t for n, t in reversed(d.items())} for d in deltas]
-    assert not turned[0]["matrix"].is_contiguous()
+    turned = [{n: strewn(t) for n, t in reversed(d.items())} for d in deltas]
+    assert not any(turned[0][name].is_contiguous() for name in ("matrix", "vector", "odd"))
     assert_same(rule, RULES[rule](turned), RULES[rule](deltas))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_vector_of_one_number_in_memory_is_one_of_many(rule):
+    values = (1.0, -2.0, 4.5)
+    deltas = [d | {"vector": torch.tensor(one).expand(64)} for d, one in zip(grid_deltas(3), values, strict=True)]
+    plain = [{n: t.clone(memory_format=torch.contiguous_format) for n, t in delta.items()} for delta in deltas]
+    assert_same(rule, RULES[rule](deltas), RULES[rule](plain))
 
 
 def changed(name, value):
