@@ -205,17 +205,27 @@ class ZeroShotContinual(Sequential):
 
 
 def random_prompts(lesson: Lesson, count: int, length: int) -> Tensor:
-    """Returns prompts of random tokens between start and end, int64 [count, context length], on the device.
+    """Returns prompts of random tokens in the form of the tokenizer's, int64 [count, context length], on the device.
 
     As ZSCL's public code draws them (`virtual_vocab`): uniform over the tokenizer's vocabulary, by the run's seed.
     """
-    empty = lesson.backbone.tokenizer([""])[0]
-    start, end = int(empty[0]), int(empty[1])
-    context = len(empty)
-    length = min(length, context - 2)
+    tokenizer = lesson.backbone.tokenizer
+    empty, word = tokenizer([""])[0], tokenizer(["a"])[0]
+    first = int((empty != word).int().argmax())  # behind what begins a prompt, if anything does
+    padding = (empty == empty.mode().values).nonzero().flatten()
+    # Where padding itself ends a prompt (SigLIP, CLIPA) one of it stays.
+    length = min(length, len(padding) - int(empty[first] == empty[padding[0]]))
+    rest = empty[torch.isin(torch.arange(len(empty)), padding[len(padding) - length :], invert=True)]
+    drawn = _words(tokenizer, empty)
     generator = torch.Generator().manual_seed(lesson.seed)
-    tokens = torch.zeros(count, context, dtype=torch.long)
-    # Start and end are the two last of the vocabulary; an end in the middle would cut the prompt short.
-    tokens[:, 1 : length + 1] = torch.randint(0, min(start, end), (count, length), generator=generator)
-    tokens[:, 0], tokens[:, length + 1] = start, end
-    return tokens.to(lesson.device)
+    places = torch.randint(0, len(drawn), (count, length), generator=generator)
+    around = [part.expand(count, -1) for part in (rest[:first], rest[first:])]
+    return torch.cat([around[0], drawn[places], around[1]], dim=1).to(lesson.device)
+
+
+def _words(tokenizer: Any, empty: Tensor) -> Tensor:
+    """Tokens that a text may have within: an end in the middle would cut a prompt short."""
+    inner = getattr(tokenizer, "tokenizer", tokenizer)
+    if hasattr(inner, "get_vocab"):  # one of Hugging Face's, which says what its special tokens are
+        return torch.tensor(sorted(set(inner.get_vocab().values()) - set(inner.all_special_ids)))
+    return torch.arange(int(empty[:2].min()))  # start and end are the two last of open_clip's own vocabulary

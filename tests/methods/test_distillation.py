@@ -1,5 +1,7 @@
 """LwF, LwF-VR and ZSCL: what teaches, at which point nothing pulls, and what ZSCL leaves behind."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -131,6 +133,49 @@ def test_random_prompts_never_end_early(moved, monkeypatch):
     tokens = random_prompts(lesson, 2, 5)  # of the highest tokens that can be drawn
     assert tokens[:, 1:6].max() < min(start, end)
     assert tokens.argmax(dim=1).tolist() == [6, 6]  # where open_clip looks for the end
+
+
+class Words:
+    """Stands in for a tokenizer of Hugging Face's in open_clip's wrapper: words of a letter, what comes around."""
+
+    all_special_ids = (0, 1, 2, 3)
+
+    def __init__(self, begin, end, pad, last=()):
+        self.tokenizer, self.around = self, (begin, end, pad, list(last))
+
+    def get_vocab(self):
+        return {str(number): number for number in range(40)}
+
+    def __call__(self, texts):
+        begin, end, pad, last = self.around
+        rows = [begin + [4] * len(text.split()) + end for text in texts]
+        return torch.tensor([row + [pad] * (12 - len(row) - len(last)) + last for row in rows])
+
+
+FORMS = {
+    # What is before and behind the words, up to the padding; the padding; what comes behind it.
+    "bert": ([2], [3], 0),
+    "CLIPA: the end is struck out": ([2], [], 0),
+    "SigLIP: padded by the end": ([], [1], 1),
+    "mT5": ([], [1], 0),
+    "XLM: the start is the lowest": ([0], [2], 1),
+    "CLIPS: a class token at the end": ([1], [2], 0, [3]),
+}
+
+
+@pytest.mark.parametrize("length", [1, 4, 1000])
+@pytest.mark.parametrize("form", FORMS)
+def test_random_prompts_have_the_form_of_any_tokenizers(moved, form, length):
+    lesson, tokenizer = moved("lwf-vr"), Words(*FORMS[form])
+    tokens = random_prompts(replace(lesson, backbone=replace(lesson.backbone, tokenizer=tokenizer)), 300, length)
+    count = int((tokens[0] > 3).sum())
+    assert 1 <= count <= length
+    assert length < 1000 or count == 12 - sum(map(len, FORMS[form][:2] + FORMS[form][3:])) - (not FORMS[form][1])
+    like = tokenizer([" ".join("a" * count)]).expand(300, -1)
+    assert torch.equal(tokens.where(tokens <= 3, 4), like)
+    words = tokens[tokens > 3].view(300, count)
+    assert set(words.unique().tolist()) == set(range(4, 40))
+    assert len(words.unique(dim=0)) > (30 if length == 1 else 290)
 
 
 def test_random_prompts_follow_the_seed(moved):
