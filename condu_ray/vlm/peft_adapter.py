@@ -22,6 +22,8 @@ from condu_ray.vlm.weights import BackboneError, read_weights
 CONFIG, FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 UNREAD = {"use_dora": "DoRA", "fan_in_fan_out": "transposed weights", "modules_to_save": "whole modules beside it"}
 """Settings by which an adapter is more than scale * B A."""
+MOVED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""What `init_lora_weights` begins with where PEFT takes the fresh factors' product out of the weights beside them."""
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.\w+)?\.weight")
 
 
@@ -70,13 +72,20 @@ def _config(folder: Path) -> dict[str, Any]:
         raise BackboneError(f"{path}: is {kind} with lora_alpha {alpha} and r {rank}; LoRA alone is read")
     if more := [what for name, what in UNREAD.items() if said.get(name)]:
         raise BackboneError(f"{path}: has {' and '.join(more)}; merge it into its weights, and give these")
+    init = said.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(MOVED):
+        raise BackboneError(
+            f"{path}: began with init_lora_weights {init}, which changes the weights beside the factors, so that B A "
+            "is not what was learned; save it with PEFT's path_initial_model_for_weight_conversion, or merge it into "
+            "its weights and give these"
+        )
     return said
 
 
 def _scale(said: Mapping[str, Any], module: str, rank: int) -> float:
     """Returns what B A is multiplied by, for a module whose alpha may be its own."""
     patterns = said.get("alpha_pattern") or {}
-    own = [value for pattern, value in patterns.items() if re.fullmatch(rf"(?:.*\.)?{pattern}", module)]
+    own = [value for pattern, value in patterns.items() if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module)]
     alpha = float(own[0] if own else said["lora_alpha"])
     return alpha / math.sqrt(rank) if said.get("use_rslora") else alpha / rank
 

@@ -136,6 +136,8 @@ SCALES = {
     "plain": ({}, 4.0),
     "rank-stabilised": ({"use_rslora": True}, 8 / 2**0.5),
     "an alpha of its own": ({"alpha_pattern": {"resblocks.0.mlp.c_fc": 2}}, 1.0),
+    "an alpha of several modules": ({"alpha_pattern": {"c_proj|c_fc": 2}}, 1.0),
+    "a fresh B of zeros": ({"init_lora_weights": "gaussian"}, 4.0),
 }
 
 
@@ -170,6 +172,8 @@ UNFIT = {
     "another method": (C_FC, {"peft_type": "IA3"}, ["is IA3", "LoRA alone"]),
     "DoRA": (C_FC, {"use_dora": True}, ["has DoRA", "merge it"]),
     "whole modules": (C_FC, {"modules_to_save": ["proj"]}, ["whole modules"]),
+    "PiSSA": (C_FC, {"init_lora_weights": "pissa_niter_4"}, ["pissa_niter_4", "path_initial_model", "merge it"]),
+    "OLoRA": (C_FC, {"init_lora_weights": "olora"}, ["olora", "not what was learned"]),
     "half a pair": ({(f"{BLOCK}.mlp.c_fc", "A"): torch.zeros(2, 32)}, {}, ["has not two matrices"]),
     "a module that is not there": (factors("model.layers.0.q_proj", 8, 8), {}, ["adapts model.layers.0.q_proj.weight"]),
     "another width": (factors(f"{BLOCK}.mlp.c_fc", 64, 32), {}, ["[64, 32], and it is [128, 32]"]),
