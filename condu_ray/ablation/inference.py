@@ -73,10 +73,16 @@ def prototype_kinds() -> tuple[str, ...]:
 
 
 def of_config(inference: Inference) -> Option | None:
-    """Returns a run's own option; None for a mixture, which weighs no logits (`condu_ray.ablation.routing`)."""
-    aggregation = inference.resolved().aggregation
+    """Returns a run's own option; None for what is none of those here.
+
+    That is a mixture, which weighs no logits, another router (both: `condu_ray.ablation.routing`), and a weight of
+    theta0 that is not that of the most similar expert.
+    """
+    options = inference.resolved()
+    aggregation = options.aggregation
     assert aggregation != "auto", "resolved"
-    if aggregation == "mixture":
+    equal = aggregation == "weighted" and options.include_pretrained and options.pretrained_weight == "equal"
+    if aggregation == "mixture" or options.router != "prototype" or equal:
         return None
     return Option(aggregation, inference.top_k, inference.include_pretrained, inference.prototypes)
 

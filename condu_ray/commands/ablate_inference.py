@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from condu_ray.command_line import main_config, program
@@ -31,31 +32,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     from condu_ray.ablation.routing import ablate_routing
     from condu_ray.learn.prototype_pass import prototypes_here
     from condu_ray.learn.prototype_store import load_prototypes
+    from condu_ray.methods.merged import Unified
     from condu_ray.orchestration.cluster.failure import at_work
     from condu_ray.report.ablation_report import write_inference
     from condu_ray.report.routing_report import write_routing
     from condu_ray.store.layout import ablation_folder
 
     def suitable(method: Method) -> bool:
-        return method.routes or (own.routing is not None and method.name == "individual")
+        if own.routing is not None:
+            return method.routes or method.name == "individual"
+        return isinstance(getattr(method, "rule", method), Unified)  # codes are no unified delta, whose bytes it counts
 
-    which = "condu, condu-lora and emr" + (", and individual" if own.routing is not None else "")
+    which = "condu, condu-lora and emr"
+    if own.routing is not None:
+        which = "methods that have an expert a task, such as condu, condu-svd and individual"
     found = finished_runs(config, flags, suitable, which, sessions=True, keep_features=own.routing is not None)
     for run, evaluator in found:
         storage, features = run.config.storage, evaluator.features
         folder, name = ablation_folder(run.config.run_folder), run.method.name
         suffix = "" if name == "condu" else f"-{name}"
         with at_work():
-            prototypes_here(storage, features.backbone, run.tasks, features.device.type, print)
+            made_of = run.config.inference
+            if made_of.prototype_images == "training":  # the run has left those of all images that shots are drawn from
+                prototypes_here(storage, features.backbone, run.tasks, features.device.type, print)
             if own.routing is not None:
                 sessions = parse_sessions(own.routing, len(run.tasks))
                 print(*write_routing(ablate_routing(run, evaluator, sessions), folder, f"routing{suffix}"), sep="\n")
                 continue
+            load = partial(
+                load_prototypes, storage, features.backbone.fingerprint,
+                images=made_of.prototype_images, text=made_of.prototype_text,
+            )  # fmt: skip
             prototypes = {
-                kind: {
-                    task.name: load_prototypes(storage, features.backbone.fingerprint, task, kind) for task in run.tasks
-                }
-                for kind in prototype_kinds()
+                kind: {task.name: load(task=task, kind=kind) for task in run.tasks} for kind in prototype_kinds()
             }
             results = ablate_inference(run, evaluator, prototypes)
             print(*write_inference(results, folder, f"inference{suffix}"), sep="\n")

@@ -24,6 +24,7 @@ from condu_ray.ablation.merging import (
 from condu_ray.ablation.synthetic import ablate_synthetic, measure_synthetic, shared_gaussian
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Evaluation, Experiment
+from condu_ray.learn import prototype_store as prototype_store
 from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.learn.routing import load_routing
 from condu_ray.merging import UnifiedDelta, reconstruction
@@ -116,6 +117,22 @@ class TestOptions:
     def test_there_are_all(self):
         assert len(OPTIONS) == len(set(OPTIONS)) == 2 * 5 * 2 * 3
         assert {inference.PAPER, inference.PUBLIC_CODE, inference.of_config(Inference())} <= set(OPTIONS)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"aggregation": "mixture"},
+            {"aggregation": "weighted", "router": "gaussian"},
+            {"aggregation": "mean", "router": "ridge"},
+            {"pretrained_weight": "equal"},
+        ],
+    )
+    def test_what_a_run_does_otherwise_is_none_of_them(self, changes):
+        assert inference.of_config(Inference(**changes)) is None
+
+    def test_what_changes_nothing_is_left_to_a_run(self):
+        assert inference.of_config(Inference(pretrained_weight="equal", aggregation="mean")) == inference.PUBLIC_CODE
+        assert inference.of_config(Inference(pretrained_weight="equal", include_pretrained=False)) == inference.PAPER
 
     @pytest.mark.parametrize(
         ("option", "row"),
@@ -424,12 +441,28 @@ class TestJobs:
             tensors["text"] = unit_rows(count, 9 + seed)
             folder = prototype_folder(stored.config.storage, prototype_key(stored.fingerprint, task))
             artifacts.publish(folder, {}, lambda path, tensors=tensors: artifacts.save_tensors(path / FILE, tensors))
+        asked, load = [], prototype_store.load_prototypes
+        spy = lambda *given, **rest: asked.append(rest) or load(*given, **rest)  # noqa: E731
+        monkeypatch.setattr(prototype_store, "load_prototypes", spy)
         flags = [*stored.flags, "--training.precision", "fp32", "--evaluation.max_images", "6"]
+        flags += ["--inference.prototype_text", "mean"]
         self.call(monkeypatch, "ablate_inference.py", *flags)
+        assert {(one["images"], one["text"]) for one in asked} == {("training", "mean")}
         found = json.loads(Path(stored.config.run_folder, "ablation", "inference.json").read_text())
         assert len(found["options"]) == len(OPTIONS)
         assert [row["experts"] for row in found["memory"]] == [1, 2, 3]
         assert "inference-cost.png" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("method", ["condu-svd", "condu-sign"])
+    def test_inference_is_for_what_keeps_a_unified_delta(
+        self, method, tmp_path, task_data, small_backbone, monkeypatch, capsys
+    ):
+        coded = Stored(tmp_path / "s", task_data, small_backbone, method).save()
+        flags = [*coded.flags, "--training.precision", "fp32", "--method", method]
+        with pytest.raises(SystemExit) as end:
+            self.call(monkeypatch, "ablate_inference.py", *flags)
+        assert end.value.code == 2
+        assert "this is about condu, condu-lora and emr" in capsys.readouterr().err
 
     def test_routing(self, empty, monkeypatch, capsys):
         monkeypatch.setattr(moments_module, "RANDOM", 16)  # a test has not the time for more
