@@ -97,9 +97,17 @@ def _difference(backbone: Backbone, path: Path) -> tuple[Delta, list[str]]:
                 f"{path}: {name} differs from theta0's and is no parameter (statistics of BatchNorm?), so that no "
                 "delta has it; fine-tune with it in evaluation mode, or give the run whose --pretrained it began with"
             )
-    with torch.no_grad():
-        delta = {name: after[name].float() - before[name].float() for name in trainable}
-    return delta, notes
+    return {name: _moved(after[name].float(), before[name].float()) for name in trainable}, notes
+
+
+@torch.no_grad()
+def _moved(after: Tensor, before: Tensor) -> Tensor:
+    """Returns a tensor's difference; what half precision alone has changed, in which it was stored, is none."""
+    found = after - before
+    for dtype in (torch.float16, torch.bfloat16):
+        if torch.equal(after.to(dtype).float(), after):
+            found.masked_fill_(before.to(dtype).float() == after, 0)
+    return found
 
 
 def _adapted(backbone: Backbone, found: Delta, path: Path) -> Delta:

@@ -60,6 +60,27 @@ def test_a_checkpoint_in_any_form_is_the_same_delta(form, backbone, tuned, tmp_p
     assert all(torch.equal(tensor, theta0[name]) for name, tensor in backbone.snapshot().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_what_half_precision_alone_has_changed_is_no_difference(dtype, backbone, tuned, tmp_path):
+    """A text tower that was left alone, in a file of half precision."""
+    before = backbone.model.state_dict()
+    mixed = {name: tuned[name] if name.startswith("visual.") else before[name] for name in before}
+    found = outside_delta(backbone, save({name: one.to(dtype) for name, one in mixed.items()}, tmp_path / "a.pt"))
+    assert found.relative["text"] == 0
+    assert not any(tensor.any() for name, tensor in found.delta.items() if not name.startswith("visual."))
+    theta0 = backbone.snapshot()
+    for name in (name for name in found.delta if name.startswith("visual.")):
+        near = torch.finfo(dtype).eps * mixed[name].abs().max().item()
+        torch.testing.assert_close(found.delta[name], tuned[name] - theta0[name], rtol=0, atol=near)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_theta0_in_half_precision_is_theta0(dtype, backbone, tmp_path):
+    copy = {name: tensor.to(dtype) for name, tensor in backbone.model.state_dict().items()}
+    with pytest.raises(BackboneError, match="is theta0 itself"):
+        outside_delta(backbone, save(copy, tmp_path / "a.pt"))
+
+
 def test_what_a_delta_has_not_is_told_of(backbone, tuned, tmp_path):
     tuned["logit_scale"] = tuned["logit_scale"] + 0.5
     [note] = [one for one in outside_delta(backbone, save(tuned, tmp_path / "a.pt")).notes if "logit_scale" in one]
