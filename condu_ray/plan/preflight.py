@@ -12,9 +12,7 @@ from condu_ray.benchmark.few_shot import few_shot
 from condu_ray.benchmark.ingest.gather import Say
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, mini_mtil
 from condu_ray.benchmark.references import load_references, require_decodable
-from condu_ray.benchmark.tasks import TaskError
 from condu_ray.benchmark.validation import hold_out
-from condu_ray.command_line import nearest
 from condu_ray.config import Experiment, content_hash
 from condu_ray.console import output
 from condu_ray.methods import Method
@@ -23,7 +21,7 @@ from condu_ray.plan.data import drawn, probes_of, tasks_of
 from condu_ray.plan.first_pass import described, first_pass
 from condu_ray.plan.imported import check_imported
 from condu_ray.plan.measurement import protocols
-from condu_ray.recipes import RECIPES
+from condu_ray.plan.rates import check_rates, unused_rates
 from condu_ray.store import artifacts
 from condu_ray.store.backend import real
 from condu_ray.store.layout import checked_folder, datasets_folder
@@ -83,7 +81,7 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False) ->
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
     spec = backbone_spec(config.model, config.pretrained, config.preprocess)
     tasks = tasks_of(config, say)
-    _check_rates(config, tasks)
+    check_rates(config, tasks)
     opaque = config.transparent == "refuse"
     probes = probes_of(config, tasks, say)
     verdicts = checked_folder(config.storage)
@@ -108,6 +106,7 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False) ->
     check_imported(config, methods, tasks, backbone.fingerprint)
     texts = first_pass(backbone, [*tasks, *probes], config, methods)
     words = (backbone.described, *backbone.notes, described([*tasks, *probes], texts), *_held_out(config))
+    words += tuple(unused_rates(config, methods, [task.name for task in tasks]))
     known = (config, tuple(tasks), spec, backbone.fingerprint, words, sources)
     return Checked(*known, validation=validation, probes=tuple(probes), unchecked=unchecked, given=given)
 
@@ -158,19 +157,6 @@ def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
                 f"--method {method.name}: cannot predict without knowing the task, so that --protocol "
                 f"{','.join(config.protocol)} leaves nothing to measure; add the protocol task"
             )
-
-
-def _check_rates(config: Experiment, tasks: Sequence[Task]) -> None:
-    """Refuses a learning rate for a task that does not exist; the recipe's own, and those of other tasks, may stay."""
-    data = config.data or drawn(config)
-    known = {task.name for task in tasks} | set(artifacts.names(data)) | set(MINI_MTIL_TASKS)
-    recipe = RECIPES[config.recipe]() if config.recipe in RECIPES else Experiment()
-    for field in ("training", "lora"):
-        of_recipe: dict[str, float] = getattr(recipe, field).lr_by_task
-        for name in getattr(config, field).lr_by_task:
-            if name not in known and name not in of_recipe:
-                names = [task.name for task in tasks]
-                raise TaskError(f"--{field}.lr_by_task {name}: no such task in {data}{nearest(name, names)}")
 
 
 def _with_references(config: Experiment, methods: Sequence[Method], tasks: Sequence[Task]) -> Experiment:

@@ -16,6 +16,7 @@ from condu_ray.command_line import ConfigError, field_names, nearest
 from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
 from condu_ray.methods.registry import take
+from condu_ray.plan.rates import FIELDS, unused_rates
 from condu_ray.store.artifacts import names, read_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import record_path, trials_folder
@@ -149,13 +150,16 @@ def make_trials(sweep: Sweep, orders: Sequence[Order]) -> list[Trial]:
     if count > MOST:
         raise ConfigError(f"--orders, --seeds, --method and --sweep make {count:,} trials; {MOST:,} at most")
     methods = [method.name for method in take(base)]
+    swept = [field for field in FIELDS if f"{field}.lr" in axes]
     for order, offset, method in itertools.product(orders, range(sweep.seeds), methods):
         for values in itertools.product(*axes.values()):
             settings = dict(zip(axes, values, strict=True))
             suffix = f".{content_hash(settings)[:8]}" if settings else ""
             identity = f"{order.name}.{method}.seed{base.seed + offset}{suffix}"
             trial = Trial(identity, method, order.name, order.tasks, base.seed + offset, settings)
-            trial.config(base, "check")
+            config = trial.config(base, "check")
+            for unused in unused_rates(config, take(config), order.tasks, swept) if swept else ():
+                raise ConfigError(f"--sweep, {method}: {unused}, or sweep something else")
             trials.append(trial)
     return trials
 

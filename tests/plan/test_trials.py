@@ -7,14 +7,16 @@ import pytest
 from condu_ray.benchmark.orders import draw_orders
 from condu_ray.command_line import ConfigError, parse
 from condu_ray.config import Experiment, Sweep
+from condu_ray.constants import ORDER_1
 from condu_ray.methods.registry import MethodError
 from condu_ray.plan.trials import make_trials, read_axes, read_records, record_path, sweep_name
+from condu_ray.recipes import mtil_order1
 
 TASKS = ("a", "b", "c")
 
 
 def sweep(**changes):
-    return Sweep(method=("condu", "average"), **changes)
+    return Sweep(**{"method": ("condu", "average")} | changes)
 
 
 def trials(**changes):
@@ -34,6 +36,19 @@ def trials(**changes):
 )
 def test_axes_are_read_as_they_are_written(texts, expected):
     assert read_axes(texts) == expected
+
+
+def test_a_rate_by_which_no_task_is_trained_is_not_swept():
+    """All of its trials would be one and the same."""
+    orders = draw_orders(ORDER_1[:3], 1, 0)
+    base = mtil_order1().model_dump() | {"tasks": ORDER_1[:3]}
+    with pytest.raises(ConfigError, match=r"condu-lora.*lora\.lr 0\.0001.*each has a rate of its own.*lr_by_task"):
+        make_trials(Sweep(**base | {"method": ("condu-lora",), "sweep": ("lora.lr=1e-4,1e-3",)}), orders)
+    for method, axis in (("condu", "training.lr=1e-6,1e-5"), ("pam", "pam.lr=1e-4,1e-3"), ("condu", "lora.rank=8,16")):
+        assert len(make_trials(Sweep(**base | {"method": (method,), "sweep": (axis,)}), orders)) == 2
+    given = {"lr_by_task": {"a": 1e-3, "b": 1e-3, "c": 1e-3}}
+    with pytest.raises(ConfigError, match=r"average.*training\.lr"):
+        trials(training=given, sweep=("training.lr=1e-4,1e-3",), method=("average",))
 
 
 @pytest.mark.parametrize(
