@@ -96,6 +96,8 @@ def open_file(path: Path) -> tuple[TensorFile, dict[str, str]]:
             raise ValueError("it is truncated or no safetensors file")
         found: dict[str, Any] = json.loads(file.read(length))
         metadata = found.pop("__metadata__", {})
+        if odd := next((name for name, entry in found.items() if entry["dtype"] not in _DTYPES), None):
+            raise ValueError(f"tensor {odd!r} is {found[odd]['dtype']}, not floating-point; a delta has no other")
         entries = {
             name: Entry(_DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
             for name, entry in found.items()

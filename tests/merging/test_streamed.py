@@ -54,6 +54,13 @@ def test_a_delta_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path, delta
     assert {path.name for path in tmp_path.iterdir()} == {"first", "second", "one"}
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float8_e4m3fn], ids=str)
+def test_a_tensor_that_no_delta_has_is_named(tmp_path, dtype):
+    delta = save(tmp_path / "delta", **{"w": torch.ones(3), "bn.num_batches_tracked": torch.ones(1).to(dtype)})
+    with pytest.raises(UnifiedFileError, match=r"delta: cannot be read: tensor 'bn.num_batches_tracked' is .*floating"):
+        unify_file(None, delta, tmp_path / "one", task="a")
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     first = save(tmp_path / "first", w=torch.ones(3000))
     unify_file(None, first, tmp_path / "one", task="a")
