@@ -19,6 +19,8 @@ WRAPPERS = ("module.", "model.", "clip.", "clip_model.", "student.", "state_dict
 """What training loops put before every name (DistributedDataParallel, Lightning and others)."""
 NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "position_ids", "attn_mask")
 """Last parts of names that some checkpoints hold beside their weights; nothing is lost with them."""
+SHARD = re.compile(r"-\d+-of-0*([1-9]\d+|[2-9])\.\w+$")
+"""How Hugging Face names a part of what is too large for one file."""
 SHOWN = 2
 """Names that a message gives of a kind."""
 
@@ -167,6 +169,11 @@ def _looks_like(
 ) -> str:
     missing, extra = [key for key in own if key not in shapes], [key for key in shapes if key not in own]
     other = [key for key, shape in shapes.items() if key in own and shape != own[key]]
+    if shard := SHARD.search(path.name):
+        return (
+            f"{path}: is one of the {int(shard[1])} files that a model was cut into, with {len(shapes)} tensors, where "
+            f"{name} has {len(own)}; load it by the program that cut it, and save its state dict as one file"
+        )
     found = [f"{len(missing)} of {len(own)} tensors are missing ({_names(missing)})"] if missing else []
     found += [f"{len(extra)} are none of the model's ({_names(extra)})"] if extra else []
     if other:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from condu_ray.vlm.checkpoint import load_weights
 from condu_ray.vlm.model import CONFIG, MERGES, WEIGHTS, BackboneError, backbone_spec, load_backbone
 
 HUGGING_FACE = {
@@ -140,6 +141,20 @@ def test_what_does_not_fit_is_described_in_a_sentence(stored, change, words):
     assert [word for word in words if word not in message] == []
     assert str(spec.file) in message
     assert len(message) < 800
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("model-00001-of-00002.safetensors", 2), ("pytorch_model-00003-of-00010.bin", 10)]
+)
+def test_a_part_of_a_model_is_told_from_another_architecture(small_backbone, tmp_path, name, count):
+    model = load_backbone(backbone_spec(pretrained=str(small_backbone))).model
+    part = dict(list(to_hugging_face(model.state_dict()).items())[:9])
+    (save_file if name.endswith("safetensors") else torch.save)(part, tmp_path / name)
+    with pytest.raises(BackboneError) as caught:
+        load_weights(model, tmp_path / name, "small")
+    for words in (name, f"one of the {count} files", "with 9 tensors"):
+        assert words in str(caught.value)
+    assert "architecture" not in str(caught.value)
 
 
 def test_a_resized_position_embedding_is_a_note(stored):
