@@ -1,8 +1,8 @@
 """Claims: who is making an artifact right now, so that nobody else makes it too.
 
 A claim is a small object that its owner touches every few seconds. A waiter that sees no touch for `STALE_SECONDS` of
-its own clock, or that runs on the same host and finds the owner's process gone, takes the claim over. Clocks of
-different machines are never compared. A claim only saves work: publishing is atomic, so two makers would do no harm.
+its own clock, or that runs beside the owner and finds its process gone, takes the claim over. Clocks of different
+machines are never compared. A claim only saves work: publishing is atomic, so two makers would do no harm.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -46,6 +46,18 @@ def process_start(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
+def process_space() -> str:
+    """Returns what tells those processes from others whose numbers can be looked up here; empty where nothing does.
+
+    A host's name does not: containers in the host's network have all the same one, and so may machines.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
 class _Seen(NamedTuple):
     """A claim of another: its stamp, since when it is seen, and its owner."""
 
@@ -69,6 +81,7 @@ class Claims:
         pid = os.getpid()
         self._token = uuid.uuid4().hex
         self._owner = {"host": socket.gethostname(), "pid": pid, "start": process_start(pid), "token": self._token}
+        self._owner["space"] = process_space()
         self._mine: dict[str, bytes] = {}  # with what their claims say
         self.lost: set[str] = set()
         self._seen: dict[str, _Seen] = {}
@@ -108,9 +121,10 @@ class Claims:
                 return True
         return False
 
-    def here(self) -> str:
-        """Returns this process's host, as claims name it."""
-        return str(self._owner["host"])
+    def beside(self, owner: Mapping[str, Any]) -> bool:
+        """Whether an owner's process, if it lives, can be seen from here; by its host alone in claims of before."""
+        space = self._owner["space"]
+        return owner.get("host") == self._owner["host"] and owner.get("space", space) == space
 
     def owner(self, key: str) -> dict[str, Any] | None:
         """Returns who holds a key (`host`, `pid`, `since` in seconds since 1970), or None."""
@@ -135,9 +149,8 @@ class Claims:
         return self._ended(seen.owner)
 
     def _ended(self, owner: dict[str, Any] | None) -> bool:
-        """Whether an owner is a process of this host that is no more."""
-        here = owner is not None and owner.get("host") == self._owner["host"]
-        return here and owner is not None and process_start(int(owner["pid"])) != owner.get("start")
+        """Whether an owner is a process beside this one that is no more."""
+        return owner is not None and self.beside(owner) and process_start(int(owner["pid"])) != owner.get("start")
 
     def release(self, key: str) -> None:
         """Gives up a claim; unknown keys do nothing."""

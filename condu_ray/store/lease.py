@@ -27,8 +27,8 @@ class LeaseError(ValueError):
 def lease(folder: Place) -> Iterator[Callable[[], None]]:
     """Holds the lease of a run's or sweep's folder.
 
-    A holder on another machine whose lease stays untouched is waited for until it counts as dead (half a minute); one
-    that lives is not.
+    A holder on another machine, or in another container, whose lease stays untouched is waited for until it counts as
+    dead (half a minute); one that lives is not.
 
     Args:
         folder: `<storage>/runs/<name>` or `<storage>/sweeps/<name>`; it need not exist.
@@ -44,8 +44,8 @@ def lease(folder: Place) -> Iterator[Callable[[], None]]:
     with Claims(leases_folder(folder)) as claims:
         deadline, first = time.monotonic() + STALE_SECONDS + 5, _touched(folder)
         while not claims.acquire(folder.name):
-            owner, here = claims.owner(folder.name), claims.here()
-            alive = (owner is not None and owner.get("host") == here) or _touched(folder) != first
+            owner = claims.owner(folder.name)
+            alive = (owner is not None and claims.beside(owner)) or _touched(folder) != first
             if alive or time.monotonic() > deadline:
                 raise LeaseError(_refusal(folder, owner))
             time.sleep(LOOK_SECONDS)

@@ -109,6 +109,23 @@ def test_a_number_that_another_process_has_now_does_not_keep_a_claim(tmp_path, m
     assert make().acquire(KEY)
 
 
+@pytest.mark.parametrize("space", ["another boot pid:[1]", ""])
+def test_a_process_of_another_container_or_machine_with_this_name_is_not_looked_up_here(
+    tmp_path, make, clock, dead, space
+):
+    write(tmp_path, dead | {"space": space})
+    waiter = make()
+    assert not waiter.acquire(KEY)
+    assert not waiter.acquire(KEY)
+    clock.seconds += STALE_SECONDS + 1
+    assert waiter.acquire(KEY)
+
+
+def test_a_killed_process_of_an_earlier_version_is_taken_over_at_once(tmp_path, make, clock, dead):
+    write(tmp_path, {name: value for name, value in dead.items() if name != "space"})
+    assert make().acquire(KEY)
+
+
 @pytest.mark.parametrize("words", [{"host": "elsewhere", "pid": 1, "start": "1"}, "", "{", "[]", '{"pid": "x"}', "\0"])
 def test_a_silent_owner_elsewhere_or_a_damaged_claim_is_taken_over_when_its_time_is_up(tmp_path, make, clock, words):
     path, waiter = write(tmp_path, words), make()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -83,6 +84,16 @@ def test_a_living_holder_on_another_machine_is_not_waited_for(folder, monkeypatc
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(module.time, "sleep", lambda seconds: os.utime(path, ns=(1, time.monotonic_ns())))
     with pytest.raises(LeaseError, match="held by process 7 on elsewhere, since 2001-09-"), lease(folder):
+        pytest.fail("two drivers at one run")
+
+
+def test_a_living_holder_in_another_container_of_this_host_is_not_taken_over(folder, monkeypatch):
+    path = elsewhere(folder)
+    words = json.loads(path.read_text()) | {"host": socket.gethostname(), "pid": 1, "space": "this boot pid:[7]"}
+    path.write_text(json.dumps(words))
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: os.utime(path, ns=(1, time.monotonic_ns())))
+    with pytest.raises(LeaseError, match="held by process 1 on "), lease(folder):
         pytest.fail("two drivers at one run")
 
 
