@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import socket
+import ssl
 import urllib.request
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.metadata import entry_points
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from condu_ray.config import Experiment
 from condu_ray.names import nearest
@@ -20,7 +22,8 @@ from condu_ray.store.passwords import without_passwords
 PORTS = {"http": 80, "https": 443, "mysql": 3306, "postgresql": 5432, "mssql": 1433}
 """Servers that a run can log to, and where they listen."""
 CLOUDS = ("databricks", "databricks-uc", "uc")
-LOOK_SECONDS = 3.0
+LOOK_SECONDS, ANSWER_SECONDS = 3.0, 10.0
+"""How long a server may take to be there, and to answer a request that costs it nothing."""
 _GIVE = "give http://host:port of a server, or sqlite:///PATH/mlflow.db"
 
 
@@ -128,7 +131,7 @@ def _absolute(uri: str, name: str) -> str:
 def unreachable(uri: str) -> str | None:
     """Returns why nobody answers at a server's address, or None where somebody does, or where it is no server.
 
-    MLflow's own client tries a server that is not there for minutes before it says so.
+    MLflow's own client tries a server that is not there, or hangs, for minutes before it says so.
     """
     parts = urlsplit(uri)
     kind = parts.scheme.split("+")[0]
@@ -140,4 +143,25 @@ def unreachable(uri: str) -> str | None:
         socket.create_connection((parts.hostname, parts.port or PORTS[kind]), timeout=LOOK_SECONDS).close()
     except OSError as error:
         return f"no server answers there ({error.strerror or error}); start it, or give another --tracking.uri"
-    return None
+    return None if _answers(parts) else "the server there hangs; start it anew, or give another --tracking.uri"
+
+
+def _answers(parts: SplitResult) -> bool:
+    """Whether a server says anything, were it a refusal; one that speaks another protocol is not asked."""
+    host, port = str(parts.hostname), parts.port or PORTS.get(parts.scheme)
+    if parts.scheme == "http":
+        asked = HTTPConnection(host, port, timeout=ANSWER_SECONDS)
+    elif parts.scheme == "https":
+        asked = HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=ssl._create_unverified_context())
+    else:
+        return True
+    try:
+        asked.request("GET", f"{parts.path.rstrip('/')}/health")
+        asked.getresponse()
+    except TimeoutError:
+        return False
+    except (OSError, HTTPException):  # as of a certificate: MLflow's client says what is wrong
+        return True
+    finally:
+        asked.close()
+    return True

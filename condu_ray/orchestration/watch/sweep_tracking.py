@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
@@ -16,11 +17,14 @@ from condu_ray.store.provenance import provenance
 
 log = logging.getLogger(__name__)
 
+OPEN_SECONDS, CLOSE_SECONDS, FAIL_SECONDS = 60.0, 60.0, 10.0
+"""How long the sweep waits for MLflow: before it begins, at its end, and where it was stopped."""
+
 
 class Parent:
     """The sweep's run: a block that opens it, or finds the one of an earlier call, and closes it as what came of it.
 
-    Faults of MLflow's server or its store are warned of, and never felt by the sweep.
+    Faults of MLflow's server or its store are warned of, and cost the sweep seconds at most.
 
     Args:
         config: the sweep's base configuration; `run` is its name, by which its run is found again.
@@ -36,14 +40,14 @@ class Parent:
 
     def __enter__(self) -> Parent:
         if self._config.tracking.enabled:
-            self._try(self._open)
+            self._try(self._open, OPEN_SECONDS)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._try(lambda: self._fail(ended(error)))
+            self._try(lambda: self._fail(ended(error)), FAIL_SECONDS)
 
     def _open(self) -> None:
         client, experiment = open_experiment(self._config)
@@ -59,7 +63,7 @@ class Parent:
 
     def finish(self, metrics: Mapping[str, float], report: Place) -> None:
         """Attaches the sweep's report and its aggregate metrics, and closes the run."""
-        self._try(lambda: self._finish(metrics, report))
+        self._try(lambda: self._finish(metrics, report), CLOSE_SECONDS)
 
     def _finish(self, metrics: Mapping[str, float], report: Place) -> None:
         if self.run is not None:
@@ -82,10 +86,20 @@ class Parent:
         if self.run is not None:
             open_experiment(self._config)[0].set_terminated(self.run, status)
 
-    def _try(self, job: Callable[[], None]) -> None:
-        try:
-            job()
-        except Exception as error:
+    def _try(self, job: Callable[[], None], seconds: float) -> None:
+        """Does something in a thread, for MLflow's client tries a server that hangs for a quarter of an hour."""
+        failed: list[Exception] = []
+
+        def work() -> None:
+            try:
+                job()
+            except Exception as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=work, name="mlflow", daemon=True)
+        thread.start()
+        thread.join(seconds)
+        if failed or thread.is_alive():
             self.complete = False
-            where, why = shown_uri(self._config), without_passwords(str(error))
+            where, why = shown_uri(self._config), without_passwords(str(failed[0])) if failed else "is slow"
             log.warning("MLflow at %s: %s; the report is in the sweep's folder all the same", where, why)

@@ -1,10 +1,12 @@
 """MLflow's address: what is meant by it, in every working directory and with any sign, or why it is none."""
 
 import socket
+import threading
 
 import pytest
 
 from condu_ray.config import Experiment, Tracking
+from condu_ray.orchestration.watch import mlflow_address
 from condu_ray.orchestration.watch.mlflow_address import TrackingError, check_tracking, tracking_uri, unreachable
 
 ADDRESSES = {
@@ -74,12 +76,30 @@ def test_what_is_no_address_says_what_to_give(here, given):
     check_tracking(Experiment(tracking=Tracking(uri=given, enabled=False)))  # nobody asks
 
 
+def refuses(server, times):
+    for _ in range(times):
+        client, _ = server.accept()
+        with client:
+            if client.recv(1000).startswith(b"GET /x/health"):
+                client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_that_takes_requests_and_answers_none_is_told_in_seconds(scheme, monkeypatch):
+    monkeypatch.setattr(mlflow_address, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setenv("no_proxy", "*")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert "hangs" in unreachable(f"{scheme}://127.0.0.1:{server.getsockname()[1]}")
+
+
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg2", "mysql"])
 def test_a_server_that_is_not_there_is_told_from_one_that_is(scheme, monkeypatch):
     monkeypatch.delenv("http_proxy", raising=False)
     monkeypatch.delenv("HTTP_PROXY", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as server:
         uri = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
+        asks = 2 if scheme == "http" else 1  # whether it is there, and for an answer
+        threading.Thread(target=refuses, args=[server, asks], daemon=True).start()
         assert unreachable(uri) is None
     assert "no server answers there (Connection refused)" in unreachable(uri)
 

@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 from condu_ray.config import Experiment, Tracking
-from condu_ray.orchestration.watch import tracking
+from condu_ray.orchestration.watch import sweep_tracking, tracking
 from condu_ray.orchestration.watch.mlflow_address import tracking_uri
 from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.orchestration.watch.tracking import Tracker, ended, flatten, log_params, open_experiment
@@ -38,6 +38,17 @@ def test_a_dead_server_costs_a_warning_and_no_waiting(tmp_path, monkeypatch, cap
     assert len(ours) == 1
     assert "MLflow at http://127.0.0.1:9" in ours[0]
     assert "secret" not in ours[0]
+
+
+def test_a_sweep_waits_but_briefly_for_a_server_that_hangs(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sweep_tracking, "OPEN_SECONDS", 0.1)
+    monkeypatch.setattr(sweep_tracking, "open_experiment", lambda config: time.sleep(30))
+    config = Experiment(storage=tmp_path, tracking=Tracking(uri="http://127.0.0.1:9"))
+    begin = time.monotonic()
+    with caplog.at_level(logging.WARNING), Parent(config, {}) as parent:
+        assert time.monotonic() - begin < 10
+    assert (parent.run, parent.complete) == (None, False)
+    assert "MLflow at http://127.0.0.1:9: is slow" in caplog.text
 
 
 def test_tracking_switched_off_makes_no_store(tmp_path):
