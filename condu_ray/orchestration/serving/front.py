@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds for which a swap is tried again where replicas are gone."""
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
+"""Seconds after which a swap is tried again whose state cannot be loaded, twice as many each time: storage may be out
+of reach for a while, and who has said what is to be served says it once."""
 
 
 class Front:
@@ -56,10 +59,17 @@ class Front:
         self._swap = asyncio.ensure_future(self._try(source))
 
     async def _try(self, source: Source) -> None:
-        try:
-            await self._take_in_the_end(source)
-        except Exception as error:  # the old state goes on; this is for the log alone
-            log.error("%s: is not served, the state before it goes on: %s", source, error)
+        pause, words = FIRST_PAUSE, "%s: is not served, the state before it goes on: %s"
+        while True:  # the old state goes on meanwhile; what goes wrong is for the log alone
+            try:
+                return await self._take_in_the_end(source)
+            except (DeploymentUnavailableError, RayActorError) as error:
+                log.error(words, source, error)
+                return  # replicas that it ends, as for want of memory, it would end again and again
+            except Exception as error:
+                log.error(f"{words}; tried again in %.0f s", source, error, pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _take_in_the_end(self, source: Source) -> None:
         """Takes what is to be served, again where replicas are gone: for a moment, while Serve gives them its settings.

@@ -159,6 +159,24 @@ def test_what_cannot_be_loaded_changes_nothing_and_the_next_swap_counts(caplog):
     asyncio.run(run())
 
 
+def test_what_cannot_be_loaded_for_a_while_is_served_in_the_end(monkeypatch, caplog):
+    monkeypatch.setattr(front_module, "FIRST_PAUSE", 0.02)
+
+    async def run():
+        router, experts = Handle({}), Handle({})
+        front = await front_of(router, experts)
+        router.gone = [OSError("storage does not answer"), OSError("nor now")]
+        await front.reconfigure({"run": "r", "session": 3})
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if front.about.source.session == 3:
+                return
+        pytest.fail("the old session is served for good")
+
+    asyncio.run(run())
+    assert "storage does not answer; tried again in" in caplog.text
+
+
 def test_a_front_that_cannot_load_at_its_start_says_so():
     with pytest.raises(ValueError, match="has committed 3 sessions, not 9"):
         asyncio.run(front_of(Handle({}), Handle({}), session=9))
