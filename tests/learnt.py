@@ -38,7 +38,7 @@ def work_here(checked: Checked, results: Results, *, staged: bool = False) -> No
     folders, held_out, probes = (
         {task.name: task.folder for task in tasks} for tasks in (checked.tasks, checked.validation, checked.probes)
     )
-    actor = Measurer(checked.spec, config, "fp32", folders, False, held_out, probes)
+    actor = Measurer(checked.spec, config, "fp32", folders, False, held_out, probes, contents=checked.contents)
     for one in plan.methods:
         for session in one.sessions:
             if session.expert is not None and not session.expert.finished:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.content import require
 from condu_ray.benchmark.rows import blocks, open_parquet
 from condu_ray.learn.prototype_store import has_prototypes, save_prototypes
 from condu_ray.store.location import Place
@@ -111,7 +112,7 @@ class Gathered:
     """
 
     def __init__(self, task: Task) -> None:
-        self.task = task
+        self.task, self._data = task, task.train_fingerprint
         self._text: Tensor | None = None
         self._sums: Tensor | None = None
         self._moments: Moments | None = None
@@ -131,7 +132,12 @@ class Gathered:
         self._moments = moments if self._moments is None else self._moments + moments
 
     def save(self, storage: Place, backbone: str) -> None:
-        """Publishes it, once all chunks are there."""
+        """Publishes it, once all chunks are there.
+
+        Raises:
+            ChangedError: the task's images are no more those of the beginning.
+        """
+        require(self.task, self._data)
         assert self._text is not None
         assert self._sums is not None
         assert self._moments is not None

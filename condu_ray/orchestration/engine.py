@@ -94,7 +94,7 @@ class Engine:
         folders = {task.name: task.folder for task in self.checked.tasks}
         return Lane(
             number, self.config.absolute(), self.checked.spec, folders, self.precision, self.room.decoders, board,
-            known_hashes(),
+            known_hashes(), self.checked.contents,
         )  # fmt: skip
 
     def _make_prototypes(self, say: Say) -> None:

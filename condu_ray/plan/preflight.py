@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from condu_ray.benchmark import Task, require_valid
 from condu_ray.benchmark.check import cores, known_verdict
+from condu_ray.benchmark.content import Contents, contents_of
 from condu_ray.benchmark.few_shot import few_shot
 from condu_ray.benchmark.ingest.gather import Say
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, mini_mtil
@@ -51,6 +52,9 @@ class Checked:
     """Tasks and probes whose images are still to be looked at, before anything is trained or measured on them."""
     given: Experiment | None = None
     """The settings as they were given, before anything was filled in; None where that does not matter."""
+
+    contents: Contents = field(default_factory=dict)
+    """What was found in the files of tasks and probes: who trains or measures on them sees that it is still there."""
 
     def pictured(self, images: str) -> tuple[Task, ...]:
         """Returns the tasks whose training images are behind prototypes, by `inference.prototype_images`."""
@@ -108,7 +112,10 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False) ->
     words = (backbone.described, *backbone.notes, described([*tasks, *probes], texts), *_held_out(config))
     words += tuple(unused_rates(config, methods, [task.name for task in tasks]))
     known = (config, tuple(tasks), spec, backbone.fingerprint, words, sources)
-    return Checked(*known, validation=validation, probes=tuple(probes), unchecked=unchecked, given=given)
+    contents = contents_of([*tasks, *probes])
+    return Checked(
+        *known, validation=validation, probes=tuple(probes), unchecked=unchecked, given=given, contents=contents
+    )
 
 
 def _unchecked(tasks: Sequence[Task], verdicts: Place, most: int) -> tuple[Task, ...]:

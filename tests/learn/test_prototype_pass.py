@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from condu_ray.benchmark import load_task
+from condu_ray.benchmark.content import ChangedError
 from condu_ray.learn import prototype_pass as module
 from condu_ray.learn.prototype_store import load_moments, load_prototypes
 from condu_ray.vlm import moments as moments_module
@@ -64,3 +65,15 @@ def test_what_is_there_is_not_made_again(task_data, small_backbone, tmp_path, mo
     assert module.prototypes_here(tmp_path, backbone, tasks, "cpu", said.append) == 0
     assert said == ["prototypes of walls: 24 images", "prototypes of doors: 16 images"]
     moments_module._projection.cache_clear()
+
+
+def test_images_that_were_written_anew_meanwhile_make_no_prototypes(task_data, small_backbone, tmp_path):
+    task = load_task(shutil.copytree(task_data / "walls", tmp_path / "walls"))
+    backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
+    encode, gathered = module.ChunkEncoder(backbone, torch.device("cpu")), module.Gathered(task)
+    for chunk in module.chunks(task):
+        gathered.add(encode(task, chunk))
+    shutil.copy(task_data / "cars" / "train.parquet", task.folder / "train.parquet")
+    with pytest.raises(ChangedError, match=r"walls/train\.parquet"):
+        gathered.save(tmp_path / "storage", backbone.fingerprint)
+    assert not (tmp_path / "storage").exists()

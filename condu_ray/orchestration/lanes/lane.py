@@ -11,6 +11,7 @@ from condu_ray.store.location import Place
 from condu_ray.vlm.spec import BackboneSpec
 
 if TYPE_CHECKING:
+    from condu_ray.benchmark.content import Contents
     from condu_ray.benchmark.tasks import Hashes
 
 MOST = 8
@@ -33,6 +34,7 @@ class Lane:
         decoders: data workers of each training worker.
         board: the board's handle.
         hashes: of the tasks' files, so that no worker hashes them anew.
+        contents: what the tasks' files have to hold still.
     """
 
     number: int
@@ -43,6 +45,7 @@ class Lane:
     decoders: int
     board: Any
     hashes: Hashes = field(default_factory=dict)
+    contents: Contents = field(default_factory=dict)
 
     @property
     def run(self) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.content import Contents, require_train
 from condu_ray.learn.checkpoint import Saving
 from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.exemplars import load_exemplars
@@ -41,6 +42,7 @@ class Trainer:
         rank, world: this worker among those of the lane.
         device: what artifacts record.
         told: whether somebody has said that an artifact is there; None: nobody ever does, and storage is asked.
+        contents: what the tasks' files have to hold still; None: nobody knows.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class Trainer:
         world: int,
         device: str,
         told: Callable[[Place], bool] | None = None,
+        contents: Contents | None = None,
     ) -> None:
         self._tasks, self._precision = tasks, precision
         self._rank, self._world, self._device, self._told = rank, world, device, told
+        self._contents = contents or {}
         self.backbone = load_backbone(spec)
         self.theta0 = self.backbone.snapshot()
 
@@ -79,12 +83,14 @@ class Trainer:
         Raises:
             DivergedError: the loss lost its numbers on any worker, or the workers' parameters differ; nothing is
                 published.
+            ChangedError: the task's training images are not what its key says; nothing is published.
         """
         from ray.train.collective import barrier
         from ray.train.torch import prepare_model
 
         config, started = expert.config, time.perf_counter()
         method = get(expert.method, config)
+        require_train(self._tasks[expert.task], self._contents)
         start, exemplars = self._start(expert, method), []
         if "exemplars" in method.needs:
             exemplars = [load_exemplars(config.storage, key, self._tasks[name]) for name, key in expert.earlier]
@@ -109,6 +115,7 @@ class Trainer:
             if own:
                 own.clear()
             raise
+        require_train(self._tasks[expert.task], self._contents)  # it was read meanwhile
         if trained is not None:
             self._publish(expert, method, trained, time.perf_counter() - started)
             if own:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from condu_ray.benchmark import Task, load_task
+from condu_ray.benchmark.content import ChangedError
 from condu_ray.benchmark.tasks import TRAIN, take_hashes
 from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.chunks import training_chunks
@@ -46,6 +47,7 @@ def work(lane: Lane) -> None:
     Raises:
         DivergedError: after telling the board, so that the driver stops instead of trying again. All workers raise the
             same one and tell the board, which keeps the first word: whichever of them Ray ends first, it is told.
+        ChangedError: likewise, by those workers whose files are others.
     """
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
@@ -73,14 +75,14 @@ def work(lane: Lane) -> None:
             if trainer is None:
                 trainer = Trainer(
                     lane.backbone, tasks, precision=lane.precision, rank=rank, world=world, device=str(device),
-                    told=lambda folder: ray.get(board.begun.remote(folder)),
+                    told=lambda folder: ray.get(board.begun.remote(folder)), contents=lane.contents,
                 )  # fmt: skip
             for expert, done in todo:
                 begin, tags = time.perf_counter(), {"run": lane.run, "method": expert.method}
                 try:
                     kept, report = _checkpoints(lane, expert, world), reporter(lane, rank, expert)
                     _train(trainer, expert, stream, tasks[expert.task], report, kept, done)
-                except DivergedError as error:
+                except (DivergedError, ChangedError) as error:
                     ray.get(board.fail.remote(str(error)))
                     raise
                 if rank == 0:

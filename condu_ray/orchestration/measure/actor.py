@@ -64,4 +64,4 @@ def start_evaluator(config: Experiment, checked: Checked, precision: str, room: 
     )
     cuda = room.gpus_per_evaluator > 0
     about = (checked.spec, config.absolute(), precision, folders, cuda, held_out, probes)
-    return actor.remote(*about, known_hashes())
+    return actor.remote(*about, known_hashes(), checked.contents)

@@ -78,17 +78,18 @@ def make_prototypes(
     if not todo:
         return 0
     parts = [(number, chunk) for number, task in enumerate(todo) for chunk in chunks(task)]
+    gathered = {number: Gathered(task) for number, task in enumerate(todo)}  # first, for they know what is to be read
     several = min(room.evaluators, max(1, len(parts) // CHUNKS_PER_ENCODER))
     if several == 1:
         encoded = _by_evaluator(evaluator(), todo, parts)
     else:
         encoded = _by_encoders(several, todo, parts, spec, room, threads)
     images = [sum(chunk.images for owner, chunk in parts if owner == number) for number in range(len(todo))]
-    done, gathered = [0] * len(todo), dict[int, Gathered]()
+    done = [0] * len(todo)
     left = [sum(owner == number for owner, _ in parts) for number in range(len(todo))]
     tell(_progress(images, done))
     for number, part in encoded:
-        one = gathered.setdefault(number, Gathered(todo[number]))
+        one = gathered[number]
         one.add(load(part))
         done[number], left[number] = one.images, left[number] - 1
         if not left[number]:

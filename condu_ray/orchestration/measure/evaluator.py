@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 from condu_ray.benchmark import Task, load_task
+from condu_ray.benchmark.content import Contents, require_test, require_train
 from condu_ray.benchmark.label_space import label_space
 from condu_ray.benchmark.tasks import Hashes, take_hashes
 from condu_ray.config import Experiment, content_hash
@@ -46,6 +47,7 @@ class Measurer:
         cuda: whether to compute on the GPU that Ray gave.
         held_out: folder of each task with the images that `validation_share` holds out as its test images.
         hashes: of the tasks' files, so that they are not hashed anew.
+        contents: what the tasks' files have to hold still.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Measurer:
         held_out: Mapping[str, Place] | None = None,
         probes: Mapping[str, Place] | None = None,
         hashes: Hashes = MappingProxyType({}),
+        contents: Contents = MappingProxyType({}),
     ) -> None:
         if not cuda:
             keep_freed()
@@ -78,7 +81,7 @@ class Measurer:
         self._probes = {name: load_task(folder) for name, folder in (probes or {}).items()}
         self._states: OrderedDict[str, ModelState] = OrderedDict()
         self._routings: OrderedDict[str, Routing] = OrderedDict()
-        self._run = config.run_name
+        self._run, self._contents = config.run_name, contents
         telemetry.restarted("evaluator", self._run)
         telemetry.gauge("condu_evaluators_active", 1, run=self._run)
 
@@ -115,9 +118,21 @@ class Measurer:
         Returns:
             The accuracy; for a learned task that is known and has an expert of its own, also how well this is
             calibrated, and of a method that merges, how well it is reconstructed.
+
+        Raises:
+            ChangedError: the images are not those that the measurement's key says.
         """
         with telemetry.busy("condu_evaluator_busy_seconds_total", run=self._run):
-            return self._measure(wanted)
+            self._require(wanted)
+            found = self._measure(wanted)
+            self._require(wanted)  # they were read meanwhile
+            return found
+
+    def _require(self, wanted: Measurement) -> None:
+        require_test((self._tasks | self._probes)[wanted.task], self._contents)
+        method = get(wanted.method, wanted.config)
+        for name in self._state(method, wanted.entry).tasks if routed(method, wanted.seen, wanted.protocol) else ():
+            require_train(self._tasks[name], self._contents)
 
     def _measure(self, wanted: Measurement) -> Accuracy:
         method, task = get(wanted.method, wanted.config), (self._tasks | self._probes)[wanted.task]

@@ -10,6 +10,7 @@ import ray.train.torch
 import torch
 
 from condu_ray.benchmark import load_tasks
+from condu_ray.benchmark.content import ChangedError, contents_of
 from condu_ray.config import Experiment
 from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
@@ -230,6 +231,21 @@ def test_a_training_that_lost_its_numbers_publishes_nothing(lane, name):
         lane.train(expert)
     assert not expert_folder(lane.storage, expert.key).exists()
     assert not list(lane.storage.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_images_that_were_written_anew_are_trained_on_by_nobody(tmp_path, data, small_backbone, when):
+    lane = Lane(tmp_path / "storage", data, small_backbone, contents=contents_of(load_tasks(data, None)))
+    expert = lane.plan("condu", lane.config()).experts[0]
+
+    def anew(progress=None):
+        shutil.copy(data / "cars" / "train.parquet", data / expert.task / "train.parquet")
+
+    if when == "before":
+        anew()
+    with pytest.raises(ChangedError, match=r"walls/train\.parquet: is not what it was"):
+        lane.train(expert, anew)
+    assert not expert.finished
 
 
 def test_only_the_first_worker_publishes_and_all_wait_for_it(tmp_path, data, small_backbone, monkeypatch):

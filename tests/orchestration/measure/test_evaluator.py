@@ -1,0 +1,30 @@
+"""What an evaluator refuses to measure."""
+
+import shutil
+
+import pytest
+
+from condu_ray.benchmark.content import ChangedError
+from condu_ray.config import Experiment
+from condu_ray.methods.base import ModelState
+from condu_ray.orchestration.measure.evaluator import Measurer
+from condu_ray.plan.claim import BEFORE
+from condu_ray.plan.measurement import Measurement
+from condu_ray.plan.preflight import check
+
+
+def test_images_that_were_written_anew_are_measured_by_nobody(task_data, small_backbone, tmp_path, monkeypatch):
+    data = shutil.copytree(task_data, tmp_path / "data")
+    checked = check(Experiment(storage=tmp_path / "storage", data=data, pretrained=str(small_backbone)))
+    folders = {task.name: task.folder for task in checked.tasks}
+    measurer = Measurer(checked.spec, checked.config, "fp32", folders, False, contents=checked.contents)
+    unseen = Measurement(checked.config, "zero-shot", BEFORE, "cars", False, "task", "key")
+    assert measurer.measure(unseen).images > 0
+    shutil.copy(data / "walls" / "test.parquet", data / "cars" / "test.parquet")
+    with pytest.raises(ChangedError, match=r"cars/test\.parquet: is not what it was"):
+        measurer.measure(unseen)
+    routed = Measurement(checked.config, "condu", BEFORE, "walls", False, "task", "key")
+    monkeypatch.setattr(measurer, "_state", lambda method, entry: ModelState("state", ("walls",), ("expert",)))
+    shutil.copy(data / "cars" / "train.parquet", data / "walls" / "train.parquet")
+    with pytest.raises(ChangedError, match=r"walls/train\.parquet: is not what it was"):
+        measurer.measure(routed)
