@@ -66,12 +66,13 @@ class Checked:
         return replace(self, config=config, tasks=tuple(tasks[name] for name in config.tasks or tasks))
 
 
-def check(config: Experiment, say: Say | None = None, *, later: bool = False) -> Checked:
+def check(config: Experiment, say: Say | None = None, *, later: bool = False, writes: bool = True) -> Checked:
     """Loads and checks methods, storage, tasks, backbone and references, and tries them; no Ray.
 
     Args:
         config: the run's configuration.
         say: takes a line for people, such as how far data are converted; None: the console.
+        writes: whether storage is to be written to; False: what is there is only to be read.
         later: whether more images than `cluster.check_above` are left to who has a cluster (`Checked.unchecked`).
 
     Raises:
@@ -80,7 +81,7 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False) ->
     say, given = say or partial(output().print, markup=False), config
     methods = take(config)
     _check_options(config, methods)
-    artifacts.check_writable(config.storage)
+    (artifacts.check_writable if writes else artifacts.check_format)(config.storage)
     if artifacts.is_file(config.run_folder):
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
     spec = backbone_spec(config.model, config.pretrained, config.preprocess)

@@ -75,7 +75,7 @@ class Stored:
         Raises:
             ValueError: the tasks or the backbone are not where the settings say.
         """
-        checked = check(self.experiment(storage))
+        checked = check(self.experiment(storage), writes=False)
         if self.kind == "run":
             return {self.name: stored_run(checked)}
         configs = {trial.id: trial.config(checked.config, self.name) for trial in self.trials}

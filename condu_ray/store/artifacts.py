@@ -308,25 +308,34 @@ def check_writable(folder: Place) -> None:
     Raises:
         ArtifactError: names the folder and the system's reason, or the format of a newer release.
     """
-    path, store = marker_path(folder), backend(folder)
+    store, marker = backend(folder), marker_path(folder)
     try:
         store.probe(folder)
-        for name in PLACES:
-            if store.exists(folder / name):
-                store.probe(folder / name)
-        if not store.exists(path):
-            write_text(path, json.dumps({"format": FORMAT}))
-        marker = json.loads(read_text(path))
-    except (RecursionError, ValueError) as error:
-        raise ArtifactError(f"--storage {folder}: {path.name} is damaged ({error}); remove it") from error
+        for place in filter(store.exists, (folder / name for name in PLACES)):
+            store.probe(place)
+        if not store.exists(marker):
+            write_text(marker, json.dumps({"format": FORMAT}))
     except OSError as error:
         where = getattr(error, "filename", None) or folder
         raise ArtifactError(
             f"--storage {folder}: cannot be written ({error.strerror or error}: {where}); give another folder"
         ) from error
-    written = marker.get("format") if isinstance(marker, dict) else None
-    if not isinstance(written, int):
-        raise ArtifactError(f"--storage {folder}: {path.name} is damaged (no format); remove it")
+    check_format(folder)
+
+
+def check_format(folder: Place) -> None:
+    """Refuses a storage folder that a newer release wrote, as `check_writable`; writes nothing, and needs no mark."""
+    path = marker_path(folder)
+    try:
+        marker = json.loads(read_text(path))
+        if not isinstance(marker, dict) or not isinstance(written := marker.get("format"), int):
+            raise ValueError("no format")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error}); look at its permissions") from error
+    except (RecursionError, ValueError) as error:
+        raise ArtifactError(f"--storage {folder}: {path.name} is damaged ({error}); remove it") from error
     if written > MARKED:
         raise ArtifactError(
             f"--storage {folder}: written by a newer condu_ray (format {written}, this one reads {MARKED}); "
@@ -335,11 +344,7 @@ def check_writable(folder: Place) -> None:
 
 
 def allow_marks(folder: Place) -> None:
-    """Has versions that know no marks refuse a storage folder from here on; before the first mark is written.
-
-    Raises:
-        ArtifactError: as `check_writable`.
-    """
+    """Has versions that know no marks refuse a storage folder from here on; raises what `check_writable` does."""
     check_writable(folder)
     if json.loads(read_text(marker_path(folder)))["format"] < MARKED:
         write_text(marker_path(folder), json.dumps({"format": MARKED}))

@@ -14,16 +14,18 @@ from condu_ray.config import Experiment
 from condu_ray.learn.prototype_store import FILE, has_prototypes
 from condu_ray.methods import get
 from condu_ray.methods.session import load_session
+from condu_ray.plan.opened import open_run
 from condu_ray.plan.preflight import check
 from condu_ray.plan.repair import damaged
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import finished_run
 from condu_ray.store import layout
-from condu_ray.store.artifacts import load_tensors, read_meta
+from condu_ray.store.artifacts import ArtifactError, load_tensors, read_meta
 from condu_ray.store.experts import load_expert
 from condu_ray.store.ledger import read_entries
 from condu_ray.store.measurements import read_measurement
+from condu_ray.store.posix import Posix
 from jobs.report import main
 
 WRITTEN = Path(__file__).parents[1] / "data" / "stored_run"
@@ -157,3 +159,21 @@ def test_a_sweeps_report_is_made_again_from_storage_alone(monkeypatch):
     ]
     assert made["groups"] == kept["groups"]
     assert made["extra"]["costs"] == kept["extra"]["costs"]
+
+
+def test_a_run_on_storage_that_cannot_be_written_is_opened_and_only_a_newer_format_refused(copy, monkeypatch):
+    def read_only(self, place):
+        raise OSError(30, "Read-only file system", str(place))
+
+    monkeypatch.setattr(Posix, "probe", read_only)
+    assert "condu" in open_run(DISK, "run").methods
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        check(config("run"))
+    marker = layout.marker_path(DISK)
+    before = marker.read_text() if marker.exists() else None
+    try:
+        marker.write_text('{"format": 99}')
+        with pytest.raises(ArtifactError, match="written by a newer condu_ray"):
+            open_run(DISK, "run")
+    finally:
+        marker.unlink() if before is None else marker.write_text(before)
