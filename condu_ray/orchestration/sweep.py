@@ -120,8 +120,14 @@ def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial]) -> None:
     left_out = ELSEWHERE | {"keep_sessions": True}
     identity = content_hash([base.identity(exclude=left_out), records])
     if backend(path).exists(path):
-        before = json.loads(artifacts.read_text(path))
-        if before["identity"] != identity:
+        try:
+            before = json.loads(artifacts.read_text(path))["identity"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise artifacts.ArtifactError(
+                f"{path}: damaged ({error!r}); remove it where this command is the sweep's own, which writes it again, "
+                "or give another --run"
+            ) from error
+        if before != identity:
             raise ValueError(f"--run: {folder} holds a sweep with other settings or trials; give another name")
     known: dict[str, Any] = {"identity": identity, "config": base.model_dump(mode="json", exclude=left_out)}
     known |= {"trials": records, "versions": provenance()}

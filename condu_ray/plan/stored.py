@@ -116,9 +116,13 @@ def find(storage: Place, name: str) -> Stored:
         if PurePath(name).name == name and backend(path).exists(path):
             try:
                 kept = json.loads(artifacts.read_text(path))
-                return _sweep(name, folder, kept) if kind == "sweep" else _run(name, folder, kept)
+                if kind == "sweep":
+                    return _sweep(name, folder, kept)
+                path = results_path(folder)
+                return _run(name, folder, kept)
             except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"{path}: not what a {kind} writes ({error!r}); run its command again") from error
+                advice = "remove it, and run its command again" if kind == "sweep" else "run its command again"
+                raise ConfigError(f"{path}: not what a {kind} writes ({error!r}); {advice}") from error
     here = names(storage)
     hint = nearest(name, here) if here else "; it holds none at all: is it the right --storage?"
     raise ConfigError(f"{storage}: holds no run or sweep {name!r}{hint}")

@@ -3,8 +3,11 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
+
 from condu_ray.config import Sweep
 from condu_ray.orchestration import sweep as module
+from condu_ray.store.artifacts import ArtifactError
 
 
 def test_trials_of_a_sweep_on_a_relative_storage_folder_get_an_absolute_one(
@@ -26,3 +29,12 @@ def test_trials_of_a_sweep_on_a_relative_storage_folder_get_an_absolute_one(
     module.run_sweep(Sweep(storage="here", **asked))
     assert {str(config.storage) for config in seen} == {str(Path.cwd() / "here")}
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "[" * 100_000])
+def test_a_damaged_file_of_a_sweeps_settings_is_named_with_what_to_do(tmp_path, content):
+    path = tmp_path / "sweep-config.json"
+    path.write_text(content)
+    with pytest.raises(ArtifactError, match=r"sweep-config\.json: damaged .* remove it"):
+        module._remember(tmp_path, Sweep(), [])
+    assert path.read_text() == content

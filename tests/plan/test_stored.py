@@ -80,6 +80,12 @@ def test_a_damaged_file_is_named(storage):
         stored.find(storage, "one")
 
 
+def test_a_damaged_report_of_a_run_is_named_and_not_its_settings(storage):
+    (storage / "runs" / "plain" / "report" / "results.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"plain/report/results\.json: not what a run writes"):
+        stored.find(storage, "plain")
+
+
 def test_equal_trials_of_two_sweeps_count_once(storage):
     write_sweep(storage, "two", [record("condu", "abc"), record("condu", "bca")])
     found = [stored.find(storage, name) for name in ("one", "two")]
