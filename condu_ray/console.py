@@ -76,6 +76,10 @@ def steady() -> None:
             setattr(sys, name, Steady(stream))
 
 
-def output() -> Console:
-    """Returns a console on this process's output: long lines stay whole, and numbers are not coloured."""
-    return Console(highlight=False, soft_wrap=True)
+def output(markup: bool = False) -> Console:
+    """Returns a console on this process's output: long lines stay whole, and numbers are not coloured.
+
+    Args:
+        markup: whether `[bold]` and its like are rich's; else folders, pictures and classes may be called so.
+    """
+    return Console(highlight=False, soft_wrap=True, markup=markup)

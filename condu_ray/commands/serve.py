@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError("--follow SECONDS: give 1 or more, and no --session, which would be followed by none")
     what = {"run": arguments.run, "storage": arguments.storage, "method": arguments.method}
     given = settings_from(ServeArguments, vars(arguments), **what, session=arguments.session)
+    from rich.markup import escape
+
     from condu_ray.orchestration.cluster import stop
     from condu_ray.orchestration.serving.server import follow, serving
     from condu_ray.orchestration.watch.lines import Lines
@@ -42,5 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     stop.leaves("nothing is served any more, and the run is as it was")
     lines = Lines()
     with serving(found, arguments.host, arguments.port, arguments.address, lines) as server:
-        lines.say(f"{found.method}, session {found.session} of {found.run}: {server.address}/ (Ctrl-C ends it)")
-        follow(server, arguments.follow, latest, lines.say)
+        where = f"{found.method}, session {found.session} of {found.run}: {server.address}/ (Ctrl-C ends it)"
+        lines.say(escape(where))
+        follow(server, arguments.follow, latest, lambda words: lines.say(escape(words)))

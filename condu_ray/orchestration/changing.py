@@ -137,7 +137,7 @@ def tables(rows: Sequence[Moved]) -> list[Table]:
         own = [row for row in rows if (row.method, row.protocol) == (method, protocol)]
         for row in own:
             cells = ["–", "–"] if row.before is None else [f"{row.before:.2f}", f"{row.change:+.2f}"]
-            table.add_row(escape(row.task), cells[0], f"{row.after:.2f}", cells[1])
+            table.add_row(row.task, cells[0], f"{row.after:.2f}", cells[1])
         kept = [row.change for row in own if row.before is not None]
         if kept:
             table.caption = f"mean change of {len(kept)} tasks {sum(kept) / len(kept):+.2f}, worst {min(kept):+.2f}"

@@ -23,9 +23,9 @@ class Lines:
         self._begin = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Prints a line."""
+        """Prints a line, with rich's markup."""
         minutes, seconds = divmod(int(time.monotonic() - self._begin), 60)
-        self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}")
+        self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}", markup=True)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
