@@ -130,7 +130,8 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
     async def work(request: Request) -> dict[str, Any]:
         body = await read_body(request, serving.max_bytes)
         kind = request.headers.get("content-type", "")
-        image, asked = read_request(kind, body, request.query_params, serving)
+        async with decoding:  # a form of some megabytes takes half a second, in which all others would wait
+            image, asked = await asyncio.to_thread(read_request, kind, body, request.query_params, serving)
         about = served()  # one state from here on, whatever is swapped meanwhile
         preprocessor = backend.preprocessor
         if (sentence := about.refused.get(asked.task or "")) is not None:

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from condu_ray.orchestration.serving import web
 from condu_ray.orchestration.serving.web import make_app
 from condu_ray.use.edition import About
 from condu_ray.use.request import RequestError
@@ -129,6 +130,26 @@ def test_a_request_that_takes_too_long_is_504(client, backend, picture):
     assert time.monotonic() - begin < 3
     backend.work = None
     assert client.post("/predict", content=picture).status_code == 200
+
+
+def test_a_form_that_takes_long_to_read_keeps_nobody_else_waiting(client, picture, monkeypatch):
+    go, inside, read = threading.Event(), threading.Event(), web.read_request
+
+    def slow(*asked):
+        inside.set()
+        go.wait(0.4)  # less than the time limit
+        return read(*asked)
+
+    monkeypatch.setattr(web, "read_request", slow)
+    answers = []
+    reading = threading.Thread(target=lambda: answers.append(client.post("/predict", files={"image": picture})))
+    reading.start()
+    assert inside.wait(5)
+    assert client.get("/readyz").status_code == 200
+    assert not answers
+    go.set()
+    reading.join()
+    assert answers[0].status_code == 200
 
 
 def test_one_too_many_is_503_and_room_comes_back(client, backend, picture):
