@@ -78,7 +78,8 @@ def run_sweep(sweep: Sweep) -> list[Place]:
     trials = make_trials(base, orders)
     if sweep.sweep:
         check_trials(checked, [trial.config(checked.config, "check") for trial in trials])
-    name = sweep_name(base, trials, content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]]))
+    content = content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]])
+    name = sweep_name(base, trials, content)
     folder = sweep_folder(sweep.storage, name).absolute()
     with lease(folder) as held:
         remove_drafts(sweep.storage)
@@ -94,7 +95,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
                 with cluster():
                     lines.console.print(work().cache_report())
             return []
-        _remember(folder, base, trials)
+        _remember(folder, base, trials, content_hash([content, [probe.fingerprint for probe in checked.probes]]))
         methods = dict.fromkeys(trial.method for trial in trials)
         with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}) as parent:
             if left:
@@ -113,23 +114,33 @@ def _tracking(sweep: Sweep) -> Tracking:
     return sweep.tracking.model_copy(update={"uri": tracking_uri(sweep)}) if given else sweep.tracking
 
 
-def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial]) -> None:
-    """Writes what the sweep is, and refuses another one under the same name."""
+def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial], content: str) -> None:
+    """Writes what the sweep is, and refuses another one under the same name, by the content of its data too."""
     path = sweep_config_path(folder)
     base, records = sweep.experiment(), [trial.record() for trial in trials]
     left_out = ELSEWHERE | {"keep_sessions": True}
     identity = content_hash([base.identity(exclude=left_out), records])
     if backend(path).exists(path):
         try:
-            before = json.loads(artifacts.read_text(path))["identity"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            found = json.loads(artifacts.read_text(path))
+            before, held = found["identity"], found.get("content", content)  # those of before have none
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise artifacts.ArtifactError(
                 f"{path}: damaged ({error!r}); remove it where this command is the sweep's own, which writes it again, "
                 "or give another --run"
             ) from error
         if before != identity:
             raise ValueError(f"--run: {folder} holds a sweep with other settings or trials; give another name")
-    known: dict[str, Any] = {"identity": identity, "config": base.model_dump(mode="json", exclude=left_out)}
+        if held != content:
+            raise ValueError(
+                f"--run: {folder} holds a sweep over other images, classes or templates, or another backbone, whose "
+                "files have changed since: its finished trials count no more; give another name, or put the files back"
+            )
+    known: dict[str, Any] = {
+        "identity": identity,
+        "content": content,
+        "config": base.model_dump(mode="json", exclude=left_out),
+    }
     known |= {"trials": records, "versions": provenance()}
     artifacts.write_text(path, json.dumps(known, indent=1))
 
