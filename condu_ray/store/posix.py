@@ -83,9 +83,14 @@ class Posix:
             path.unlink(missing_ok=True)
 
     def move(self, place: Place, target: Place) -> None:
-        """Renames."""
+        """Renames; copies and removes where a folder above is a link to another disk."""
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-        Path(place).rename(target)
+        try:
+            Path(place).rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.move(place, target)
 
     def publish(self, place: Place, fill: Callable[[Path], None], last: str) -> None:
         """Fill beside, fsync each file and the folder, rename, fsync the folder above."""

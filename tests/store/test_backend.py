@@ -1,6 +1,7 @@
 """What every backend of storage keeps; a new one is added to `BACKENDS` and has to pass all of it."""
 
 import errno
+import os
 import re
 import threading
 from pathlib import Path
@@ -267,3 +268,19 @@ def test_above_storage_nothing_is_renamed_linked_locked_or_stamped():
     ]
     assert [path for path in files if ONLY_STORE.search(path.read_text())] == []
     assert ONLY_STORE.search((PACKAGE / "store" / "posix.py").read_text())
+
+
+def test_what_is_on_another_disk_is_moved_by_copying(tmp_path, monkeypatch):
+    def elsewhere(*paths, **options):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    (tmp_path / "experts" / "key").mkdir(parents=True)
+    (tmp_path / "experts" / "key" / "meta.json").write_text("{")
+    (tmp_path / "file").write_text("f")
+    monkeypatch.setattr(os, "rename", elsewhere)
+    for name in ("experts/key", "file"):
+        POSIX.move(Location(tmp_path) / name, Location(tmp_path) / "damaged" / name)
+    assert (tmp_path / "damaged" / "experts" / "key" / "meta.json").read_text() == "{"
+    assert (tmp_path / "damaged" / "file").read_text() == "f"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "experts"]
+    assert list((tmp_path / "experts").iterdir()) == []
