@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check, check_trials
 from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
-from condu_ray.plan.trials import ELSEWHERE, Trial, count_records, make_trials, read_records, sweep_name
+from condu_ray.plan.trials import ELSEWHERE, Trial, count_records, make_trials, read_records, require_alike, sweep_name
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
 from condu_ray.store.drafts import remove_drafts
@@ -100,7 +100,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}) as parent:
             if left:
                 with cluster():
-                    work().run(parent, held)
+                    work().run(parent, held, [(trial, done[trial.id]) for trial in trials if trial.id in done])
             with at_work():
                 files = _report(base, name, parent, time.perf_counter() - begin, lines)
         if parent.complete:
@@ -185,8 +185,18 @@ class _Running:
         total = f"{count} different experts, {len(here)} in storage, {count - len(here)} to train"
         return "\n".join([*lines, total])
 
-    def run(self, parent: Parent, held: Callable[[], None]) -> None:
-        """Runs the trials that are left, and waits for the lanes to close; `held` as of a run's `learn`."""
+    def run(self, parent: Parent, held: Callable[[], None], done: Sequence[tuple[Trial, Mapping[str, Any]]]) -> None:
+        """Runs the trials that are left, and waits for the lanes to close.
+
+        Args:
+            parent: MLflow's run.
+            held: as of a run's `learn`.
+            done: trials that were finished before, with their records.
+
+        Raises:
+            ValueError: those have other experts than they would have now.
+        """
+        require_alike(self.checked, self.config.run_name, done, self.engine.precision)
         import ray.tune  # noqa: F401  (here, for threads that import it at once may find half of it)
 
         with at_work(), self.engine.ending():

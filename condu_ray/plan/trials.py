@@ -16,7 +16,9 @@ from condu_ray.command_line import ConfigError, field_names, nearest
 from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
 from condu_ray.methods.registry import take
+from condu_ray.plan.preflight import Checked
 from condu_ray.plan.rates import FIELDS, unused_rates
+from condu_ray.plan.run_plan import plan_run
 from condu_ray.store.artifacts import names, read_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import record_path, trials_folder
@@ -195,3 +197,26 @@ def read_records(folder: Place, trials: Sequence[Trial]) -> dict[str, dict[str, 
         if backend(path).exists(path):
             found[trial.id] = read_sealed(path)
     return found
+
+
+def require_alike(checked: Checked, name: str, done: Sequence[tuple[Trial, Mapping[str, Any]]], precision: str) -> None:
+    """Refuses to go on with a sweep whose finished trials have other experts than the same trials would have now.
+
+    Args:
+        checked: what all trials share.
+        name: the sweep's.
+        done: finished trials with their records; one of each method is looked at.
+        precision: that training resolves to here.
+
+    Raises:
+        ValueError: names a trial.
+    """
+    for trial, record in {trial.method: (trial, record) for trial, record in done}.values():
+        experts = plan_run(checked.under(trial.config(checked.config, name)), precision).experts
+        keys = [expert.key for expert in experts]
+        if record.get("experts", keys) != keys:
+            raise ValueError(
+                f"--run {name}: {trial.id} was finished with other experts than this command trains, which is in "
+                f"{precision} here: by another --training.precision (auto is what a machine has), version of condu_ray "
+                "or reference images; one table would have both. Give that precision, or another name"
+            )

@@ -51,7 +51,7 @@ def test_finished_trials_of_other_data_are_not_taken_for_this_sweeps(task_data, 
         def __init__(self, base, checked, folder, left, lines):
             pytest.fail("it begins with what it cannot finish") if changed else None
 
-        def run(self, parent, held):
+        def run(self, parent, held, done):
             raise RunError("stopped before its end")
 
     changed = False

@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from condu_ray.benchmark.orders import draw_orders
+from condu_ray.benchmark.orders import draw_orders, resolve_orders
 from condu_ray.command_line import ConfigError, parse
 from condu_ray.config import Experiment, Sweep
 from condu_ray.constants import ORDER_1
 from condu_ray.methods.registry import MethodError
-from condu_ray.plan.trials import make_trials, read_axes, read_records, record_path, sweep_name
+from condu_ray.plan.preflight import check
+from condu_ray.plan.run_plan import plan_run
+from condu_ray.plan.trials import make_trials, read_axes, read_records, record_path, require_alike, sweep_name
 from condu_ray.recipes import mtil_order1
 
 TASKS = ("a", "b", "c")
@@ -128,3 +130,20 @@ def test_the_command_line_knows_a_sweeps_flags_and_a_runs():
     assert read_axes(found.sweep) == {"training.lr": [1e-5, 3e-5]}
     with pytest.raises(ConfigError, match="unknown flag --orders"):
         parse(["--orders", "12"])
+
+
+def test_finished_trials_of_another_precision_are_not_gone_on_with(task_data, small_backbone, tmp_path):
+    settings = {"storage": tmp_path, "data": task_data, "pretrained": str(small_backbone), "run": "s"}
+    base = Sweep(**settings, method=("condu", "zero-shot"), orders="2")
+    checked = check(base.experiment())
+    made = make_trials(base, resolve_orders("2", [task.name for task in checked.tasks], 0))
+
+    def record(trial, precision):
+        plan = plan_run(checked.under(trial.config(checked.config, "s")), precision)
+        return trial, {"experts": [expert.key for expert in plan.experts]}
+
+    require_alike(checked, "s", [], "fp32")
+    require_alike(checked, "s", [record(trial, "fp32") for trial in made], "fp32")
+    require_alike(checked, "s", [(made[0], {})], "fp32")  # a record of before there were experts in it
+    with pytest.raises(ValueError, match=r"condu\.seed0 was finished with other experts .* in bf16 here"):
+        require_alike(checked, "s", [record(trial, "fp32") for trial in made], "bf16")
