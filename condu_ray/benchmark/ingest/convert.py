@@ -25,7 +25,9 @@ from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.location import Place
 
 FORM = 1
-"""Part of what a converted task is known by: raise it when the same files come out otherwise."""
+"""Part of what a converted task is known by: raise it when folders are written in another way."""
+READING = 2
+"""Part of what files are known by: raise it when some come out as another task, and all are converted once more."""
 TEMPLATE = "a photo of a {}."
 """The prompt of a task that brings none, where `--template` gives none."""
 _SHOWN = 5
@@ -49,7 +51,7 @@ def stamp(source: Source, options: Options) -> str:
     beside = [source.place / name for name in (NAMES, TEMPLATES)]
     files = [(os.path.relpath(path, source.place), *_stat(path)) for path in (*source.files, *beside)]
     said = [options.template, options.test_share if "all" in source.splits else None]
-    return content_hash(["ingest", FORM, source.name, source.form, sorted(source.splits), said, files])
+    return content_hash(["ingest", READING, source.name, source.form, sorted(source.splits), said, files])
 
 
 def _stat(path: Path) -> tuple[int, ...]:
@@ -145,7 +147,10 @@ def prepare_own(source: Source, target: Place, options: Options, say: Say) -> di
         if found.get("stamp") == known:
             say(f"{source.name}: is in {folder} already")
             return found
-        raise TaskError(f"{folder}: is there already, of other data or options; move it, or give another --to")
+        raise TaskError(
+            f"{folder}: is there already, of other data or options, or by another version; move it, or give another "
+            "--to"
+        )
     return convert(source, lambda _: folder, target, options, say, {"stamp": known})
 
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_NUMBERED = re.compile(r"(?:\d{1,5}|n\d{8})[._ -]+(?=\S)")
+_NUMBERED = re.compile(r"(?:(?P<number>[0-9]{1,5})|n[0-9]{8})(?P<gap>[._ -]+)(?=\S)")
 _WORDNET = re.compile(r"n\d{8}")
 _HUMP = re.compile(r"(?<=[a-z])(?<!\bMc)(?<!\bMac)(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 SHOWN = 3
@@ -17,14 +17,15 @@ def in_words(names: Sequence[str], notes: list[str]) -> list[str]:
     """Returns what prompts call the classes.
 
     Underscores are spaces, `AnnualCrop` is `Annual Crop`; a number or WordNet id before each of the names
-    (`001.Black_footed_Albatross`, `n02085620-Chihuahua`) is taken off. What is an id alone, or a number alone, stays.
+    (`001.Black_footed_Albatross`, `n02085620-Chihuahua`) is taken off, where it counts the classes and is no part of
+    what they are called (`0-2`, `1.5 litre`, `5 cent`). What is an id alone, or a number alone, stays.
 
     Args:
         names: as the files call the classes.
         notes: gets a line where names are no words.
     """
     found = [unicodedata.normalize("NFC", name).strip() for name in names]
-    if len(found) > 1 and all(_NUMBERED.match(name) for name in found):
+    if len(found) > 1 and _counted(found):
         found = [_NUMBERED.sub("", name, count=1) for name in found]
     if ids := [name for name in found if _WORDNET.fullmatch(name)]:
         notes.append(
@@ -39,6 +40,25 @@ def in_words(names: Sequence[str], notes: list[str]) -> list[str]:
     return [_words(name) for name in found]
 
 
+def _counted(names: Sequence[str]) -> bool:
+    """Whether a number that counts the classes, or a WordNet id, stands before each of the names."""
+    found = [match for name in names if (match := _NUMBERED.match(name))]
+    numbers = [match["number"] for match in found if match["number"]]
+    values = sorted({int(number) for number in numbers})
+    if len(found) < len(names) or len(values) < len(numbers):
+        return False
+    if any(match["number"] and match.string[match.end()].isdigit() for match in found):
+        return False  # a range, a fraction or a year
+    if not numbers or (len({len(number) for number in numbers}) == 1 and any(one.startswith("0") for one in numbers)):
+        return True
+    if len({match.string[match.end() :].casefold() for match in found}) < len(found):
+        return False  # the number alone tells them apart
+    # Amounts are written with a blank, which `_` stands for, too.
+    return all(match["gap"].strip(" _") for match in found) or values in [
+        list(range(start, start + len(values))) for start in (0, 1)
+    ]
+
+
 def _words(name: str) -> str:
     if _WORDNET.fullmatch(name):
         return name
@@ -48,6 +68,7 @@ def _words(name: str) -> str:
     return " ".join(spaced.split())
 
 
-def natural(name: str) -> list[tuple[int, int | str]]:
-    """Sorts `class 2` before `class 10`."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"([0-9]+)", name) if part]
+def natural(name: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Sorts `class 2` before `class 10`, and no two names as equals (`a1`, `a01`)."""
+    parts = [part for part in re.split(r"([0-9]+)", name) if part]
+    return [(0, int(part)) if part.isascii() and part.isdigit() else (1, part) for part in parts], name

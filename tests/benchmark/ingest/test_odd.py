@@ -1,6 +1,7 @@
 """What is odd in data of other forms: taken as a person expects, or named with file and row."""
 
 import io
+import itertools
 import json
 import tarfile
 
@@ -13,7 +14,7 @@ from PIL import Image
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.images import decode
 from condu_ray.benchmark.ingest.bring import bring
-from condu_ray.benchmark.ingest.names import in_words
+from condu_ray.benchmark.ingest.names import in_words, natural
 from tests.benchmark.ingest.forms import add, class_folders, encoded, hugging_face, listed, picture, shards
 
 PLACE = "data/birds/train/wren/odd"
@@ -270,6 +271,12 @@ NAMES = {
     ("001.Black_footed_Albatross", "002.Laysan_Albatross"): ["Black footed Albatross", "Laysan Albatross"],
     ("n02085620-Chihuahua", "n02085782-Japanese_spaniel"): ["Chihuahua", "Japanese spaniel"],
     ("3_legged", "stool"): ["3 legged", "stool"],
+    ("0-2", "4-6", "8-13"): ["0-2", "4-6", "8-13"],
+    ("1.5 litre", "2.0 litre"): ["1.5 litre", "2.0 litre"],
+    ("1 euro coin", "5 cent coin", "10_dollar_note"): ["1 euro coin", "5 cent coin", "10 dollar note"],
+    ("2-door", "4-door"): ["2-door", "4-door"],
+    ("1_cat", "2_dog"): ["cat", "dog"],
+    ("03 cat", "15 dog"): ["cat", "dog"],
     ("Cafe\u0301", "b"): ["Caf\u00e9", "b"],
     ("737-800", "A320"): ["737-800", "A320"],
 }
@@ -280,6 +287,12 @@ def test_class_names_become_words(names):
     notes = []
     assert in_words(names, notes) == NAMES[names]
     assert notes == []
+
+
+def test_an_order_of_names_is_a_function_of_the_names():
+    for names in (["a01", "a1", "a001"], ["x", "\u00b2", "10 m\u00b2", "5\u00b2"]):
+        assert len({tuple(sorted(some, key=natural)) for some in itertools.permutations(names)}) == 1
+    assert sorted(["class 10", "class 2"], key=natural) == ["class 2", "class 10"]
 
 
 def test_names_that_are_no_words_are_left_alone_with_a_warning():
