@@ -76,10 +76,11 @@ def steady() -> None:
             setattr(sys, name, Steady(stream))
 
 
-def output(markup: bool = False) -> Console:
+def output(*, styled: bool = False) -> Console:
     """Returns a console on this process's output: long lines stay whole, and numbers are not coloured.
 
     Args:
-        markup: whether `[bold]` and its like are rich's; else folders, pictures and classes may be called so.
+        styled: whether `[bold]` and its like are styles; else brackets and colons are what they are, as names of files
+            and classes have them.
     """
-    return Console(highlight=False, soft_wrap=True, markup=markup)
+    return Console(highlight=False, soft_wrap=True, markup=styled, emoji=False)

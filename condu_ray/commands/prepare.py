@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         root, out = Path(home(arguments.root)), given(arguments.out)
     except LocationError as error:
         raise ConfigError(f"--root or --out: {error}") from error
-    console = output(markup=True)
+    console = output(styled=True)
     outcomes = prepare(
         [CATALOG[name] for name in names],
         root,

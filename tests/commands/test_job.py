@@ -64,7 +64,7 @@ from condu_ray.console import output
 with job():
     threading.Thread(target=time.sleep, args=({hold},)).start()  # which Python waits for at its end
     for line in range({lines}):
-        output(markup=True).print("[bold]condu ∪[/] – ± ", line)
+        output(styled=True).print("[bold]condu ∪[/] – ± ", line)
         print("naïve", file=sys.stderr, flush=True)
     print("done", flush=True)
     {end}

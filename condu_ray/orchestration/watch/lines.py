@@ -19,7 +19,7 @@ class Lines:
     """Lines with the time since the first of them could have been said."""
 
     def __init__(self) -> None:
-        self.console = output()
+        self.console = output(styled=True)
         self._begin = time.monotonic()
 
     def say(self, text: str) -> None:

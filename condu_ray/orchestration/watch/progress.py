@@ -147,4 +147,4 @@ class Display:
             self.console.print(table)
         if compared := results.get("zero_shot"):
             self.console.print(f"{zero_shot_lines(compared)}\n{verdict(compared)}", markup=False)
-        self.console.print(f"report: {folder / 'report' / 'report.md'}")
+        self.console.print(f"report: {folder / 'report' / 'report.md'}", markup=False)
