@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class PredictParts:
     def __call__(self, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Makes the one part that a batch of size 1 names; one that was made meanwhile is made again, the same."""
         columns = (rows[name][0].tolist() for name in ("paths", "starts", "stops"))
-        places = [Piece(str(path), int(start), int(stop)) for path, start, stop in zip(*columns, strict=True)]
+        places = [Piece(os.fsdecode(path), int(start), int(stop)) for path, start, stop in zip(*columns, strict=True)]
         make_part(self._predictor, Path(str(rows["part"][0])), places, self._asked)
         return {"part": rows["part"]}
 
@@ -86,11 +87,9 @@ def predict_on_cluster(
         if path.exists():
             yield path, False
             continue
-        found = [asdict(place) for place in places]
-        rows.append(
-            {"part": str(path), "paths": [one["path"] for one in found], "starts": [one["start"] for one in found]}
-            | {"stops": [one["stop"] for one in found]}
-        )
+        paths = [os.fsencode(one.path) for one in places]  # some are no text, which Arrow does not take
+        starts, stops = [one.start for one in places], [one.stop for one in places]
+        rows.append({"part": str(path), "paths": paths, "starts": starts, "stops": stops})
     if not rows:
         return
     with env.ray_cluster(None, f"predict-{folder.name}", Lines()), at_work():

@@ -14,7 +14,7 @@ from condu_ray.store.artifacts import write_text
 from condu_ray.use.predictor import Predictor
 from condu_ray.use.rows import output
 from condu_ray.use.served import Served, UseError
-from condu_ray.use.sources import Piece, pictures, pieces, read
+from condu_ray.use.sources import Piece, called, pictures, pieces, read
 
 PART = 2048
 """Pictures a part: whole batches, so that a part is the same whichever were made before."""
@@ -113,7 +113,8 @@ def predict_parts(
 
 def _called(places: Sequence[Piece]) -> Iterator[str]:
     for one in places:
-        yield from (f"{one.path}#{row}" for row in range(one.start, one.stop)) if one.stop else [one.path]
+        name = called(one.path)
+        yield from (f"{name}#{row}" for row in range(one.start, one.stop)) if one.stop else [name]
 
 
 def _names(images: Sequence[str]) -> str:

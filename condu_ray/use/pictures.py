@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from condu_ray.benchmark.images import ImageError, as_seen, decode
+from condu_ray.benchmark.ingest.source import unread
 from condu_ray.vlm.preprocess import Preprocessor
 
 Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
@@ -48,7 +49,8 @@ def pixels(image: Picture, preprocessor: Preprocessor) -> np.ndarray:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("is not an image in a known format") from None
+        known = unread(os.fspath(image)) if isinstance(image, str | os.PathLike) else ""
+        raise ImageError(known or "is not an image in a known format") from None
     except OSError as error:
         raise ImageError(f"cannot be read ({error.strerror or error})") from error
     except Exception as error:  # decoders raise SyntaxError, ValueError, struct.error and more

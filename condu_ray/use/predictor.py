@@ -170,8 +170,8 @@ class Predictor:
         asked = self.question(task, classes, templates, protocol)
         for called, read_NHWC, wrong in self._chunks(images, names, errors):
             found = iter(self.prepared(read_NHWC, asked, top_k) if len(read_NHWC) else ())
-            for name in called:
-                yield Prediction(name, error=wrong[name]) if name in wrong else replace(next(found), image=name)
+            for place, name in enumerate(called):
+                yield Prediction(name, error=wrong[place]) if place in wrong else replace(next(found), image=name)
 
     def logits(
         self,
@@ -263,23 +263,21 @@ class Predictor:
 
     def _chunks(
         self, images: Picture | Iterable[Picture], names: Iterable[str] | None, errors: str
-    ) -> Iterator[tuple[list[str], np.ndarray, dict[str, str]]]:
-        """Yields names, pixels [n, H, W, 3] of what could be read, and what is wrong with the others, by name."""
+    ) -> Iterator[tuple[list[str], np.ndarray, dict[int, str]]]:
+        """Yields names, pixels [n, H, W, 3] of what could be read, and what is wrong with the others, by place."""
         source, called = enumerate(each(images)), iter(names) if names is not None else None
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             while chunk := list(islice(source, BATCHES * self._answers.batch_size)):
                 here = [next(called) if called else name_of(image, place) for place, image in chunk]
-                found, wrong, unique = [], dict[str, str](), []
-                for (place, _), name, result in zip(chunk, here, pool.map(self._read, chunk), strict=True):
-                    name = name if name not in unique else f"{name} ({place})"
-                    unique.append(name)
+                found, wrong = [], dict[int, str]()
+                for place, (name, result) in enumerate(zip(here, pool.map(self._read, chunk), strict=True)):
                     if isinstance(result, ImageError):
                         if errors == "raise":
                             raise ImageError(f"{name}: {result}")
-                        wrong[name] = str(result)
+                        wrong[place] = str(result)
                     else:
                         found.append(result)
-                yield unique, np.stack(found) if found else np.empty((0, 0, 0, 3), np.uint8), wrong
+                yield here, np.stack(found) if found else np.empty((0, 0, 0, 3), np.uint8), wrong
 
     def _read(self, item: tuple[int, Picture]) -> np.ndarray | ImageError:
         try:

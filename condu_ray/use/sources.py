@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from condu_ray.benchmark.ingest.source import PHOTOS
 from condu_ray.benchmark.rows import open_parquet
 from condu_ray.store.location import home
 from condu_ray.use.served import UseError
@@ -16,8 +18,9 @@ from condu_ray.use.served import UseError
 SUFFIXES = frozenset({
     ".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm", ".png",
     ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
-})  # fmt: skip
-"""Files that count as pictures in a folder; a file that is named itself may be called anything."""
+}).union(PHOTOS)  # fmt: skip
+"""Files that count as pictures in a folder, be it only to say that they cannot be read; a file that is named itself may
+be called anything."""
 BATCH = 64
 
 
@@ -30,18 +33,22 @@ def pictures(given: Sequence[str], *, contents: bool = True) -> Iterator[tuple[s
         contents: whether rows of Parquet files are read; where not, their bytes are empty.
 
     Raises:
-        UseError: one of them is not there, holds no picture, or is a Parquet file without images; before the first
-            picture is given out.
+        UseError: one of them is not there, holds no picture, or is a Parquet file without images, or there is not one
+            row in all of them; before the first picture is given out.
     """
     files = [path for text in given for path in _files(text)]
-    for path in files:
-        if path.suffix == ".parquet":
-            _check(path)
+    if not sum([_row_count(path) if path.suffix == ".parquet" else 1 for path in files]):
+        raise UseError(f"{', '.join(given)}: no rows, and so no picture")
     for path in files:
         if path.suffix == ".parquet":
             yield from _rows(path) if contents else _row_names(path)
         else:
-            yield str(path), str(path)
+            yield called(path), str(path)
+
+
+def called(path: str | Path) -> str:
+    r"""Returns what a file is called where names have to be text; bytes that are no UTF-8 are written as `\xe9`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def read(places: Sequence[Piece]) -> Iterator[tuple[str, str | bytes]]:
         if piece.stop:
             yield from _rows(Path(piece.path), piece.start, piece.stop)
         else:
-            yield piece.path, piece.path
+            yield called(piece.path), piece.path
 
 
 def _row_count(path: Path) -> int:
@@ -95,7 +102,7 @@ def _row_count(path: Path) -> int:
 def _files(text: str) -> list[Path]:
     path = Path(home(text))
     if path.is_dir():
-        found = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
+        found = sorted(one for one in _below(path) if one.suffix.lower() in SUFFIXES and one.is_file())
         if not found:
             raise UseError(f"{text}: no picture in this folder (looked for {', '.join(sorted(SUFFIXES))})")
         return found
@@ -105,6 +112,20 @@ def _files(text: str) -> list[Path]:
     if not matched:
         raise UseError(f"{text}: no such file, folder or match; give pictures, folders, patterns or Parquet files")
     return [file for one in matched for file in (_files(str(one)) if one.is_dir() else [one])]
+
+
+def _below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yields all files below a folder, those of linked folders too, but of none that it lies in itself."""
+    real = os.path.realpath(folder)
+    try:
+        inside = sorted(folder.iterdir()) if real not in above else []
+    except OSError as error:
+        raise UseError(f"{folder}: cannot be read ({error.strerror or error}); change its permissions") from error
+    for one in inside:
+        if one.is_dir():
+            yield from _below(one, above | {real})
+        else:
+            yield one
 
 
 def _check(path: Path) -> None:
@@ -125,7 +146,7 @@ def _check(path: Path) -> None:
 def _row_names(path: Path) -> Iterator[tuple[str, bytes]]:
     with open_parquet(path) as file:
         count = file.metadata.num_rows
-    yield from ((f"{path}#{row}", b"") for row in range(count))
+    yield from ((f"{called(path)}#{row}", b"") for row in range(count))
 
 
 def _rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, bytes]]:
@@ -142,5 +163,5 @@ def _rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple
             for image in batch.column("image").to_pylist():
                 if row >= start and (stop is None or row < stop):
                     content = image.get("bytes") if isinstance(image, dict) else image
-                    yield f"{path}#{row}", content or b""
+                    yield f"{called(path)}#{row}", content or b""
                 row += 1

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import sys
 
 import numpy as np
@@ -76,6 +77,22 @@ class TestSources:
         assert set(counts[:-1]) <= {size}
         assert [one for group in groups for one in read(group)] == list(pictures(given))
 
+    def test_linked_folders_are_looked_into_and_what_is_a_picture_to_a_person_is_there(self, folder, tmp_path):
+        (tmp_path / "other").mkdir()
+        (folder / "a.png").rename(tmp_path / "other" / "a.png")
+        (folder / "link").symlink_to(tmp_path / "other")
+        (folder / "more" / "round").symlink_to(folder)
+        (folder / "phone.HEIC").write_bytes(b"no picture here")
+        found = [name for name, _ in pictures([str(folder)])]
+        names = ("b.JPG", "broken.png", "link/a.png", "more/c.webp", "phone.HEIC")
+        assert found == [str(folder / name) for name in names]
+
+    def test_without_a_row_there_is_no_picture(self, folder):
+        pq.write_table(pa.table({"image": pa.array([], pa.binary())}), folder / "empty.parquet")
+        with pytest.raises(UseError, match=r"empty.parquet: no rows, and so no picture"):
+            next(pictures([str(folder / "empty.parquet")]))
+        assert len(list(pictures([str(folder / "empty.parquet"), str(folder / "a.png")]))) == 1
+
     def test_what_is_not_there_is_refused_before_the_first(self, folder):
         (folder / "empty").mkdir()
         pq.write_table(pa.table({"picture": ["a"]}), folder / "other.parquet")
@@ -96,6 +113,36 @@ class TestPredict:
         assert "a.png" in shown
         assert "error:" in shown
         assert "1 of 4 pictures could not be read" in shown
+
+    def test_names_with_brackets_are_shown_as_they_are(self, console, folder, monkeypatch):
+        (folder / "a.png").rename(folder / "a[b].png")
+        monkeypatch.chdir(folder)
+        code, shown, _ = console("predict", "a[b].png", "--method", "condu", "--classes", "[red],[/x]")
+        assert code == 0
+        assert all(word in shown for word in ("a[b].png", "[red]", "[/x]"))
+
+    @pytest.mark.parametrize("kind", ["parquet", "csv", "json", "jsonl"])
+    def test_a_name_that_is_no_text_is_spelt_and_one_that_is_given_twice_stays(self, console, folder, tmp_path, kind):
+        odd = os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")
+        (folder / "a.png").rename(odd)
+        path = tmp_path / f"out.{kind}"
+        assert (
+            console("predict", odd, folder / "b.JPG", folder / "b.JPG", "--method", "condu", "--output", path)[0] == 0
+        )
+        rows = {
+            "parquet": lambda: pq.read_table(path).to_pylist(),
+            "csv": lambda: list(csv.DictReader(io.StringIO(path.read_text()))),
+            "json": lambda: json.loads(path.read_text()),
+            "jsonl": lambda: [json.loads(line) for line in path.read_text().splitlines()],
+        }[kind]()
+        assert [row["image"] for row in rows] == [f"{folder}/caf\\xe9.png", *2 * [str(folder / "b.JPG")]]
+
+    def test_parts_know_a_name_that_is_no_text(self, found, folder, tmp_path):
+        (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
+        predictor = Predictor.load(found, method="condu")
+        ((path, _),) = predict_parts(predictor, [str(folder)], tmp_path / "parts", {"task": "walls"})
+        names = ("b.JPG", "broken.png", "caf\\xe9.png", "more/c.webp")
+        assert pq.read_table(path)["image"].to_pylist() == [f"{folder}/{name}" for name in names]
 
     def test_parts_of_another_precision_are_another_folders(self, console, folder, tmp_path):
         flags = ("predict", folder, "--method", "condu", "--output", tmp_path / "parts")
