@@ -28,6 +28,7 @@ def folder(tmp_path):
     for place in range(30):
         Image.fromarray(draw.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(made / f"{place:02d}.png")
     (made / "broken.png").write_bytes(b"no picture")
+    (made / "29.png").rename(os.fsdecode(os.fsencode(made) + b"/caf\xe9.png"))  # a name that is no UTF-8
     return made
 
 
