@@ -77,6 +77,14 @@ def write_task(folder: Path, classes: tuple[str, ...], seed: int, per_class: int
     return folder
 
 
+def give_label(path: Path, row: int, label: int | None) -> None:
+    """Gives a row of a split another label."""
+    table = pq.read_table(path)
+    labels = table["label"].to_pylist()
+    labels[row] = label
+    pq.write_table(table.set_column(1, "label", pa.array(labels, pa.int32())), path)
+
+
 @pytest.fixture(scope="session")
 def task_data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")

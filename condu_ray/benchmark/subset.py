@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from condu_ray.benchmark.tasks import META, Task, TaskError, load_task
+from condu_ray.benchmark.tasks import META, TRAIN, Task, TaskError, load_task
 from condu_ray.store.artifacts import ArtifactError, publish, read_text, verified
 from condu_ray.store.location import Location
 
@@ -60,18 +60,27 @@ def write_subset(
     return made
 
 
-def read_labels(task: Task) -> np.ndarray:
-    """Returns the training labels, int64 of shape (rows,), without reading an image."""
+def read_labels(task: Task, split: str = TRAIN) -> np.ndarray:
+    """Returns the labels of a split, int64 of shape (rows,), without reading an image.
+
+    Args:
+        task: the task.
+        split: `TRAIN` or `TEST`.
+
+    Raises:
+        TaskError: they cannot be read, or one is null or no class; names file and row.
+    """
+    path = task.train if split == TRAIN else task.test
     try:
-        with pq.ParquetFile(task.train) as file:
+        with pq.ParquetFile(path) as file:
             column = file.read(columns=["label"])["label"].cast(pa.int64(), safe=False)
     except (OSError, pa.ArrowException) as error:
-        raise TaskError(f"{task.train}: labels cannot be read ({error}); write or copy the file anew") from error
+        raise TaskError(f"{path}: labels cannot be read ({error}); write or copy the file anew") from error
     labels = column.fill_null(-1).to_numpy()
     outside = np.flatnonzero((labels < 0) | (labels >= len(task.classes)))
     if len(outside):
         row, last = int(outside[0]), len(task.classes) - 1
-        raise TaskError(f"{task.train}: row {row} has label {column[row].as_py()}; write labels from 0 to {last}")
+        raise TaskError(f"{path}: row {row} has label {column[row].as_py()}; write labels from 0 to {last}")
     return labels
 
 

@@ -19,6 +19,8 @@ from condu_ray import benchmark
 from condu_ray.benchmark import Task
 from condu_ray.benchmark.ingest.bring import bring
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
+from condu_ray.benchmark.subset import read_labels
+from condu_ray.benchmark.tasks import TEST
 from condu_ray.config import Experiment
 from condu_ray.face.settings import changed
 from condu_ray.learn.evaluate import Accuracy, Evaluator
@@ -111,7 +113,8 @@ def fine_tune(
 
     Raises:
         MethodError: there is no such method, or it cannot be trained so.
-        TaskError: prompts are too long (`config.long_prompts`), or classes are the same text to the backbone.
+        TaskError: prompts are too long (`config.long_prompts`), or classes are the same text to the backbone; or a
+            label is null or no class.
         DivergedError: the loss lost its numbers; a lower `lr` may do.
         LoraError: the rank does not fit the backbone.
         ValidationError: a setting is out of range.
@@ -140,6 +143,7 @@ def fine_tune(
     training, preprocess = chosen.config.training, backbone.spec.preprocess
     precision, device = resolved_precision(training.precision, torch.cuda.is_available()), _device()
     check_texts(backbone.tokenizer, task, backbone.spec.name, cut=settings.long_prompts == "cut")
+    read_labels(task)
     stream = local_stream(chosen.config, task, preprocess)
     with _at_theta0(backbone, start) as theta0:
         trained = train_expert(
@@ -182,13 +186,14 @@ def evaluate(
         long_prompts: whether prompts of more tokens than the backbone reads are refused, or cut.
 
     Raises:
-        TaskError: prompts are too long, or classes are the same text to the backbone.
+        TaskError: prompts are too long, or classes are the same text to the backbone; or a label is null or no class.
         ValueError: the delta is another model's, or `among` lacks the task.
     """
     if among and task.name not in [other.name for other in among]:
         raise ValueError(f"among: has no task {task.name}, whose images are measured; add it")
     for one in among or (task,):
         check_texts(backbone.tokenizer, one, backbone.spec.name, cut=long_prompts == "cut")
+    read_labels(task, TEST)
     with _at_theta0(backbone, delta):
         evaluator = Evaluator(
             backbone,

@@ -10,6 +10,8 @@ import numpy as np
 
 from condu_ray.benchmark import Task
 from condu_ray.benchmark.rows import open_parquet
+from condu_ray.benchmark.subset import read_labels
+from condu_ray.benchmark.tasks import TEST
 from condu_ray.plan.measurement import kind
 from condu_ray.use.predictor import Predictor
 from condu_ray.use.served import UseError
@@ -74,6 +76,7 @@ def confusion(predictor: Predictor, task: Task, by: str | None = None) -> Confus
 
     Raises:
         UseError: the method cannot predict without knowing a task, and has learned none of this name.
+        TaskError: a label is null or no class; names file and row.
         ImageError: an image cannot be read; names file and row.
     """
     who = by or (task.name if task.name in predictor.tasks else None)
@@ -82,9 +85,9 @@ def confusion(predictor: Predictor, task: Task, by: str | None = None) -> Confus
             f"{predictor.served.name}: has learned no task {task.name}, and {predictor.served.method.name} cannot "
             f"predict without one; name whose expert shall answer: {', '.join(predictor.tasks)}"
         )
-    labels: list[int] = []
+    labels = read_labels(task, TEST)  # before anything is computed
     predictions = predictor.stream(
-        _images(task, labels),
+        _images(task),
         who,
         task.classes,
         1,
@@ -101,9 +104,7 @@ def confusion(predictor: Predictor, task: Task, by: str | None = None) -> Confus
     return Confusion(task.name, task.classes, counts_CC, {name: part / total for name, part in experts.most_common()})
 
 
-def _images(task: Task, labels: list[int]) -> Iterator[bytes]:
+def _images(task: Task) -> Iterator[bytes]:
     with open_parquet(task.test, streaming=True) as file:
-        for batch in file.iter_batches(64, columns=["image", "label"]):
-            for image, label in zip(batch.column("image").to_pylist(), batch.column("label").to_pylist(), strict=True):
-                labels.append(label)
-                yield image or b""
+        for batch in file.iter_batches(64, columns=["image"]):
+            yield from (image or b"" for image in batch.column("image").to_pylist())

@@ -18,6 +18,7 @@ from condu_ray.methods.registry import MethodError
 from condu_ray.orchestration.lanes.trainer import Trainer
 from condu_ray.plan.sessions import plan_method
 from condu_ray.store.experts import load_expert
+from tests.conftest import TASKS, give_label, write_task
 
 
 @pytest.fixture
@@ -49,6 +50,18 @@ def test_prompts_that_are_cut_or_are_one_text_are_refused(tmp_path, backbone, ta
     cut = replace(doors, templates=("a {} door, one of an old house in the town",))
     fine_tune(backbone, cut, config=settings(tmp_path, long_prompts="cut"))
     assert evaluate(backbone, cut, long_prompts="cut").images == doors.test_rows
+
+
+@pytest.mark.parametrize("label", [-100, -1, 2, None])
+def test_labels_that_are_no_class_are_refused(tmp_path, backbone, label):
+    write_task(tmp_path / "doors", TASKS["doors"], 1)
+    give_label(tmp_path / "doors" / "train.parquet", 3, label)
+    give_label(tmp_path / "doors" / "test.parquet", 5, label)
+    (task,) = load_tasks(tmp_path)
+    with pytest.raises(TaskError, match=rf"train.parquet: row 3 has label {label}; write labels from 0 to 1"):
+        fine_tune(backbone, task, config=settings(tmp_path / "storage"))
+    with pytest.raises(TaskError, match=rf"test.parquet: row 5 has label {label}; write labels from 0 to 1"):
+        evaluate(backbone, task)
 
 
 def equal(one, other):

@@ -19,6 +19,7 @@ from condu_ray.use.parts import predict_parts
 from condu_ray.use.rows import SCHEMA, output
 from condu_ray.use.served import UseError
 from condu_ray.use.sources import pictures, pieces, read
+from tests.conftest import TASKS, give_label, write_task
 
 
 @pytest.fixture
@@ -293,6 +294,14 @@ class TestEvaluate:
         arguments = ("--method", "individual", "--data", task_data, "--tasks", "cars", "--by", "walls")
         assert console("evaluate", *arguments, "--output", path)[0] == 0
         assert json.loads(path.read_text())["tasks"]["cars"]["experts"] == {"walls": 1.0}
+
+    @pytest.mark.parametrize("label", [-1, 2, None])
+    def test_a_label_that_is_no_class_is_refused(self, console, tmp_path, label):
+        write_task(tmp_path / "data" / "doors", TASKS["doors"], 1)
+        give_label(tmp_path / "data" / "doors" / "test.parquet", 5, label)
+        code, _, error = console("evaluate", "--method", "condu", "--data", tmp_path / "data")
+        assert code == 2
+        assert f"test.parquet: row 5 has label {label}; write labels from 0 to 1" in error
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
