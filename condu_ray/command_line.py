@@ -105,7 +105,10 @@ def _explain(error: ValidationError, source: str, kind: type[Experiment]) -> Con
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
+        if item["type"] == "extra_forbidden" and name in field_names(kind):  # with dots, as flags have it
+            part, _, own = name.rpartition(".")
+            lines.append(f"{source}: {name}: write {own} below a line '{part}:', further in")
+        elif item["type"] == "extra_forbidden":
             lines.append(f"{source}: unknown field {name}{nearest(name, field_names(kind))}")
         else:
             lines.append(f"{source}: {name or 'settings'}: {item['msg']} (got {_short.repr(item.get('input'))})")

@@ -155,6 +155,8 @@ def given(place: str | PurePath | Location) -> Location:
     """Returns the location that a person names, `~` and `~user` being home folders.
 
     Raises:
-        LocationError: as `Location` and `home`.
+        LocationError: as `Location` and `home`; or it is empty, as a shell's variable that is not set.
     """
+    if not str(place).strip():
+        raise LocationError("is empty; give the name of a folder or file, such as . for the folder you are in")
     return Location(home(str(place)) if isinstance(place, str | PurePath) else place)

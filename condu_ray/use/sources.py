@@ -100,6 +100,8 @@ def _row_count(path: Path) -> int:
 
 
 def _files(text: str) -> list[Path]:
+    if not text.strip():
+        raise UseError("a picture's name is empty; give pictures, folders, patterns or Parquet files")
     path = Path(home(text))
     if path.is_dir():
         found = sorted(one for one in _below(path) if one.suffix.lower() in SUFFIXES and one.is_file())

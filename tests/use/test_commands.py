@@ -88,6 +88,11 @@ class TestSources:
         names = ("b.JPG", "broken.png", "link/a.png", "more/c.webp", "phone.HEIC")
         assert found == [str(folder / name) for name in names]
 
+    def test_an_empty_name_is_not_the_folder_one_is_in(self, folder, monkeypatch):
+        monkeypatch.chdir(folder)
+        with pytest.raises(UseError, match="a picture's name is empty"):
+            next(pictures([""]))
+
     def test_without_a_row_there_is_no_picture(self, folder):
         pq.write_table(pa.table({"image": pa.array([], pa.binary())}), folder / "empty.parquet")
         with pytest.raises(UseError, match=r"empty.parquet: no rows, and so no picture"):
