@@ -54,7 +54,9 @@ def confusion(results: Mapping[str, Any], path: Place) -> Place:
     found = results["routing"]
     tasks, routers = found["tasks"], found["confusion"]
     size = max(2.6, 0.34 * len(tasks) + 0.6)
-    figure = Figure(figsize=(size * len(routers) + 1.2, size + 1.0), layout="constrained")
+    words = max(0.5, 0.065 * max(map(len, tasks)))  # inches that the longest name takes
+    across = max(size, 0.9 * words)  # names beside the first panel, and aslant below each
+    figure = Figure(figsize=(across * len(routers) + words + 0.4, size + 0.9 * words + 0.6), layout="constrained")
     panels = figure.subplots(1, len(routers), squeeze=False, sharey=True)[0]
     for panel, (name, rows) in zip(panels, routers.items(), strict=True):
         matrix = np.array(rows)
@@ -66,9 +68,9 @@ def confusion(results: Mapping[str, Any], path: Place) -> Place:
                 panel.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
         panel.set_xticks(range(len(tasks)), tasks, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
         panel.set_yticks(range(len(tasks)), tasks, fontsize=8)
-        panel.set_title(f"{name}: {np.diag(matrix).mean():.0f} % to their own", fontsize=10, loc="left")
+        panel.set_title(f"{name}:\n{np.diag(matrix).mean():.0f} % to their own", fontsize=10, loc="left")
         panel.tick_params(color=MUTED, length=2)
         panel.spines[:].set_visible(False)
-        panel.set_xlabel("most likely task by the router", fontsize=9)
+    figure.supxlabel("most likely task by the router", fontsize=9)
     panels[0].set_ylabel("images of", fontsize=9)
     return save_figure(figure, path)

@@ -1,0 +1,20 @@
+"""Pictures of routing: their words stay beside one another, however long and few the tasks' names are."""
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from condu_ray.report import routing_plots
+
+
+@pytest.mark.parametrize("tasks", [["a"], ["birds", "tools"], ["a-very-long-task-name-that-somebody-gave", "b", "c"]])
+def test_the_words_of_two_routers_do_not_overlap(tasks, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(routing_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    even = [[100 / len(tasks)] * len(tasks)] * len(tasks)
+    found = {"tasks": tasks, "confusion": {"prototype": even, "gaussian": even}}
+    routing_plots.confusion({"routing": found}, tmp_path / "routing.png")
+    canvas = FigureCanvasAgg(drawn[0])
+    canvas.draw()
+    boxes = [panel._left_title.get_window_extent(canvas.get_renderer()) for panel in drawn[0].axes]
+    assert boxes[0].x1 < boxes[1].x0
+    assert boxes[1].x1 <= drawn[0].bbox.x1
