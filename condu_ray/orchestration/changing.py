@@ -87,7 +87,8 @@ def roll_back(config: Experiment, what: str = "rollback", task: str | None = Non
     Raises:
         LeaseError, ValueError, RuntimeError: as `change`.
     """
-    checked = check(config, Lines().say)
+    lines = Lines()
+    checked = check(config, lambda words: lines.say(escape(words)))
     with lease(config.run_folder):
         write_config(checked.config)
         plan = stored_run(checked).plan
