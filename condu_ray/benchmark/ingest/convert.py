@@ -172,7 +172,7 @@ def _classes(source: Source, found: dict[str, list[Picture]], notes: list[str]) 
     labels = {picture.label for pictures in found.values() for picture in pictures}
     numbers = sorted(label for label in labels if isinstance(label, int))
     if source.names is not None:
-        if strange := [label for label in labels if not (isinstance(label, int) and label < len(source.names))]:
+        if strange := [label for label in labels if not (isinstance(label, int) and 0 <= label < len(source.names))]:
             example = next(one for some in found.values() for one in some if one.label in strange)
             raise TaskError(
                 f"{source.place}: {example.origin} has class {example.label!r}, and the {len(source.names)} class "

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from condu_ray.benchmark.ingest.source import SPLITS, Sample, Source, chosen, is_picture, split_of
+from condu_ray.benchmark.ingest.source import (
+    SPLITS,
+    Sample,
+    Source,
+    chosen,
+    is_picture,
+    number_of,
+    numbered,
+    split_of,
+    templates_of,
+)
 from condu_ray.benchmark.ingest.trees import read_picture
 from condu_ray.benchmark.meta import TaskError
 
@@ -59,12 +69,15 @@ def list_source(name: str, folder: Path, files: list[Path]) -> Source | None:
     kept = chosen(places, folder, notes)  # by name alone: a row knows its own file
     rows_of = {split: [row for part in parts for row in splits[part.name]] for split, parts in kept.items()}
     pictures = [_picture(row) for rows in rows_of.values() for row in rows]
+    names = numbered(folder, {row.name for rows in rows_of.values() for row in rows if row.name}, notes)
     return Source(
         name,
         folder,
         "list of paths and class names",
-        {split: partial(_samples, folder, rows) for split, rows in rows_of.items()},
+        {split: partial(_samples, rows, names is not None) for split, rows in rows_of.items()},
         (*lists, *pictures),
+        names=names,
+        templates=templates_of(folder),
         notes=tuple(notes),
     )
 
@@ -73,7 +86,7 @@ def _picture(row: Row) -> Path:
     return row.file.parent / Path(row.path)
 
 
-def _samples(folder: Path, rows: list[Row]) -> Iterator[Sample]:
+def _samples(rows: list[Row], numbers: bool) -> Iterator[Sample]:
     for row in rows:
         origin = f"{row.file.name} line {row.line} ({row.path})"
         if not row.name:
@@ -81,7 +94,7 @@ def _samples(folder: Path, rows: list[Row]) -> Iterator[Sample]:
         elif "://" in row.path:
             yield Sample(origin, row.name, None, "is an address; download it, and give its path")
         else:
-            yield read_picture(_picture(row), origin, row.name)
+            yield read_picture(_picture(row), origin, number_of(row.name) if numbers else row.name)
 
 
 def _rows(path: Path) -> list[Row] | None:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 
 _NUMBERED = re.compile(r"(?:(?P<number>[0-9]{1,5})|n[0-9]{8})(?P<gap>[._ -]+)(?=\S)")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _WORDNET = re.compile(r"n\d{8}")
 _HUMP = re.compile(r"(?<=[a-z])(?<!\bMc)(?<!\bMac)(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 SHOWN = 3
@@ -32,7 +33,7 @@ def in_words(names: Sequence[str], notes: list[str]) -> list[str]:
             f"{len(ids)} of {len(found)} class names are WordNet ids ({', '.join(ids[:SHOWN])}), which no text encoder "
             "knows: call the classes by words"
         )
-    elif numbers := [name for name in found if name.isdigit()]:
+    elif numbers := [name for name in found if name.isdigit() or _NUMBER.fullmatch(name)]:
         notes.append(
             f"{len(numbers)} of {len(found)} class names are numbers ({', '.join(numbers[:SHOWN])}): a prompt says no "
             "more than that; call the classes by words if they have any"

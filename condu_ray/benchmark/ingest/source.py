@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ SPLITS = {
     "dev": "validation",
 }
 """What folders, files and columns call a split."""
+_NUMBER = re.compile(r"-?[0-9]{1,9}(\.0+)?")
 NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 """Class names by number and prompts, a line each, beside files that have numbers alone (CLIP_benchmark's names)."""
 PHOTOS = (".heic", ".heif", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".svg")
@@ -124,6 +125,30 @@ def lines_of(folder: Path, name: str) -> tuple[str, ...] | None:
         return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read as text ({error}); write it as UTF-8, one name a line") from error
+
+
+def numbered(folder: Path, called: Collection[str], notes: list[str]) -> tuple[str, ...] | None:
+    """Returns the class names that lie beside the data, where their classes are numbers; None where they have words.
+
+    Args:
+        folder: of the data.
+        called: what the data call their classes.
+        notes: gets a line where there are names that are not taken.
+
+    Raises:
+        TaskError: as `lines_of`.
+    """
+    names = lines_of(folder, NAMES)
+    if names is not None and not all(_NUMBER.fullmatch(one) for one in called):
+        notes.append(f"{folder / NAMES}: is not read, for classes are called by words")
+        return None
+    return names
+
+
+def number_of(called: str) -> int | None:
+    """Returns a class's number of its text (`7`, or `7.0` as tables write it); None of a negative one: no class."""
+    number = int(called.partition(".")[0])
+    return None if number < 0 else number
 
 
 def templates_of(folder: Path) -> tuple[str, ...]:

@@ -8,7 +8,19 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from condu_ray.benchmark.ingest.source import SPLITS, Sample, Source, chosen, is_picture, unread, visible
+from condu_ray.benchmark.ingest.source import (
+    SPLITS,
+    Label,
+    Sample,
+    Source,
+    chosen,
+    is_picture,
+    number_of,
+    numbered,
+    templates_of,
+    unread,
+    visible,
+)
 from condu_ray.benchmark.meta import TaskError
 
 
@@ -52,22 +64,25 @@ def tree_source(folder: Path) -> Source | None:
         trees = {"all": [folder]}
     files: list[Path] = []
     listed = {split: _listed(paths, files, notes) for split, paths in trees.items()}
+    names = numbered(folder, {name for found in listed.values() for name, _ in found}, notes)
     return Source(
         folder.name,
         folder,
         "tree of class folders",
-        {split: partial(_samples, folder, found) for split, found in listed.items()},
+        {split: partial(_samples, folder, found, names is not None) for split, found in listed.items()},
         tuple(files),
+        names=names,
+        templates=templates_of(folder),
         notes=tuple(notes),
     )
 
 
-def _samples(folder: Path, listed: list[tuple[str, Path]]) -> Iterator[Sample]:
+def _samples(folder: Path, listed: list[tuple[str, Path]], numbers: bool) -> Iterator[Sample]:
     for name, path in listed:
-        yield read_picture(path, str(path.relative_to(folder)), name)
+        yield read_picture(path, str(path.relative_to(folder)), number_of(name) if numbers else name)
 
 
-def read_picture(path: Path, origin: str, label: str) -> Sample:
+def read_picture(path: Path, origin: str, label: Label | None) -> Sample:
     """Reads one picture's file."""
     if why := unread(path.name):
         return Sample(origin, label, None, why)

@@ -301,3 +301,5 @@ def test_names_that_are_no_words_are_left_alone_with_a_warning():
     assert "2 of 2 class names are WordNet ids (n01440764, n01443537)" in notes[0]
     assert in_words(["0", "1"], notes) == ["0", "1"]
     assert "are numbers (0, 1)" in notes[1]
+    assert in_words(["0.0", "-1"], notes) == ["0.0", "-1"]
+    assert "are numbers (0.0, -1)" in notes[2]
