@@ -167,6 +167,8 @@ class Predictor:
         """
         if top_k < 1:
             raise UseError(f"top_k {top_k}: give 1 or more")
+        if errors not in ("raise", "keep"):
+            raise UseError(f"errors {errors!r}: give 'raise' or 'keep'")
         asked = self.question(task, classes, templates, protocol)
         for called, read_NHWC, wrong in self._chunks(images, names, errors):
             found = iter(self.prepared(read_NHWC, asked, top_k) if len(read_NHWC) else ())
@@ -191,7 +193,7 @@ class Predictor:
         asked, parts = self.question(task, classes, templates, protocol), []
         for _, read_NHWC, _ in self._chunks(images, None, "raise"):
             parts.append(self._answers.scores(asked.weights, asked.space, read_NHWC, asked.apart).logits)
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else torch.empty(0, sum(len(labels.classes) for labels in asked.space))
 
     def features(
         self,
@@ -217,8 +219,13 @@ class Predictor:
         with self._answers.lock:
             if images is not None:
                 parts = [self._answers.encode(weights, chunk) for _, chunk, _ in self._chunks(images, None, "raise")]
+                if not parts:  # as wide as any picture's
+                    one = pixels(np.zeros((8, 8, 3), np.uint8), self._preprocessor)[None]
+                    parts = [self._answers.encode(weights, one)[:0]]
                 image_ND = torch.cat(parts)
             if texts is not None:
+                if isinstance(texts, str):
+                    raise UseError(f"texts: is the text {texts!r}; give a list, such as [{texts!r}]")
                 labels = words(self.served, texts, ("{}",))
                 text_MD = self._answers.features.text(weights, labels)
         return image_ND, text_MD

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from condu_ray.benchmark.label_space import XTAIL_TEMPLATE, Labels, label_space
 from condu_ray.learn.features import PRETRAINED, Weights
+from condu_ray.learn.routing import plain
 from condu_ray.plan.measurement import kind, routed
 from condu_ray.use.prediction import THETA0
 from condu_ray.use.served import Served, UseError
@@ -88,11 +89,17 @@ def words(served: Served, classes: Sequence[str], templates: Sequence[str]) -> L
     Raises:
         UseError: they are no good for prompts: none, an empty one, one twice, one too long, a template without `{}`.
     """
+    for name, given in (("classes", classes), ("templates", templates)):
+        if isinstance(given, str):  # whose letters would be words
+            raise UseError(f"{name}: is the text {given!r}; give a list, such as [{given!r}]")
     classes, templates = tuple(classes), tuple(templates)
     if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
         raise UseError("classes: give at least one word, and no empty one")
-    if doubled := [name for place, name in enumerate(classes) if name in classes[:place]]:
-        raise UseError(f"classes: {doubled[0]!r} is there twice")
+    alike = [plain(name) for name in classes]
+    if doubled := [place for place, name in enumerate(alike) if name in alike[:place]]:
+        first, again = classes[alike.index(alike[doubled[0]])], classes[doubled[0]]
+        also = "" if first == again else f", as {first!r} (case and _ do not count)"
+        raise UseError(f"classes: {again!r} is there twice{also}")
     for template in templates:
         if template.count("{}") != 1:
             raise UseError(f"template {template!r}: has to have one {{}}, where the class goes")

@@ -167,7 +167,11 @@ def test_what_is_no_picture_is_told(predictor, image, words):
     [
         ({"task": "wals"}, "did you mean walls"),
         ({"classes": []}, "at least one word"),
-        ({"classes": ["a", "a"]}, "twice"),
+        ({"classes": ["a", "a"]}, "'a' is there twice"),
+        ({"classes": ["big cat", "dog", "Big_Cat"]}, "'Big_Cat' is there twice, as 'big cat'"),
+        ({"classes": "cat"}, r"classes: is the text 'cat'; give a list, such as \['cat'\]"),
+        ({"classes": ["a"], "templates": "{}"}, "templates: is the text"),
+        ({"errors": "ignore"}, "give 'raise' or 'keep'"),
         ({"classes": ["one two three four five six seven eight nine ten eleven"]}, "more tokens"),
         ({"classes": ["a"], "templates": ["photo"]}, "has to have one"),
         ({"templates": ["a {}"]}, "leave them out"),
@@ -177,6 +181,15 @@ def test_what_is_no_picture_is_told(predictor, image, words):
 def test_what_cannot_be_asked_is_refused(predictor, picture, arguments, words):
     with pytest.raises(UseError, match=words):
         predictor.predict(picture, **arguments)
+
+
+def test_no_picture_has_no_answer(predictor):
+    assert predictor.predict([]) == []
+    assert predictor.logits([], "walls").shape == (0, len(predictor.classes("walls")))
+    image_ND, text_MD = predictor.features([], ["a"])
+    assert image_ND.shape == (0, text_MD.shape[1])
+    with pytest.raises(UseError, match="texts: is the text 'a cat'"):
+        predictor.features(texts="a cat")
 
 
 def test_what_cannot_be_loaded_is_refused(found, storage, picture):
