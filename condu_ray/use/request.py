@@ -130,7 +130,8 @@ def _json(body: bytes) -> tuple[bytes, dict[str, Any]]:
     if not isinstance(text, str):
         raise RequestError(400, "image: is no text: send the picture's bytes in base64")
     try:
-        return base64.b64decode(text.rpartition(",")[2] if text.startswith("data:") else text, validate=True), found
+        text = text.rpartition(",")[2] if text.startswith("data:") else text
+        return base64.b64decode("".join(text.split()), validate=True), found  # tools break it into lines
     except (ValueError, binascii.Error):
         raise RequestError(400, "image: is no base64") from None
 

@@ -157,3 +157,10 @@ def test_arguments_are_a_source_and_settings():
     assert given.source.key != Source(run="r", session=3).key
     with pytest.raises(ValueError, match="max_replicas 1 is less than min_replicas 2"):
         Serving(min_replicas=2)
+
+
+@pytest.mark.parametrize("begin", ["", "data:image/png;base64,"])
+def test_base64_may_be_in_lines_as_tools_write_it(begin):
+    content = bytes(range(256))
+    body = json.dumps({"image": begin + base64.encodebytes(content).decode()}).encode()
+    assert read_request("application/json", body, {}, Serving())[0] == content
