@@ -198,7 +198,9 @@ class StoredRun:
         try:
             return one.state(session)
         except IndexError:
-            raise ValueError(f"{method}: session {session} is not committed; there are {len(one.entries)}") from None
+            raise ValueError(
+                f"{method}: session {session} (counted from 0) is not committed; there are {len(one.entries)}"
+            ) from None
 
     def expert(self, task: str, method: str | None = None) -> Delta:
         """Loads a task's expert as a weight delta.

@@ -52,6 +52,15 @@ class Predictor:
         self, served: Served, device: str | None = None, batch_size: int | None = None, at_once: bool = False
     ) -> None:
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.empty(0, device=where)
+        except (RuntimeError, AssertionError) as error:  # the second is torch's word for a build without CUDA
+            why = str(error).partition("\n")[0]
+            raise UseError(
+                f"device {where}: cannot be used here ({why}); give cpu, or cuda where there is a GPU"
+            ) from None
+        if batch_size is not None and batch_size < 1:
+            raise UseError(f"batch_size {batch_size}: give 1 or more")
         self._answers = Answering(served, where, batch_size or served.batch_size)
         self.served, self._at_once = self._answers.served, at_once
         if words := slow_in(served.precision, torch.device(where).type):

@@ -183,6 +183,15 @@ def test_what_cannot_be_asked_is_refused(predictor, picture, arguments, words):
         predictor.predict(picture, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"device": "gpu"}, "device gpu: cannot be used here"), ({"batch_size": 0}, "batch_size 0: give 1 or more")],
+)
+def test_what_cannot_be_computed_with_is_refused(found, given, words):
+    with pytest.raises(UseError, match=words):
+        Predictor.load(found, method="condu", **given)
+
+
 def test_no_picture_has_no_answer(predictor):
     assert predictor.predict([]) == []
     assert predictor.logits([], "walls").shape == (0, len(predictor.classes("walls")))
@@ -197,7 +206,7 @@ def test_what_cannot_be_loaded_is_refused(found, storage, picture):
         Predictor.load("r", storage=storage)
     with pytest.raises(UseError, match="did you mean condu"):
         Predictor.load(found, method="condo")
-    with pytest.raises(ValueError, match="session 3 is not committed"):
+    with pytest.raises(ValueError, match=r"session 3 .* is not committed"):
         Predictor.load(found, method="condu", session=3)
     with pytest.raises(ValueError, match="holds no run or sweep 's'"):
         Predictor.load("s", storage=storage)
