@@ -142,7 +142,7 @@ def load_tasks(folder: str | Place, names: Sequence[str] | None = None) -> list[
         hint = (
             "it is itself a task: give its parent folder"
             if backend(folder).exists(folder / META)
-            else f"a task has a {META}"
+            else f"a task has a {META}, and `condu-ray prepare --from FOLDER --to FOLDER` makes tasks of other forms"
         )
         raise TaskError(f"{folder}: no task to load from {source}; {hint}")
     tasks, errors = [], []

@@ -284,7 +284,9 @@ class Predictor:
         source, called = enumerate(each(images)), iter(names) if names is not None else None
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             while chunk := list(islice(source, BATCHES * self._answers.batch_size)):
-                here = [next(called) if called else name_of(image, place) for place, image in chunk]
+                here = list(islice(called, len(chunk))) if called else [name_of(image, place) for place, image in chunk]
+                if len(here) < len(chunk):
+                    raise UseError(f"names: {chunk[0][0] + len(here)} of them, and more pictures; give one for each")
                 found, wrong = [], dict[int, str]()
                 for place, (name, result) in enumerate(zip(here, pool.map(self._read, chunk), strict=True)):
                     if isinstance(result, ImageError):

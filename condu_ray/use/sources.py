@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from condu_ray.benchmark.ingest.source import PHOTOS
+from condu_ray.benchmark.ingest.source import PHOTOS, visible
 from condu_ray.benchmark.rows import open_parquet
+from condu_ray.benchmark.tasks import TaskError
 from condu_ray.store.location import home
 from condu_ray.use.served import UseError
 
@@ -117,12 +118,14 @@ def _files(text: str) -> list[Path]:
 
 
 def _below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """Yields all files below a folder, those of linked folders too, but of none that it lies in itself."""
+    """Yields all files below a folder that are not hidden, those of linked folders too, but of none that it lies in."""
     real = os.path.realpath(folder)
+    if real in above:
+        return
     try:
-        inside = sorted(folder.iterdir()) if real not in above else []
-    except OSError as error:
-        raise UseError(f"{folder}: cannot be read ({error.strerror or error}); change its permissions") from error
+        inside = visible(folder)
+    except TaskError as error:
+        raise UseError(str(error)) from error
     for one in inside:
         if one.is_dir():
             yield from _below(one, above | {real})

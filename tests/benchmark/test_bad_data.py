@@ -346,7 +346,7 @@ NAMES = {
     "far": Bad(TWO, "refused", "tasks", ["no task 'zzz'"], "there are: mnist, stanford_cars", names=["zzz"]),
     "a number": Bad(TWO, "refused", "tasks", ["no task 7"], "there are: mnist, stanford_cars", names=[7]),
     "a text": Bad(TWO, "refused", "", ["names is the text 'mnist'"], "give a list of names", names="mnist"),
-    "none": Bad(TWO, "refused", "tasks", ["no task to load"], "a task has a meta.json", names=[]),
+    "none": Bad(TWO, "refused", "tasks", ["no task to load"], "condu-ray prepare --from", names=[]),
     "twice": Bad(TWO, "refused", "", ["'mnist' is named twice"], "keep one of them", names=["mnist", "mnist"]),
     **{
         f"path {name}": Bad(TWO, "refused", "tasks", [f"no task {name!r}"], "there are:", names=[name])
@@ -355,13 +355,13 @@ NAMES = {
     "no folder": Bad(TWO, "refused", "nowhere", ["no such folder"], "give the folder that holds", data="nowhere"),
     "a task for its folder": Bad(named("digits"), "refused", "digits", ["itself a task"], "parent", data="digits"),
     "a file for the folder": Bad(named("digits"), "refused", TRAIN, ["no such folder"], "give the", data=TRAIN),
-    "no tasks": Bad(lambda make_task: None, "refused", "tasks", ["no task to load"], "a task has a meta.json"),
+    "no tasks": Bad(lambda make_task: None, "refused", "tasks", ["no task to load"], "condu-ray prepare --from"),
     "order of unknown tasks": Bad(text(ORDER, b'["digit"]'), "refused", ORDER, ["no task 'digit'"], "mean digits?"),
     "order with a task twice": Bad(
         text(ORDER, b'["digits", "digits"]'), "refused", ORDER, ["'digits' is named twice"], "keep one of them",
     ),
     "order with a path": Bad(text(ORDER, b'["../outside"]'), "refused", ORDER, ["no task '../outside'"], "there are:"),
-    "order is empty": Bad(text(ORDER, b"[]"), "refused", ORDER, ["no task to load"], "a task has a meta.json"),
+    "order is empty": Bad(text(ORDER, b"[]"), "refused", ORDER, ["no task to load"], "condu-ray prepare --from"),
     "order is an object": Bad(text(ORDER, b'{"a": 1}'), "refused", ORDER, ["holds a dict"], "the tasks' names, in"),
     "order is not JSON": Bad(text(ORDER, b"digits"), "refused", ORDER, ["not JSON"], "write it with the tasks' names"),
 }  # fmt: skip

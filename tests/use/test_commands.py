@@ -84,6 +84,9 @@ class TestSources:
         (folder / "link").symlink_to(tmp_path / "other")
         (folder / "more" / "round").symlink_to(folder)
         (folder / "phone.HEIC").write_bytes(b"no picture here")
+        for hidden in (folder / "._b.JPG", folder / ".thumbnails" / "b.png", folder / "__MACOSX" / "b.png"):
+            hidden.parent.mkdir(exist_ok=True)
+            hidden.write_bytes(b"what a file browser left")
         found = [name for name, _ in pictures([str(folder)])]
         names = ("b.JPG", "broken.png", "link/a.png", "more/c.webp", "phone.HEIC")
         assert found == [str(folder / name) for name in names]

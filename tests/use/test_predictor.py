@@ -192,6 +192,12 @@ def test_what_cannot_be_computed_with_is_refused(found, given, words):
         Predictor.load(found, method="condu", **given)
 
 
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_picture_more_than_names_is_told(predictor, picture, count):
+    with pytest.raises(UseError, match=f"names: {count} of them, and more pictures"):
+        list(predictor.stream([picture] * 3, names=["a", "b"][:count]))
+
+
 def test_no_picture_has_no_answer(predictor):
     assert predictor.predict([]) == []
     assert predictor.logits([], "walls").shape == (0, len(predictor.classes("walls")))
