@@ -102,7 +102,7 @@ SETTINGS = {
 YAML = {
     "YAML is a folder": Bad(lambda world: parse(["--config", str(world.here)]), ConfigError, ["--config", "directory"]),
     "YAML with a zero byte in its name": Bad(flags("--config", "a\0b"), ConfigError, ["--config", "null byte"]),
-    "YAML without a name": Bad(flags("--config", ""), ConfigError, ["--config", "directory"]),
+    "YAML without a name": Bad(flags("--config", ""), ConfigError, ["--config", "is empty"]),
     "YAML is binary": Bad(yaml(bytes(range(256))), ConfigError, ["run.yaml", "cannot be read as YAML", "utf-8"]),
     "YAML is a zip": Bad(yaml(b"PK\x03\x04"), ConfigError, ["run.yaml", "not allowed"]),
     "YAML is a text": Bad(yaml("just words"), ConfigError, ["run.yaml", "expected a mapping", "str"]),

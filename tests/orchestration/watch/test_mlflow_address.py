@@ -99,8 +99,9 @@ def test_a_server_that_is_not_there_is_told_from_one_that_is(scheme, monkeypatch
     with socket.create_server(("127.0.0.1", 0)) as server:
         uri = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/x"
         asks = 2 if scheme == "http" else 1  # whether it is there, and for an answer
-        threading.Thread(target=refuses, args=[server, asks], daemon=True).start()
+        (thread := threading.Thread(target=refuses, args=[server, asks], daemon=True)).start()
         assert unreachable(uri) is None
+        thread.join(10)  # one that waits in accept() would keep the port open
     assert "no server answers there (Connection refused)" in unreachable(uri)
 
 
