@@ -136,12 +136,18 @@ def numbered(folder: Path, called: Collection[str], notes: list[str]) -> tuple[s
         notes: gets a line where there are names that are not taken.
 
     Raises:
-        TaskError: as `lines_of`.
+        TaskError: as `lines_of`; or two of the classes are one number.
     """
     names = lines_of(folder, NAMES)
-    if names is not None and not all(_NUMBER.fullmatch(one) for one in called):
+    if names is None:
+        return None
+    if not all(_NUMBER.fullmatch(one) for one in called):
         notes.append(f"{folder / NAMES}: is not read, for classes are called by words")
         return None
+    first: dict[int, str] = {}
+    for whole in sorted(one.partition(".")[0] for one in called):
+        if (other := first.setdefault(int(whole), whole)) != whole:
+            raise TaskError(f"{folder}: classes {other!r} and {whole!r} are one number; join them, or rename one")
     return names
 
 

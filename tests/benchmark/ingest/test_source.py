@@ -46,3 +46,13 @@ def test_a_list_of_names_that_is_not_wanted_or_too_short_is_told_of(tmp_path, ca
     path.write_text(path.read_text().replace(",-1,", ",1,"))
     with pytest.raises(TaskError, match=r"has class 3, and the 3 class names are for 0 to 2"):
         bring(tmp_path / "other", tmp_path / "storage")
+
+
+def test_folders_of_one_number_are_not_one_class_in_silence(tmp_path):
+    class_folders(tmp_path / "birds")
+    for path in [*(tmp_path / "birds").glob("*/*")]:
+        number = ("0", "1", "01")[sorted(CLASSES).index(path.name)]
+        path.rename(path.with_name(number))
+    (tmp_path / "birds" / "classnames.txt").write_text("zebra\nape\n")
+    with pytest.raises(TaskError, match="birds: classes '01' and '1' are one number; join them, or rename one"):
+        bring(tmp_path / "birds", tmp_path / "storage")
