@@ -1,6 +1,6 @@
 """ConDU's unify and decouple as one compiled loop over blocks, for deltas on a CPU.
 
-The same arithmetic in the same order as the torch path in ``unify.py``, and so the same bits: its dozen passes over a
+The same arithmetic in the same order as in ``chunks.py``, by torch, and so the same bits: its dozen passes over a
 chunk are one over a block here, which stays in a core's first cache. ``fused_jobs.py`` calls it.
 
 A strip's bits of a task are the masks under which registers are added up, so that no weight is looked up: a block's

@@ -1,6 +1,6 @@
 """ConDU's unify and decouple as one Triton kernel over the blocks of all tensors, for deltas on a GPU.
 
-The arithmetic of the torch path in ``unify.py`` in the same order, and so the bits that a CPU makes: a program has a
+The arithmetic of ``chunks.py`` in the same order, and so the bits that a CPU makes: a program has a
 block (see ``blocks.py``) in its registers, so that all is read and written once. ``gpu_jobs.py`` calls it.
 
 A kernel gets all tensors at once, by a table of their addresses: a model has hundreds, most of them small, and a launch
@@ -72,7 +72,7 @@ def _halves(values):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _strips(values):  # type: ignore[no-untyped-def]
-    """The strips of ``[8, BLOCK]``, one by one: float64, for that takes longer than a sum does, once for all tasks."""
+    """The strips of ``[8, BLOCK]``, one by one; in float64, so that no task's sum has to convert them again."""
     values = tl.trans(values.to(tl.float64))
     even, odd = _halves(values)
     by_4, by_2 = _halves(even)
