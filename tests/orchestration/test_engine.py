@@ -1,7 +1,10 @@
 """What works beside the main thread ends with a run that fails, and is left alone where the process itself ends."""
 
+from types import SimpleNamespace
+
 import pytest
 
+import condu_ray.orchestration.engine as engine_module
 from condu_ray.orchestration.cluster import stop
 from condu_ray.orchestration.cluster.data_check import DataCheck
 from condu_ray.orchestration.cluster.failure import RunError
@@ -52,3 +55,26 @@ def test_a_run_that_is_done_ends_nothing(engine):
     assert ended(engine) == (False,) * 3
     engine._encoded("1 of 2 tasks")
     assert engine._encoding == "1 of 2 tasks"
+
+
+@pytest.mark.parametrize(
+    ("precision", "gpus", "fast", "said"),
+    [("bf16", 0, False, True), ("bf16", 0, True, False), ("bf16", 1, False, False), ("fp32", 0, False, False)],
+)
+def test_training_in_a_precision_that_is_slow_here_is_said_first(monkeypatch, precision, gpus, fast, said):
+    class Begun(Exception):  # noqa: N818
+        pass
+
+    def data_check(*_, **__):
+        raise Begun
+
+    monkeypatch.setattr("condu_ray.learn.precision.bf16_is_fast", lambda: fast)
+    monkeypatch.setattr(engine_module, "DataCheck", data_check)
+    found, lines = object.__new__(Engine), []
+    found.precision, found.room = precision, SimpleNamespace(gpus_per_worker=gpus)
+    found.config = SimpleNamespace(storage=None, transparent="white")
+    found.checked = SimpleNamespace(unchecked=())
+    monkeypatch.setattr(engine_module, "checked_folder", lambda storage: None)
+    with pytest.raises(Begun):
+        found.start(lines.append)
+    assert [("bf16:" in line, "--training.precision fp32" in line) for line in lines] == [(True, True)] * said
