@@ -59,11 +59,6 @@ class PlannedExpert:
         return artifacts.exists(self.folder)
 
     @property
-    def ready(self) -> bool:
-        """Whether training can start now."""
-        return self.needs is None or artifacts.exists(self.needs)
-
-    @property
     def before(self) -> str | None:
         """Key of the expert from which what training starts from is made; whoever trains that may go on with this."""
         return self.earlier[-1][1] if self.needs is not None else None

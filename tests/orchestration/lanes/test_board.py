@@ -18,6 +18,7 @@ from condu_ray.orchestration.lanes.work import claimable, claimed
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import plan_method
+from condu_ray.store import artifacts
 from condu_ray.store.claims import Claims
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -87,7 +88,7 @@ class Run:
             self.todo[lane] = mine
             return bool(mine)
         key = self.todo[lane][0]
-        if not self.work[key].ready:
+        if (needs := self.work[key].needs) is not None and not artifacts.exists(needs):
             return False
         if not self.work[key].finished:
             put(self.work[key].folder)
