@@ -89,6 +89,7 @@ def measurement_key(
     seen: bool,
     protocol: Protocol = "task",
     space: Sequence[Task] = (),
+    learned: Sequence[Task] = (),
 ) -> str:
     """Returns the identity of a measurement: the weights or the aggregation, the test data, and how it is measured.
 
@@ -102,6 +103,7 @@ def measurement_key(
         seen: whether the state has learned it.
         protocol: how it is predicted.
         space: tasks whose classes are chosen from (`benchmark.label_space`); empty for the task's own.
+        learned: the state's tasks.
     """
     weights: list[Any] = [ROOT if method.skips_trigger(state) else method.weights(state, task.name)]
     if routed(method, seen, protocol):
@@ -110,6 +112,9 @@ def measurement_key(
         if inference.aggregation == "mixture":
             weights.append(MIXTURE_VERSION)
             weights += ["experts' temperatures"] if config.validation_share else []
+        # Prototypes are of their training data too, which the key of an expert from elsewhere says nothing of.
+        if brought := {one.name: one.train_fingerprint for one in learned if one.name in config.imported}:
+            weights.append(brought)
     if space:  # which classes there are, in which order the tasks come does not count
         weights.append(sorted(content_hash([other.classes, other.templates]) for other in space))
     if protocol == "xtail":  # classes of one name are counted in another way
@@ -117,4 +122,7 @@ def measurement_key(
     measured = [config.evaluation.max_images, precision]
     if config.evaluation.fidelity == "whole" and judged(method, seen, protocol):
         measured.append("whole fidelity")
+    calibrated = seen and not space and not method.one_model and not routed(method, seen, protocol)
+    if calibrated and config.validation_share and task.name in config.imported:  # by images that its key does not name
+        measured.append(task.train_fingerprint)
     return content_hash([VERSION, backbone, weights, task.test_fingerprint, measured])[:24]

@@ -88,16 +88,16 @@ class Results:
         run, name, learned = self.plan, plan.method.name, plan.sessions[: entry.position + 1]
         experts = tuple(session.expert.key if session.expert else None for session in learned)
         state = ModelState(entry.state, tuple(session.task for session in learned), experts)
-        found = []
+        found, tasks = [], run.tasks[: entry.position + 1]
         about = (run.config, run.backbone, run.precision, plan.method, state)
         for protocol in self._protocols[name]:
             space = label_space(protocol, run.tasks)
             for task in run.tasks:
                 seen = task.name in state.tasks
-                key = measurement_key(*about, task, seen, protocol, space)
+                key = measurement_key(*about, task, seen, protocol, space, tasks)
                 found.append(Measurement(run.config, name, entry, task.name, seen, protocol, key))
         for probe in run.probes:  # as a task that is not learned yet
-            key = measurement_key(*about, probe, False)
+            key = measurement_key(*about, probe, False, learned=tasks)
             found.append(Measurement(run.config, name, entry, probe.name, False, "task", key))
             if entry.position == 0 and plan is run.methods[0]:
                 key = measurement_key(*about[:3], get(PRETRAINED, run.config), ModelState(), probe, False)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import open_clip
@@ -21,8 +22,10 @@ from condu_ray.orchestration.run import write_config
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.imported import import_expert, takes_imported, with_expert
 from condu_ray.plan.preflight import check
+from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import stored_run
+from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Location
 from condu_ray.use.confusion import confusion
 from condu_ray.use.peft import low_rank
@@ -30,7 +33,7 @@ from condu_ray.use.predictor import Predictor
 from condu_ray.use.served import UseError, served_run
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from tests.benchmark.ingest.forms import class_folders
-from tests.conftest import write_task
+from tests.conftest import give_label, write_task
 
 
 def plain_loop(folder, task, path, steps=5):
@@ -156,6 +159,26 @@ def test_a_run_goes_on_with_it_and_what_it_had_stays(config, backbone, outside, 
     assert plan.methods[0].sessions[0].state == before.methods[0].sessions[0].state
     assert plan.tasks[1].folder.parent.name.startswith("birds-")
     assert len(stored_run(check(second)).methods["condu"].entries) == 2
+
+
+def test_accuracies_that_its_prototypes_decide_are_measured_anew_where_its_images_are_others(
+    config, backbone, outside, task_data, tmp_path
+):
+    key, _ = import_expert(config, backbone, "walls", outside[0])
+    found = []
+    for change in (False, True):
+        data = tmp_path / f"data-{change}"
+        shutil.copytree(task_data, data)
+        if change:
+            give_label(data / "walls" / "train.parquet", 0, 1)
+        here = config.model_copy(update={"data": Location(data), "tasks": ("walls", "doors"), "method": ("condu",)})
+        plan = plan_run(check(with_expert(here, "walls", key)), "fp32")
+        [method] = plan.methods
+        assert method.experts[0].key == key
+        first = Entry(0, "walls", key, ROOT, method.sessions[0].state, 0.0)
+        found.append({one.task: one.key for one in Results(plan).measurements(method, first)})
+    assert found[0]["walls"] == found[1]["walls"]  # its task is known
+    assert found[0]["doors"] != found[1]["doors"]
 
 
 def test_which_methods_take_it(config):

@@ -1,13 +1,17 @@
 """Which measurements there are, and by what they are known again."""
 
+import shutil
+
 import pytest
 
 from condu_ray.benchmark import load_tasks
 from condu_ray.benchmark.label_space import label_space
+from condu_ray.benchmark.tasks import load_task
 from condu_ray.config import Evaluation, Experiment, Training
 from condu_ray.methods import METHODS, ModelState, get
 from condu_ray.options import Inference
 from condu_ray.plan.measurement import measurement_key, protocols, routed
+from tests.conftest import give_label
 
 STATE = ModelState("state", ("walls", "doors"), ("key-1", "key-2"))
 
@@ -179,3 +183,27 @@ def test_after_the_first_session_a_trigger_may_be_skipped(tasks, name):
     later = ModelState("later", (tasks[0].name, tasks[1].name), ("key-1", "key-2"))
     assert key(later, first_session="pretrained") == key(later)
     assert key(first, seen=False, first_session="pretrained") == key(first, seen=False)  # routed, by all that there is
+
+
+@pytest.mark.parametrize("name", ["condu", "condu-svd", "individual", "average"])
+def test_what_an_expert_from_elsewhere_is_asked_by_depends_on_its_tasks_data_too(tasks, name, tmp_path):
+    """Its key, and so the state's identity, is of its weights alone; prototypes and temperatures are of the images."""
+    shutil.copytree(tasks[0].folder, tmp_path / "walls")
+    give_label(tmp_path / "walls" / "train.parquet", 0, 1)
+    other = [load_task(tmp_path / "walls"), *tasks[1:]]
+
+    def key(among, task, seen, imported=("walls",), share=0.0, protocol="task"):
+        config = Experiment(imported=dict.fromkeys(imported, "key-1"), validation_share=share)
+        method = get(name, config)
+        return measurement_key(config, "theta0", "fp32", method, STATE, task, seen, protocol, (), among[:2])
+
+    routes = get(name).routes
+    assert (key(tasks, tasks[2], False) == key(other, tasks[2], False)) == (not routes)
+    if routes:
+        assert key(tasks, tasks[1], True, protocol="own") != key(other, tasks[1], True, protocol="own")
+    for share, moves in ((0.0, False), (0.25, not get(name).one_model)):
+        assert (key(tasks, tasks[0], True, share=share) != key(other, other[0], True, share=share)) == moves
+        assert key(tasks, tasks[1], True, share=share) == key(other, tasks[1], True, share=share)
+    for seen in (True, False):  # an expert that was trained here has them in its key, and what was measured stays
+        before = measurement_key(Experiment(), "theta0", "fp32", get(name), STATE, tasks[1], seen)
+        assert key(other, tasks[1], seen, ()) == before
