@@ -38,8 +38,11 @@ from condu_ray.store.location import Place
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-PRIVATE = ("storage", "tracking", "cluster", "run", "method", "tasks", "seed", "evaluation", "protocol", "label_space")
-"""Settings in which two runs differ without being compared by them."""
+PRIVATE = (
+    "storage", "tracking", "cluster", "run", "method", "tasks", "seed", "protocol", "label_space",
+    "evaluation.batch_size", "evaluation.evaluators", "evaluation.fidelity",
+)  # fmt: skip
+"""Settings, and parts of them, in which two runs differ without being compared by them."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ def together(found: Sequence[Stored]) -> list[dict[str, Any]]:
     Raises:
         ConfigError: equal settings gave unequal results; both are named.
     """
-    flat = [flatten({key: value for key, value in one.config.items() if key not in PRIVATE}) for one in found]
+    known = flatten(Experiment().model_dump(mode="json"))  # what a run of an earlier release had no word for
+    flat = [{key: value for key, value in (known | flatten(one.config)).items() if not _private(key)} for one in found]
     keys = sorted({key for settings in flat for key in settings})
     varied = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
     joined: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -181,6 +185,10 @@ def together(found: Sequence[Stored]) -> list[dict[str, Any]]:
                     f"{record['order_name']} with equal settings (other data or versions?); report them apart"
                 )
     return [record for _, record in joined.values()]
+
+
+def _private(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in PRIVATE)
 
 
 def costs(storage: Place, found: Sequence[Stored]) -> dict[str, Any]:

@@ -18,12 +18,12 @@ def record(method, order, seed=0, value=50.0, **more):
     }  # fmt: skip
 
 
-def write_sweep(storage, name, records, steps=10, left_out=()):
+def write_sweep(storage, name, records, steps=10, left_out=(), **settings):
     folder = storage / "sweeps" / name
     (folder / "trials").mkdir(parents=True)
     heads = ("trial", "method", "order_name", "order", "seed", "settings")
     trials = [{key: one[key] for key in heads} for one in records]
-    config = {"training": {"steps": steps}, "seed": 0, "method": ["condu"], "tasks": TASKS}
+    config = {"training": {"steps": steps}, "seed": 0, "method": ["condu"], "tasks": TASKS, **settings}
     (folder / "sweep-config.json").write_text(json.dumps({"config": config, "trials": trials}))
     for one in records:
         if one["trial"] not in left_out:
@@ -100,6 +100,23 @@ def test_what_settings_differ_in_keeps_records_apart(storage):
     write_sweep(storage, "two", [record("condu", "abc", value=60.0)], steps=20)
     joined = stored.together([stored.find(storage, name) for name in ("one", "two")])
     assert [one["settings"] for one in joined] == [{"training.steps": 10}] * 3 + [{"training.steps": 20}]
+
+
+@pytest.mark.parametrize(
+    ("setting", "values"), [("max_images", (0, 100)), ("first_session", ("triggers", "pretrained"))]
+)
+def test_what_is_measured_in_another_way_is_not_averaged(storage, setting, values):
+    write_sweep(storage, "two", [record("condu", "abc", seed=1, value=60.0)], evaluation={setting: values[1]})
+    joined = stored.together([stored.find(storage, name) for name in ("one", "two")])
+    assert [one["settings"][f"evaluation.{setting}"] for one in joined] == [values[0]] * 3 + [values[1]]
+
+
+def test_who_measures_and_what_an_earlier_release_had_no_word_for_keep_nothing_apart(storage):
+    newer = {"evaluation": {"batch_size": 9, "evaluators": 2, "fidelity": "whole"}, "validation_share": 0.0}
+    newer |= {"inference": {"prototype_text": "unit"}, "cluster": {"check_above": 3}}
+    write_sweep(storage, "two", [record("condu", "abc", seed=1)], **newer)
+    joined = stored.together([stored.find(storage, name) for name in ("one", "two")])
+    assert all(one["settings"] == {} for one in joined)
 
 
 def test_equal_settings_with_other_results_are_refused(storage):
