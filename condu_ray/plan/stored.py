@@ -17,7 +17,7 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.stored_run import StoredRun, stored_run
 from condu_ray.plan.trials import Trial, read_records
 from condu_ray.report.protocols import PROTOCOLS, accuracies, matrices, measured
-from condu_ray.report.published import LeftOut, fitting
+from condu_ray.report.published import LeftOut, every_row, fitting
 from condu_ray.report.sweep_report import sweep_report
 from condu_ray.settings import flatten
 from condu_ray.store import artifacts
@@ -227,7 +227,7 @@ def write_sweep_report(
     records = together(found) if len(found) > 1 else list(found[0].records)
     if not records:
         raise ConfigError(f"{', '.join(one.name for one in found)}: no trial is finished; run the command again")
-    rows, left_out = _published(found, records) if published else ([], [])
+    rows, left_out = _published(found) if published else ([], [])
     about = {"costs": costs(storage, found), **extra}
     name = " + ".join(one.name for one in found)
     sweep_report(records, folder, name=name, published=rows, left_out=left_out, extra=about)
@@ -235,13 +235,15 @@ def write_sweep_report(
     return numbers
 
 
-def _published(
-    found: Sequence[Stored], records: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[LeftOut]]:
-    """The papers' figures of the same protocols, shots, data sets and orders, and the others."""
-    shots = {one.config.get("shots") for one in found}
-    whole = any(not one.config.get("validation_share") for one in found)
-    return fitting(measured(records), shots, {tuple(record["order"]) for record in records}, whole=whole)
+def _published(found: Sequence[Stored]) -> tuple[list[dict[str, Any]], list[LeftOut]]:
+    """The papers' figures of the same protocols, shots, data sets and orders as any of the runs, and the others."""
+    each = []
+    for one in found:  # alone: one's protocol with another's shots is nothing that was measured
+        orders = {tuple(record["order"]) for record in one.records}
+        whole = not one.config.get("validation_share")
+        each.append(fitting(measured(one.records), {one.config.get("shots")}, orders, whole=whole))
+    kept = [row for row in every_row() if any(row in rows for rows, _ in each)]
+    return kept, [(row, why) for row, why in each[0][1] if row not in kept]
 
 
 def written_report(storage: Place, stored: Stored) -> dict[str, Any]:

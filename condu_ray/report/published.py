@@ -113,6 +113,11 @@ def zero_shot(paper: str | None) -> dict[str, Any] | None:
     return None if paper is None else {**published_rows("zero_shot")[0], "model": "ViT-B-16"}
 
 
+def every_row() -> list[dict[str, Any]]:
+    """Returns the published rows of all benchmarks."""
+    return [row for benchmark in BENCHMARKS for row in published_rows(benchmark)]
+
+
 def fitting(
     protocols: Iterable[Protocol],
     shots: Iterable[int | None],
@@ -135,7 +140,7 @@ def fitting(
     orders, shots, protocols = list(map(tuple, orders)), set(shots), set(protocols)
     kept: list[dict[str, Any]] = []
     left_out: list[LeftOut] = []
-    for row in (row for benchmark in BENCHMARKS for row in published_rows(benchmark)):
+    for row in every_row():
         order = tuple(row["order"])
         if set(order) not in [set(other) for other in orders]:
             why = "other data sets"

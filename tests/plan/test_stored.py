@@ -5,6 +5,7 @@ import json
 import pytest
 
 from condu_ray.command_line import ConfigError
+from condu_ray.constants import ORDER_1
 from condu_ray.plan import stored
 
 TASKS = ["a", "b", "c"]
@@ -138,6 +139,19 @@ def test_the_report_of_several_is_written_and_summed_up(storage, tmp_path):
     assert values["last_std/condu"] == pytest.approx(300**0.5)
     assert values["cost/measurements"] == 36
     assert "last_std/ties" not in values  # of one trial there is none
+
+
+def test_published_figures_are_of_what_one_run_measured_and_not_of_two_ones_halves(tmp_path):
+    """Few-shot by task, and all images by `own`: the figures of all images by task are of neither."""
+    matrix = [[50.0] * len(ORDER_1)] * len(ORDER_1)
+    few, own = record("condu", ORDER_1, accuracy=matrix), record("condu", ORDER_1, own={"accuracy": matrix})
+    del own["accuracy"]
+    write_sweep(tmp_path, "few", [few], shots=5)
+    write_sweep(tmp_path, "own", [own])
+    found = [stored.find(tmp_path, name) for name in ("few", "own")]
+    numbers = stored.write_sweep_report(tmp_path, found, tmp_path / "out", published=True, extra={})
+    assert {row["benchmark"] for row in numbers["published"]} == {"few_shot", "task_agnostic"}
+    assert "Published figures that are not shown" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_a_report_of_nothing_is_refused(tmp_path):
