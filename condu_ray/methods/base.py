@@ -96,6 +96,8 @@ class Method:
     """Router and aggregation of a method that routes, where the settings leave them to it (`auto`)."""
     by_range: ClassVar[bool] = False
     """Whether what it keeps is a unified delta, which several actors may merge (`merging.shards`)."""
+    draws_words: ClassVar[bool] = False
+    """Whether training draws words of the backbone's tokenizer (`plan.sessions.WORDS`)."""
     one_model: ClassVar[bool] = True
     """Whether the same weights answer for every task, so that no task identity is needed."""
 

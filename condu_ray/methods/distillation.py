@@ -21,6 +21,7 @@ from condu_ray.learn.objective import Batch, Objective
 from condu_ray.learn.teacher import Teacher, both_ways
 from condu_ray.methods.registry import register
 from condu_ray.methods.sequential import Sequential
+from condu_ray.vlm.texts import foreign
 
 _COUNT = "members of the ensemble"
 
@@ -171,6 +172,8 @@ class RandomVocabulary(LearningWithoutForgetting):
     From the paper: random vocabulary in place of old classes. From ZSCL's script: as for LwF.
     """
 
+    draws_words = True
+
     def expert_settings(self, position: int) -> dict[str, Any]:
         """And the size of the vocabulary."""
         options = self.config.distillation.identity(include={"vocabulary", "vocabulary_length"})
@@ -225,7 +228,7 @@ def random_prompts(lesson: Lesson, count: int, length: int) -> Tensor:
 
 def _words(tokenizer: Any, empty: Tensor) -> Tensor:
     """Tokens that a text may have within: an end in the middle would cut a prompt short."""
-    inner = getattr(tokenizer, "tokenizer", tokenizer)
-    if hasattr(inner, "get_vocab"):  # one of Hugging Face's, which says what its special tokens are
+    if foreign(tokenizer):  # which says what its special tokens are
+        inner = getattr(tokenizer, "tokenizer", tokenizer)
         return torch.tensor(sorted(set(inner.get_vocab().values()) - set(inner.all_special_ids)))
     return torch.arange(int(empty[:2].min()))  # start and end are the two last of open_clip's own vocabulary

@@ -28,6 +28,7 @@ from condu_ray.store.backend import real
 from condu_ray.store.layout import checked_folder, datasets_folder
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
+from condu_ray.vlm.texts import foreign
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Checked:
     given: Experiment | None = None
     """The settings as they were given, before anything was filled in; None where that does not matter."""
 
+    foreign: bool = False
+    """Whether the backbone's tokenizer is one of Hugging Face's."""
     contents: Contents = field(default_factory=dict)
     """What was found in the files of tasks and probes: who trains or measures on them sees that it is still there."""
 
@@ -115,8 +118,9 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     known = (config, tuple(tasks), spec, backbone.fingerprint, words, sources)
     contents = contents_of([*tasks, *probes])
     return Checked(
-        *known, validation=validation, probes=tuple(probes), unchecked=unchecked, given=given, contents=contents
-    )
+        *known, validation=validation, probes=tuple(probes), unchecked=unchecked, given=given, contents=contents,
+        foreign=foreign(backbone.tokenizer),
+    )  # fmt: skip
 
 
 def _unchecked(tasks: Sequence[Task], verdicts: Place, most: int) -> tuple[Task, ...]:

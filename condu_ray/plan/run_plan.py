@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment
@@ -61,5 +62,6 @@ def plan_run(checked: Checked, precision: str) -> RunPlan:
         precision: resolved training precision.
     """
     config, tasks, backbone = checked.config, checked.tasks, checked.backbone
-    methods = (plan_method(get(name, config), config, tasks, backbone, precision) for name in config.method)
+    planned = partial(plan_method, config=config, tasks=tasks, backbone=backbone, precision=precision)
+    methods = (planned(get(name, config), foreign=checked.foreign) for name in config.method)
     return RunPlan(checked, precision, tuple(methods))

@@ -48,7 +48,19 @@ class MethodPlan:
         return [session.expert for session in self.sessions if session.expert is not None]
 
 
-def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backbone: str, precision: str) -> MethodPlan:
+WORDS = {"words": 2}
+"""What keys say of experts that are trained with words of a tokenizer of Hugging Face's: earlier releases drew others
+(SigLIP's were all one prompt), and their experts are not to be found again."""
+
+
+def plan_method(
+    method: Method,
+    config: Experiment,
+    tasks: Sequence[Task],
+    backbone: str,
+    precision: str,
+    foreign: bool = False,
+) -> MethodPlan:
     """Chains the keys of experts and states of one method over the tasks.
 
     Args:
@@ -57,8 +69,10 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
         tasks: in the order of learning.
         backbone: theta0's fingerprint.
         precision: resolved training precision.
+        foreign: whether the backbone's tokenizer is one of Hugging Face's.
     """
     config = config.absolute()
+    words = WORDS if foreign and method.draws_words else {}
     sessions: list[PlannedSession] = []
     parent, earlier = ROOT, tuple[tuple[str, str], ...]()
     for position, task in enumerate(tasks):
@@ -74,7 +88,7 @@ def plan_method(method: Method, config: Experiment, tasks: Sequence[Task], backb
                 precision=precision,
                 seed=config.seed,
                 start=start or state,
-                added=method.expert_identity(position),
+                added=method.expert_identity(position) | words,
             )
             key, same = key_of(training=method.training), None
             if method.training.on_nan != "stop" and not (start or state):

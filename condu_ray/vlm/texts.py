@@ -34,6 +34,11 @@ class Texts:
     cut: int
 
 
+def foreign(tokenizer: Any) -> bool:
+    """Whether a tokenizer is one of Hugging Face's, in open_clip's wrapper, and not open_clip's own."""
+    return hasattr(getattr(tokenizer, "tokenizer", tokenizer), "get_vocab")
+
+
 def check_texts(tokenizer: Any, task: Task, backbone: str, *, cut: bool) -> Texts:
     """Refuses prompts that a backbone cannot tell apart, or does not read to their ends.
 

@@ -29,6 +29,19 @@ def settings(tmp_path, task_data, small_backbone):
     return {"storage": tmp_path / "storage", "data": task_data, "pretrained": str(small_backbone)}
 
 
+def test_a_tokenizer_of_hugging_faces_is_known_to_the_plan(settings, monkeypatch):
+    config = Experiment(**settings, method=("lwf-vr", "condu"))
+    keys = []
+    for foreign in (False, True):
+        if foreign:
+            monkeypatch.setattr("condu_ray.plan.preflight.foreign", lambda tokenizer: True)
+        found = check(config)
+        assert found.foreign is foreign
+        keys.append([[expert.key for expert in one.experts] for one in plan_run(found, "fp32").methods])
+    assert keys[0][0] != keys[1][0]
+    assert keys[0][1] == keys[1][1]
+
+
 def test_good_input_passes_and_its_verdict_is_kept(settings):
     found = check(Experiment(**settings))
     assert [task.name for task in found.tasks] == ["walls", "doors", "cars"]

@@ -2,7 +2,7 @@ import pytest
 
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Experiment, Training
-from condu_ray.methods import get
+from condu_ray.methods import METHODS, get
 from condu_ray.options import Lora, Merging
 from condu_ray.plan.sessions import plan_method
 from condu_ray.store.ledger import ROOT
@@ -13,9 +13,9 @@ def tasks(task_data):
     return load_tasks(task_data, None)
 
 
-def plan(name, tasks, backbone="theta0", precision="fp32", **changes):
+def plan(name, tasks, backbone="theta0", precision="fp32", foreign=False, **changes):
     config = Experiment(**changes)
-    return plan_method(get(name, config), config, tasks, backbone, precision)
+    return plan_method(get(name, config), config, tasks, backbone, precision, foreign)
 
 
 def keys(found):
@@ -72,6 +72,13 @@ def test_a_setting_moves_exactly_what_depends_on_it(tasks, change, moves_experts
     base, other = plan("condu", tasks), plan("condu", tasks, **change)
     assert (keys(base) != keys(other)) == moves_experts
     assert ([s.state for s in base.sessions] != [s.state for s in other.sessions]) == moves_states
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "reference" not in get(name).needs])
+def test_experts_by_words_that_an_earlier_release_drew_otherwise_are_not_found_again(tasks, name):
+    """Those of tokenizers of Hugging Face's; all other keys are what they were."""
+    own, foreign = plan(name, tasks), plan(name, tasks, foreign=True)
+    assert (keys(own) != keys(foreign)) == (name == "lwf-vr")
 
 
 @pytest.mark.parametrize(
