@@ -24,14 +24,11 @@ from condu_ray.store.backend import backend
 from condu_ray.store.layout import record_path, trials_folder
 from condu_ray.store.location import Place
 
-FIXED = (
-    "storage", "run", "as_published", "method", "tasks", "seed", "data", "model", "pretrained", "recipe", "protocol",
-    "label_space", "shots", "paper", "on_mismatch", "validation_share", "validation_seed", "measure_on",
-)  # fmt: skip
-"""Top-level fields that are the same for all trials, or have an axis of their own."""
 SECTIONS = ("evaluation", "tracking", "cluster")
 """Parts that say how a sweep runs and not what it compares."""
-SHARED = ("training.workers", "training.threads", "training.lanes", "training.max_failures")
+SHARED = (
+    "training.workers", "training.threads", "training.lanes", "training.max_failures", "training.precision",
+)  # fmt: skip
 """Fields of lanes, which all trials share."""
 
 
@@ -125,7 +122,8 @@ def _check_axis(name: str, axes: Mapping[str, Any]) -> None:
     """Refuses a field that does not exist, is swept already, or is the same for all trials."""
     if name not in field_names():
         raise ConfigError(f"--sweep {name}: no such field{nearest(name, field_names())}")
-    if name in FIXED or name in SHARED or name.split(".")[0] in SECTIONS:
+    # Data and backbone, which top-level fields say, are read once; method and seed have axes of their own.
+    if "." not in name or name in SHARED or name.split(".")[0] in SECTIONS:
         raise ConfigError(f"--sweep {name}: is the same for all trials of a sweep; give it as --{name}")
     if name in axes:
         raise ConfigError(f"--sweep {name}: given twice; put all values in one")

@@ -66,6 +66,10 @@ def test_a_rate_by_which_no_task_is_trained_is_not_swept():
         (["model=a,b"], ["same for all trials"]),
         (["training.threads=1,2"], ["same for all trials"]),
         (["evaluation.max_images=1,2"], ["same for all trials"]),
+        (["training.precision=fp32,bf16"], ["same for all trials", "--training.precision"]),
+        (["template=a {}.,b {}."], ["same for all trials", "--template"]),
+        (["test_share=0.1,0.3"], ["same for all trials"]),
+        (["preprocess=openai,laion2b_s34b_b88k"], ["same for all trials"]),
     ],
 )
 def test_a_wrong_axis_is_refused_by_name(texts, words):
