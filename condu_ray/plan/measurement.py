@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from condu_ray.config import Experiment, Protocol, content_hash
@@ -112,6 +113,8 @@ def measurement_key(
         if inference.aggregation == "mixture":
             weights.append(MIXTURE_VERSION)
             weights += ["experts' temperatures"] if config.validation_share else []
+            if protocol == "union" and (standing := _standing(tuple(space), tuple(learned))):
+                weights.append(standing)
         # Prototypes are of their training data too, which the key of an expert from elsewhere says nothing of.
         if brought := {one.name: one.train_fingerprint for one in learned if one.name in config.imported}:
             weights.append(brought)
@@ -126,3 +129,17 @@ def measurement_key(
     if calibrated and config.validation_share and task.name in config.imported:  # by images that its key does not name
         measured.append(task.train_fingerprint)
     return content_hash([VERSION, backbone, weights, task.test_fingerprint, measured])[:24]
+
+
+@lru_cache(maxsize=64)
+def _standing(space: tuple[Task, ...], learned: tuple[Task, ...]) -> list[Any]:
+    """Prompts that stand for the classes that several tasks have, none of them learned: of the first in their order."""
+    from condu_ray.learn.routing import plain  # loads torch
+
+    known = {plain(name) for task in learned for name in task.classes}
+    said: dict[str, list[Any]] = {}
+    for task in space:
+        for name in task.classes:
+            if plain(name) not in known:
+                said.setdefault(plain(name), []).append([name, task.templates])
+    return sorted([name, prompts[0]] for name, prompts in said.items() if any(one != prompts[0] for one in prompts))

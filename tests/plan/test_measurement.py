@@ -1,6 +1,7 @@
 """Which measurements there are, and by what they are known again."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -207,3 +208,22 @@ def test_what_an_expert_from_elsewhere_is_asked_by_depends_on_its_tasks_data_too
     for seen in (True, False):  # an expert that was trained here has them in its key, and what was measured stays
         before = measurement_key(Experiment(), "theta0", "fp32", get(name), STATE, tasks[1], seen)
         assert key(other, tasks[1], seen, ()) == before
+
+
+def test_the_order_counts_where_it_says_whose_prompt_stands_for_a_class_that_nobody_learned(tasks):
+    """A mixture asks for it by the first task's prompt; a class of one task alone, or a learned one, is no case."""
+    walls, _, cars = tasks
+    alone = replace(cars, name="alone", classes=("yellow", "black"), templates=("a {} one.",))
+    yards = replace(cars, name="yards", classes=("White", "black"), templates=("a {} yard.",))
+
+    def key(*among, name="condu-svd", protocol="union"):
+        state = ModelState("state", (among[0].name,), ("key-1",))
+        space = label_space(protocol, among)
+        about = (Experiment(), "theta0", "fp32", get(name), state, among[0], True, protocol)
+        return measurement_key(*about, space, among[:1])
+
+    assert key(walls, cars, yards) != key(walls, yards, cars)
+    assert key(cars, walls, yards) == key(cars, yards, walls)
+    assert key(walls, cars, alone) == key(walls, alone, cars)
+    assert key(walls, cars, yards, name="condu") == key(walls, yards, cars, name="condu")
+    assert key(walls, cars, yards, protocol="xtail") == key(walls, yards, cars, protocol="xtail")
