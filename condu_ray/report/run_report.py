@@ -208,10 +208,14 @@ def _calibration(results: Mapping[str, Any]) -> list[str]:
     else:
         text += ", at temperature 1: no image was held out of training (`--validation_share`), so that no temperature "
         text += "can be fitted, and probabilities are used as they are."
+    named = {one["task"] for ones in found.values() for one in ones}
+    tasks = [task for task in results["tasks"] if task in named]
     rows = []
-    for name, tasks in found.items():
-        rows.append([escaped(name), *(_calibrated(one) for one in [*tasks, _mean(tasks)])])
-    heads = ["Method", *(escaped(one["task"]) for one in next(iter(found.values()))), "mean"]
+    for name, ones in found.items():
+        by_task = {one["task"]: one for one in ones}  # what an earlier release measured has none
+        cells = [by_task.get(task, {}) for task in tasks]
+        rows.append([escaped(name), *(_calibrated(one) for one in [*cells, _mean(cells)])])
+    heads = ["Method", *map(escaped, tasks), "mean"]
     return ["## Calibration", text, markdown_table(heads, rows, left=1)]
 
 

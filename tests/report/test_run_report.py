@@ -57,6 +57,19 @@ def load_strict(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda text: pytest.fail(f"{text} in JSON"))
 
 
+def test_calibration_stands_under_its_task_where_some_were_measured_by_an_earlier_release(tmp_path: Path) -> None:
+    results = make_results(3, ("individual", "condu-svd"))
+    ones = [{"task": task, "temperature": None, "before": 1.0 + place, "after": None} for place, task in
+            enumerate(results["tasks"])]  # fmt: skip
+    results["methods"]["individual"]["calibration"] = ones[1:]
+    results["methods"]["condu-svd"]["calibration"] = ones
+    write_report(results, tmp_path)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert "| Method | task_0 | task_1 | task_2 | mean |" in lines
+    assert "| individual | – | 2.0 | 3.0 | – |" in lines
+    assert "| condu-svd | 1.0 | 2.0 | 3.0 | 2.0 |" in lines
+
+
 def test_files(tmp_path: Path) -> None:
     results = make_results()
     paths = write_report(results, tmp_path / "new" / "report")
