@@ -129,7 +129,8 @@ class Cluster(Settings):
     cpus_per_worker: float = Field(0.5, gt=0)
     """Logical CPUs a training worker; one always has to stay free for the data workers."""
     gpus_per_worker: float | None = Field(None, ge=0)
-    """GPUs a training worker; default: 1 where the cluster has any, else 0."""
+    """GPUs a training worker; default: 1 where the cluster has several, 0.6 where it has one, 0 where none. With 0.5 or
+    less workers share a GPU, for lanes of one worker each: NCCL takes no two workers of a lane on one."""
     decoders: int = Field(0, ge=0)
     """Ray Data actors a training worker that read, decode and augment images (0.2 logical CPUs each); 0: one without
     GPUs, and with them one for each CPU of a GPU but the worker's own, four at most."""

@@ -74,17 +74,25 @@ def room(
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     gpu_each, gpu_evaluator = 0.0, 0.0
     if gpus and gpus_per_worker != 0:
-        # A single GPU is shared by trainer and evaluator; with more, evaluators have one of their own.
+        # A single GPU is shared by trainer and evaluator; with more, evaluators have their own. None asks for more
+        # than a worker, whose place it takes where lanes have ended.
         gpu_each = gpus_per_worker or (0.6 if gpus < 2 else 1.0)
-        gpu_evaluator = 1.0 if gpus >= 2 else max(0.0, 1.0 - gpu_each)
+        gpu_evaluator = max(0.0, 1.0 - gpu_each) if gpus < 2 and gpu_each > 0.5 else min(1.0, gpu_each)
     elif gpus_per_worker:
         raise ResourceError(f"cluster.gpus_per_worker is {gpus_per_worker:g}, but the cluster has no GPU")
+    if workers > 1 and 0 < gpu_each <= 0.5:
+        raise ResourceError(
+            f"cluster.gpus_per_worker is {gpu_each:g}: of the {workers} workers of a lane several would be on one GPU, "
+            "which NCCL refuses; give cluster.gpus_per_worker 1, or training.workers 1, of which more lanes fit"
+        )
     if not decoders:
         decoders = min(MOST_DECODERS, max(1, int(cpus // max(gpus, 1)) - 1)) if gpu_each else 1
     lane_cpus = workers * (cpus_per_worker + decoders * DECODER_CPUS)
     wanted_evaluators = evaluators or (max(1, int(gpus // 8)) if gpu_each else 0)
     fit = int((cpus - max(1, wanted_evaluators) * EVALUATOR_CPUS) / lane_cpus + 1e-9)
-    if gpu_each:
+    if 0 < gpu_each == gpu_evaluator < 1:  # a GPU holds 0.4 twice, and what is left of it is nobody's
+        fit = min(fit, (int(gpus) * int(1 / gpu_each + 1e-9) - wanted_evaluators) // workers)
+    elif gpu_each:
         fit = min(fit, int((gpus - wanted_evaluators * gpu_evaluator) / (workers * gpu_each) + 1e-9))
     if fit < 1:
         raise ResourceError(

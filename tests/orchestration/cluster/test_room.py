@@ -22,6 +22,14 @@ BASE = {
         ({"CPU": 32, "GPU": 4}, {"workers": 3}, 1, 1, 1),
         ({"CPU": 128, "GPU": 16}, {"workers": 2}, 7, 2, 1),
         ({"CPU": 8, "GPU": 2}, {"gpus_per_worker": 0}, 8, 4, 0),
+        ({"CPU": 16, "GPU": 1}, {"gpus_per_worker": 1}, 1, 1, 1),
+        ({"CPU": 16, "GPU": 1}, {"gpus_per_worker": 0.5}, 1, 1, 0.5),
+        ({"CPU": 16, "GPU": 1}, {"gpus_per_worker": 0.4}, 1, 1, 0.4),
+        ({"CPU": 16, "GPU": 1}, {"gpus_per_worker": 0.25}, 3, 1, 0.25),
+        ({"CPU": 32, "GPU": 4}, {"gpus_per_worker": 0.6}, 3, 1, 0.6),
+        ({"CPU": 32, "GPU": 4}, {"gpus_per_worker": 0.5}, 7, 1, 0.5),
+        ({"CPU": 32, "GPU": 4}, {"gpus_per_worker": 0.4, "evaluators": 3}, 5, 3, 0.4),
+        ({"CPU": 32, "GPU": 4}, {"gpus_per_worker": 0.6, "workers": 3}, 1, 1, 0.6),
     ],
 )
 def test_room(resources, change, lanes, evaluators, gpus):
@@ -56,9 +64,31 @@ def test_data_workers_follow_from_the_cpus_of_a_gpu_where_nobody_says_how_many(r
         ({"CPU": 2}, {"lanes": 3}, "training.lanes is 3, but the cluster has room for 2"),
         ({"CPU": 4}, {"gpus_per_worker": 1}, "has no GPU"),
         ({"CPU": 64, "GPU": 4}, {"workers": 4}, "4 GPUs"),
+        ({"CPU": 64, "GPU": 4}, {"workers": 4, "gpus_per_worker": 0.6}, "2.4 GPUs besides .* and 0.6 GPUs"),
+        ({"CPU": 64, "GPU": 4}, {"workers": 2, "gpus_per_worker": 0.5}, "on one GPU, which NCCL refuses"),
         ({}, {}, "0 CPUs"),
     ],
 )
 def test_what_would_wait_for_ever_is_refused_with_its_numbers(resources, change, words):
     with pytest.raises(ResourceError, match=words):
         room(resources, **(BASE | change))
+
+
+@pytest.mark.parametrize("share", [None, 0.1, 0.25, 0.4, 0.5, 0.6, 0.9, 1, 2])
+@pytest.mark.parametrize("gpus", [1, 2, 4])
+def test_an_evaluator_has_room_in_a_workers_place(gpus, share):
+    """Where lanes have ended others start in their places, and are given work: one without room keeps it for ever."""
+    if share and share > gpus:
+        return
+    try:
+        found = room({"CPU": 64, "GPU": gpus}, **(BASE | {"gpus_per_worker": share}))
+    except ResourceError:  # two GPUs a worker, and no third
+        return
+    assert found.gpus_per_evaluator <= found.gpus_per_worker
+    shares = sorted([found.gpus_per_worker] * found.lanes + [found.gpus_per_evaluator] * found.evaluators, reverse=True)
+    left = [1.0] * gpus
+    for wanted in shares:  # each on one GPU, as Ray places it
+        for _ in range(max(1, int(wanted))):
+            one = min(wanted, 1)
+            place = next(place for place, free in enumerate(left) if free + 1e-9 >= one)
+            left[place] -= one
