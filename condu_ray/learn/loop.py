@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from condu_ray.learn import checkpoint
 from condu_ray.learn.agreement import CHECK_STEPS, Agreement, named
+from condu_ray.learn.draws import Draws
 from condu_ray.learn.losses import READ_STEPS, DivergedError, Losses
 from condu_ray.learn.objective import Batch, ClipClassifier, Objective
 from condu_ray.vlm.inputs import on_device
@@ -149,7 +150,7 @@ def backward(classifier: nn.Module, objective: Objective, batch: Batch, seen: Ca
     """Adds a step's gradients to the parameters', by `training.accumulate` parts of the batch.
 
     The parts' images go through the model one after the other, against the prompts' features without their graph; what
-    the parts owe to these goes back through the text tower with the last one.
+    the parts owe to these goes back through the text tower with the last one, which drops out what the first pass did.
 
     Args:
         classifier: as in `fine_tune`.
@@ -165,6 +166,7 @@ def backward(classifier: nn.Module, objective: Objective, batch: Batch, seen: Ca
     if first:
         alone = classifier.module if isinstance(classifier, DistributedDataParallel) else classifier
         assert isinstance(alone, ClipClassifier)
+        alone.draws = Draws(device)
         with torch.no_grad(), compute_context(device, lesson.precision):
             leaf_CD = alone.texts(objective.inputs(last)[1])
         leaf_CD.requires_grad_()

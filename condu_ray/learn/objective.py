@@ -8,6 +8,7 @@ may touch parameters and optimizer, `finish` and `files` say what remains.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from condu_ray.learn.draws import Draws
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.sharing import encode_shared
 from condu_ray.vlm.context import Cut, encode_text
@@ -33,17 +35,21 @@ class ClipClassifier(nn.Module):
 
     Attributes:
         shared: tokens that all workers of the expert have alike in every step: each encodes a part of them.
+        draws: what the prompts' pass of `forward` draws; None: what comes next.
     """
 
     def __init__(self, model: CLIP) -> None:
         super().__init__()
         self.model: CLIP = model
         self.shared: Tensor | None = None
+        self.draws: Draws | None = None
         self._cut = Cut(model)
 
     def forward(self, images_BCHW: Tensor, tokens_CL: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the L2-normalised features of images [B, D] and prompts [C, D], float32 (or a model's float64)."""
-        return self.images(images_BCHW), self.texts(tokens_CL)
+        image_BD = self.images(images_BCHW)
+        with self.draws.again() if self.draws else nullcontext():
+            return image_BD, self.texts(tokens_CL)
 
     def images(self, images_BCHW: Tensor) -> Tensor:
         """Returns the L2-normalised features of images [B, D]."""

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed
+from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from condu_ray.benchmark import load_task
@@ -28,7 +29,7 @@ IMAGES = 12
 CASES = [(prompts, accumulate) for prompts in (1, 2, 5) for accumulate in (1, 3)]
 
 
-def gradients(backbone, data, prompts, accumulate, rank=0, world=1, share=True):
+def gradients(backbone, data, prompts, accumulate, rank=0, world=1, share=True, dropout=0.0):
     """A worker's loss, its gradients by name, and how many prompts went through its text tower with gradients."""
     model = load_backbone(backbone_spec(pretrained=str(backbone)))
     model.model.double()
@@ -57,7 +58,11 @@ def gradients(backbone, data, prompts, accumulate, rank=0, world=1, share=True):
     model.model.token_embedding.register_forward_hook(
         lambda layer, given, found: encoded.append(len(given[0])) if found.requires_grad else None
     )
+    model.model.ln_final.register_forward_hook(
+        lambda layer, given, found: functional.dropout(found, dropout) if dropout else found
+    )
     clip.shared = objective.tokens_CL if share and world > 1 else None
+    torch.manual_seed(0)
     classifier = DistributedDataParallel(clip) if world > 1 else clip
     backward(classifier, objective, Batch(0, images[own], labels[own]), seen.append)
     return seen[0].item(), {name: p.grad for name, p in lesson.parameters.items()}, sum(encoded)
@@ -100,6 +105,19 @@ def test_parts_have_the_gradients_of_the_whole(small_backbone, task_data, accumu
     assert in_parts == pytest.approx(loss, rel=1e-12)
     assert any(tensor.abs().max() > 1e-3 for tensor in expected.values())
     assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("accumulate", [2, 12])
+def test_parts_see_prompts_of_one_dropout(small_backbone, task_data, accumulate):
+    """What the images owe to a prompt goes back through what they saw; what is drawn later is drawn as ever."""
+    loss, expected, _ = gradients(small_backbone, task_data, 5, 1, dropout=0.5)
+    following = torch.rand(())
+    in_parts, found, _ = gradients(small_backbone, task_data, 5, accumulate, dropout=0.5)
+    assert in_parts == pytest.approx(loss, rel=1e-12)
+    assert in_parts != pytest.approx(gradients(small_backbone, task_data, 5, 1)[0], rel=1e-3)
+    assert_equal(found, expected)
+    gradients(small_backbone, task_data, 5, accumulate, dropout=0.5)
+    assert torch.rand(()) == following
 
 
 @pytest.mark.slow
