@@ -15,7 +15,9 @@ def resolved_precision(wanted: str, cuda: bool) -> str:
     if wanted != "auto":
         return wanted
     if cuda:
-        return "fp32" if torch.cuda.is_available() and not torch.cuda.is_bf16_supported() else "bf16"
+        # Unasked, torch counts GPUs that only imitate it (V100, T4), more slowly than they compute in fp32.
+        lacks = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return "fp32" if lacks else "bf16"
     return "bf16" if bf16_is_fast() else "fp32"
 
 
