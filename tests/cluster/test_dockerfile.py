@@ -62,6 +62,13 @@ def test_the_user_is_the_manifests(target):
     assert f"--uid {user.rest.split(':')[0]}" in next(s.rest for s in steps(target, "RUN") if "useradd" in s.rest)
 
 
+def test_where_there_are_gpus_there_are_the_compilers_that_are_asked_for():
+    """Triton looks for `gcc`, and `training.compile` is refused without `g++` (vlm/towers.py)."""
+    installed = {word for step in steps("cuda", "RUN") if "apt-get install" in step.rest for word in step.rest.split()}
+    assert {"gcc", "g++", "libc6-dev"} <= installed
+    assert steps("cuda", "USER")[-1].rest == steps("cpu", "USER")[-1].rest
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_entry_points_lie_in_the_working_folder(target):
     """`ray job submit -- python jobs/run_mtil.py` runs where `ray start` ran."""
