@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from condu_ray.learn.agreement import CHECK_STEPS, Agreement, named
 from condu_ray.learn.draws import Draws
 from condu_ray.learn.losses import READ_STEPS, DivergedError, Losses
 from condu_ray.learn.objective import Batch, ClipClassifier, Objective
+from condu_ray.learn.strictness import Around, strictly
 from condu_ray.vlm.inputs import on_device
 from condu_ray.vlm.towers import train_mode
 
@@ -106,6 +108,7 @@ def fine_tune(
     train_mode(classifier)
     losses = Losses(agreement, task, peak, 1 if device.type == "cpu" else READ_STEPS)
     begin, waited, images = 0.0, 0.0, 0
+    strict: Around = nullcontext
     for step in range(lesson.begin, settings.steps):
         before = time.perf_counter()
         rows = next(batches, None)
@@ -115,13 +118,17 @@ def fine_tune(
             raise RuntimeError(f"task {task}: the data stream ended at step {step} of {settings.steps}")
         label_B = on_device(rows["label"], device)
         batch = Batch(step, lesson.images(rows["image"]), label_B)
+        if step == lesson.begin:
+            part = batch.parts(settings.accumulate)[0].images
+            computing = partial(compute_context, device, lesson.precision)
+            strict = strictly(_alone(classifier), part, objective.tokens_CL, computing)
         if step == lesson.begin and earlier is not None:
             checkpoint.settle(classifier, objective, batch)
             checkpoint.restore(earlier, optimizer, objective, losses)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings.steps, settings.warmup, peak)
         optimizer.zero_grad(set_to_none=True)
-        backward(classifier, objective, batch, losses.add)
+        backward(classifier, objective, batch, losses.add, strict)
         optimizer.step()
         objective.after_step(step, optimizer)
         if (step + 1) % CHECK_STEPS == 0 and step + 1 < settings.steps:
@@ -146,7 +153,13 @@ def fine_tune(
     return sum(tail) / len(tail)
 
 
-def backward(classifier: nn.Module, objective: Objective, batch: Batch, seen: Callable[[Tensor], None]) -> None:
+def backward(
+    classifier: nn.Module,
+    objective: Objective,
+    batch: Batch,
+    seen: Callable[[Tensor], None],
+    strict: Around = nullcontext,
+) -> None:
     """Adds a step's gradients to the parameters', by `training.accumulate` parts of the batch.
 
     The parts' images go through the model one after the other, against the prompts' features without their graph; what
@@ -157,6 +170,7 @@ def backward(classifier: nn.Module, objective: Objective, batch: Batch, seen: Ca
         objective: the loss.
         batch: the step's.
         seen: given the loss before the last part's backward pass, in which workers wait for each other.
+        strict: what backward passes run in.
     """
     lesson = objective.lesson
     device, count = lesson.device, lesson.settings.accumulate
@@ -164,7 +178,7 @@ def backward(classifier: nn.Module, objective: Objective, batch: Batch, seen: Ca
     found: list[Tensor] = []
     leaf_CD = None
     if first:
-        alone = classifier.module if isinstance(classifier, DistributedDataParallel) else classifier
+        alone = _alone(classifier)
         assert isinstance(alone, ClipClassifier)
         alone.draws = Draws(device)
         with torch.no_grad(), compute_context(device, lesson.precision):
@@ -174,7 +188,7 @@ def backward(classifier: nn.Module, objective: Objective, batch: Batch, seen: Ca
             with compute_context(device, lesson.precision):
                 loss = objective.loss(part, alone.images(objective.inputs(part)[0]), leaf_CD) / count
             found.append(loss.detach())
-            with _attention(device):
+            with strict(), _attention(device):
                 loss.backward()
     with compute_context(device, lesson.precision):
         image_BD, text_CD = classifier(*objective.inputs(last))
@@ -183,8 +197,13 @@ def backward(classifier: nn.Module, objective: Objective, batch: Batch, seen: Ca
     seen(torch.stack([*found, loss.detach()]).sum())
     if leaf_CD is not None and leaf_CD.grad is not None:
         loss = loss + (text_CD * leaf_CD.grad).sum()
-    with _attention(device):  # by which activations are computed again where they were not kept
+    with strict(), _attention(device):  # by which activations are computed again where they were not kept
         loss.backward()
+
+
+def _alone(classifier: nn.Module) -> nn.Module:
+    """Returns a worker's own model."""
+    return classifier.module if isinstance(classifier, DistributedDataParallel) else classifier
 
 
 def check_workers(agreement: Agreement, task: str, step: int, agreed: int) -> None:
