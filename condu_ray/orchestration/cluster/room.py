@@ -90,8 +90,8 @@ def room(
     lane_cpus = workers * (cpus_per_worker + decoders * DECODER_CPUS)
     wanted_evaluators = evaluators or (max(1, int(gpus // 8)) if gpu_each else 0)
     fit = int((cpus - max(1, wanted_evaluators) * EVALUATOR_CPUS) / lane_cpus + 1e-9)
-    if 0 < gpu_each == gpu_evaluator < 1:  # a GPU holds 0.4 twice, and what is left of it is nobody's
-        fit = min(fit, (int(gpus) * int(1 / gpu_each + 1e-9) - wanted_evaluators) // workers)
+    if 0 < gpu_each == gpu_evaluator < 1:
+        fit = min(fit, (places(gpus, gpu_each) - wanted_evaluators) // workers)
     elif gpu_each:
         fit = min(fit, int((gpus - wanted_evaluators * gpu_evaluator) / (workers * gpu_each) + 1e-9))
     if fit < 1:
@@ -107,6 +107,11 @@ def room(
     chosen = lanes or (fit if gpu_each else min(fit, busy))
     spare = int((cpus - chosen * lane_cpus) / EVALUATOR_CPUS + 1e-9)
     return Room(chosen, gpu_each, gpu_evaluator, wanted_evaluators or max(1, min(chosen // 2, spare)), decoders)
+
+
+def places(gpus: float, share: float) -> int:
+    """Returns how many may have a share of a GPU: one holds 0.4 twice, and what is left of it is nobody's."""
+    return int(gpus) * int(1 / share + 1e-9) if share < 1 else int(gpus / share + 1e-9)
 
 
 def room_for(config: Experiment, resources: dict[str, float] | None = None) -> Room:

@@ -13,7 +13,7 @@ from typing import Any
 
 from condu_ray.orchestration.cluster import env, stop
 from condu_ray.orchestration.cluster.failure import RunError
-from condu_ray.orchestration.cluster.room import ResourceError
+from condu_ray.orchestration.cluster.room import ResourceError, places
 from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.use.serving import ServeArguments, Source
 
@@ -176,6 +176,12 @@ def check_room(arguments: ServeArguments, resources: dict[str, float], front: fl
                 f"{models} replicas and {arguments.fronts} fronts ask for {wanted:g} {name}s, and the cluster has "
                 f"{resources.get(name, 0.0):g}; lower --min_replicas or --{name.lower()}s_per_replica"
             )
+    share, gpus = arguments.gpus_per_replica, resources.get("GPU", 0.0)
+    if share and (found := places(gpus, share)) < models:
+        raise ResourceError(
+            f"{gpus:g} GPUs hold {found} replicas of {share:g} each, of which none is on two, and there are to be "
+            f"{models}; lower --min_replicas or --gpus_per_replica"
+        )
 
 
 def free_port(host: str, port: int) -> int:

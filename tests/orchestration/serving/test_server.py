@@ -32,6 +32,10 @@ def test_replicas_that_would_wait_for_ever_are_refused():
     check_room(on_gpus, {"CPU": 8.0, "GPU": 2.0}, 0.1)
     with pytest.raises(ResourceError, match=r"ask for 2 GPUs, and the cluster has 0.*--gpus_per_replica"):
         check_room(on_gpus, {"CPU": 8.0}, 0.1)
+    large = arguments.model_copy(update={"gpus_per_replica": 0.6})
+    check_room(large, {"CPU": 8.0, "GPU": 4.0}, 0.1)
+    with pytest.raises(ResourceError, match=r"3 GPUs hold 3 replicas of 0.6 each.*are to be 4; lower --min_replicas"):
+        check_room(large, {"CPU": 8.0, "GPU": 3.0}, 0.1)
 
 
 def test_the_reason_of_a_failure_is_its_last_error():
