@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_VERSION
 from condu_ray.store import artifacts
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.store.backend import backend
@@ -18,6 +19,7 @@ from condu_ray.store.layout import (
     experts_folder,
     features_folder,
     ledger_path,
+    mini_mtil_folder,
     prototypes_folder,
     run_folder,
     runs_folder,
@@ -100,13 +102,16 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
         place = checkpoints_folder(storage) / key
         if any(_meta(folder).get("task") == task for folder in _artifacts(place)):
             take(place, "checkpoints", learners)
-    data = [f"datasets/{name}" for name in artifacts.names(datasets_folder(storage)) if name.startswith(f"{task}-")]
-    return Purged(tuple(removed), tuple(held), tuple(_left(data)))
+    return Purged(tuple(removed), tuple(held), tuple(_left(storage, task)))
 
 
-def _left(data: Iterable[str]) -> Iterator[str]:
-    for path in data:
-        yield f"{path}: images that were converted from your data; remove the folder by hand"
+def _left(storage: Place, task: str) -> Iterator[str]:
+    drawn = mini_mtil_folder(storage, MINI_MTIL_VERSION)  # the package's own images, which all runs of mini-MTIL read
+    for folder in _artifacts(datasets_folder(storage)):
+        if folder.name != drawn.name and artifacts.names(
+            folder / task
+        ):  # converted, few shots, or held out of training
+            yield f"datasets/{folder.name}/{task}: images that were made from your data; remove the folder by hand"
     yield "your own data, bundles and models that were exported or registered, and backups: no run reaches them"
     yield "accuracies, in evaluations/, MLflow and reports that are elsewhere: numbers, no weights and no images"
 
