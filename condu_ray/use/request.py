@@ -6,7 +6,7 @@ import base64
 import binascii
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -105,17 +105,35 @@ def _form(content_type: str, body: bytes) -> tuple[bytes, dict[str, Any]]:
     message = BytesParser(policy=HTTP).parsebytes(head + body)
     if not message.is_multipart():
         raise RequestError(400, "the form cannot be read: its parts are not between the boundary that its header names")
-    image, more = b"", dict[str, Any]()
+    images, texts = list[bytes](), list[tuple[str, str]]()
     for part in message.iter_parts():
         name = part.get_param("name", header="content-disposition")
         content = part.get_payload(decode=True)
         if not isinstance(name, str) or not isinstance(content, bytes):
             raise RequestError(400, "the form cannot be read: a part has no name, or parts of its own")
         if name == "image":
-            image = content
+            images.append(content)
         else:
-            more[name] = content.decode("utf-8", "replace")
-    return image, {name: text for name, text in more.items() if text != ""}
+            texts.append((name, content.decode("utf-8", "replace")))
+    if len(images) > 1:
+        raise RequestError(400, f"image: is given {len(images)} times; send a request for each picture")
+    return b"".join(images), gathered(texts)
+
+
+def gathered(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns an address's or a form's fields; `classes` may come one by one, as clients write a list of texts.
+
+    Raises:
+        RequestError: another one is given twice, of which one would be left out.
+    """
+    found: dict[str, list[str]] = {}
+    for name, text in pairs:
+        if text != "":
+            found.setdefault(name, []).append(text)
+    for name, texts in found.items():
+        if len(texts) > 1 and name != "classes":
+            raise RequestError(400, f"{name[:40]}: is given {len(texts)} times; give it once")
+    return {name: ",".join(texts) for name, texts in found.items()}
 
 
 def _json(body: bytes) -> tuple[bytes, dict[str, Any]]:

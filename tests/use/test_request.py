@@ -27,9 +27,9 @@ def encoded(form="PNG", size=(30, 20), **how):
     return buffer.getvalue()
 
 
-def form(**fields):
+def form(*again, **fields):
     parts = []
-    for name, value in fields.items():
+    for name, value in [*fields.items(), *again]:
         file = '; filename="a.png"' if name == "image" else ""
         content = value if isinstance(value, bytes) else value.encode()
         parts.append(f'--x-1\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode() + content)
@@ -48,6 +48,8 @@ IN_BASE64 = base64.b64encode(PICTURE).decode()
         ("application/octet-stream", PICTURE, {"task": "walls", "classes": "a,b", "top_k": 2, "template": "a {}."}),
         ("multipart/form-data; boundary=x-1",
          form(task="walls", image=PICTURE, classes="a,b", top_k="2", template="a {}."), {}),
+        ("multipart/form-data; boundary=x-1",
+         form(("classes", "b"), task="walls", image=PICTURE, classes="a", top_k="2", template="a {}."), {}),
         ("multipart/form-data; boundary=x-1", form(image=PICTURE, top_k="2", template="a {}."),
          {"task": "walls", "classes": "a,b", "top_k": "9"}),
         ("application/json; charset=utf-8", json.dumps({"image": IN_BASE64, "task": "walls", "classes": ["a", "b"],
@@ -92,6 +94,20 @@ def test_what_is_left_out_is_not_asked():
         ("multipart/form-data; boundary=y", form(image=PICTURE), {}, 400, "form cannot be read|no picture"),
         ("multipart/form-data; boundary=x-1", b"--x-1\r\n\r\nabc\r\n--x-1--", {}, 400, "a part has no name"),
         ("multipart/form-data; boundary=x-1", form(task="walls"), {}, 400, "there is no picture"),
+        (
+            "multipart/form-data; boundary=x-1",
+            form(("image", PICTURE), image=PICTURE),
+            {},
+            400,
+            "image: is given 2 times",
+        ),
+        (
+            "multipart/form-data; boundary=x-1",
+            form(("task", "doors"), image=PICTURE, task="walls"),
+            {},
+            400,
+            "task: is given 2 times; give it once",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_status(kind, body, query, status, words):

@@ -19,7 +19,7 @@ from condu_ray import __version__
 from condu_ray.names import nearest
 from condu_ray.orchestration.serving.documents import Health, Prediction, Refusal, Served, reference
 from condu_ray.use.edition import About
-from condu_ray.use.request import Asked, RequestError, read_picture, read_request
+from condu_ray.use.request import Asked, RequestError, gathered, read_picture, read_request
 from condu_ray.use.serving import Serving
 from condu_ray.vlm.preprocess import Preprocessor
 
@@ -129,9 +129,9 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
 
     async def work(request: Request) -> dict[str, Any]:
         body = await read_body(request, serving.max_bytes)
-        kind = request.headers.get("content-type", "")
+        kind, query = request.headers.get("content-type", ""), gathered(request.query_params.multi_items())
         async with decoding:  # a form of some megabytes takes half a second, in which all others would wait
-            image, asked = await asyncio.to_thread(read_request, kind, body, request.query_params, serving)
+            image, asked = await asyncio.to_thread(read_request, kind, body, query, serving)
         about = served()  # one state from here on, whatever is swapped meanwhile
         preprocessor = backend.preprocessor
         if (sentence := about.refused.get(asked.task or "")) is not None:

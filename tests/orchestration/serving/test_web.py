@@ -104,6 +104,13 @@ def test_a_refusal_is_one_sentence_in_json(client, backend, picture, path, conte
     assert not backend.asked
 
 
+def test_a_list_in_the_address_is_taken_whole(client, backend, picture):
+    client.post("/predict", content=picture, params={"classes": ["a cat", "a dog"]}).raise_for_status()
+    assert backend.asked[0][2].classes == ("a cat", "a dog")
+    answer = client.post("/predict", content=picture, params={"task": ["walls", "doors"]})
+    assert (answer.status_code, answer.json()["detail"]) == (400, "task: is given 2 times; give it once")
+
+
 def test_a_body_without_a_length_is_read_no_further_than_the_limit(client):
     sent = []
 
