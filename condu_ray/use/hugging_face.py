@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from condu_ray.store.artifacts import save_tensors
 from condu_ray.use.model_folder import model_config
@@ -34,6 +34,7 @@ INNER = {
     "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
     "attn.out_proj": "self_attn.out_proj",
 }  # fmt: skip
+EPS = 1e-5
 ACTIVATIONS = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 
 
@@ -82,12 +83,9 @@ def write_clip(backbone: Backbone, folder: Path) -> None:
         UseError: the architecture, its tokenizer or its preprocessing has no counterpart there.
         WriteError: the disk is full or fails.
     """
-    files = {
-        "config.json": _config(backbone),
-        "preprocessor_config.json": _preprocessor(backbone),
-        **_tokenizer(backbone),
-    }
-    save_tensors(folder / "model.safetensors", clip_tensors(backbone.model.state_dict()))
+    tensors, words = clip_tensors(backbone.model.state_dict()), _tokenizer(backbone)  # these say whether it is a CLIP
+    files = {"config.json": _config(backbone), "preprocessor_config.json": _preprocessor(backbone), **words}
+    save_tensors(folder / "model.safetensors", tensors)
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content, indent=1, ensure_ascii=False)
         (folder / name).write_text(text, encoding="utf-8")
@@ -99,12 +97,14 @@ def _config(backbone: Backbone) -> dict[str, Any]:
     used = [name for name in activations(model) if name in ACTIVATIONS]
     if len(used) != 1 or set(activations(model)) != set(used):
         raise UseError(f"--format hf: activations {', '.join(activations(model))}: CLIPModel has QuickGELU or GELU")
+    if problem := _forward(model):
+        raise UseError(f"--format hf: {problem}, as CLIPModel does not; export it as open_clip")
     state, size = model.state_dict(), backbone.spec.image_size
     patch = int(state["visual.conv1.weight"].shape[-1]) if "visual.conv1.weight" in state else 0
     if not patch or size[0] != size[1]:
         raise UseError("--format hf: CLIPModel has a Vision Transformer on square pictures; export it as open_clip")
     words, width = state["token_embedding.weight"].shape
-    shared = {"hidden_act": ACTIVATIONS[used[0]], "layer_norm_eps": 1e-5, "projection_dim": said["embed_dim"]}
+    shared = {"hidden_act": ACTIVATIONS[used[0]], "layer_norm_eps": EPS, "projection_dim": said["embed_dim"]}
     wide = int(state["visual.conv1.weight"].shape[0])
     return {
         "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": said["embed_dim"],
@@ -124,6 +124,20 @@ def _config(backbone: Backbone) -> dict[str, Any]:
             "intermediate_size": int(state["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0]), **shared,
         },
     }  # fmt: skip
+
+
+def _forward(model: Any) -> str:
+    """What a model does that no tensor tells of, and that CLIPModel would do in another way; empty: nothing."""
+    visual = model.visual
+    eps = [one.eps for one in model.modules() if isinstance(one, nn.LayerNorm) and one.eps != EPS]
+    found = {
+        f"pictures are pooled by {visual.pool_type!r}": visual.pool_type != "tok",
+        f"texts are pooled by {model.text_pool_type!r}": model.text_pool_type != "argmax",
+        "each token of a text sees those after it": model.attn_mask is None,
+        f"a LayerNorm has eps {max(eps, default=EPS):g}": bool(eps),
+        "GELU is approximated": any(isinstance(one, nn.GELU) and one.approximate != "none" for one in model.modules()),
+    }
+    return next((what for what, is_so in found.items() if is_so), "")
 
 
 def _preprocessor(backbone: Backbone) -> dict[str, Any]:

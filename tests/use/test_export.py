@@ -7,15 +7,17 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from condu_ray import Predictor, load_backbone
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.use.bundle import read_bundle, write_bundle
 from condu_ray.use.export import export_model
+from condu_ray.use.hugging_face import write_clip
 from condu_ray.use.loading import load_served
 from condu_ray.use.served import UseError
 from condu_ray.vlm.inputs import normalise
@@ -118,6 +120,30 @@ class TestModel:
         assert vocabulary == own.encoder
         merges = (tmp_path / "model" / "merges.txt").read_text().splitlines()[1:]
         assert {tuple(line.split(" ")): place for place, line in enumerate(merges)} == own.bpe_ranks
+
+    @pytest.mark.parametrize(
+        ("tower", "more", "words"),
+        [
+            ("vision_cfg", {"pool_type": "avg"}, "pictures are pooled by 'avg', as CLIPModel does not"),
+            ("text_cfg", {"pool_type": "last"}, "texts are pooled by 'last'"),
+            ("text_cfg", {"no_causal_mask": True}, "each token of a text sees those after it"),
+            ("text_cfg", {"norm_kwargs": {"eps": 1e-6}}, "a LayerNorm has eps 1e-06"),
+            ("text_cfg", {"act_kwargs": {"approximate": "tanh"}}, "GELU is approximated"),
+            ("vision_cfg", {"layers": [1, 1, 1, 1], "image_size": 32, "patch_size": None}, "no counterpart"),
+        ],
+    )  # fmt: skip
+    def test_what_hugging_faces_model_would_compute_otherwise_is_refused(
+        self, small_backbone, tmp_path, tower, more, words
+    ):
+        said = json.loads((small_backbone / "open_clip_config.json").read_text())
+        said["model_cfg"][tower] |= more
+        model = open_clip.model.CLIP(**said["model_cfg"])
+        folder = tmp_path / "backbone"
+        shutil.copytree(small_backbone, folder)
+        (folder / "open_clip_config.json").write_text(json.dumps(said))
+        save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+        with pytest.raises(UseError, match=words):
+            write_clip(load_backbone(pretrained=str(folder)), tmp_path)
 
     def test_transformers_loads_it(self, found, images, tmp_path):
         transformers = pytest.importorskip("transformers", reason="transformers is not installed")
