@@ -106,11 +106,10 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
 
 
 def _left(storage: Place, task: str) -> Iterator[str]:
-    drawn = mini_mtil_folder(storage, MINI_MTIL_VERSION)  # the package's own images, which all runs of mini-MTIL read
-    for folder in _artifacts(datasets_folder(storage)):
-        if folder.name != drawn.name and artifacts.names(
-            folder / task
-        ):  # converted, few shots, or held out of training
+    drawn = mini_mtil_folder(storage, MINI_MTIL_VERSION).name  # the package's own images, which many runs read
+    made = (folder for folder in _artifacts(datasets_folder(storage)) if folder.name != drawn)
+    for folder in made:  # converted, few shots, or held out of training
+        if artifacts.names(folder / task):
             yield f"datasets/{folder.name}/{task}: images that were made from your data; remove the folder by hand"
     yield "your own data, bundles and models that were exported or registered, and backups: no run reaches them"
     yield "accuracies, in evaluations/, MLflow and reports that are elsewhere: numbers, no weights and no images"
