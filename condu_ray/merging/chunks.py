@@ -78,7 +78,7 @@ def unify_chunks(
     sums: Tensor,
     chunk_size: int = 0,
 ) -> None:
-    """Unifies one tensor; arguments as those of ``fused_jobs.unify_jobs``, on any device.
+    """Unifies one tensor, on any device.
 
     Args:
         d: The new delta's tensor, flat, contiguous, any floating dtype.

@@ -33,18 +33,7 @@ _ROUNDED = {torch.float32: 0, torch.float64: 0, torch.bfloat16: 1, torch.float16
 def unify_jobs(
     d: Tensor, u_old: Tensor, u_new: Tensor, rows_old: Tensor, rows_new: Tensor, tables: Tensor, sums: Tensor
 ) -> Iterator[Job]:
-    """The work of unifying one tensor.
-
-    Args:
-        d: The new delta's tensor, flat, contiguous, any floating dtype.
-        u_old: u before, like ``d``; ``d`` itself where there is no task yet.
-        u_new: Takes u, like ``d``.
-        rows_old: Masks before, ``uint8`` ``[T, W]``.
-        rows_new: Takes the masks, ``uint8`` ``[T + 1, W]``.
-        tables: Of every 8 earlier tasks the sum and the largest of the rescalers that a code selects, in the dtype to
-            compute in: ``[groups, 256, 2]``.
-        sums: Takes every block's sizes of the tasks' masked u and of the new delta: float64 ``[blocks, T + 2]``.
-    """
+    """The work of unifying one tensor: arguments as those of ``chunks.unify_chunks``, on a CPU, ``d`` contiguous."""
     width, rounded, count = trigger_bytes(len(d)), _ROUNDED[d.dtype], blocks.block_count(len(d))
     arrays = rows_old.reshape(-1).numpy(), rows_new.view(-1).numpy(), tables.view(-1).numpy(), sums.numpy()
     for first, last in _pieces(count, _WIDENED if rounded else PIECE):
