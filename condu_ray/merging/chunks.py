@@ -30,7 +30,6 @@ CHUNK_CUDA = 1 << 22
 
 _CODE_BITS = ((torch.arange(256)[:, None] >> torch.arange(GROUP)) & 1).double()  # bit t of code c: [256, 8]
 
-
 Operands = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """Of a tensor the new delta, u before and u, flat; the masks before, ``[T, W]``, and the masks, ``[T + 1, W]``."""
 

@@ -1,7 +1,7 @@
 """ConDU's unify and decouple as one Triton kernel over the blocks of all tensors, for deltas on a GPU.
 
-The arithmetic of ``chunks.py`` in the same order, and so the bits that a CPU makes: a program has a
-block (see ``blocks.py``) in its registers, so that all is read and written once. ``gpu_jobs.py`` calls it.
+The arithmetic of ``chunks.py`` in the same order, and so the bits that a CPU makes: a program has a block (see
+``blocks.py``) in its registers, so that all is read and written once. ``gpu_jobs.py`` calls it.
 
 A kernel gets all tensors at once, by a table of their addresses: a model has hundreds, most of them small, and a launch
 for each would take longer than its work.

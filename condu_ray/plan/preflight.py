@@ -75,13 +75,13 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     Args:
         config: the run's configuration.
         say: takes a line for people, such as how far data are converted; None: the console.
-        writes: whether storage is to be written to; False: what is there is only to be read.
         later: whether more images than `cluster.check_above` are left to who has a cluster (`Checked.unchecked`).
+        writes: whether storage is to be written to; False: what is there is only to be read.
 
     Raises:
         MethodError, ArtifactError, TaskError, BackboneError, LoraError: the first thing that is wrong, by name.
     """
-    say, given = say or partial(output().print, markup=False), config
+    say, given = say or output().print, config
     methods = take(config)
     _check_options(config, methods)
     (artifacts.check_writable if writes else artifacts.check_format)(config.storage)

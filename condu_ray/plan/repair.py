@@ -65,7 +65,7 @@ def mend(storage: Place) -> int:
     shown = output()
     found = damaged(storage)
     for path, why in found:
-        shown.print(f"put aside: {path}: {why}", markup=False)
+        shown.print(f"put aside: {path}: {why}")
         set_aside(storage, path)
     shown.print(f"storage verified: {len(found)} damaged")
     return len(found)

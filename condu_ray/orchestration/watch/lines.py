@@ -25,7 +25,7 @@ class Lines:
     def say(self, text: str) -> None:
         """Prints a line, with rich's markup."""
         minutes, seconds = divmod(int(time.monotonic() - self._begin), 60)
-        self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}", markup=True)
+        self.console.print(f"[dim]{minutes:02d}:{seconds:02d}[/] {text}")
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
