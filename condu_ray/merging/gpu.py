@@ -7,6 +7,10 @@ A kernel gets all tensors at once, by a table of their addresses: a model has hu
 for each would take longer than its work.
 """
 
+# Triton knows tuples, by strip, that grow by ``+`` alone.
+# ruff: noqa: RUF005
+# mypy: disable-error-code="assignment, var-annotated"
+
 from __future__ import annotations
 
 import triton
@@ -52,45 +56,39 @@ def _codes(rows, first, tasks, width, columns):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _block_sum(values):  # type: ignore[no-untyped-def]
-    """A block's sum: its columns are halved, whose order a sum over all of them would leave to the compiler."""
-    values = tl.sum(tl.reshape(values, (2, 128)), 0)
-    values = tl.sum(tl.reshape(values, (2, 64)), 0)
-    values = tl.sum(tl.reshape(values, (2, 32)), 0)
-    values = tl.sum(tl.reshape(values, (2, 16)), 0)
-    values = tl.sum(tl.reshape(values, (2, 8)), 0)
-    values = tl.sum(tl.reshape(values, (2, 4)), 0)
-    values = tl.sum(tl.reshape(values, (2, 2)), 0)
-    return tl.sum(values, 0)
+def _block_sums(values):  # type: ignore[no-untyped-def]
+    """Sums over a block's columns, ``[BLOCK, n]``, which are halved: the order of a plain sum is the compiler's."""
+    for step in tl.static_range(8):
+        values = tl.sum(tl.reshape(values, (2, 128 >> step, values.shape[-1])), 0)
+    return tl.reshape(values, (values.shape[-1],))
 
 
-@triton.jit
-def _halves(values):  # type: ignore[no-untyped-def]
-    """The even and the odd of the last dimension."""
-    return tl.split(tl.reshape(values, (BLOCK, values.shape[1] // 2, 2)))
+@triton.jit  # type: ignore[untyped-decorator]
+def _factors(codes, at, wide: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of codes the sum and the largest of the rescalers, in one load where both are of 4 bytes."""
+    if wide == tl.float32:
+        both = tl.load(codes.to(tl.pointer_type(tl.int64)) + at)
+        total, most = both.to(tl.int32), (both >> 32).to(tl.int32)
+        return total.to(tl.float32, bitcast=True), most.to(tl.float32, bitcast=True)
+    else:
+        return tl.load(codes + 2 * at), tl.load(codes + 2 * at + 1)
 
 
-@triton.jit
-def _strips(values):  # type: ignore[no-untyped-def]
-    """The strips of ``[8, BLOCK]``, one by one; in float64, so that no task's sum has to convert them again."""
-    values = tl.trans(values.to(tl.float64))
-    even, odd = _halves(values)
-    by_4, by_2 = _halves(even)
-    by_1, by_3 = _halves(odd)
-    zero, four = tl.split(by_4)
-    two, six = tl.split(by_2)
-    one, five = tl.split(by_1)
-    three, seven = tl.split(by_3)
-    return zero, one, two, three, four, five, six, seven
+@triton.jit  # type: ignore[untyped-decorator]
+def _size(strips, bits, wide: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Sums of what ``bits`` has, one strip after the other: float64 ``[BLOCK]``.
 
-
-@triton.jit
-def _size(strips, bits):  # type: ignore[no-untyped-def]
-    """A block's sum of what ``bits`` has: one strip after the other, and then its columns."""
+    For values that were of 4 bytes a bit is made 2.0, and they are halved, both exactly: less work than to choose
+    between a value and 0. A float64 may be too small to be halved.
+    """
     total = tl.zeros([BLOCK], tl.float64)
     for k in tl.static_range(8):
-        total += tl.where((bits >> k) & 1 != 0, strips[k], 0)
-    return _block_sum(total)
+        if wide == tl.float32:
+            two = (bits.to(tl.int64) << (62 - k)) & (1 << 62)
+            total = tl.fma(two.to(tl.float64, bitcast=True), 0.5 * strips[k].to(tl.float64), total)
+        else:
+            total += tl.where((bits >> k) & 1 != 0, strips[k], 0)
+    return total
 
 
 # A kernel for 1 and for every multiple of 16 is not worth its compiling.
@@ -112,36 +110,50 @@ def unify_kernel(  # type: ignore[no-untyped-def]
         wide: what is computed in.
     """
     d, u_old, u_new, rows_old, rows_new, numel, width, first, columns = _place(table, tensor_of, stored)
-    k = tl.arange(0, 8)[:, None]
-    at = k * width + columns[None, :]
-    there = (columns < width)[None, :] & (at < numel)
-    x, v = tl.load(d + at, there, 0).to(wide), tl.load(u_old + at, there, 0).to(wide)
-    weight, most = tl.zeros([8, BLOCK], wide), tl.zeros([8, BLOCK], wide)
+    inside, none = columns < width, tl.zeros([BLOCK], wide)
+    news = ()  # by strip
+    olds = ()
+    for k in tl.static_range(8):
+        at = k * width + columns
+        there = inside & (at < numel)
+        news, olds = news + (tl.load(d + at, there, 0),), olds + (tl.load(u_old + at, there, 0),)
+    weights = (none, none, none, none, none, none, none, none)
+    largest = weights
     for g in range(groups):
         words = _codes(rows_old, 8 * g, tasks, width, columns)
-        code = 2 * (256 * g + ((words[None, :] >> (8 * k)) & 255).to(tl.int32))
-        weight += tl.load(codes + code)
-        most = tl.maximum(most, tl.load(codes + code + 1))
-    elected, largest = tl.fma(weight, v, x) > 0, most * v
-    new, earlier = tl.where(elected, x, 0 - x), tl.where(elected, largest, 0 - largest)
-    u = tl.where(new > earlier, new, earlier)
-    stays, matches = earlier > 0, new > 0
-    if stored != wide:
-        u = u.to(stored).to(wide)  # the masks and the sums are those of the stored u
-        stays, matches = stays & (u > 0), matches & (u > 0)
-    tl.store(u_new + at, tl.where(elected, u, 0 - u).to(stored), there)  # 0 - 0 is 0.0
-    keep, match = tl.sum(stays.to(tl.int32) << k, 0), tl.sum(matches.to(tl.int32) << k, 0)
+        heavier = ()
+        larger = ()
+        for k in tl.static_range(8):
+            weight, most = _factors(codes, 256 * g + ((words >> (8 * k)).to(tl.int32) & 255), wide)
+            heavier, larger = heavier + (weights[k] + weight,), larger + (tl.maximum(largest[k], most),)
+        weights, largest = heavier, larger
+    keep, match = tl.zeros([BLOCK], tl.int32), tl.zeros([BLOCK], tl.int32)
+    strips = ()
+    size = tl.zeros([BLOCK], tl.float64)
+    for k in tl.static_range(8):
+        x, v = news[k].to(wide), olds[k].to(wide)
+        elected, most = tl.fma(weights[k], v, x) > 0, largest[k] * v
+        new, earlier = tl.where(elected, x, 0 - x), tl.where(elected, most, 0 - most)
+        u = tl.where(new > earlier, new, earlier)
+        stays, matches = earlier > 0, new > 0
+        if stored != wide:
+            u = u.to(stored).to(wide)  # the masks and the sums are those of the stored u
+            stays, matches = stays & (u > 0), matches & (u > 0)
+        at = k * width + columns
+        tl.store(u_new + at, tl.where(elected, u, 0 - u).to(stored), inside & (at < numel))  # 0 - 0 is 0.0
+        keep, match = keep | tl.where(stays, 1 << k, 0), match | tl.where(matches, 1 << k, 0)
+        strips = strips + (u,)
+        size += tl.abs(x).to(tl.float64)
+    tl.store(rows_new + tasks * width + columns, match.to(tl.uint8), inside)
     count = tl.load(counts + tl.load(tensor_of + tl.program_id(0)))
     sums += (tasks + 2) * first + tl.program_id(0) - first
-    sizes = _strips(u)
-    inside = columns < width
+    both = tl.join(_size(strips, match, wide), size)
+    tl.store(sums + (tasks + tl.arange(0, 2)) * count, _block_sums(both))
     for t in range(tasks):
         row = tl.load(rows_old + t * width + columns, inside, 0).to(tl.int32) & keep
         tl.store(rows_new + t * width + columns, row.to(tl.uint8), inside)
-        tl.store(sums + t * count, _size(sizes, row))
-    tl.store(rows_new + tasks * width + columns, match.to(tl.uint8), inside)
-    tl.store(sums + tasks * count, _size(sizes, match))
-    tl.store(sums + (tasks + 1) * count, _size(_strips(tl.abs(x)), tl.full([BLOCK], 255, tl.int32)))
+        total = _block_sums(tl.reshape(_size(strips, row, wide), (BLOCK, 1)))
+        tl.store(sums + t * count + tl.arange(0, 1), total)
 
 
 @triton.jit(do_not_specialize=["columns"])  # type: ignore[untyped-decorator]

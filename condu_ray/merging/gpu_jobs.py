@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, cast
 
 import torch
@@ -23,7 +23,11 @@ _TYPES = {
     torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16,
 }  # fmt: skip
 _ON = {"num_warps": 4, "enable_fp_fusion": False}
-"""How kernels are launched: 2 columns a thread; products and sums stay apart, where they are not one on purpose."""
+"""How kernels are launched: products and sums stay apart, where they are not one on purpose."""
+
+_UNIFY = {torch.float32: _ON | {"maxnreg": 80}, torch.float64: _ON}
+_DECOUPLE = _ON | {"num_warps": 2}
+"""The fastest of those tried on an H200, where more registers left too few threads to wait for memory."""
 
 _STEP = 1024
 """Blocks that a program adds up at a time."""
@@ -34,22 +38,22 @@ def unify(tensors: Sequence[Operands], tables: Tensor) -> Tensor:
 
     Args:
         tensors: Of each what is read and written.
-        tables: ``chunks.rescaler_tables`` of the earlier tasks: float64 ``[groups, 256, 2]``.
+        tables: ``chunks.rescaler_tables`` of the earlier tasks: float64 ``[groups, 256, 2]``, on a CPU.
 
     Returns:
         Of each the sizes of the tasks' masked u and of the new delta: float64 ``[tensors, T + 2]``.
     """
     d, rows = tensors[0][0], tensors[0][4]
-    tasks, stored, wide = len(rows) - 1, _TYPES[d.dtype], wide_dtype(d.dtype)
-    counts = [block_count(len(one[0])) for one in tensors]
-    table, tensor_of, counts_N = _table(tensors, counts)
-    sums = torch.empty((tasks + 2) * sum(counts), dtype=torch.float64, device=d.device)
-    totals = torch.empty(len(tensors), tasks + 2, dtype=torch.float64, device=d.device)
-    with _device(d.device):
-        unify_kernel[(sum(counts),)](
-            table, tensor_of, counts_N, tables.to(wide), sums, tasks, len(tables), stored, _TYPES[wide], **_ON
+    tasks, stored, wide, device = len(rows) - 1, _TYPES[d.dtype], wide_dtype(d.dtype), d.device
+    table, tensor_of, counts, blocks = _table(tensors)
+    sums = torch.empty((tasks + 2) * blocks, dtype=torch.float64, device=device)
+    totals = torch.empty(len(tensors), tasks + 2, dtype=torch.float64, device=device)
+    with _device(device):
+        codes = tables.to(wide).to(device)
+        unify_kernel[(blocks,)](
+            table, tensor_of, counts, codes, sums, tasks, len(tables), stored, _TYPES[wide], **_UNIFY[wide]
         )
-        total_kernel[(totals.numel(),)](table, counts_N, sums, totals, tasks + 2, _STEP)
+        total_kernel[(totals.numel(),)](table, counts, sums, totals, tasks + 2, _STEP, **_ON)
     return totals
 
 
@@ -62,11 +66,10 @@ def decouple(tensors: Sequence[tuple[Tensor, Tensor, Tensor]], scale: float) -> 
     """
     u = tensors[0][0]
     wide = wide_dtype(u.dtype)
-    counts = [block_count(len(one[0])) for one in tensors]
-    table, tensor_of, _ = _table([(one, one, out, row, row) for one, row, out in tensors], counts)
+    table, tensor_of, _, blocks = _table([(one, one, out, row, row) for one, row, out in tensors])
     factor = torch.tensor([scale], dtype=wide, device=u.device)
     with _device(u.device):
-        decouple_kernel[(sum(counts),)](table, tensor_of, factor, _TYPES[u.dtype], _TYPES[wide], **_ON)
+        decouple_kernel[(blocks,)](table, tensor_of, factor, _TYPES[u.dtype], _TYPES[wide], **_DECOUPLE)
 
 
 def _device(device: torch.device) -> torch.cuda.device | nullcontext[None]:
@@ -74,17 +77,26 @@ def _device(device: torch.device) -> torch.cuda.device | nullcontext[None]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _table(tensors: Sequence[Operands], counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """What kernels know of tensors, ``[tensors, gpu.FIELDS]``; the tensor of every block; the blocks of a tensor."""
-    rows, first, device = [], 0, tensors[0][0].device
-    for one, count in zip(tensors, counts, strict=True):
-        numel = len(one[0])
-        rows.append([*(part.data_ptr() for part in one), numel, trigger_bytes(numel), first])
-        first += count
-    counts_N = torch.tensor(counts, device=device)
-    numbers = torch.arange(len(rows), dtype=torch.int32, device=device)
-    tensor_of = torch.repeat_interleave(numbers, counts_N, output_size=first)
-    return torch.tensor(rows, device=device), tensor_of, counts_N
+def _table(tensors: Sequence[Operands]) -> tuple[Tensor, Tensor, Tensor, int]:
+    """What kernels know of tensors, ``[tensors, gpu.FIELDS]``; of every block the tensor; of it the blocks; and all."""
+    numels, device = tuple(len(one[0]) for one in tensors), tensors[0][0].device
+    firsts, tensor_of, counts = _blocks(numels, device)
+    rows = [
+        (*(part.data_ptr() for part in one), numel, trigger_bytes(numel), first)
+        for one, numel, first in zip(tensors, numels, firsts, strict=False)
+    ]
+    return torch.tensor(rows, device=device), tensor_of, counts, firsts[-1]
+
+
+@lru_cache(maxsize=8)
+def _blocks(numels: tuple[int, ...], device: torch.device) -> tuple[list[int], Tensor, Tensor]:
+    """First blocks of tensors, and how many there are; of every block its tensor; of every tensor its blocks.
+
+    A model's are asked for again and again, and making them is a part of what the host does while a GPU waits.
+    """
+    counts = torch.tensor([block_count(numel) for numel in numels])
+    tensor_of = torch.arange(len(numels), dtype=torch.int32).repeat_interleave(counts)
+    return [0, *counts.cumsum(0).tolist()], tensor_of.to(device), counts.to(device)
 
 
 @cache
@@ -125,7 +137,7 @@ def _check_unify(device: torch.device, dtype: torch.dtype) -> None:
     tables = rescaler_tables([0.5 + 0.1 * task for task in range(tasks)], torch.device("cpu"))
     here = _drawn(dtype, tasks)
     there = [cast(Operands, tuple(part.to(device, copy=True) for part in one)) for one in here]
-    totals = unify(there, tables.to(device))
+    totals = unify(there, tables)
     for one, other, total in zip(here, there, totals, strict=True):
         sums = torch.empty(block_count(len(one[0])), tasks + 2, dtype=torch.float64)
         unify_chunks(*one, tables.to(wide_dtype(dtype)), sums)

@@ -38,6 +38,8 @@ sums every tensor's mean |delta_j| (the authors' code), so that a bias weighs as
 FUSED_FROM = 1 << 21
 """Positions of a delta from which on the compiled loops are worth being loaded, or, once a machine, compiled."""
 
+CPU = torch.device("cpu")
+
 GPUS = frozenset({"cuda"})
 """Kinds of devices that kernels are for."""
 
@@ -84,11 +86,12 @@ def unify(
     check_layout(delta, before.unified if before.norms else None, task)
     kernels = None if chunk_size else gpu_kernels(delta, "unify")
     if kernels:
-        unified, triggers, sums = _by_kernels(before, delta, kernels)
+        unified, triggers, operands = _places(before, delta)
+        sizes = kernels.unify([operands(name) for name in unified], rescaler_tables(before.rescalers, CPU)).cpu()
     else:
         unified, triggers, sums = unify_blocks(before, delta, chunk_size)
-    total = loops.total_of_blocks if not chunk_size and (loops := fused_loops(delta)) else total_of_blocks
-    sizes = torch.stack([total(sums.pop(name)) for name in sorted(delta)])
+        total = loops.total_of_blocks if not chunk_size and (loops := fused_loops(delta)) else total_of_blocks
+        sizes = torch.stack([total(sums.pop(name)) for name in sorted(delta)])
     if not bool(sizes[:, -1].isfinite().all()):
         check_delta(delta, task=task)
     counts = [delta[name].numel() for name in sorted(delta)]
@@ -196,13 +199,6 @@ def gpu_kernels(delta: Delta, work: Literal["unify", "decouple"]) -> ModuleType 
     except ImportError:  # no Triton
         return None
     return kernels if kernels.trusted(device, dtype, work) else None
-
-
-def _by_kernels(before: Unification, delta: Delta, kernels: ModuleType) -> _Unified:
-    unified, triggers, operands = _places(before, delta)
-    tables = rescaler_tables(before.rescalers, next(iter(delta.values())).device)
-    totals = kernels.unify([operands(name) for name in unified], tables)
-    return unified, triggers, dict(zip(unified, totals[:, None], strict=True))
 
 
 def fused_loops(delta: Delta) -> ModuleType | None:

@@ -43,19 +43,24 @@ def test_there_is_code_for_gpus(capability):
     common, types = {"table": "*i64", "tensor_of": "*i32"}, {"stored": tl.bfloat16, "wide": tl.float32}
     counts, constant = {"counts": "*i64", "sums": "*fp64"}, dict.fromkeys(types, "constexpr")
     kernels = {
-        gpu.unify_kernel: ({**common, **counts, "codes": "*fp32", "tasks": "i32", "groups": "i32", **constant}, types),
+        gpu.unify_kernel: (
+            {**common, **counts, "codes": "*fp32", "tasks": "i32", "groups": "i32", **constant},
+            types,
+            gpu_jobs._UNIFY[torch.float32],
+        ),
         gpu.total_kernel: (
             {"table": "*i64", **counts, "totals": "*fp64", "columns": "i32", "step": "constexpr"},
             {"step": gpu_jobs._STEP},
+            gpu_jobs._ON,
         ),
-        gpu.decouple_kernel: ({**common, "scale": "*fp32", **constant}, types),
+        gpu.decouple_kernel: ({**common, "scale": "*fp32", **constant}, types, gpu_jobs._DECOUPLE),
     }
-    for kernel, (signature, constants) in kernels.items():
+    for kernel, (signature, constants, options) in kernels.items():
         ordered = {name: signature[name] for name in kernel.arg_names}
         made = triton.compile(
             ASTSource(kernel, signature=ordered, constexprs=constants),
             target=GPUTarget("cuda", capability, 32),
-            options=gpu_jobs._ON,
+            options=options,
         )
         assert made.asm["cubin"], kernel
 
