@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.profiler
 from torch import Tensor
+from torch.autograd import DeviceType
 
 from condu_ray.learn.loop import compute_context
 from condu_ray.merging import UnifiedDelta
@@ -52,6 +54,26 @@ def seconds(work: Callable[[], Any], device: torch.device, repeats: int = 5) -> 
     return statistics.median(times[1:])
 
 
+def busy(work: Callable[[], Any], device: torch.device, repeats: int = 5) -> float:
+    """Seconds that a GPU works on it, by torch's profiler, whatever the host does between; NaN without one."""
+    if device.type != "cuda":
+        return float("nan")
+    from torch.profiler import ProfilerActivity, profile
+
+    work()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(repeats):
+            work()
+        torch.cuda.synchronize()
+    return gpu_seconds(found) / repeats
+
+
+def gpu_seconds(found: torch.profiler.profile) -> float:
+    """Seconds of a GPU's kernels and copies in a profile: rows of operations have those of their kernels once more."""
+    rows = found.key_averages()
+    return sum(row.self_device_time_total for row in rows if row.device_type == DeviceType.CUDA) / 1e6
+
+
 def _now(device: torch.device) -> float:
     if device.type != "cuda":
         return time.process_time()  # other work on the machine does not count
@@ -62,7 +84,8 @@ def _now(device: torch.device) -> float:
 def merge_times(params: int, tasks: int, device: torch.device) -> dict[str, float]:
     """Returns seconds of unifying the last of `tasks`, of decoupling one, and of copying the bytes that each moves.
 
-    Of the two also by torch's operations on chunks, which is what they are without kernels.
+    Of the two also by torch's operations on chunks, which is what they are without kernels; and what of their time a
+    GPU works.
     """
     before, last = unified(params, tasks - 1, device), random_delta(params, tasks, device)
     after = before.unify("last", last)
@@ -77,6 +100,8 @@ def merge_times(params: int, tasks: int, device: torch.device) -> dict[str, floa
             "decouple by torch": seconds(lambda: after.decouple("last"), device),
         }
     return plain | {
+        "unify's kernels": busy(lambda: before.unify("last", last), device),
+        "decouple's kernels": busy(lambda: after.decouple("last"), device),
         "unify": seconds(lambda: before.unify("last", last), device),
         "its copy": seconds(lambda: target.copy_(source), device),
         "decouple": seconds(lambda: after.decouple("last"), device),

@@ -33,8 +33,8 @@ def test_every_table_is_made_of_what_was_compared_first(rows, capsys):
     for row in found:
         tables.setdefault(row["table"].split(",")[0], []).append(row)
     assert list(tables) == [
-        "machine", "gradients", "unify against the CPU", "profile", "training", "merging", "3 of 3 experts",
-        "deterministic",
+        "machine", "gradients", "unify against the CPU", "merging", "profile", "training", "deterministic",
+        "3 of 3 experts",
     ]  # fmt: skip
     assert all(row["right"] for row in found if row["table"].split(",")[0] not in ("machine", "merging", "profile"))
     assert [row["precision"] for row in tables["gradients"]] == ["fp32"] * 2 + ["bf16"] * 2
