@@ -27,7 +27,8 @@ _ON = {"num_warps": 4, "enable_fp_fusion": False}
 
 _UNIFY = {torch.float32: _ON | ({} if torch.version.hip else {"maxnreg": 80}), torch.float64: _ON}
 _DECOUPLE = _ON | {"num_warps": 2}
-"""The fastest of those tried on an H200, where more registers left too few threads to wait for memory; AMD's Triton knows no bound on them."""
+"""The fastest of those tried on an H200, where more registers left too few threads to wait for memory. AMD's Triton
+knows no bound on them."""
 
 _STEP = 1024
 """Blocks that a program adds up at a time."""
