@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -276,12 +276,12 @@ def serve(report: Report, work: Work, tasks: int, top_k: int) -> None:
         )  # fmt: skip
 
 
-def merge(report: Report, sizes: list[tuple[int, int]], device: str) -> None:
+def merge(report: Report, sizes: list[tuple[int, int, Sequence[float]]], device: str) -> None:
     """Unify and decouple against the device's own copy of the bytes that they have to move."""
-    for params, tasks in sizes:
-        found = serving.merge_times(params, tasks, torch.device(device))
+    for params, tasks, shares in sizes:
+        found = serving.merge_times(params, tasks, torch.device(device), shares)
         report.row(
-            "merging", parameters=params, tasks=tasks, unify_ms=1000 * found["unify"],
+            "merging", parameters=params, tensors=len(shares), tasks=tasks, unify_ms=1000 * found["unify"],
             unify_copies=found["unify"] / found["its copy"], unify_gpu=found["unify's kernels"] / found["its copy"],
             unify_torch=found["unify by torch"] / found["its copy"], decouple_ms=1000 * found["decouple"],
             decouple_copies=found["decouple"] / found["the copy"],
@@ -329,7 +329,10 @@ def main() -> int:
     theta0 = {name: parameter.detach().clone() for name, parameter in found.trainable.items()}  # one for all, in memory
     works = {classes: drawn(found, classes, options.batch, theta0=theta0) for classes in options.classes}
     table("waits", lambda: check_waits(report, works[max(works)]))
-    sizes = [(100_000, 3)] if small else [(20_000_000, 2), (150_000_000, 11), (20_000_000, 32)]
+    counts = [parameter.numel() for parameter in found.trainable.values()]
+    every = [count / sum(counts) for count in counts]
+    sizes = [(20_000_000, 2, serving.SHARES), (150_000_000, 11, serving.SHARES), (20_000_000, 32, serving.SHARES)]
+    sizes = [(100_000, 3, serving.SHARES)] if small else [*sizes, (sum(counts), 11, every)]
     table("merging", lambda: merge(report, sizes, options.device))
     for work in works.values():
         table("profile", partial(profiled, report, work))

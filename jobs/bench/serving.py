@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,22 +25,22 @@ from jobs.bench.unify import by_torch
 SHARES = (0.30, 0.25, 0.2, 0.12, 0.08, 0.04, 0.009, 0.001)  # as in a transformer: few large tensors, many small
 
 
-def random_delta(params: int, seed: int, device: torch.device) -> dict[str, Tensor]:
-    """Returns a delta of about 1e-3, a twentieth of it exactly 0, drawn on its device."""
+def random_delta(params: int, seed: int, device: torch.device, shares: Sequence[float] = SHARES) -> dict[str, Tensor]:
+    """Returns a delta of about 1e-3, a twentieth of it exactly 0, drawn on its device; a tensor for each share."""
     generator = torch.Generator(device).manual_seed(seed)
     delta = {}
-    for number, share in enumerate(SHARES):
+    for number, share in enumerate(shares):
         tensor = torch.randn(max(1, int(params * share)), generator=generator, device=device) * 1e-3
         kept = torch.rand(tensor.shape, generator=generator, device=device) > 0.05
         delta[str(number)] = tensor * kept
     return delta
 
 
-def unified(params: int, tasks: int, device: torch.device) -> UnifiedDelta:
+def unified(params: int, tasks: int, device: torch.device, shares: Sequence[float] = SHARES) -> UnifiedDelta:
     """Returns the state after so many random tasks."""
     state = UnifiedDelta.empty()
     for task in range(tasks):
-        state = state.unify(str(task), random_delta(params, task, device))
+        state = state.unify(str(task), random_delta(params, task, device, shares))
     return state
 
 
@@ -81,13 +81,13 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def merge_times(params: int, tasks: int, device: torch.device) -> dict[str, float]:
+def merge_times(params: int, tasks: int, device: torch.device, shares: Sequence[float] = SHARES) -> dict[str, float]:
     """Returns seconds of unifying the last of `tasks`, of decoupling one, and of copying the bytes that each moves.
 
     Of the two also by torch's operations on chunks, which is what they are without kernels; and what of their time a
     GPU works.
     """
-    before, last = unified(params, tasks - 1, device), random_delta(params, tasks, device)
+    before, last = unified(params, tasks - 1, device, shares), random_delta(params, tasks, device, shares)
     after = before.unify("last", last)
     # u, the delta and the earlier bits are read, u and all bits are written; a copy reads half and writes half.
     moved = 12 * params + params * (2 * tasks - 1) // 8
