@@ -276,7 +276,7 @@ def serve(report: Report, work: Work, tasks: int, top_k: int) -> None:
         )  # fmt: skip
 
 
-def merge(report: Report, sizes: list[tuple[int, int, Sequence[float]]], device: str) -> None:
+def merge(report: Report, sizes: Sequence[tuple[int, int, Sequence[float]]], device: str) -> None:
     """Unify and decouple against the device's own copy of the bytes that they have to move."""
     for params, tasks, shares in sizes:
         found = serving.merge_times(params, tasks, torch.device(device), shares)
@@ -331,7 +331,11 @@ def main() -> int:
     table("waits", lambda: check_waits(report, works[max(works)]))
     counts = [parameter.numel() for parameter in found.trainable.values()]
     every = [count / sum(counts) for count in counts]
-    sizes = [(20_000_000, 2, serving.SHARES), (150_000_000, 11, serving.SHARES), (20_000_000, 32, serving.SHARES)]
+    sizes: list[tuple[int, int, Sequence[float]]] = [
+        (20_000_000, 2, serving.SHARES),
+        (150_000_000, 11, serving.SHARES),
+        (20_000_000, 32, serving.SHARES),
+    ]
     sizes = [(100_000, 3, serving.SHARES)] if small else [*sizes, (sum(counts), 11, every)]
     table("merging", lambda: merge(report, sizes, options.device))
     for work in works.values():
