@@ -28,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         required=True,
         help="open_clip or OpenAI state dict (.safetensors, .pt), or a LoRA folder of PEFT",
     )
-    parser.add_argument("--data", help="folder with the task, in any form; default: the run's own data")
+    parser.add_argument(
+        "--data",
+        help="folder with the task, in any form, whatever the run has of that name; default: the run's own data",
+    )
     parser.add_argument("--method", help="which of the run's methods merge it, comma-separated; default: all")
     parser.add_argument(
         "--session", type=int, metavar="N", help="go on from the first N tasks; those after them count no more"

@@ -14,7 +14,7 @@ from condu_ray.merging.delta import Delta
 from condu_ray.methods import Method, get
 from condu_ray.methods.registry import MethodError
 from condu_ray.names import nearest
-from condu_ray.plan.data import default_names, has
+from condu_ray.plan.data import default_names, has, with_data
 from condu_ray.store import artifacts
 from condu_ray.store.experts import save_expert
 from condu_ray.store.layout import expert_folder
@@ -116,12 +116,12 @@ def with_expert(
         task: the task; learned last where the run has it not yet, else in its place: sessions from there on are merged
             anew, of the other tasks' experts as they are.
         key: the expert's; empty: none yet, but all else is looked at.
-        data: folder with the task, where the run's own data have it not.
+        data: folder with the task, whatever the run's own data have of that name; None: these.
         methods: those of the run that take it; None: all.
 
     Raises:
         MethodError: a method is not the run's, or cannot take an expert from elsewhere.
-        TaskError: no data have the task.
+        TaskError: no data have the task, or not those that were given.
     """
     names = config.method if methods is None else tuple(methods)
     if other := [name for name in names if name not in config.method]:
@@ -135,9 +135,9 @@ def with_expert(
         raise MethodError(f"--method {cannot[0]} cannot take an expert from elsewhere: {why[cannot[0]]}; {hint}")
     known = list(config.tasks or default_names(config))
     update: dict[str, Any] = {"method": names, "tasks": tuple(known if task in known else [*known, task])}
-    if data is not None and not has(config, task):
-        update["more_data"] = (*config.more_data, data)
-    if not has(config.model_copy(update=update), task):
+    if data is not None:
+        config = with_data(config, task, data)
+    if not has(config, task):
         raise TaskError(f"--task {task}: the run's data have no such task; give --data the folder that has it")
     if key:
         update["imported"] = {**config.imported, task: key}

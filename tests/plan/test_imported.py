@@ -161,6 +161,23 @@ def test_a_run_goes_on_with_it_and_what_it_had_stays(config, backbone, outside, 
     assert len(stored_run(check(second)).methods["condu"].entries) == 2
 
 
+def test_its_data_are_those_that_are_given_with_it_whatever_the_run_has_of_that_name(
+    config, backbone, outside, tmp_path
+):
+    """Of a task that the run has learned, and of one that its folder has and nobody asked for."""
+    key, _ = import_expert(config, backbone, "walls", outside[0])
+    more = Location(tmp_path / "more")
+    for name in ("walls", "doors"):
+        write_task(tmp_path / "more" / name, ("red", "blue"), 5)
+    for name in ("walls", "doors"):
+        run = with_expert(config, name, key, more)
+        assert run.task_data == {name: more}
+        assert {task.name: task.folder for task in check(run).tasks}[name] == more / name
+    assert with_expert(config, "walls", key, config.data) == with_expert(config, "walls", key)
+    with pytest.raises(TaskError, match=r"task 'cars': .*more has none of that name"):
+        with_expert(config, "cars", key, more)
+
+
 def test_accuracies_that_its_prototypes_decide_are_measured_anew_where_its_images_are_others(
     config, backbone, outside, task_data, tmp_path
 ):
