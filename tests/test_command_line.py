@@ -31,6 +31,10 @@ def test_lists_and_rates_by_task_are_written_with_commas():
     assert found.distillation.reference == (Location("a/b"), Location("c.parquet"))
     assert found.lora.lr_by_task == {"a": 5e-5, "b": 1e-3}
     assert found.training.lr_by_task == {"a": 1e-6}
+    several = ("--training.lr_by_task", '{"a": 1e-4}', "--training.lr_by_task", "b=2", "--task_data", 'a="x,a=y",b=z')
+    found = parse([*several, "--template", "{}"])
+    assert found.training.lr_by_task == {"a": 1e-4, "b": 2}
+    assert found.task_data == {"a": Location("x,a=y"), "b": Location("z")}
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,11 @@ def test_lists_and_rates_by_task_are_written_with_commas():
     [
         (["--trainin.steps", "3"], ["--trainin.steps", "training.steps"]),
         (["--training.stesp", "3"], ["training.steps"]),
+        (["--training.lr_by_task", "a=1,b=2,a=2"], ["training.lr_by_task: a is there twice", "keep one"]),
+        (["--lora.lr_by_task", "a=1", "--lora.lr_by_task", "b=2, a=1"], ["lora.lr_by_task: a is there twice"]),
+        (["--training.lr_by_task", '{"a": 1}', "--training.lr_by_task", "a=2"], ["a is there twice"]),
+        (["--training", '{"lr_by_task": {"a": 1, "a": 2}}'], ["training: a is there twice"]),
+        (["--task_data", "a=x,a=y"], ["task_data: a is there twice"]),
         (["--methods", "condu"], ["did you mean method"]),
         (["--steps", "3"], ["training.steps"]),
         (["--storage", ""], ["storage", "is empty; give the name of a folder"]),
