@@ -53,8 +53,8 @@ def outside_delta(backbone: Backbone, checkpoint: Path) -> Outside:
             raise BackboneError(
                 f"{checkpoint}: is a folder without {ADAPTER}; give a file of weights, or PEFT's folder"
             )
-        notes: list[str] = []
-        delta = _adapted(backbone, adapter_delta(checkpoint), checkpoint)
+        adapted, notes = adapter_delta(checkpoint)
+        delta = _adapted(backbone, adapted, checkpoint)
     else:
         delta, notes = _difference(backbone, checkpoint)
     for name, tensor in delta.items():

@@ -24,10 +24,15 @@ UNREAD = {"use_dora": "DoRA", "fan_in_fan_out": "transposed weights", "modules_t
 """Settings by which an adapter is more than scale * B A."""
 MOVED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """What `init_lora_weights` begins with where PEFT takes the fresh factors' product out of the weights beside them."""
+KNOWN = (0, 21, 2)
+"""The last release of PEFT of which it is known what it does with torch's MultiheadAttention: it adds the delta of its
+out-projection twice, in each forward pass and where it merges (huggingface/peft#3774)."""
+OUT_PROJECTION = ".base_layer.out_proj"
+"""How PEFT's own MultiheadAttention calls it; a linear layer of that name is adapted once."""
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.\w+)?\.weight")
 
 
-def adapter_delta(folder: Path) -> dict[str, Tensor]:
+def adapter_delta(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Reads an adapter's folder.
 
     Args:
@@ -35,7 +40,8 @@ def adapter_delta(folder: Path) -> dict[str, Tensor]:
 
     Returns:
         The weight delta, float32, by open_clip's parameter names: of an adapter of open_clip's modules as they are, of
-        Hugging Face's CLIPModel translated (query, key and value as the one tensor that they are in open_clip).
+        Hugging Face's CLIPModel translated (query, key and value as the one tensor that they are in open_clip). And
+        what is worth knowing of it, a line each.
 
     Raises:
         BackboneError: it is no LoRA, or more than that; the message names the key.
@@ -49,16 +55,43 @@ def adapter_delta(folder: Path) -> dict[str, Tensor]:
         found = _FACTOR.fullmatch(key)
         if found is None:
             raise BackboneError(f"{path}: {key!r} is no factor of LoRA on a linear layer; merge it in its own program")
-        factors.setdefault(found["module"].replace(".base_layer", ""), {})[found["part"]] = tensor.float()
+        factors.setdefault(found["module"], {})[found["part"]] = tensor.float()
     deltas: dict[str, Tensor] = {}
-    for module, pair in factors.items():
+    twice = _adds_twice(said, [module for module in factors if module.endswith(OUT_PROJECTION)], folder)
+    for wrapped, pair in factors.items():
+        module = wrapped.replace(".base_layer", "")
         if pair.keys() != {"A", "B"} or pair["A"].ndim != 2 or pair["B"].ndim != 2:
             raise BackboneError(f"{path}: {module} has not two matrices, lora_A and lora_B")
         if pair["A"].shape[0] != pair["B"].shape[1]:
             shapes = f"{list(pair['A'].shape)} and {list(pair['B'].shape)}"
             raise BackboneError(f"{path}: {module}: lora_A and lora_B of {shapes} have no rank in common")
-        deltas[f"{module}.weight"] = _scale(said, module, pair["A"].shape[0]) * (pair["B"] @ pair["A"])
-    return _open_clips(deltas)
+        whole = wrapped.removesuffix(OUT_PROJECTION)  # which PEFT adapts with one alpha
+        scale = _scale(said, whole, pair["A"].shape[0]) * (2 if wrapped in twice else 1)
+        deltas[f"{module}.weight"] = scale * (pair["B"] @ pair["A"])
+    notes = [
+        f"PEFT trained {module} with its delta added twice, as all out-projections of torch's MultiheadAttention "
+        "(huggingface/peft#3774), and merges it so; so it is here"
+        for module in twice[:1]
+    ]
+    return _open_clips(deltas), notes
+
+
+def _adds_twice(said: Mapping[str, Any], modules: list[str], folder: Path) -> list[str]:
+    """Returns the modules whose delta PEFT adds twice; none of a folder that another program wrote in PEFT's form.
+
+    Raises:
+        BackboneError: it was written by a release of which nobody knows whether it does.
+    """
+    if not modules or "init_lora_weights" not in said:  # which PEFT itself always writes
+        return []
+    version = str(said.get("peft_version") or "0")  # older ones do not say
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) > KNOWN:
+        raise BackboneError(
+            f"{folder}: PEFT {version} adapted {modules[0]}, whose delta releases up to {'.'.join(map(str, KNOWN))} "
+            "add twice, and of later ones nothing is known here; merge it by PEFT's merge_and_unload, and give the "
+            "weights"
+        )
+    return modules
 
 
 def _config(folder: Path) -> dict[str, Any]:

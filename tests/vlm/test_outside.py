@@ -188,6 +188,33 @@ def test_adapted_attention_is_one_tensor_in_open_clip(backbone, tmp_path):
     assert not parts[1].any()
 
 
+PEFTS = {"init_lora_weights": True, "peft_version": "0.21.2"}  # of what PEFT itself writes
+
+
+@pytest.mark.parametrize("version", ["0.21.2", None])
+def test_an_out_projection_that_peft_adds_twice_is_added_twice(version, backbone, tmp_path):
+    """In forward passes and in `merge_and_unload` of PEFT 0.15 to 0.21.2, seen; of a linear layer it is added once."""
+    pair = factors(f"{BLOCK}.attn.base_layer.out_proj", 32, 32)
+    linear = factors("transformer.resblocks.0.attn.out_proj", 32, 32, seed=1)
+    written = adapter(tmp_path / "a", pair | linear, **(PEFTS | {"peft_version": version}))
+    found = outside_delta(backbone, written)
+    for factor, name, times in ((pair, BLOCK, 2), (linear, "transformer.resblocks.0", 1)):
+        a, b = factor.values()
+        torch.testing.assert_close(found.delta[f"{name}.attn.out_proj.weight"], times * 4 * b @ a)
+    [note] = found.notes
+    assert "added twice" in note
+    a, b = pair.values()
+    ours = outside_delta(backbone, adapter(tmp_path / "another program", pair)).delta
+    torch.testing.assert_close(ours[f"{BLOCK}.attn.out_proj.weight"], 4 * b @ a)
+
+
+def test_an_alpha_of_attentions_is_that_of_their_out_projection_too(backbone, tmp_path):
+    pair = factors(f"{BLOCK}.attn", 96, 32) | factors(f"{BLOCK}.attn.base_layer.out_proj", 32, 32, seed=1)
+    found = outside_delta(backbone, adapter(tmp_path / "a", pair, alpha_pattern={"attn": 2, "out_proj": 100})).delta
+    b, a = (pair[f"{BLOCK}.attn.base_layer.out_proj", part] for part in "BA")
+    torch.testing.assert_close(found[f"{BLOCK}.attn.out_proj.weight"], b @ a)
+
+
 C_FC = factors(f"{BLOCK}.mlp.c_fc", 128, 32)
 UNFIT = {
     "another method": (C_FC, {"peft_type": "IA3"}, ["is IA3", "LoRA alone"]),
@@ -195,6 +222,11 @@ UNFIT = {
     "whole modules": (C_FC, {"modules_to_save": ["proj"]}, ["whole modules"]),
     "PiSSA": (C_FC, {"init_lora_weights": "pissa_niter_4"}, ["pissa_niter_4", "path_initial_model", "merge it"]),
     "OLoRA": (C_FC, {"init_lora_weights": "olora"}, ["olora", "not what was learned"]),
+    "a later PEFT's attention": (
+        factors(f"{BLOCK}.attn.base_layer.out_proj", 32, 32),
+        PEFTS | {"peft_version": "0.22.0.dev0"},
+        ["PEFT 0.22.0.dev0", "add twice", "merge_and_unload"],
+    ),
     "half a pair": ({(f"{BLOCK}.mlp.c_fc", "A"): torch.zeros(2, 32)}, {}, ["has not two matrices"]),
     "a module that is not there": (factors("model.layers.0.q_proj", 8, 8), {}, ["adapts model.layers.0.q_proj.weight"]),
     "another width": (factors(f"{BLOCK}.mlp.c_fc", 64, 32), {}, ["[64, 32], and it is [128, 32]"]),
