@@ -20,7 +20,8 @@ from condu_ray.vlm.model import load_backbone
 def write_expert(storage, backbone, method, expert, seed):
     generator = torch.Generator().manual_seed(seed)
     if method.adapter == "lora":
-        with attach(backbone, rank=method.lora.rank, scale=method.lora.scale, std=0.2, seed=seed) as adapters:
+        form = {"rank": method.lora.rank, "scale": method.lora.scale, "targets": method.lora.targets}
+        with attach(backbone, std=0.2, seed=seed, **form) as adapters:
             factors = adapters.factors()
         files = {FILES["factors"]: lambda path: save_tensors(path, factors)}
         delta = materialise(factors, method.lora.scale)

@@ -1,8 +1,8 @@
 """Low-rank experts as adapters of Hugging Face's PEFT: the factors as they were trained or merged, nothing refitted.
 
 The form is that of PEFT's own files: `adapter_model.safetensors` with `base_model.model.<module>.lora_A.weight` [r, in]
-and `.lora_B.weight` [out, r], and `adapter_config.json`, where the delta is lora_alpha / r * B A. Of an attention,
-PEFT's layer holds the packed in-projection's factors itself and the out-projection's in `base_layer.out_proj`.
+and `.lora_B.weight` [out, r], and `adapter_config.json`, where the delta is lora_alpha / r * B A. That is not so of an
+attention's out-projection, whose delta PEFT's layer adds twice (huggingface/peft#3774, all releases to 0.21.2).
 """
 
 from __future__ import annotations
@@ -47,8 +47,19 @@ def low_rank(served: Served, task: str | None) -> Adapter:
     """Returns what is low-rank in truth: factors that a method merges as factors, or the expert's as trained.
 
     Raises:
-        UseError: the method trains or keeps no factors, or those of the expert are not in storage.
+        UseError: the method trains or keeps no factors, those of the expert are not in storage, or PEFT makes another
+            model of them.
     """
+    adapter = _kept(served, task)
+    if odd := [name.removesuffix(B) for name in adapter.factors if name.endswith(f".attn.out_proj.weight{B}")]:
+        raise UseError(
+            f"{served.name}: PEFT adds the delta of {odd[0]} twice (huggingface/peft#3774), so that it would make "
+            "another model of an adapter of attention; export it as open_clip or hf"
+        )
+    return adapter
+
+
+def _kept(served: Served, task: str | None) -> Adapter:
     method, state = served.method, served.state
     base = served.backbone.spec.name
     rule = getattr(method, "rule", method)  # PAM merges by another method's rule
@@ -96,13 +107,8 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
 
 def _module(name: str) -> str:
     """The module that PEFT wraps for a factor."""
-    parameter = name.removesuffix(A).removesuffix(B)
-    for end in (".attn.in_proj_weight", ".attn.out_proj.weight"):
-        if parameter.endswith(end):
-            return parameter.removesuffix(end) + ".attn"
-    return parameter.removesuffix(".weight")
+    return name.removesuffix(A).removesuffix(B).removesuffix(".weight")
 
 
 def _renamed(name: str) -> str:
-    inner = ".base_layer.out_proj" if ".attn.out_proj." in name else ""
-    return f"{_module(name)}{inner}.{'lora_A' if name.endswith(A) else 'lora_B'}.weight"
+    return f"{_module(name)}.{'lora_A' if name.endswith(A) else 'lora_B'}.weight"

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from condu_ray import Predictor, load_backbone
+from condu_ray import Experiment, Predictor, load_backbone, open_run
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.use.bundle import read_bundle, write_bundle
 from condu_ray.use.export import export_model
@@ -23,6 +23,7 @@ from condu_ray.use.served import UseError
 from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import set_weights
 from condu_ray.vlm.zeroshot import text_features
+from tests.learnt import learn_here
 from tests.use.clip_by_their_names import Clip
 from tests.use.conftest import METHODS, TASKS
 
@@ -190,6 +191,20 @@ class TestAdapter:
         set_weights(backbone, theta0, delta)
         assert all(torch.allclose(weights[name], tensor, atol=1e-6) for name, tensor in backbone.snapshot().items())
         assert ("It is what the run serves." in (tmp_path / "adapter" / "README.md").read_text()) == exact
+
+    def test_one_of_attention_is_refused_for_peft_would_make_another_model_of_it(
+        self, task_data, small_backbone, tmp_path
+    ):
+        config = Experiment.model_validate({
+            "method": "pam", "data": task_data, "pretrained": str(small_backbone), "storage": tmp_path, "run": "a",
+            "training": {"precision": "fp32"}, "lora": {"targets": ("mlp", "attention")}, "pam": {"rank": 2},
+            "tasks": ("walls",),
+        })  # fmt: skip
+        learn_here(config)
+        with pytest.raises(
+            UseError, match=r"adds the delta of \S+\.attn\.out_proj\.weight twice .* as open_clip or hf"
+        ):
+            export_model(served(open_run(tmp_path, "a"), "pam"), tmp_path / "adapter", "walls", "peft")
 
     def test_what_is_of_no_low_rank_is_refused(self, found, tmp_path):
         with pytest.raises(UseError, match="no adapter of low rank"):
