@@ -97,7 +97,15 @@ def _data(served: Served, task: str | None) -> str:
 def _code(served: Served, task: str | None, form: str) -> str:
     labels = served.task(task or served.state.tasks[-1])
     if form == "hf":
-        return 'from transformers import CLIPModel, CLIPProcessor\n\nmodel = CLIPModel.from_pretrained("FOLDER")'
+        size, by = served.backbone.spec.image_size[0], served.backbone.spec.preprocess["interpolation"].upper()
+        return (
+            "from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize\n"
+            "from transformers import CLIPModel, CLIPProcessor\n\n"
+            'model, processor = CLIPModel.from_pretrained("FOLDER"), CLIPProcessor.from_pretrained("FOLDER")\n'
+            "# CLIP's own crop: the processor's lies a pixel beside it, for one in four lengths of the longer side\n"
+            f"crop = Compose([Resize({size}, InterpolationMode.{by}), CenterCrop({size})])\n"
+            'images = processor(images=[crop(picture.convert("RGB"))], return_tensors="pt")  # a picture of PIL\'s'
+        )
     if form == "peft":
         return (
             "import open_clip\nfrom peft import PeftModel\n\n"

@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +23,7 @@ from condu_ray.use.loading import load_served
 from condu_ray.use.served import UseError
 from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import set_weights
+from condu_ray.vlm.preprocess import Preprocessor
 from condu_ray.vlm.zeroshot import text_features
 from tests.learnt import learn_here
 from tests.use.clip_by_their_names import Clip
@@ -155,6 +157,18 @@ class TestModel:
         with torch.no_grad():
             logits = model(pixel_values=pixels, input_ids=tokens).logits_per_image
         assert torch.allclose(logits, predictor.logits(images, "doors"), atol=1e-4)
+
+    def test_a_card_for_transformers_crops_as_the_run_does(self, found, tmp_path):
+        """Which its own processor does not: it begins at 1 where CLIP begins at round(1.5) = 2."""
+        export_model(served(found, "condu"), tmp_path / "model", "doors", "hf")
+        lines = (tmp_path / "model" / "README.md").read_text().splitlines()
+        names: dict = {}
+        for begin in ("from torchvision", "crop ="):
+            exec(next(line for line in lines if line.startswith(begin)), names)
+        preprocess = served(found, "condu").backbone.spec.preprocess
+        for shape in ((16, 19, 3), (23, 16, 3), (40, 37, 3)):
+            picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+            assert np.array_equal(np.asarray(names["crop"](picture)), Preprocessor(preprocess).prepared(picture))
 
     def test_a_card_tells_what_it_is(self, found, tmp_path):
         export_model(served(found, "condu", session=1), tmp_path / "model", "walls")
