@@ -5,8 +5,9 @@ from __future__ import annotations
 from condu_ray.command_line import ConfigError
 from condu_ray.plan.stored import Stored, find
 from condu_ray.plan.stored_run import StoredRun
+from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
-from condu_ray.store.layout import config_path, run_folder
+from condu_ray.store.layout import config_path, run_folder, sweep_config_path, sweep_folder
 from condu_ray.store.location import Location, Place, given
 
 
@@ -44,6 +45,9 @@ def run_place(run: str, storage: str | Place = "storage") -> tuple[Location, str
     Args:
         run: its folder (`<storage>/runs/<name>`), or its name in `storage`.
         storage: where a name is looked for.
+
+    Raises:
+        ConfigError: `storage` has none of that name, and it is a bundle, or another folder or file; says which.
     """
     place = given(run)
     if backend(place).exists(config_path(place)):
@@ -51,4 +55,32 @@ def run_place(run: str, storage: str | Place = "storage") -> tuple[Location, str
         home = folder.parent.parent
         if run_folder(home, folder.name) == folder:
             return home, folder.name
-    return given(storage), run
+    home = given(storage)
+    named = (config_path(run_folder(home, run)), sweep_config_path(sweep_folder(home, run)))
+    if place.name != run or not any(backend(path).exists(path) for path in named):
+        _refuse_other(place, home)
+    return home, run
+
+
+def _refuse_other(place: Location, storage: Location) -> None:
+    """Says what a place is that is no run, where something is there.
+
+    Raises:
+        ConfigError: something is there.
+    """
+    if artifacts.is_file(place):
+        raise ConfigError(f"{place}: is a file; give a run's name in --storage, its folder, or a bundle's, unpacked")
+    if not backend(place).exists(place):
+        return
+    try:
+        bundle = "bundle" in artifacts.read_meta(place)
+    except artifacts.ArtifactError:
+        bundle = False
+    if bundle:
+        raise ConfigError(
+            f"{place}: is a bundle, which is for predict, evaluate, export and serve; give the run that it came from"
+        )
+    raise ConfigError(
+        f"{place}: is a folder, but no run's (a storage folder's runs/NAME) and no bundle's; and {storage} has no run "
+        "of that name"
+    )

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 
 import numpy as np
@@ -15,9 +16,10 @@ from PIL import Image
 from condu_ray import Predictor
 from condu_ray.commands.__main__ import main
 from condu_ray.use import rows as rows_module
+from condu_ray.use.bundle import write_bundle
 from condu_ray.use.parts import predict_parts
 from condu_ray.use.rows import SCHEMA, output
-from condu_ray.use.served import UseError
+from condu_ray.use.served import UseError, served_run
 from condu_ray.use.sources import pictures, pieces, read
 from tests.conftest import TASKS, give_label, write_task
 
@@ -276,6 +278,40 @@ class TestExport:
         assert code == 2
         assert words in error
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "run", "words"),
+    [
+        (["inspect"], "bundle", "bundle: is a bundle, which is for predict, evaluate, export and serve; give the run"),
+        (["rollback", "--session", "1"], "bundle", "bundle: is a bundle"),
+        (["add", "--tasks", "birds"], "bundle", "bundle: is a bundle"),
+        (["predict", "photos"], "bundle.zip", "bundle.zip: is a file; .* or a bundle's, unpacked"),
+        (["evaluate"], "bundle.zip", "bundle.zip: is a file"),
+        (
+            ["predict", "photos"],
+            "photos",
+            "photos: is a folder, but no run's .* no bundle's; and storage has no run",
+        ),
+        (["inspect"], "photos", "photos: is a folder, but no run's"),
+    ],
+)
+def test_what_is_no_run_is_refused_as_what_it_is(command, run, words, found, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_bundle(served_run(found, "condu"), tmp_path / "bundle")
+    (tmp_path / "bundle.zip").write_bytes(b"PK")
+    monkeypatch.setattr(sys, "argv", ["condu-ray", command[0], run, *command[1:]])
+    with pytest.raises(SystemExit) as end:
+        main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert re.search(words, error), error
+
+
+def test_a_runs_name_is_a_run_whatever_lies_here(console, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r").mkdir()
+    assert console("export", "--method", "condu", "--bundle", tmp_path / "bundle")[0] == 0
 
 
 class TestEvaluate:
