@@ -158,7 +158,8 @@ class Experiment(Settings):
     be in a bucket, as `storage`."""
     probe: Annotated[tuple[Where, ...], Split] = late(())
     """Folders of tasks that are never learned, in any form: measured after each session as tasks that are not learned
-    yet, over their own classes, beside theta0 (what is kept of unrelated zero-shot ability)."""
+    yet, over their own classes, beside theta0 (what is kept of unrelated zero-shot ability). Tasks of the run in them
+    are no probes."""
     template: str | None = late(None)
     """Prompt of data in another form, `{}` for the class; default: what they bring, else "a photo of a {}."."""
     test_share: float = late(0.2, gt=0, lt=1)

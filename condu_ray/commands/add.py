@@ -22,7 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     which.add_argument(
         "--again", metavar="TASK", help="a task of the run, taught anew in its place with --data's images"
     )
-    parser.add_argument("--data", metavar="DIR", help="folder with the tasks, in any form; default: the run's own data")
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder with the tasks, in any form; default: the run's own data, or its probes'"
+    )
     parser.add_argument(
         "--max_drop", type=float, default=MAX_DROP, metavar="POINTS",
         help="percentage points that a learned task may lose, by any method and protocol of the run; where one loses "

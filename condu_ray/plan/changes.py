@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from condu_ray.command_line import ConfigError
 from condu_ray.config import Experiment, Protocol
 from condu_ray.names import nearest
-from condu_ray.plan.data import with_data
+from condu_ray.plan.data import has, probe_folder, with_data
 from condu_ray.plan.opened import open_run
 from condu_ray.plan.results import Results
 from condu_ray.plan.stored import names
@@ -50,7 +50,7 @@ def with_new_tasks(found: StoredRun, tasks: Sequence[str], data: Place | None) -
     Args:
         found: the run.
         tasks: their names, in the order of learning.
-        data: folder that has them; None: the run's own data.
+        data: folder that has them; None: the run's own data, or its probes'.
 
     Returns:
         Its settings as they are, where these are the tasks that it learned last, from the same data.
@@ -63,9 +63,10 @@ def with_new_tasks(found: StoredRun, tasks: Sequence[str], data: Place | None) -
     if twice := [task for place, task in enumerate(tasks) if task in tasks[:place]]:
         raise ConfigError(f"--tasks {twice[0]}: is named twice; a task is learned once")
     config = before
-    if data is not None:
-        for task in tasks:
-            config = with_data(config, task, data)
+    for task in tasks:
+        place = data if data is not None or has(config, task) else probe_folder(config, task)
+        if place is not None:
+            config = with_data(config, task, place)
     if known[-len(tasks) :] == list(tasks) and config == before:
         return before
     if old := [task for task in tasks if task in known]:

@@ -12,6 +12,7 @@ from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASK
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.config import Experiment
 from condu_ray.names import nearest
+from condu_ray.store.backend import real
 from condu_ray.store.layout import mini_mtil_folder
 from condu_ray.store.location import Location, Place
 
@@ -59,7 +60,7 @@ def tasks_of(config: Experiment, say: Say) -> list[Task]:
 
 
 def probes_of(config: Experiment, tasks: Sequence[Task], say: Say) -> list[Task]:
-    """Loads the tasks that a run is measured on and never learns.
+    """Loads the tasks that a run is measured on and does not learn; those that it learns of the folders are none.
 
     Args:
         config: the run's settings.
@@ -67,18 +68,25 @@ def probes_of(config: Experiment, tasks: Sequence[Task], say: Say) -> list[Task]
         say: takes a line for people.
 
     Raises:
-        TaskError: one has the name of another, or of a task that is learned; or as `tasks_of`.
+        TaskError: one has the name of another, or of a task that is learned from other files; or as `tasks_of`.
     """
-    found: list[Task] = []
+    found: dict[str, Task] = {}
+    learned = {task.name: real(task.folder) for task in tasks}
     for folder in config.probe:
         options = None if ours(folder) else Options(config.template, config.test_share)
-        found += bring(folder, config.storage, None, options, say)
-    taken = {task.name for task in tasks}
-    for probe in found:
-        if probe.name in taken:
-            raise TaskError(f"--probe: {probe.name} is the name of a task or of another probe; rename its folder")
-        taken.add(probe.name)
-    return found
+        for probe in bring(folder, config.storage, None, options, say):
+            if learned.get(probe.name) == real(probe.folder):
+                continue
+            if probe.name in learned or probe.name in found:
+                of = "another probe" if probe.name in found else f"a task, which is read from {learned[probe.name]}"
+                raise TaskError(f"--probe {folder}: {probe.name} is the name of {of}; rename its folder")
+            found[probe.name] = probe
+    return list(found.values())
+
+
+def probe_folder(config: Experiment, task: str) -> Place | None:
+    """Returns the folder of `--probe` that has a task; None where none has."""
+    return next((folder for folder in config.probe if task in names_in(folder)[0]), None)
 
 
 def _places(config: Experiment) -> tuple[dict[str, Place], list[str]]:

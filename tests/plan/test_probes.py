@@ -11,10 +11,12 @@ from condu_ray.learn.evaluate import Evaluator
 from condu_ray.orchestration.run import from_storage
 from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.orchestration.watch.progress import Display
+from condu_ray.plan.changes import with_new_tasks
 from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import finished_run
 from condu_ray.store import artifacts
+from condu_ray.store.location import Location
 from condu_ray.store.results import read_rows
 from condu_ray.use.inspect import inspected
 from condu_ray.vlm.model import load_backbone
@@ -95,5 +97,22 @@ def test_the_report_the_rows_and_the_page_have_them(config):
 
 def test_a_name_that_is_taken_is_refused(config, tmp_path):
     write_task(tmp_path / "walls", ("red", "blue"), 5)
-    with pytest.raises(TaskError, match="--probe: walls is the name of a task or of another probe"):
-        check(config.model_copy(update={"probe": (tmp_path,)}))
+    place = Location(tmp_path)
+    with pytest.raises(TaskError, match=r"--probe .*: walls is the name of a task, which is read from .*walls; rename"):
+        check(config.model_copy(update={"probe": (place,)}))
+    with pytest.raises(TaskError, match="gates is the name of another probe"):
+        check(config.model_copy(update={"probe": (*config.probe, *config.probe)}))
+
+
+def test_a_probe_that_is_learned_is_a_task_from_then_on(config):
+    """As `add` would have it, by its name alone or with its folder; the folder's other tasks stay probes."""
+    for task, folder, left in (("gates", config.probe[0], ["birds"]), ("birds", config.probe[1], ["gates"])):
+        found = open_run(config.storage, "r")
+        change = with_new_tasks(found, [task], None)
+        assert change == with_new_tasks(found, [task], folder)
+        assert change.probe == config.probe
+        checked = check(change)
+        assert [one.name for one in checked.tasks] == ["walls", "doors", task]
+        assert [probe.name for probe in checked.probes] == left
+    both = check(with_new_tasks(found, ["birds", "gates"], None))
+    assert ([one.name for one in both.tasks], both.probes) == (["walls", "doors", "birds", "gates"], ())
