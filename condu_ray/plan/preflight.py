@@ -143,8 +143,17 @@ def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:
     """
     backbone = load_backbone(checked.spec)
     apart = {"tasks", "seed", "run"}  # nothing that is tried depends on them
+    seen = {_references(checked.config)}
     for config in {content_hash(one.identity(exclude=apart)): one for one in configs}.values():
-        first_pass(backbone, checked.tasks, config, take(config))
+        methods = take(config)
+        if any("reference" in method.needs for method in methods) and _references(config) not in seen:
+            _with_references(config, methods, checked.tasks)
+            seen.add(_references(config))
+        first_pass(backbone, checked.tasks, config, methods)
+
+
+def _references(config: Experiment) -> tuple[object, ...]:
+    return config.distillation.reference, config.distillation.captions
 
 
 def _held_out(config: Experiment) -> tuple[str, ...]:

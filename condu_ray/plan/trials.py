@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any
 
 import yaml
@@ -22,7 +23,7 @@ from condu_ray.plan.run_plan import plan_run
 from condu_ray.store.artifacts import names, read_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import record_path, trials_folder
-from condu_ray.store.location import Place
+from condu_ray.store.location import Place, given
 
 SECTIONS = ("evaluation", "tracking", "cluster")
 """Parts that say how a sweep runs and not what it compares."""
@@ -30,8 +31,8 @@ SHARED = (
     "training.workers", "training.threads", "training.lanes", "training.max_failures", "training.precision",
 )  # fmt: skip
 """Fields of lanes, which all trials share."""
-
-
+FILES = ("distillation.reference", "distillation.captions")
+"""Fields that name folders or files."""
 MOST = 100_000
 """Trials of a sweep, at most: a slip in one axis should not fill the disk."""
 
@@ -111,7 +112,8 @@ def read_axes(texts: Sequence[str]) -> dict[str, list[Any]]:
             axes[name] = []
         elif not name:
             raise ConfigError(f"--sweep {text!r}: write field=value,value, such as training.lr=1e-4,3e-4")
-        axes[name] += [_value(part) for part in (values if sign else before).split(",") if part.strip()]
+        read = _path if name in FILES else _value
+        axes[name] += [read(part.strip()) for part in (values if sign else before).split(",") if part.strip()]
     for name, found in axes.items():
         if not found or len(set(map(str, found))) < len(found):
             raise ConfigError(f"--sweep {name}: {'no value' if not found else 'a value twice'}")
@@ -135,14 +137,19 @@ def _value(text: str) -> Any:
         value = yaml.safe_load(text)
         return float(value) if isinstance(value, str) else value
     except (ValueError, yaml.YAMLError):
-        return text.strip()
+        return text
+
+
+def _path(text: str) -> str:
+    """A folder or file, absolute: trials and workers have working directories of their own."""
+    return str(given(text).absolute())
 
 
 def make_trials(sweep: Sweep, orders: Sequence[Order]) -> list[Trial]:
     """Returns all trials, orders outermost, so that early results compare all methods on the first orders.
 
     Raises:
-        ConfigError: a swept value does not fit its field.
+        ConfigError: a swept value does not fit its field, or is another one written otherwise.
         MethodError: no such method.
     """
     axes, base, trials = read_axes(sweep.sweep), sweep.experiment(), []
@@ -151,6 +158,7 @@ def make_trials(sweep: Sweep, orders: Sequence[Order]) -> list[Trial]:
         raise ConfigError(f"--orders, --seeds, --method and --sweep make {count:,} trials; {MOST:,} at most")
     methods = [method.name for method in take(base)]
     swept = [field for field in FIELDS if f"{field}.lr" in axes]
+    known: dict[tuple[str, str], Any] = {}
     for order, offset, method in itertools.product(orders, range(sweep.seeds), methods):
         for values in itertools.product(*axes.values()):
             settings = dict(zip(axes, values, strict=True))
@@ -158,10 +166,21 @@ def make_trials(sweep: Sweep, orders: Sequence[Order]) -> list[Trial]:
             identity = f"{order.name}.{method}.seed{base.seed + offset}{suffix}"
             trial = Trial(identity, method, order.name, order.tasks, base.seed + offset, settings)
             config = trial.config(base, "check")
+            for name, value in settings.items():
+                read = content_hash(_field(config, name))
+                if str(before := known.setdefault((name, read), value)) != str(value):
+                    raise ConfigError(f"--sweep {name}: {before} and {value} are one value; give it once")
             for unused in unused_rates(config, take(config), order.tasks, swept) if swept else ():
                 raise ConfigError(f"--sweep, {method}: {unused}, or sweep something else")
             trials.append(trial)
     return trials
+
+
+def _field(config: Experiment, name: str) -> Any:
+    """A field by its dotted name, as JSON has it."""
+    part, _, last = name.rpartition(".")
+    holder = attrgetter(part)(config)
+    return holder.model_dump(mode="json", include={last})[last]
 
 
 ELSEWHERE: dict[str, Any] = {"storage": True, "tracking": True, "cluster": True, "merging": {"shards": True}}

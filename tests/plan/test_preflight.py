@@ -10,14 +10,16 @@ import pytest
 
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS
-from condu_ray.config import Cluster, Experiment
+from condu_ray.benchmark.orders import draw_orders
+from condu_ray.config import Cluster, Experiment, Sweep
 from condu_ray.learn.prototype_store import prototype_key
 from condu_ray.methods import METHODS
 from condu_ray.methods.registry import MethodError
 from condu_ray.plan import data, preflight
-from condu_ray.plan.preflight import check
+from condu_ray.plan.preflight import check, check_trials
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
+from condu_ray.plan.trials import make_trials
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.store.ledger import Entry
 from condu_ray.vlm.lora import LoraError
@@ -253,6 +255,26 @@ def test_options_that_cannot_work_are_named_with_what_would(settings, change, er
 )
 def test_an_option_that_no_method_uses_harms_nobody(settings, change):
     check(Experiment(**settings, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ("distillation.reference={here}/good.parquet,{data}/walls", MethodError, ["walls", "one of the tasks"]),
+        ("distillation.reference={here}/good.parquet,nothing.parquet", TaskError, ["nothing.parquet", "missing"]),
+        ("distillation.captions={here}/two.txt,{here}/one.txt", TaskError, ["one.txt", "fewer than two"]),
+    ],
+)
+def test_references_of_a_sweeps_trials_are_looked_at(settings, task_data, references, change, error, words):
+    base = Sweep(
+        **settings, method="condu,zscl", distillation={"reference": str(references / "good.parquet")},
+        sweep=(change.format(data=task_data, here=references),),
+    )  # fmt: skip
+    checked = check(base.experiment())
+    trials = make_trials(base, draw_orders(("walls", "doors", "cars"), 1, 0))
+    with pytest.raises(error) as caught:
+        check_trials(checked, [trial.config(checked.config, "check") for trial in trials])
+    assert all(word in str(caught.value) for word in words)
 
 
 def test_with_references_every_method_can_be_planned(settings, references, monkeypatch):

@@ -78,6 +78,22 @@ def test_a_wrong_axis_is_refused_by_name(texts, words):
     assert all(word in str(error.value) for word in words)
 
 
+@pytest.mark.parametrize(
+    "axis", ["training.steps=10,10.0", "lora.targets=mlp,[mlp]", "training.lr=1e-4,0.00010", "pam.rank=8,16,8.0"]
+)
+def test_a_value_that_is_written_in_two_ways_is_refused(axis):
+    with pytest.raises(ConfigError, match=rf"--sweep {axis.split('=')[0]}: .* are one value|a value twice"):
+        trials(sweep=(axis,), method=("condu",))
+
+
+def test_files_of_an_axis_are_absolute(tmp_path, monkeypatch):
+    """Workers have working directories of their own."""
+    monkeypatch.chdir(tmp_path)
+    found = trials(sweep=("distillation.reference=a,./7",), method=("zscl",))
+    paths = [trial.config(sweep(method=("zscl",)).experiment(), "s").distillation.reference for trial in found[:2]]
+    assert [str(one) for (one,) in paths] == [str(tmp_path / "a"), str(tmp_path / "7")]
+
+
 def test_all_combinations_are_there_once():
     found = trials(seeds=2, sweep=("training.lr=1e-4,1e-3",))
     assert len(found) == len({trial.id for trial in found}) == 2 * 2 * 2 * 2
