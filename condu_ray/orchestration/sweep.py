@@ -33,6 +33,7 @@ from condu_ray.orchestration.watch.lines import LINE_SECONDS, Lines
 from condu_ray.orchestration.watch.mlflow_address import check_tracking, elsewhere, tracking_uri
 from condu_ray.orchestration.watch.news import News
 from condu_ray.orchestration.watch.sweep_tracking import Parent
+from condu_ray.plan.idle import idle_axes
 from condu_ray.plan.preflight import Checked, check, check_trials
 from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
@@ -76,8 +77,10 @@ def run_sweep(sweep: Sweep) -> list[Place]:
     orders = resolve_orders(sweep.orders, [task.name for task in checked.tasks], sweep.seed)
     base = sweep.model_copy(update={"distillation": checked.config.distillation})
     trials = make_trials(base, orders)
+    words: list[str] = []
     if sweep.sweep:
         check_trials(checked, [trial.config(checked.config, "check") for trial in trials])
+        words = idle_axes(checked, trials)
     content = content_hash([checked.backbone, [task.fingerprint for task in checked.tasks]])
     name = sweep_name(base, trials, content)
     folder = sweep_folder(sweep.storage, name).absolute()
@@ -87,7 +90,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         done = read_records(folder, trials)
         left = [trial for trial in trials if trial.id not in done]
         lines.console.print(f"sweep {name}: {len(trials)} trials, {len(done)} finished before, {len(left)} to run")
-        lines.console.print(*checked.words, *elsewhere(config), sep="\n", markup=False)
+        lines.console.print(*checked.words, *words, *elsewhere(config), sep="\n", markup=False)
         cluster = partial(env.ray_cluster, sweep.cluster.address, name, lines)
         work = partial(_Running, base, checked.under(config), folder, left, lines)
         if sweep.cache_report:
