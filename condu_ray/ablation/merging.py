@@ -33,8 +33,9 @@ def ablate_merging(
     """
     options, deltas = run.config.merging, run.deltas
     chosen = variants(
-        arithmetic_scale=options.arithmetic_scale, ties_density=options.ties_density, ties_scale=options.ties_scale
-    )
+        arithmetic_scale=options.arithmetic_scale, ties_density=options.ties_density, ties_scale=options.ties_scale,
+        magmax_scale=options.magmax_scale,
+    )  # fmt: skip
     bounds = measure_bounds(run, evaluator)
     rows = measure_variants(
         deltas, chosen, evaluator=evaluator, tasks=run.tasks, bounds=bounds, sessions=sessions, say=say

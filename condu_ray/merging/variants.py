@@ -146,7 +146,11 @@ def unify_parts(
 
 
 def variants(
-    *, arithmetic_scale: float = 0.3, ties_density: float = 0.2, ties_scale: float = 1.0
+    *,
+    arithmetic_scale: float = 0.3,
+    ties_density: float = 0.2,
+    ties_scale: float = 1.0,
+    magmax_scale: float = 0.5,
 ) -> dict[str, Variant]:
     """All variants by name: first the rules, ConDU's own in front, then ConDU with one part exchanged.
 
@@ -154,6 +158,7 @@ def variants(
         arithmetic_scale: Factor of task arithmetic's sum.
         ties_density: Share of each delta that TIES keeps.
         ties_scale: Factor of TIES' result.
+        magmax_scale: Factor of MagMax's; 0.5 in its authors' scripts, 1 in the formula alone.
 
     Returns:
         Name -> variant, in the order in which tables show them.
@@ -177,9 +182,9 @@ def variants(
             one_model=True,
         ),
         "magmax": Variant(
-            "value of the largest magnitude",
+            f"{magmax_scale:g} times the value of the largest magnitude, of experts from theta0",
             lambda kept, deltas: _feed(largest_magnitude, kept, deltas),
-            _whole,
+            lambda kept, task: scale(kept, magmax_scale),
             one_model=True,
         ),
         "no-mask": _part("lambda_i u for every task, lambda_i = |delta_i| / |u|", mask=False),

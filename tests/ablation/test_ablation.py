@@ -320,11 +320,14 @@ class TestVariants:
         assert summarise(rows[1:2], bounds)[0]["kept"] is None  # fine-tuning gained nothing
 
     def test_whole_ablation_has_the_runs_options_and_its_bytes(self, stored, tmp_path):
-        config = stored.config.model_copy(update={"merging": Merging(arithmetic_scale=0.7, ties_density=0.5)})
+        config = stored.config.model_copy(
+            update={"merging": Merging(arithmetic_scale=0.7, ties_density=0.5, magmax_scale=0.9)}
+        )
         run = StoredMethod(config, stored.tasks, stored.plan)
         results = ablate_merging(run, stored.evaluator(), [3], say=lambda line: None)
         assert "0.7 times" in results["variants"]["task-arithmetic"]["formula"]
         assert "50 %" in results["variants"]["ties"]["formula"]
+        assert "0.9 times" in results["variants"]["magmax"]["formula"]
         assert results["measured"]["counted"] == results["measured"]["stored"] > 0
         assert len(results["summary"]) == 3 * len(results["variants"]) == 30
         assert (tmp_path / "merging.md") in write_merging(results, tmp_path)
