@@ -104,9 +104,11 @@ def ablate_inference(
     Returns:
         Results as `condu_ray.report.ablation_report.write_inference` takes them.
     """
-    options = measure_options(run, evaluator, prototypes, all_options(), say)
+    own, asked = of_config(run.method.inference), all_options()
+    if own is not None and own not in asked:  # by another K
+        asked.append(own)
+    options = measure_options(run, evaluator, prototypes, asked, say)
     state, task = run.state(len(run.tasks) - 1), run.tasks[0]
-    own = of_config(run.method.inference)
     experts = [run.weights(state, name) for name in state.tasks]
     known = [prototypes[run.config.inference.prototypes][name] for name in state.tasks]
     footprint = Footprint.of(state.model.unified, evaluator.features.backbone.model)
@@ -134,8 +136,9 @@ def measure_options(
 ) -> list[dict[str, Any]]:
     """Measures all options after every session of a run.
 
-    A learned task within its own classes is predicted by its own expert, so that only tasks not learned yet (Transfer)
-    depend on the option there; over the union of all classes every image is aggregated.
+    A learned task within its own classes is predicted by its own expert (or by theta0 after the first session, where
+    `evaluation.first_session` says so), so that only tasks not learned yet (Transfer) depend on the option there; over
+    the union of all classes every image is aggregated.
 
     Args:
         run: a run whose sessions are in storage.
@@ -164,8 +167,8 @@ def measure_options(
             label_N, at = evaluator.features.labels(task), span(run.tasks, column)
             within, over = count_correct(image_END, text_ECD, weight_ONE, label_N, at, class_ids(run.tasks))
             if column <= position:  # task known: its own expert alone
-                known_NC = image_END[column + 1] @ text_ECD[column + 1, at].T
-                within = (known_NC.argmax(dim=1) == label_N).sum().expand(len(options))
+                answers = PRETRAINED if run.method.skips_trigger(state) else weights[column + 1]
+                within = torch.tensor(evaluator.known(task, answers).correct).expand(len(options))
             percent["task"][:, position, column] = 100 * within.double() / len(label_N)
             percent["union"][:, position, column] = 100 * over.double() / len(label_N)
         say(f"session {position + 1} of {size}: {len(options)} options on {size} tasks")

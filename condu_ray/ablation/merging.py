@@ -54,12 +54,13 @@ def ablate_merging(
     }
 
 
-def parse_sessions(text: str, count: int) -> list[int]:
+def parse_sessions(text: str, count: int, flag: str = "--sessions") -> list[int]:
     """Reads `--sessions`.
 
     Args:
         text: `all`, or numbers from 1, `last` and `doubling` (1, 2, 4, 8, ... and the last), comma-separated.
         count: sessions of the run.
+        flag: what it was given as, for the message.
 
     Returns:
         Numbers of sessions, from 1, in order.
@@ -78,7 +79,7 @@ def parse_sessions(text: str, count: int) -> list[int]:
         elif part.isascii() and part.isdigit() and 1 <= int(part) <= count:
             found.add(int(part))
         else:
-            raise ValueError(f"--sessions {text}: {part!r} is not all, last, doubling, or a number from 1 to {count}")
+            raise ValueError(f"{flag} {text}: {part!r} is not all, last, doubling, or a number from 1 to {count}")
     return sorted(found)
 
 

@@ -121,9 +121,16 @@ class Session:
         state, backbone = run.state(session - 1), evaluator.features.backbone
         scale = float(backbone.model.logit_scale.detach().exp())
         weights = [PRETRAINED, *(by_content(run.weights(state, name)) for name in state.tasks)]
+        held_out = {task.name: task for task in run.held_out}  # a mixture's experts have temperatures by these
+        temperatures = {
+            name: evaluator.temperature(expert, held_out[name])
+            for name, expert in zip(state.tasks, weights[1:], strict=True)
+            if held_out
+        }
         image, text = state_features(evaluator.features, weights, run.tasks)
         learned = [task for name in state.tasks for task in run.tasks if task.name == name]
         routing = load_routing(run.config.storage, backbone.fingerprint, learned, run.method.inference, scale)
+        routing = replace(routing, temperatures=temperatures)
         label = [evaluator.features.labels(task) for task in run.tasks]
         return cls(run.tasks, state.tasks, routing, image, text, label, scale)
 

@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         storage, features = run.config.storage, evaluator.features
         folder, name = ablation_folder(run.config.run_folder), run.method.name
         suffix = "" if name == "condu" else f"-{name}"
+        sessions = [] if own.routing is None else parse_sessions(own.routing, len(run.tasks), "--routing")
         with at_work():
             made_of = run.config.inference
             if made_of.prototype_images == "training":  # the run has left those of all images that shots are drawn from
                 prototypes_here(storage, features.backbone, run.tasks, features.device.type, print)
             if own.routing is not None:
-                sessions = parse_sessions(own.routing, len(run.tasks))
                 print(*write_routing(ablate_routing(run, evaluator, sessions), folder, f"routing{suffix}"), sep="\n")
                 continue
             load = partial(

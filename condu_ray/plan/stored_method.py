@@ -39,11 +39,13 @@ class StoredMethod:
         config: the run's configuration.
         tasks: in the order of learning.
         plan: the method, and the sessions that it is to have.
+        held_out: the tasks with the images that `validation_share` holds out as their test images; empty without it.
     """
 
     config: Experiment
     tasks: tuple[Task, ...]
     plan: MethodPlan
+    held_out: tuple[Task, ...] = ()
     _kept: KeptDeltas = field(default_factory=KeptDeltas, repr=False, compare=False)
 
     @property

@@ -52,7 +52,8 @@ class StoredRun:
     @cached_property
     def methods(self) -> dict[str, StoredMethod]:
         """What there is of each method, by name."""
-        return {one.method.name: StoredMethod(self.config, self.tasks, one) for one in self.plan.methods}
+        held_out = self.plan.checked.validation
+        return {one.method.name: StoredMethod(self.config, self.tasks, one, held_out) for one in self.plan.methods}
 
     @cached_property
     def wanted(self) -> list[Measurement]:

@@ -45,8 +45,10 @@ def options_by_k(results: Mapping[str, Any], path: Place) -> Place:
                     }
                     label = f"{aggregation}, {'with' if pretrained else 'without'} theta0"
                     style = {"color": colour, "ls": "-" if pretrained else "--", "marker": "o" if pretrained else "s"}
-                    places = [steps.index(k) for k in chosen]
-                    panel.plot(places, list(chosen.values()), lw=1.5, ms=4, label=label, **style)
+                    points = sorted((steps.index(k), height) for k, height in chosen.items())
+                    panel.plot(
+                        [at for at, _ in points], [height for _, height in points], lw=1.5, ms=4, label=label, **style
+                    )
             for (name, mark), shape in zip(results["marks"].items(), _MARKS, strict=False):
                 if mark["prototypes"] == kind and mark["top_k"] in steps:
                     at, height = steps.index(mark["top_k"]), _height(options, mark, value)

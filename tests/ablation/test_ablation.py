@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from condu_ray.methods.session import save_session, session_folder
 from condu_ray.options import Inference, Merging
 from condu_ray.plan.sessions import plan_method
 from condu_ray.plan.stored_method import MissingRunError, StoredMethod
-from condu_ray.report.ablation_report import write_merging, write_synthetic
+from condu_ray.report.ablation_report import write_inference, write_merging, write_synthetic
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, save_expert
 from condu_ray.store.layout import ledger_path
@@ -178,6 +179,28 @@ class TestOptions:
                     assert row["accuracy"][position][column] == 100 * within.correct / within.images
             different.add(json.dumps(row["union"]["accuracy"]))
         assert len(different) > 5  # the options are told apart at all
+
+    def test_the_first_session_is_predicted_as_the_run_has_it(self, stored, prototypes, monkeypatch):
+        config = stored.config.model_copy(
+            update={"evaluation": Evaluation(first_session="pretrained"), "inference": Inference(top_k=2)}
+        )
+        plan = replace(stored.plan, method=get("condu", config))
+        monkeypatch.setattr(inference, "aggregation_cost", lambda *given: [])
+        run = StoredMethod(config, stored.tasks, plan)
+        found = inference.ablate_inference(run, stored.evaluator(), prototypes, say=lambda line: None)
+        evaluator, first = stored.evaluator(), stored.tasks[0]
+        state = run.state(1)
+        for row in found["options"]:
+            assert row["accuracy"][0][0] == evaluator.known(first, PRETRAINED).percent
+            assert row["accuracy"][1][0] == evaluator.known(first, run.weights(state, first.name)).percent
+
+    def test_a_runs_own_option_is_measured_whatever_its_k(self, stored, prototypes, monkeypatch, tmp_path):
+        config = stored.config.model_copy(update={"inference": Inference(top_k=4)})
+        run = StoredMethod(config, stored.tasks, replace(stored.plan, method=get("condu", config)))
+        found = inference.ablate_inference(run, stored.evaluator(), prototypes, say=lambda line: None)
+        assert len(found["options"]) == len(OPTIONS) + 1
+        write_inference(found, tmp_path)
+        assert "| this run | weighted | 4 | yes | both |" in (tmp_path / "inference.md").read_text()
 
     def test_metrics_are_those_of_the_matrix(self, stored, prototypes):
         (row,) = inference.measure_options(
@@ -456,6 +479,13 @@ class TestJobs:
         assert [row["experts"] for row in found["memory"]] == [1, 2, 3]
         assert "inference-cost.png" in capsys.readouterr().out
 
+    def test_a_session_that_is_not_there_is_named_as_it_was_given(self, empty, monkeypatch, capsys):
+        flags = [*empty.save().flags, "--training.precision", "fp32", "--routing", "9"]
+        with pytest.raises(SystemExit) as end:
+            self.call(monkeypatch, "ablate_inference.py", *flags)
+        assert end.value.code == 2
+        assert "--routing 9: '9' is not" in capsys.readouterr().err
+
     @pytest.mark.parametrize("method", ["condu-svd", "condu-sign"])
     def test_inference_is_for_what_keeps_a_unified_delta(
         self, method, tmp_path, task_data, small_backbone, monkeypatch, capsys
@@ -485,6 +515,12 @@ class TestJobs:
             assert self.measured(run, evaluator, session, task, rule) == pytest.approx(
                 self.images(run, evaluator, session, rule)[task]
             )
+        held_out = replace(run, held_out=run.tasks)
+        plain, scaled = (self.right(one, evaluator) for one in (run, held_out))
+        warm = routing.Session.of(held_out, evaluator, 3).routing.temperatures
+        assert warm.keys() == set(TASKS)
+        assert all(value != 1 for value in warm.values())
+        assert plain["paper"] == scaled["paper"]
 
         moments_module._projection.cache_clear()
 
@@ -501,6 +537,10 @@ class TestJobs:
             run.tasks[place], experts, known.prototypes, options, run.tasks, False, known, learned
         )
         return found.correct / found.images
+
+    def right(self, run, evaluator):
+        right, _ = routing.Session.of(run, evaluator, 3).predict()
+        return {rule: [one.tolist() for one in found] for rule, found in right["union"].items()}
 
     def images(self, run, evaluator, session, rule):
         right, _ = routing.Session.of(run, evaluator, session).predict()
