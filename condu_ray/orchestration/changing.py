@@ -20,6 +20,7 @@ from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.results import Results
 from condu_ray.plan.staging import commit_staged, drop_staged, settle
 from condu_ray.plan.stored_run import StoredRun, finished_run, stored_run
+from condu_ray.report.text import rounded
 from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.lease import lease
 
@@ -137,10 +138,11 @@ def tables(rows: Sequence[Moved]) -> list[Table]:
             table.add_column(head, justify="left" if head == "Task" else "right")
         own = [row for row in rows if (row.method, row.protocol) == (method, protocol)]
         for row in own:
-            cells = ["–", "–"] if row.before is None else [f"{row.before:.2f}", f"{row.change:+.2f}"]
+            cells = ["–", "–"] if row.before is None else [f"{row.before:.2f}", f"{rounded(row.change, 2):+.2f}"]
             table.add_row(row.task, cells[0], f"{row.after:.2f}", cells[1])
         kept = [row.change for row in own if row.before is not None]
         if kept:
-            table.caption = f"mean change of {len(kept)} tasks {sum(kept) / len(kept):+.2f}, worst {min(kept):+.2f}"
+            mean, worst = (f"{rounded(one, 2):+.2f}" for one in (sum(kept) / len(kept), min(kept)))
+            table.caption = f"mean change of {len(kept)} tasks {mean}, worst {worst}"
         found.append(table)
     return found

@@ -230,9 +230,17 @@ def write_sweep_report(
     rows, left_out = _published(found) if published else ([], [])
     about = {"costs": costs(storage, found), **extra}
     name = " + ".join(one.name for one in found)
-    sweep_report(records, folder, name=name, published=rows, left_out=left_out, extra=about)
+    sweep_report(records, folder, name=name, published=rows, left_out=left_out, part=_part(found), extra=about)
     numbers: dict[str, Any] = json.loads(artifacts.read_text(folder / sweep_numbers_path(folder).name))
     return numbers
+
+
+def _part(found: Sequence[Stored]) -> str:
+    """How many images of each task were measured (`evaluation.max_images`); "" where they are all."""
+    limits = {int(one.config.get("evaluation", {}).get("max_images", 0)) for one in found}
+    if not any(limits):
+        return ""
+    return f"at most {' or '.join(map(str, sorted(limits - {0})))}{' (or all)' if 0 in limits else ''} a task"
 
 
 def _published(found: Sequence[Stored]) -> tuple[list[dict[str, Any]], list[LeftOut]]:

@@ -16,7 +16,7 @@ from condu_ray.config import Protocol
 from condu_ray.metrics import HEADLINE, METRICS
 from condu_ray.report.protocols import by_method
 from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes, value_limits
-from condu_ray.report.text import as_matrix, as_number
+from condu_ray.report.text import as_matrix, as_number, number_text
 from condu_ray.store.location import Place
 
 _SIDE_BY_SIDE = 8  # methods that one group of bars can hold
@@ -163,7 +163,7 @@ def metrics_bars(results: Mapping[str, Any], path: Place, protocol: Protocol = "
             linewidth=0,
         )
         for place, height in zip(places, heights, strict=True):
-            text = "n/a" if math.isnan(height) else f"{height:.1f}"
+            text = "n/a" if math.isnan(height) else number_text(height, 1)
             axes.annotate(
                 text,
                 (place, 0 if math.isnan(height) else height),

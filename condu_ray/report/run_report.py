@@ -111,6 +111,12 @@ def _picture_names(methods: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def _at_most(results: Mapping[str, Any]) -> str:
+    """How many of each task's images were measured, where these are not all."""
+    most = ((results.get("config") or {}).get("evaluation") or {}).get("max_images")
+    return f", at most {most} a task" if most else ""
+
+
 def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     tasks, methods = list(results["tasks"]), results["methods"]
     meanings = {column.heading: column.meaning for column in (METRICS | whole_columns(results)).values()}
@@ -119,7 +125,7 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         f"# Report of {escaped(results.get('run', 'a run'))}",
         f"Recipe {escaped(results.get('recipe', 'not named'))}, seed {escaped(results.get('seed', 'not named'))}, "
         f"{len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {', '.join(map(escaped, tasks))}. "
-        f"Measured on {escaped(results.get('measured_on', 'test'))} images.",
+        f"Measured on {escaped(results.get('measured_on', 'test'))} images{_at_most(results)}.",
     ]
     images = images_of(results)
     protocols = measured(methods.values())

@@ -20,9 +20,8 @@ from condu_ray.report.sweep_tables import (
     measured_groups,
     order_means,
     published_decimals,
-    rounded,
 )
-from condu_ray.report.text import appendix, escaped, markdown_page, markdown_table, number_text
+from condu_ray.report.text import appendix, escaped, markdown_page, markdown_table, number_text, rounded
 
 _LONG = 15  # comparisons that a page shows unfolded
 
@@ -36,6 +35,7 @@ def sweep_page(
     comparisons: Mapping[Protocol, Mapping[str, Sequence[PairedTest]]],
     published: Sequence[Mapping[str, Any]],
     left_out: Sequence[LeftOut],
+    part: str,
     extra: Mapping[str, Any] | None,
 ) -> str:
     """Returns the page, as Markdown that links the pictures of `sweep_report`.
@@ -46,6 +46,7 @@ def sweep_page(
         comparisons: By protocol that was measured, by metric, the tests of all pairs of groups.
         published: Rows of `condu_ray.report.published`, each shown under its protocol.
         left_out: Rows that are no figures of what was measured here, and why.
+        part: How many images of each task were measured, where these are not all.
         extra: What else to print at the end, by heading.
     """
     orders = orders_by_name(groups)
@@ -57,7 +58,8 @@ def sweep_page(
         f"# Sweep {escaped(name)}",
         f"{_counted(len(groups), 'method')}, {_counted(len(orders), 'order')} of {_counted(len(tasks), 'task')}, "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {_counted(count, 'trial')}. "
-        f"Measured on {images} images. A method with other settings counts as one of its own.",
+        f"Measured on {images} images{f', {part}' if part else ''}. "
+        "A method with other settings counts as one of its own.",
         *_missing(groups),
     ]
     for number, protocol in enumerate(comparisons):
@@ -73,7 +75,7 @@ def sweep_page(
         picture = named("methods_over_orders.png", protocol)
         parts += [f"![Transfer, Average, Last and BWT of each method in each order, protocol {protocol}]({picture})"]
         parts += ["Worst and best order by Last (means over the seeds):", _extremes_table(groups, protocol)]
-        parts += _published([row for row in published if row["protocol"] == protocol])
+        parts += _published([row for row in published if row["protocol"] == protocol], part)
     parts += _left_out(left_out)
     main = next(iter(comparisons))
     parts += [
@@ -120,7 +122,7 @@ def _summary_table(groups: Groups, protocol: Protocol) -> str:
         row = [escaped(group)]
         for metric, found in spreads.items():
             one, decimals = found[group], METRICS[metric].digits
-            mean = number_text(rounded(one.mean, decimals), decimals)
+            mean = number_text(one.mean, decimals)
             mean = f"**{mean}**" if group in bold[metric] else mean
             row.append(mean if math.isnan(one.std) else f"{mean} ± {one.std:.{decimals}f}")
         rows.append([*row, str(spreads["last"][group].count)])
@@ -186,7 +188,7 @@ def _cost_table(groups: Groups) -> str:
     return markdown_table(["Method", "Trials", *(cost.heading for cost in COSTS.values())], rows, left=1)
 
 
-def _published(published: Sequence[Mapping[str, Any]]) -> list[str]:
+def _published(published: Sequence[Mapping[str, Any]], part: str) -> list[str]:
     if not published:
         return []
     rows = []
@@ -197,7 +199,7 @@ def _published(published: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "### Published figures",
         "**Published, not measured here**: by their authors, with their model, data and code; no part of any mean or "
-        "test here. Percent.",
+        f"test here. Percent.{f' **Of all test images, where those measured here are of {part}.**' if part else ''}",
         markdown_table(heads, rows, left=3),
     ]
 
@@ -227,4 +229,4 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _signed(value: float, decimals: int) -> str:
-    return "–" if math.isnan(value) else f"{value:+.{decimals}f}"
+    return "–" if math.isnan(value) else f"{rounded(value, decimals):+.{decimals}f}"

@@ -38,6 +38,7 @@ def sweep_report(
     name: str,
     published: Sequence[Mapping[str, Any]] = (),
     left_out: Sequence[LeftOut] = (),
+    part: str = "",
     extra: Mapping[str, Any] | None = None,
 ) -> list[Place]:
     """Writes the report of a sweep; each file is replaced as a whole, and the numbers are written first.
@@ -49,6 +50,7 @@ def sweep_report(
         name: The sweep's name.
         published: Rows of `condu_ray.report.published.fitting`: printed apart, no part of any statistic.
         left_out: Rows that it left out, and why.
+        part: How many images of each task were measured, where these are not all; published figures are of all.
         extra: What else to keep, such as `config`, `versions`, `command`; printed at the end of the page.
 
     Returns:
@@ -63,13 +65,15 @@ def sweep_report(
     groups = by_group(trials)
     protocols = protocols_of(trials)
     comparisons = {one: {metric: _compare(groups, metric, one) for metric in COMPARED} for one in protocols}
-    tex = [summary_tex(groups, name, one, [row for row in published if row["protocol"] == one]) for one in protocols]
+    tex = [
+        summary_tex(groups, name, one, [row for row in published if row["protocol"] == one], part) for one in protocols
+    ]
     texts = {
         "sweep.json": json_text(_numbers(name, groups, comparisons, published, extra)) + "\n",
         "summary.csv": summary_csv(groups),
         "trials.csv": trials_csv(groups),
         "summary.tex": "\n".join(tex),
-        "report.md": sweep_page(name, groups, comparisons, published, left_out, extra),
+        "report.md": sweep_page(name, groups, comparisons, published, left_out, part, extra),
     }
     written = [write(folder / file, text) for file, text in texts.items()]
     for protocol in protocols:

@@ -12,7 +12,7 @@ from condu_ray.metrics import COMPARED, COSTS, METRICS
 from condu_ray.report.protocols import PROTOCOLS, named
 from condu_ray.report.records import Record
 from condu_ray.report.statistics import Spread, spread
-from condu_ray.report.text import as_number, csv_text, latex
+from condu_ray.report.text import as_number, csv_text, latex, rounded
 
 #: Methods that are bounds, never the best of a table: no training at all, and a model for each task.
 BOUNDS = ("zero-shot", "individual")
@@ -97,7 +97,11 @@ def trials_csv(groups: Mapping[str, Sequence[Record]]) -> str:
 
 
 def summary_tex(
-    groups: Mapping[str, Sequence[Record]], name: str, protocol: Protocol, published: Sequence[Mapping[str, Any]] = ()
+    groups: Mapping[str, Sequence[Record]],
+    name: str,
+    protocol: Protocol,
+    published: Sequence[Mapping[str, Any]] = (),
+    part: str = "",
 ) -> str:
     """Returns a LaTeX table for `booktabs`: mean and standard deviation a group, the best mean in bold.
 
@@ -106,6 +110,7 @@ def summary_tex(
         name: The sweep's name, for the caption.
         protocol: What is shown.
         published: Rows of `condu_ray.report.published` of that protocol, set apart below a rule and never in bold.
+        part: How many images of each task were measured, where these are not all.
     """
     kept = measured_groups(groups, protocol)
     bounds = bound_groups(kept)
@@ -122,7 +127,9 @@ def summary_tex(
     if bounds and len(bounds) < len(kept):
         rows.insert(len(bounds), r"\midrule")
     for source in dict.fromkeys(row["source"] for row in published):
-        rows += [r"\midrule", rf"\multicolumn{{{len(COMPARED) + 1}}}{{l}}{{\emph{{published: {latex(source)}}}}} \\"]
+        of = ", of all test images" if part else ""
+        words = rf"\emph{{published{of}: {latex(source)}}}"
+        rows += [r"\midrule", rf"\multicolumn{{{len(COMPARED) + 1}}}{{l}}{{{words}}} \\"]
         for row in published:
             if row["source"] == source:
                 figures = [
@@ -132,7 +139,7 @@ def summary_tex(
     trials = [trial for found in kept.values() for trial in found]
     orders = len({trial.order for trial in trials})
     count = f"{orders} task order{'' if orders == 1 else 's'}"
-    count += f", in percent; protocol {protocol}{images_in(trials)}"
+    count += f", in percent; protocol {protocol}{images_in(trials)}{f', {part}' if part else ''}"
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
@@ -175,11 +182,6 @@ def bound_groups(groups: Mapping[str, Sequence[Record]]) -> list[str]:
 def published_decimals(row: Mapping[str, Any], metric: str) -> int:
     """Returns how many decimals of a published figure to print: one, or two where the paper has them."""
     return METRICS[metric].digits if row.get(metric) is None or round(row[metric], 1) == row[metric] else 2
-
-
-def rounded(value: float, decimals: int) -> float:
-    """Returns a number as it is printed; what would be "-0.00" is 0."""
-    return round(value, decimals) + 0.0
 
 
 def _tex_cell(found: Spread, decimals: int, bold: bool) -> str:

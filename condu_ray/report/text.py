@@ -92,10 +92,15 @@ def flowing(text: str) -> str:
     return " ".join(text.split())
 
 
+def rounded(value: float, decimals: int) -> float:
+    """Returns a number as it is printed; what would be "-0.00" is 0."""
+    return round(value, decimals) + 0.0
+
+
 def number_text(value: Any, digits: int) -> str:
     """A number with so many decimals, or a dash where there is none."""
     number = as_number(value)
-    return f"{number:.{digits}f}" if math.isfinite(number) else "–"
+    return f"{rounded(number, digits):.{digits}f}" if math.isfinite(number) else "–"
 
 
 def escaped(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from condu_ray.report.text import number_text
+from condu_ray.report.text import number_text, rounded
 
 TOLERANCE = 1.0
 """Points by which a measured accuracy may be off: what other decoders and resizing make, or half precision."""
@@ -59,4 +59,4 @@ def zero_shot_lines(found: Mapping[str, Any]) -> str:
 
 def _row(name: str, published: float, measured: float, remark: str) -> dict[str, str]:
     numbers = {"Published": number_text(published, 1), "Measured": number_text(measured, 1)}
-    return {"Zero-shot": name} | numbers | {"Difference": f"{measured - published:+.1f}", "": remark}
+    return {"Zero-shot": name} | numbers | {"Difference": f"{rounded(measured - published, 1):+.1f}", "": remark}

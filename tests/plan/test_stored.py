@@ -154,6 +154,29 @@ def test_published_figures_are_of_what_one_run_measured_and_not_of_two_ones_halv
     assert "Published figures that are not shown" in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [((0,), None), ((100,), "at most 100 a task"), ((0, 100, 50), "at most 50 or 100 (or all) a task")],
+)
+def test_published_figures_beside_a_part_of_the_images_are_said_to_be_of_all(tmp_path, limits, words):
+    matrix = [[50.0] * len(ORDER_1)] * len(ORDER_1)
+    names = [f"sweep{limit}" for limit in limits]
+    for name, limit in zip(names, limits, strict=True):
+        write_sweep(tmp_path, name, [record("condu", ORDER_1, accuracy=matrix)], evaluation={"max_images": limit})
+    found = [stored.find(tmp_path, name) for name in names]
+    stored.write_sweep_report(tmp_path, found, tmp_path / "out", published=True, extra={})
+    page, tex = ((tmp_path / "out" / name).read_text() for name in ("report.md", "summary.tex"))
+    assert "### Published figures" in page
+    if words is None:
+        assert "at most" not in page + tex
+        assert "of all test images" not in page + tex
+        return
+    assert f"Measured on test images, {words}." in page
+    assert f"**Of all test images, where those measured here are of {words}.**" in page
+    assert words in tex
+    assert "published, of all test images: ConDU" in tex
+
+
 def test_a_report_of_nothing_is_refused(tmp_path):
     write_sweep(tmp_path, "one", [record("condu", "abc")], left_out=("a.condu.seed0",))
     with pytest.raises(ConfigError, match="no trial is finished"):

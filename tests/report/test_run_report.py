@@ -230,6 +230,17 @@ def test_rewritten_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_part_of_the_images_is_named_and_no_figure_is_minus_nothing(tmp_path: Path) -> None:
+    results = make_results(2)
+    results["config"] = {"evaluation": {"max_images": 60}}
+    for entry in results["methods"].values():
+        entry["backward_transfer"] = -1e-9
+    write_report(results, tmp_path)
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Measured on test images, at most 60 a task." in page
+    assert "-0.0" not in page.partition("```")[0]
+
+
 def test_many_tasks_and_methods(tmp_path: Path) -> None:
     methods = tuple(f"method-{index}" for index in range(len(PALETTE) + 4))
     results = make_results(2, methods)
