@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from condu_ray.constants import as_published
 from condu_ray.options import Distillation, Inference, Lora, Merging, Named, Pam, Rate, Replay, Split, Where
-from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, without_old_names
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, whole_above_one, without_old_names
 from condu_ray.store.layout import run_folder
 from condu_ray.store.location import Location
 
@@ -140,6 +140,8 @@ class Cluster(Settings):
     """Images that nobody has checked yet (`prepare` leaves verdicts): where there are more, the cluster checks them
     while the first tasks train, in place of the driver before anything starts; not with `shots` or `validation_share`,
     which choose among images."""
+
+    _gpus = field_validator("gpus_per_worker")(whole_above_one)
 
 
 class Experiment(Settings):

@@ -98,6 +98,19 @@ class Settings(BaseModel):
         return _without_defaults(self, self.model_dump(mode="json", **which))
 
 
+def whole_above_one(value: float | None) -> float | None:
+    """Checks a number of GPUs as Ray gives them out: a part of one, or whole ones.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value is not None and value > 1 and value != int(value):
+        raise ValueError(
+            f"is {value:g}: Ray gives out a part of a GPU, or whole ones; give {int(value)} or {int(value) + 1}"
+        )
+    return value
+
+
 def late(default: Any, *, before: Any = None, **constraints: Any) -> Any:
     """Declares a setting that an earlier release had not; every new one is to be declared by this.
 

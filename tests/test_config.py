@@ -1,10 +1,11 @@
 import pytest
 from pydantic import ValidationError
 
-from condu_ray.config import Experiment, Training
+from condu_ray.config import Cluster, Experiment, Training
 from condu_ray.options import Distillation
 from condu_ray.recipes import RECIPES
 from condu_ray.store.location import Location
+from condu_ray.use.serving import Serving
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -37,6 +38,15 @@ def test_experts_do_not_depend_on_what_only_says_where_they_are_trained():
 def test_every_part_of_every_worker_has_equally_many_images(workers, accumulate, said):
     with pytest.raises(ValidationError, match="batch_size 32 is not divisible by " + said.removesuffix("$")):
         Training(workers=workers, accumulate=accumulate)
+
+
+@pytest.mark.parametrize("settings", [lambda n: Cluster(gpus_per_worker=n), lambda n: Serving(gpus_per_replica=n)])
+def test_more_than_a_gpu_are_whole_ones(settings):
+    """Ray refuses others itself, when the cluster has started and the first worker is asked for."""
+    for number in (0, 0.25, 1, 2.0, 3):
+        settings(number)
+    with pytest.raises(ValueError, match=r"is 1\.5: .* whole ones; give 1 or 2"):
+        settings(1.5)
 
 
 def test_frozen():

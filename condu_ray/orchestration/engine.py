@@ -67,6 +67,12 @@ class Engine:
         checked = self.checked
         if words := slow_in(self.precision, "cuda" if self.room.gpus_per_worker else "cpu"):
             say(f"bf16: {words} (--training.precision fp32 makes experts of its own)")
+        if self.room.gpus_per_worker and not self.room.gpus_per_evaluator:
+            words = f"; {words}" if (words := slow_in(self.precision, "cpu")) else ""
+            say(
+                f"accuracy is measured on the CPU, in {self.precision}{words}: --cluster.gpus_per_worker "
+                f"{self.room.gpus_per_worker:g} leaves nothing of the one GPU; 0.6 leaves evaluators the rest"
+            )
         self._data = DataCheck(
             checked.unchecked,
             checked_folder(self.config.storage),

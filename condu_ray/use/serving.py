@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from condu_ray.settings import Settings, content_hash
+from condu_ray.settings import Settings, content_hash, whole_above_one
 
 
 class Source(Settings):
@@ -69,6 +69,8 @@ class Serving(Settings):
     """GPUs a replica (0.5: two share one); 0: it computes on the CPU."""
     threads: int = Field(1, ge=1, le=1024)
     """CPU threads a replica."""
+
+    _gpus = field_validator("gpus_per_replica")(whole_above_one)
 
     @model_validator(mode="after")
     def _in_order(self) -> Serving:

@@ -59,9 +59,22 @@ def test_a_run_that_is_done_ends_nothing(engine):
 
 @pytest.mark.parametrize(
     ("precision", "gpus", "fast", "said"),
-    [("bf16", 0, False, True), ("bf16", 0, True, False), ("bf16", 1, False, False), ("fp32", 0, False, False)],
+    [
+        ("bf16", (0, 0), False, ["bf16:"]),
+        ("bf16", (0, 0), True, []),
+        ("bf16", (0.6, 0.4), False, []),
+        ("fp32", (0, 0), False, []),
+        ("bf16", (1, 0), False, ["accuracy is measured on the CPU, in bf16; this machine's CPU has no instructions"]),
+        (
+            "bf16",
+            (1, 0),
+            True,
+            ["accuracy is measured on the CPU, in bf16: --cluster.gpus_per_worker 1 leaves nothing"],
+        ),
+        ("fp32", (1, 0), False, ["accuracy is measured on the CPU, in fp32: "]),
+    ],
 )
-def test_training_in_a_precision_that_is_slow_here_is_said_first(monkeypatch, precision, gpus, fast, said):
+def test_what_is_slow_here_is_said_first(monkeypatch, precision, gpus, fast, said):
     class Begun(Exception):  # noqa: N818
         pass
 
@@ -71,10 +84,12 @@ def test_training_in_a_precision_that_is_slow_here_is_said_first(monkeypatch, pr
     monkeypatch.setattr("condu_ray.learn.precision.bf16_is_fast", lambda: fast)
     monkeypatch.setattr(engine_module, "DataCheck", data_check)
     found, lines = object.__new__(Engine), []
-    found.precision, found.room = precision, SimpleNamespace(gpus_per_worker=gpus)
+    found.precision, found.room = precision, SimpleNamespace(gpus_per_worker=gpus[0], gpus_per_evaluator=gpus[1])
     found.config = SimpleNamespace(storage=None, transparent="white")
     found.checked = SimpleNamespace(unchecked=())
     monkeypatch.setattr(engine_module, "checked_folder", lambda storage: None)
     with pytest.raises(Begun):
         found.start(lines.append)
-    assert [("bf16:" in line, "--training.precision fp32" in line) for line in lines] == [(True, True)] * said
+    assert len(lines) == len(said)
+    assert all(words in line for words, line in zip(said, lines, strict=True))
+    assert all(("--training.precision fp32" in line) != ("gpus_per_worker" in line) for line in lines)
