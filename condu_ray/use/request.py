@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from email.parser import BytesParser
 from email.policy import HTTP
 from typing import Any
+from urllib.parse import parse_qsl
 
 import numpy as np
 from PIL import Image
@@ -25,6 +26,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "PPM", "JPEG2000
 TOP_K = 5
 MOST_LETTERS = 1000
 """Letters of a word or template that a request may give."""
+URLENCODED = "application/x-www-form-urlencoded"
 TEXTS = ("task", "classes", "template", "top_k")
 """What may be asked beside the picture."""
 
@@ -74,7 +76,7 @@ def read_request(
 
     Args:
         content_type: the header; a picture as it is (`image/...`, `application/octet-stream`, none), a form
-            (`multipart/form-data` with a file `image`), or JSON (`image` in base64).
+            (`multipart/form-data` with a file `image`, or its fields urlencoded), or JSON (`image` in base64).
         body: of the request.
         query: of the address; what a form or JSON say counts before it.
         serving: the limits.
@@ -88,7 +90,9 @@ def read_request(
         image, more = _form(content_type, body)
     elif kind == "application/json":
         image, more = _json(body)
-    elif kind.startswith("image/") or kind in ("", "application/octet-stream", "application/x-www-form-urlencoded"):
+    elif kind == URLENCODED and _is_fields(body):
+        image, more = _urlencoded(body)
+    elif kind.startswith("image/") or kind in ("", "application/octet-stream", URLENCODED):
         image, more = body, {}  # the last is what `curl --data-binary` calls a file
     else:
         raise RequestError(415, f"content type {kind}: send a picture's bytes, multipart/form-data or application/json")
@@ -105,18 +109,35 @@ def _form(content_type: str, body: bytes) -> tuple[bytes, dict[str, Any]]:
     message = BytesParser(policy=HTTP).parsebytes(head + body)
     if not message.is_multipart():
         raise RequestError(400, "the form cannot be read: its parts are not between the boundary that its header names")
-    images, texts = list[bytes](), list[tuple[str, str]]()
+    fields = list[tuple[str, bytes]]()
     for part in message.iter_parts():
         name = part.get_param("name", header="content-disposition")
         content = part.get_payload(decode=True)
         if not isinstance(name, str) or not isinstance(content, bytes):
             raise RequestError(400, "the form cannot be read: a part has no name, or parts of its own")
-        if name == "image":
-            images.append(content)
-        else:
-            texts.append((name, content.decode("utf-8", "replace")))
+        fields.append((name, content))
+    return _one_image(fields)
+
+
+def _is_fields(body: bytes) -> bool:
+    """Whether it is fields, as `curl --data-urlencode image@FILE` writes them, and no file as it is."""
+    name, sign, _ = body[:100].partition(b"=")
+    return bool(sign) and name.decode("latin-1") in ("image", *TEXTS)
+
+
+def _urlencoded(body: bytes) -> tuple[bytes, dict[str, Any]]:
+    # Every byte is a letter of latin-1, so that a picture comes back as it was.
+    found = parse_qsl(body.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+    fields = [(name, text.encode("latin-1", "replace")) for name, text in found]
+    return _one_image(fields)
+
+
+def _one_image(fields: Sequence[tuple[str, bytes]]) -> tuple[bytes, dict[str, Any]]:
+    """A form's picture, and its other fields."""
+    images = [content for name, content in fields if name == "image"]
     if len(images) > 1:
         raise RequestError(400, f"image: is given {len(images)} times; send a request for each picture")
+    texts = [(name, content.decode("utf-8", "replace")) for name, content in fields if name != "image"]
     return b"".join(images), gathered(texts)
 
 

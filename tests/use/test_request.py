@@ -6,13 +6,14 @@ import json
 import pickle
 import struct
 import zlib
+from urllib.parse import quote, urlencode
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from condu_ray.use.pictures import pixels
-from condu_ray.use.request import FORMATS, Asked, RequestError, read_picture, read_request
+from condu_ray.use.request import FORMATS, URLENCODED, Asked, RequestError, read_picture, read_request
 from condu_ray.use.serving import ServeArguments, Serving, Source
 from condu_ray.vlm.preprocess import Preprocessor, shape
 
@@ -52,6 +53,11 @@ IN_BASE64 = base64.b64encode(PICTURE).decode()
          form(("classes", "b"), task="walls", image=PICTURE, classes="a", top_k="2", template="a {}."), {}),
         ("multipart/form-data; boundary=x-1", form(image=PICTURE, top_k="2", template="a {}."),
          {"task": "walls", "classes": "a,b", "top_k": "9"}),
+        (URLENCODED, urlencode([("image", PICTURE), ("task", "walls"), ("classes", "a"), ("classes", "b"), ("top_k", 2),
+                                ("template", "a {}.")]).encode(), {}),
+        (f"{URLENCODED}; charset=utf-8", b"task=walls&image=" + quote(PICTURE).encode(),
+         {"classes": "a,b", "top_k": "2", "template": "a {}."}),
+        (URLENCODED, PICTURE, {"task": "walls", "classes": "a,b", "top_k": "2", "template": "a {}."}),
         ("application/json; charset=utf-8", json.dumps({"image": IN_BASE64, "task": "walls", "classes": ["a", "b"],
                                                         "top_k": 2, "template": "a {}."}).encode(), {}),
         ("application/json", json.dumps({"image": f"data:image/png;base64,{IN_BASE64}", "task": "walls",
@@ -90,6 +96,9 @@ def test_what_is_left_out_is_not_asked():
         ("application/json", b'{"task": "walls"}', {}, 400, "there is no picture"),
         ("application/json", json.dumps({"image": IN_BASE64, "task": 3}).encode(), {}, 400, "task 3: give a task"),
         ("application/json", json.dumps({"image": IN_BASE64, "classes": {"a": 1}}).encode(), {}, 400, "give a text"),
+        (URLENCODED, b"task=walls&top_k=2", {}, 400, "there is no picture"),
+        (URLENCODED, b"image=a&image=b", {}, 400, "image: is given 2 times"),
+        (URLENCODED, b"image=%ff&picture=2", {}, 400, "picture: there is no such field"),
         ("multipart/form-data", form(image=PICTURE), {}, 400, "boundary"),
         ("multipart/form-data; boundary=y", form(image=PICTURE), {}, 400, "form cannot be read|no picture"),
         ("multipart/form-data; boundary=x-1", b"--x-1\r\n\r\nabc\r\n--x-1--", {}, 400, "a part has no name"),
