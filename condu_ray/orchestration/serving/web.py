@@ -14,6 +14,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from condu_ray import __version__
 from condu_ray.names import nearest
@@ -74,6 +75,24 @@ class Room:
             yield
         finally:
             self._count -= 1
+
+
+class Heads:
+    """Answers HEAD as GET, without its body: what looks whether a page is there asks so."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            await self._app({**scope, "method": "GET"}, receive, send_head)
+        else:
+            await self._app(scope, receive, send)
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -204,7 +223,11 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def of_http(_: Request, error: HTTPException) -> Response:
-        return refused(error.status_code, f"{error.detail}; GET /docs says what is there")
+        found = refused(error.status_code, f"{error.detail}; GET /docs says what is there")
+        found.headers.update(error.headers or {})  # `Allow`
+        return found
+
+    app.add_middleware(Heads)
 
     @app.exception_handler(Exception)
     async def of_all(_: Request, error: Exception) -> Response:

@@ -123,7 +123,19 @@ def test_a_body_without_a_length_is_read_no_further_than_the_limit(client):
 
 
 def test_another_method_is_refused(client):
-    assert client.get("/predict").status_code == 405
+    for answer in (client.get("/predict"), client.head("/predict")):
+        assert answer.status_code == 405
+        assert answer.headers["allow"] == "POST"
+    assert client.post("/about").headers["allow"] == "GET"
+    assert client.post("/about").headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/about", "/healthz", "/readyz", "/openapi.json", "/nothing"])
+def test_head_is_answered_as_get_without_a_body(client, path):
+    answer, whole = client.head(path), client.get(path)
+    assert (answer.status_code, answer.content) == (whole.status_code, b"")
+    for header in ("content-type", "content-length"):
+        assert answer.headers[header] == whole.headers[header]
 
 
 def test_a_request_that_takes_too_long_is_504(client, backend, picture):
