@@ -14,6 +14,7 @@ from typing import Any
 from condu_ray.orchestration.cluster import env, stop
 from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.cluster.room import ResourceError, places
+from condu_ray.orchestration.serving.starting import announced
 from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.use.serving import ServeArguments, Source
 
@@ -117,7 +118,7 @@ def serving(
     """
     port = free_port(host, port)
     lines = lines or Lines()
-    with env.ray_cluster(address, "serve", lines):
+    with announced(), env.ray_cluster(address, "serve", lines):
         import ray
         from ray import serve
 
