@@ -155,7 +155,7 @@ def _explain(error: ValidationError, source: str, kind: type[Experiment]) -> Con
     return ConfigError(without_passwords("\n".join(lines)))
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """YAML's safe loader, which also refuses what is a slip or an attack in a file of settings."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -178,6 +178,20 @@ class _Loader(yaml.SafeLoader):
             keys.add(str(key.value))
         return super().construct_mapping(node, deep)
 
+    def whole_number(self, node: Any) -> int:
+        """Refuses what YAML 1.1 counts otherwise than people: 0100 by eights as 64, 1:30 by sixties as 90."""
+        read, text = int(self.construct_yaml_int(node)), str(node.value).lstrip("+-")
+        if ":" in text or re.fullmatch("0[0-9_]+", text):
+            raise yaml.MarkedYAMLError(
+                problem=f"{node.value} is {read} in YAML: write that, or the number without a leading 0, or a text in "
+                "quotes",
+                problem_mark=node.start_mark,
+            )
+        return read
+
+
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.whole_number)
+
 
 def read_yaml(path: str) -> dict[str, Any]:
     """Reads a YAML file of settings.
@@ -190,7 +204,7 @@ def read_yaml(path: str) -> dict[str, Any]:
             content = file.read(YAML_BYTES + 1)
         if len(content) > YAML_BYTES:
             raise ConfigError(f"--config {path}: has more than {YAML_BYTES:,} bytes; give a file of settings")
-        loaded = _Loader(content.decode("utf-8")).get_single_data()
+        loaded = Loader(content.decode("utf-8")).get_single_data()
     except ConfigError:
         raise
     except FileNotFoundError as error:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -63,6 +63,11 @@ def without_old_names(given: Mapping[str, Any]) -> dict[str, Any]:
     return values | {"protocol": meant if named is None else named}
 
 
+def _of_numbers(annotation: Any) -> bool:
+    """Whether a field takes a number, also one that may be left out (`int | None`) or numbers by key."""
+    return annotation in (int, float) or any(_of_numbers(part) for part in get_args(annotation))
+
+
 class Settings(BaseModel):
     """Base of all parts of the configuration: frozen, no unknown field, docstrings as help."""
 
@@ -71,8 +76,13 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+        if not _of_numbers(cls.model_fields[str(info.field_name)].annotation):
+            return value
+        if isinstance(value, bool):
             raise ValueError("is a truth value; give a number")
+        for key, number in value.items() if isinstance(value, Mapping) else ():
+            if isinstance(number, bool):
+                raise ValueError(f"has a truth value for {key}; give a number")
         return value
 
     @field_validator("*")

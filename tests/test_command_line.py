@@ -103,6 +103,12 @@ def test_wrong_arguments_are_refused_by_name(arguments, words):
         ("a: [", ["YAML"]),
         ("training: 3", ["training"]),
         ("recipe: nothing", ["unknown recipe"]),
+        ("shots: yes", ["shots", "truth value", "give a number"]),
+        ("lora: {lr: true}", ["lora.lr", "truth value"]),
+        ("cluster: {gpus_per_worker: on}", ["cluster.gpus_per_worker", "truth value"]),
+        ("training: {lr_by_task: {mnist: yes}}", ["training.lr_by_task", "truth value for mnist"]),
+        ("training: {steps: 0100}", ["0100 is 64 in YAML", "line 1, column 19"]),
+        ("seed: 1:30", ["1:30 is 90 in YAML"]),
     ],
 )
 def test_wrong_yaml_is_refused_by_name(tmp_path, text, words):

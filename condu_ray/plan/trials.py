@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from condu_ray.benchmark.orders import Order
-from condu_ray.command_line import ConfigError, field_names, nearest
+from condu_ray.command_line import ConfigError, Loader, field_names, nearest
 from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
 from condu_ray.methods.registry import take
@@ -134,7 +134,7 @@ def _check_axis(name: str, axes: Mapping[str, Any]) -> None:
 def _value(text: str) -> Any:
     """A value as YAML has it; `1e-5`, which YAML takes for text, is a number too."""
     try:
-        value = yaml.safe_load(text)
+        value = Loader(text).get_single_data()
         return float(value) if isinstance(value, str) else value
     except (ValueError, yaml.YAMLError):
         return text

@@ -34,6 +34,7 @@ def trials(**changes):
         (["merging.rescaler=l1,tensor_mean"], {"merging.rescaler": ["l1", "tensor_mean"]}),
         (["training.augment=true,false"], {"training.augment": [True, False]}),
         (["inference.top_k=1"], {"inference.top_k": [1]}),
+        (["lora.rank=8,016"], {"lora.rank": [8, "016"]}),  # a text, which its field reads as 16, not by eights as 14
     ],
 )
 def test_axes_are_read_as_they_are_written(texts, expected):
