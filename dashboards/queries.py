@@ -3,7 +3,9 @@
 - A counter is only ever the sum of its processes' increases: `rate` over time, `total` for all there was. `total` adds
   the last value of every process, so it also has what a counter began with, which `increase` does not see.
 - A gauge vanishes when its process does, or soon after it was last set: `now` looks back a minute, which bridges a
-  missed scrape, and `latest` over the time that the dashboard shows, which outlives the run.
+  missed scrape, and `latest` over the time that the dashboard shows, which outlives the run. There may then be several
+  processes that said the same thing one after the other, such as the drivers of a run that was killed and gone on with:
+  the one that said it last counts.
 - Of a histogram Ray keeps the buckets and sets each value to the middle of its own, so quantiles are as good as the
   bounds; `_sum` is not used.
 """
@@ -79,9 +81,11 @@ def now(name: str, *by: str, how: str = "max", **labels: str) -> str:
 
 
 def latest(name: str, *by: str, how: str = "max", **labels: str) -> str:
-    """A gauge as it last was in the time that is shown."""
+    """A gauge as it last was in the time that is shown, by the process that set it last."""
     _kind(name, "gauge")
-    return _grouped(how, by, f"last_over_time({series(name, by=by, **labels)}[$__range])")
+    gauge = series(name, by=by, **labels)
+    newest = f"topk by ({', '.join(METRICS[name].tags)}) (1, max_over_time(timestamp({gauge})[$__range:15s]))"
+    return _grouped(how, by, f"last_over_time({gauge}[$__range]) and {newest}")
 
 
 def rate(name: str, *by: str, **labels: str) -> str:

@@ -76,7 +76,8 @@ def outer_labels(expression):
     found = set()
 
     def look(node):
-        if isinstance(node, promql.AggregateExpr) and node.modifier is not None:
+        # `topk`, which has a parameter, chooses among series and keeps all of their labels.
+        if isinstance(node, promql.AggregateExpr) and node.modifier is not None and node.param is None:
             found.update(set(node.modifier.labels) - {"le"})
 
     promql.walk(promql.parse(filled(expression)), look)

@@ -68,6 +68,10 @@ def test_the_figures_are_right(server):
     assert values(server, "overview", "Since last progress") == {"": 7.0}
     assert values(server, "overview", "Alerts") == {"": 0.0}
     assert values(server, "overview", "Experts trained") == {"trained": 5.0, "wanted": 5.0}
+    # A driver before, with 3 experts, has been killed: it is not added to the one that went on, nor are its accuracies.
+    assert values(server, "overview", "Sessions")["wanted"] == 10.0
+    assert set(values(server, "merging", "Accuracy by task").values()) == {0.5}
+    assert values(server, "overview", "Accuracy") == {f"{method}, protocol task": 0.5 for method in ("condu", "pam")}
     assert values(server, "overview", "Found instead of made") == {"expert": 0.5, "measurement": 0.5}
     assert values(server, "sweep", "Finished") == {"": 0.5}
     experts = values(server, "training", "Experts by method")
