@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+import json
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from condu_ray.store.backend import backend
 from condu_ray.store.layout import (
     checkpoints_folder,
     codes_folder,
+    config_path,
     damaged_folder,
     datasets_folder,
     expert_folder,
@@ -24,8 +27,12 @@ from condu_ray.store.layout import (
     run_folder,
     runs_folder,
     sessions_folder,
+    sweep_config_path,
+    sweep_folder,
+    sweeps_folder,
     tallies_folder,
 )
+from condu_ray.store.lease import driven
 from condu_ray.store.ledger import Entry, read_entries, read_history
 from condu_ray.store.location import Location, Place
 
@@ -53,7 +60,8 @@ def forgotten_before(run: Place, task: str) -> bool:
 def purge(storage: Place, run_name: str, task: str) -> Purged:
     """Removes a forgotten task's sessions, experts, codes, exemplars, checkpoints, prototypes, and theta0's features.
 
-    What another run of the storage holds stays. The same call does what a kill left.
+    What another run of the storage holds stays, and what one that is at work may be about to merge or to measure by.
+    The same call does what a kill left.
 
     Args:
         storage: storage folder.
@@ -80,7 +88,8 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
                 if task in _meta(folder).get("tasks", ()):
                     take(folder, f"runs/{run_name}/{method}/{folder.parent.name}")
     others = [name for name in artifacts.names(runs_folder(storage)) if name != run_name]
-    experts, learners = dict[str, set[str]](), set[str]()
+    experts, working = dict[str, set[str]](), _at_work(storage, run_name, task)
+    learners = set(working)
     for name in others:
         for entry in _counting(run_folder(storage, name)):
             experts.setdefault(str(entry.expert), set()).add(name)
@@ -90,10 +99,10 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
     for key in sorted(_with_copies(storage, keys)):
         for shelf, folder in (("experts", expert_folder(storage, key)), ("damaged/experts", _aside(storage, key))):
             if backend(folder).exists(folder):
-                take(folder, shelf, experts.get(key, ()))
+                take(folder, shelf, experts.get(key, set()) | working)
         for folder in _artifacts(codes_folder(storage)):
             if _meta(folder).get("expert") == key:
-                take(folder, "codes", experts.get(key, ()))
+                take(folder, "codes", experts.get(key, set()) | working)
     for shelf, place in (("prototypes", prototypes_folder(storage)), ("features", features_folder(storage))):
         for folder in _artifacts(place):
             if _meta(folder).get("task") == task:
@@ -102,7 +111,31 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
         place = checkpoints_folder(storage) / key
         if any(_meta(folder).get("task") == task for folder in _artifacts(place)):
             take(place, "checkpoints", learners)
-    return Purged(tuple(removed), tuple(held), tuple(_left(storage, task)))
+    return Purged(tuple(removed), tuple(held), (*_later(working, held), *_left(storage, task)))
+
+
+def _at_work(storage: Place, run_name: str, task: str) -> set[str]:
+    """Other runs and sweeps that have a driver now and the task among theirs, as far as their settings say."""
+    runs = ((name, run_folder(storage, name)) for name in artifacts.names(runs_folder(storage)) if name != run_name)
+    sweeps = ((name, sweep_folder(storage, name)) for name in artifacts.names(sweeps_folder(storage)))
+    places = ((name, folder, config_path(folder)) for name, folder in runs)
+    places = itertools.chain(places, ((name, folder, sweep_config_path(folder)) for name, folder in sweeps))
+    return {name for name, folder, path in places if task in _tasks(path, task) and driven(folder)}
+
+
+def _tasks(path: Place, task: str) -> Collection[str]:
+    """The tasks that settings name; where they name none, and all of the data are learned, `task` as well."""
+    try:
+        kept = json.loads(artifacts.read_text(path))
+        return kept.get("config", kept).get("tasks") or (task,)
+    except (OSError, ValueError, AttributeError):  # not written yet
+        return (task,)
+
+
+def _later(working: Collection[str], held: Iterable[tuple[str, tuple[str, ...]]]) -> Iterator[str]:
+    who = sorted(set(working) & {name for _, names in held for name in names})
+    if who:
+        yield f"what {', '.join(who)} may be about to read, being at work: give this command again when that has ended"
 
 
 def _left(storage: Place, task: str) -> Iterator[str]:

@@ -144,11 +144,11 @@ class Claims:
             seen = self._seen[key] = before if before.stamp == stamp else before._replace(stamp=stamp, since=now)
         if now - seen.since > STALE_SECONDS:
             return True
-        if before is not None and self._ended(seen.owner):
+        if before is not None and self.ended(seen.owner):
             seen = self._seen[key] = seen._replace(owner=self.owner(key))
-        return self._ended(seen.owner)
+        return self.ended(seen.owner)
 
-    def _ended(self, owner: dict[str, Any] | None) -> bool:
+    def ended(self, owner: Mapping[str, Any] | None) -> bool:
         """Whether an owner is a process beside this one that is no more."""
         return owner is not None and self.beside(owner) and process_start(int(owner["pid"])) != owner.get("start")
 

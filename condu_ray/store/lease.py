@@ -57,6 +57,19 @@ def lease(folder: Place) -> Iterator[Callable[[], None]]:
         yield held
 
 
+def driven(folder: Place) -> bool:
+    """Whether a driver is at a run or sweep now; one that cannot be seen from here is listened to for half a minute."""
+    claims, first, deadline = Claims(leases_folder(folder)), _touched(folder), time.monotonic() + STALE_SECONDS
+    owner = claims.owner(folder.name)
+    if owner is None or claims.beside(owner):
+        return owner is not None and not claims.ended(owner)
+    while _touched(folder) == first:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_SECONDS)
+    return True
+
+
 def _touched(folder: Place) -> Hashable | None:
     return backend(folder).stamp(claim_path(leases_folder(folder), folder.name))
 

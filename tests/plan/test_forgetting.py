@@ -1,5 +1,6 @@
-"""What is said to be left of a forgotten task."""
+"""What is removed of a forgotten task, and what is said to be left of it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,16 @@ from condu_ray.benchmark.few_shot import few_shot
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_VERSION
 from condu_ray.benchmark.validation import hold_out
 from condu_ray.plan.forgetting import purge
-from condu_ray.store.layout import converted_folder, datasets_folder, mini_mtil_folder
+from condu_ray.store.layout import (
+    converted_folder,
+    datasets_folder,
+    expert_folder,
+    ledger_path,
+    mini_mtil_folder,
+    run_folder,
+)
+from condu_ray.store.lease import lease
+from condu_ray.store.ledger import ROOT, Entry, Mark, to_line
 from condu_ray.store.location import Location
 
 
@@ -42,3 +52,38 @@ def test_those_of_a_task_whose_name_begins_alike_are_not(storage):
         Path(str(place)).mkdir(parents=True)
         (Path(str(place)) / "meta.json").write_text("{}")
     assert images_left(storage, "cars") == {"datasets/cars-abc/cars"}
+
+
+def learned(storage, run, task, expert):
+    """A run that has learned a task by an expert, of which storage has the folder."""
+    path = Path(str(ledger_path(run_folder(storage, run), "condu")))
+    path.parent.mkdir(parents=True)
+    forgotten = Mark("forget", task, ("state",), "2026-01-01T00:00:00+00:00")
+    path.write_bytes(to_line(Entry(0, task, expert, ROOT, "state", 1.0)) + to_line(forgotten))
+    Path(str(expert_folder(storage, expert))).mkdir(parents=True)
+
+
+@pytest.mark.parametrize("kind", ["runs", "sweeps"])
+def test_what_a_run_at_work_is_about_to_merge_stays(storage, kind):
+    learned(storage, "mine", "doors", "abc")
+    folder = storage / kind / "other"
+    Path(str(folder)).mkdir(parents=True)
+    with lease(folder):
+        for tasks in (["walls", "doors"], None):
+            settings = {"tasks": tasks}
+            text = json.dumps({"config": settings} if kind == "sweeps" else settings)
+            name = "sweep-config.json" if kind == "sweeps" else "config.json"
+            (Path(str(folder)) / name).write_text(text)
+            found = purge(storage, "mine", "doors")
+            assert found.held == (("experts/abc", ("other",)),)
+            assert "other may be about to read" in found.left[0]
+    assert purge(storage, "mine", "doors").removed == ("experts/abc",)
+
+
+def test_a_run_at_work_without_the_task_holds_nothing_of_it(storage):
+    learned(storage, "mine", "doors", "abc")
+    folder = run_folder(storage, "other")
+    Path(str(folder)).mkdir(parents=True)
+    (Path(str(folder)) / "config.json").write_text(json.dumps({"tasks": ["walls"]}))
+    with lease(folder):
+        assert purge(storage, "mine", "doors").removed == ("experts/abc",)
