@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from condu_ray.benchmark import Task, load_tasks
 from condu_ray.benchmark.ingest.bring import bring, names_in, ours
@@ -87,6 +87,15 @@ def probes_of(config: Experiment, tasks: Sequence[Task], say: Say) -> list[Task]
 def probe_folder(config: Experiment, task: str) -> Place | None:
     """Returns the folder of `--probe` that has a task; None where none has."""
     return next((folder for folder in config.probe if task in names_in(folder)[0]), None)
+
+
+def unused_options(config: Experiment) -> Iterator[str]:
+    """Yields what to say of options of data in another form where no task and no probe of a run is such."""
+    folders = {*_places(config)[0].values(), *config.probe} - {drawn(config)}
+    said = {"--template": config.template, "--test_share": config.test_share != Options.test_share or None}
+    for flag in (flag for flag, given in said.items() if given is not None):
+        if all(map(ours, folders)):
+            yield f"{flag}: changes nothing, for all tasks have a meta.json (mini-MTIL's too), which says it"
 
 
 def _places(config: Experiment) -> tuple[dict[str, Place], list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS
@@ -15,6 +16,7 @@ from condu_ray.config import Cluster, Experiment, Sweep
 from condu_ray.learn.prototype_store import prototype_key
 from condu_ray.methods import METHODS
 from condu_ray.methods.registry import MethodError
+from condu_ray.options import Inference
 from condu_ray.plan import data, preflight
 from condu_ray.plan.preflight import check, check_trials
 from condu_ray.plan.results import Results
@@ -49,6 +51,31 @@ def test_good_input_passes_and_its_verdict_is_kept(settings):
     assert [task.name for task in found.tasks] == ["walls", "doors", "cars"]
     assert len(list((settings["storage"] / "checked").iterdir())) == 3 + 3 + 1  # data, the backbone on them, training
     assert check(Experiment(**settings)).backbone == found.backbone
+
+
+def test_options_that_change_nothing_are_told_of(settings, tmp_path):
+    def said(**given):
+        return " ".join(check(Experiment(storage=settings["storage"], **given)).words)
+
+    drawn = {"tasks": ("digits",), "pretrained": settings["pretrained"]}
+    assert "--template: changes nothing" in said(**drawn, template="a drawing of a {}.")
+    assert "--test_share: changes nothing" in said(**drawn, test_share=0.5)
+    assert "changes nothing" not in said(**drawn)
+    photos = tmp_path / "photos"  # class folders, which have no prompts
+    for number, name in enumerate(("cat", "dog")):
+        (photos / name).mkdir(parents=True)
+        for index in range(4):
+            Image.new("RGB", (8, 8), (60 * index, 90 * number, 9)).save(photos / name / f"{index}.png")
+    assert "changes nothing" not in said(**drawn, template="a drawing of a {}.", probe=(photos,))
+
+
+def test_experts_that_are_never_candidates_are_told_of(settings):
+    def said(method, **given):
+        words = check(Experiment(**settings, method=method, inference=Inference(top_k=1, **given))).words
+        return " ".join(word for word in words if "top_k" in word)
+
+    assert "no expert of condu is asked" in said(("condu", "condu-svd"))  # the other has a mixture
+    assert said(("condu",), include_pretrained=False) == said(("condu-svd",)) == said(("individual",)) == ""
 
 
 @pytest.mark.parametrize(
