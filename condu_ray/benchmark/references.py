@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from condu_ray.benchmark.check import CHECK_VERSION
 from condu_ray.benchmark.columns import column_problems, is_text, unreadable, unreadable_rows
+from condu_ray.benchmark.content import ChangedError
 from condu_ray.benchmark.images import DECODING, inspect_image
 from condu_ray.benchmark.rows import open_parquet
 from condu_ray.benchmark.tasks import META, TRAIN, TaskError, hash_file, load_task
@@ -72,6 +73,22 @@ def load_references(options: Distillation) -> References:
         digest.update(hash_file(file).encode())
     digest.update("\n".join(captions).encode())
     return References(tuple(files), tuple(captions), digest.hexdigest())
+
+
+def require_same(options: Distillation, fingerprint: str) -> None:
+    """Makes sure that reference images and texts are those that a command found; without a fingerprint all are.
+
+    Raises:
+        ChangedError: they are others.
+        TaskError: as `load_references`.
+    """
+    if fingerprint and load_references(options).fingerprint != fingerprint:
+        names = ", ".join(map(str, (*options.reference, *filter(None, [options.captions]))))
+        raise ChangedError(
+            f"--distillation.reference, captions: {names} are not what they were when the command began: they were "
+            "written meanwhile, or this node has another copy of them. Nothing that was made of them counts; let them "
+            "be, or put them back, and give the command again"
+        )
 
 
 def require_decodable(

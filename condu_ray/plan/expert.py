@@ -47,6 +47,7 @@ class PlannedExpert:
     needs: Place | None = None
     earlier: tuple[tuple[str, str], ...] = ()
     same: str | None = None
+    references: str = ""
 
     @property
     def folder(self) -> Place:

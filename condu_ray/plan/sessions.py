@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from condu_ray.benchmark import Task
+from condu_ray.benchmark.references import load_references
 from condu_ray.config import Experiment
 from condu_ray.methods import Method
 from condu_ray.plan.expert import PlannedExpert
@@ -73,6 +74,7 @@ def plan_method(
     """
     config = config.absolute()
     words = WORDS if foreign and method.draws_words else {}
+    references = load_references(config.distillation).fingerprint if "reference" in method.needs else ""
     sessions: list[PlannedSession] = []
     parent, earlier = ROOT, tuple[tuple[str, str], ...]()
     for position, task in enumerate(tasks):
@@ -98,7 +100,8 @@ def plan_method(
                 needs = expert_folder(config.storage, start)
             elif state is not None:
                 needs = session_folder(config.run_folder, method.name, position - 1, earlier[-1][0], state)
-            expert = PlannedExpert(config, method.name, task.name, position, key, start, state, needs, earlier, same)
+            planned = (config, method.name, task.name, position, key, start, state, needs, earlier, same, references)
+            expert = PlannedExpert(*planned)
             if (imported := config.imported.get(task.name)) is not None:  # it is in storage, and is never trained
                 expert = PlannedExpert(config, method.name, task.name, position, imported, earlier=earlier)
             earlier = (*earlier, (task.name, expert.key))

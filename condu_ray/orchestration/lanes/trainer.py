@@ -10,6 +10,7 @@ import numpy as np
 
 from condu_ray.benchmark import Task
 from condu_ray.benchmark.content import Contents, require_train
+from condu_ray.benchmark.references import require_same
 from condu_ray.learn.checkpoint import Saving
 from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.exemplars import load_exemplars
@@ -83,14 +84,14 @@ class Trainer:
         Raises:
             DivergedError: the loss lost its numbers on any worker, or the workers' parameters differ; nothing is
                 published.
-            ChangedError: the task's training images are not what its key says; nothing is published.
+            ChangedError: the task's training images, or references, are not what its key says; nothing is published.
         """
         from ray.train.collective import barrier
         from ray.train.torch import prepare_model
 
         config, started = expert.config, time.perf_counter()
         method = get(expert.method, config)
-        require_train(self._tasks[expert.task], self._contents)
+        self._require_same(expert)
         start, exemplars = self._start(expert, method), []
         if "exemplars" in method.needs:
             exemplars = [load_exemplars(config.storage, key, self._tasks[name]) for name, key in expert.earlier]
@@ -115,13 +116,17 @@ class Trainer:
             if own:
                 own.clear()
             raise
-        require_train(self._tasks[expert.task], self._contents)  # it was read meanwhile
+        self._require_same(expert)  # it was read meanwhile
         if trained is not None:
             self._publish(expert, method, trained, time.perf_counter() - started)
             if own:
                 own.clear()
         if self._world > 1:
             barrier()  # the next expert may start from this one, which only rank 0 has written
+
+    def _require_same(self, expert: PlannedExpert) -> None:
+        require_train(self._tasks[expert.task], self._contents)
+        require_same(expert.config.distillation, expert.references)
 
     def _start(self, expert: PlannedExpert, method: Method) -> Delta | None:
         """Loads the adapter that training starts from, in the method's space; waits for it where it is being made."""

@@ -248,6 +248,22 @@ def test_images_that_were_written_anew_are_trained_on_by_nobody(tmp_path, data, 
     assert not expert.finished
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_references_that_were_written_anew_are_distilled_on_by_nobody(tmp_path, data, small_backbone, when):
+    shutil.copytree(data / "cars", tmp_path / "references")
+    lane = Lane(tmp_path / "storage", data, small_backbone)
+    expert = lane.plan("zscl", lane.config(distillation={"reference": (tmp_path / "references",)})).experts[0]
+
+    def anew(progress=None):
+        shutil.copy(data / "doors" / "train.parquet", tmp_path / "references" / "train.parquet")
+
+    if when == "before":
+        anew()
+    with pytest.raises(ChangedError, match=r"/references are not what they were"):
+        lane.train(expert, anew)
+    assert not expert.finished
+
+
 def test_only_the_first_worker_publishes_and_all_wait_for_it(tmp_path, data, small_backbone, monkeypatch):
     waited = []
     monkeypatch.setattr(ray.train.collective, "barrier", lambda: waited.append(True))
