@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -276,9 +277,14 @@ def main(given: Sequence[str]) -> int:
         ("images", 2000, "test images a task"),
         ("gpus", 4, "GPUs as fast as an H100"),
     ):
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{what}; {default}")
+        parser.add_argument(f"--{name}", type=sizing.count, default=default, help=f"{what}; {default}")
     parser.add_argument("--dollars", type=float, default=3.0, help="price of a GPU-hour; 3")
     found = parser.parse_args(given)
+    if not 0 <= found.dollars < math.inf:
+        parser.error(f"argument --dollars: {found.dollars} is no price")
+    for name in ("tasks", "orders", "steps", "images", "gpus"):
+        if not found.model and getattr(found, name) != parser.get_default(name):
+            parser.error(f"argument --{name}: is of a forecast of your own; give its --model too")
     plans = FORECASTS
     if found.model:
         plans = ((found.model, Plan(found.tasks, found.orders, found.steps, found.images, found.gpus)),)

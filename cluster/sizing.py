@@ -122,7 +122,7 @@ def shape(name: str) -> Shape:
     if config is None:
         raise ValueError(f"{name}: open_clip has no such model")
     vision, text = config["vision_cfg"], config["text_cfg"]
-    if not isinstance(vision.get("layers"), int) or "layers" not in text:
+    if not isinstance(vision.get("layers"), int) or "layers" not in text or "multimodal_cfg" in config:
         raise ValueError(f"{name}: only CLIPs made of two transformers can be sized")
     with torch.device("meta"):
         model = open_clip.CLIP(**config)
@@ -259,21 +259,32 @@ def table(names: Sequence[str], load: Load, orders: int) -> list[list[str]]:
     ]
 
 
+def count(text: str) -> int:
+    """Reads a flag that counts something.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number from 1 on.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def main(given: Sequence[str]) -> int:
     """Prints the table as Markdown."""
     parser = argparse.ArgumentParser(prog="sizing.py", description="What a backbone needs, worked out, not measured.")
     parser.add_argument(
         "models", nargs="*", default=list(MODELS), help=f"open_clip names; default: {', '.join(MODELS)}"
     )
-    parser.add_argument("--batch", type=int, default=Load.batch, help="images a step and worker")
-    parser.add_argument("--classes", type=int, default=Load.classes, help="classes of the largest task")
-    parser.add_argument("--prompt", type=int, default=Load.prompt, help="tokens of the task's longest prompt")
-    parser.add_argument("--tasks", type=int, default=Load.tasks, help="tasks of a run")
-    parser.add_argument("--decoders", type=int, default=Load.decoders, help="data workers a training worker")
-    parser.add_argument("--workers", type=int, default=Load.workers, help="training workers an expert")
-    parser.add_argument("--lanes", type=int, default=Load.lanes, help="lanes of a run: GPUs by workers an expert")
+    parser.add_argument("--batch", type=count, default=Load.batch, help="images a step and worker")
+    parser.add_argument("--classes", type=count, default=Load.classes, help="classes of the largest task")
+    parser.add_argument("--prompt", type=count, default=Load.prompt, help="tokens of the task's longest prompt")
+    parser.add_argument("--tasks", type=count, default=Load.tasks, help="tasks of a run")
+    parser.add_argument("--decoders", type=count, default=Load.decoders, help="data workers a training worker")
+    parser.add_argument("--workers", type=count, default=Load.workers, help="training workers an expert")
+    parser.add_argument("--lanes", type=count, default=Load.lanes, help="lanes of a run: GPUs by workers an expert")
     parser.add_argument("--fp32", action="store_true", help="without bf16 autocast")
-    parser.add_argument("--orders", type=int, default=12, help="orders of the sweep")
+    parser.add_argument("--orders", type=count, default=12, help="orders of the sweep")
     found = parser.parse_args(given)
     load = Load(
         found.batch, found.classes, found.prompt, found.tasks, found.decoders, found.workers, not found.fp32,

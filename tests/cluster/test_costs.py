@@ -54,3 +54,17 @@ def test_a_forecast_grows_with_what_it_depends_on():
 def test_what_has_no_shape_is_refused(capsys):
     assert costs.main(["--model", "RN50"]) == 2
     assert "two transformers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--tasks", "30"], "--tasks: is of a forecast of your own; give its --model too"),
+        (["--model", "ViT-B-16", "--orders", "-1"], "--orders: '-1' is no whole number from 1 on"),
+        (["--dollars", "nan"], "--dollars: nan is no price"),
+    ],
+)
+def test_flags_that_say_nothing_are_refused(capsys, flags, words):
+    with pytest.raises(SystemExit, match="2"):
+        costs.main(flags)
+    assert words in capsys.readouterr().err

@@ -23,10 +23,19 @@ def test_shapes_are_the_published_ones(name, millions, vision, text):
     assert (found.vision, found.text) == (sizing.Tower(*vision), sizing.Tower(*text))
 
 
-@pytest.mark.parametrize(("name", "words"), [("ViT-X-9", "no such model"), ("RN50", "two transformers")])
+@pytest.mark.parametrize(("name", "words"), [
+    ("ViT-X-9", "no such model"), ("RN50", "two transformers"), ("coca_ViT-B-32", "two transformers"),
+])  # fmt: skip
 def test_what_cannot_be_sized_is_refused(capsys, name, words):
     assert sizing.main([name]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--batch", "-1"), ("--workers", "0"), ("--tasks", "1.5")])
+def test_what_counts_nothing_is_refused(capsys, flags):
+    with pytest.raises(SystemExit, match="2"):
+        sizing.main(flags)
+    assert f"argument {flags[0]}: '{flags[1]}' is no whole number" in capsys.readouterr().err
 
 
 def saved_bytes(model, call):
