@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from reprlib import Repr
-from typing import Any, NoReturn, TypeVar, get_origin, overload
+from types import UnionType
+from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin, overload
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -268,6 +269,8 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
         raise ConfigError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}")
     layers = {f"--config {path}": from_file, "command line": flags}
     given = {given_by: _renamed(layer, given_by) for given_by, layer in layers.items()}
+    for given_by, layer in given.items():
+        _refuse_empty(layer, given_by, kind)
     found = _layered(RECIPES[recipe]().model_dump(), given, kind)
     if found.as_published:  # over the recipe, and under all that is given
         found = _layered(merged(RECIPES[recipe]().model_dump(), published_settings()), given, kind)
@@ -299,6 +302,29 @@ def _renamed(given: Mapping[str, Any], given_by: str) -> dict[str, Any]:
         old, new = given["label_space"], ",".join(found["protocol"])
         print(f"{given_by}: label_space {old} is an old name, read as protocol {new}", file=sys.stderr)
     return found
+
+
+def _refuse_empty(given: Mapping[str, Any], given_by: str, kind: type[BaseModel], prefix: str = "") -> None:
+    """Refuses an empty text, as a shell makes of a variable that is not set, where it would stand for the default.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    for name, value in given.items():
+        found = kind.model_fields[name].annotation if name in kind.model_fields else None
+        if isinstance(found, type) and issubclass(found, BaseModel) and isinstance(value, Mapping):
+            _refuse_empty(value, given_by, found, f"{prefix}{name}.")
+        elif isinstance(value, str) and not value.strip() and str in _kinds(found):
+            raise ConfigError(f"{given_by}: {prefix}{name}: is empty; give a value, or leave it out")
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """Types that a field takes as they are: `str` and `None` of `Named | None`."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(kind for part in get_args(annotation) for kind in _kinds(part))
+    return (annotation,)
 
 
 def _cause(error: SettingsError) -> str:

@@ -259,9 +259,7 @@ BACKBONES = {
     "no such tag": Bad(
         checked("--model", "ViT-B-16", "--pretrained", "openay"), BackboneError, ["openay", "did you mean openai"]
     ),
-    "no model's name": Bad(
-        checked("--model", "", "--pretrained", "openai"), BackboneError, ["--model", "no such open_clip"]
-    ),
+    "no model's name": Bad(checked("--model", "", "--pretrained", "openai"), ConfigError, ["model: is empty"]),
 }  # fmt: skip
 STORAGE = {
     "storage is a file": Bad(broken(write("storage", "")), ArtifactError, ["--storage", "storage", "another folder"]),
