@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -23,7 +23,13 @@ def content_hash(value: Any) -> str:
 
 
 def split_names(value: Any) -> Any:
-    """Takes `a,b,c`, as it comes from YAML, for a list; empty parts do not count."""
+    """Takes `a,b,c`, as it comes from YAML, for a list; empty parts do not count.
+
+    Raises:
+        ValueError: a set, whose order is another one in every process.
+    """
+    if isinstance(value, Set):
+        raise ValueError("is a set, which has no order; give a list")
     parts = value.split(",") if isinstance(value, str) else value
     if isinstance(parts, list | tuple):
         return tuple(part.strip() if isinstance(part, str) else part for part in parts if part != "")

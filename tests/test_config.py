@@ -115,3 +115,9 @@ def test_validation_needs_a_share_to_measure_on():
     for share in (-0.1, 1.0):
         with pytest.raises(ValidationError):
             Experiment(validation_share=share)
+
+
+@pytest.mark.parametrize("field", ["tasks", "method", "protocol"])
+def test_what_has_no_order_is_refused(field):
+    with pytest.raises(ValueError, match=f"(?s){field}.*is a set, which has no order; give a list"):
+        Experiment(**{field: {"task", "own"}})
