@@ -304,6 +304,18 @@ class Sweep(Experiment):
     published: bool = False
     """Whether the report shows the papers' figures beside the measured ones."""
 
+    @field_validator("orders", mode="before")
+    @classmethod
+    def _how_many(cls, value: Any) -> Any:
+        """Takes 12, as YAML and notebooks have it, for "12"."""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("sweep", mode="before")
+    @classmethod
+    def _one_axis(cls, value: Any) -> Any:
+        """Takes a text, as YAML has it, for what the command line makes of it."""
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
     @field_validator("run")
     @classmethod
     def _room_for_trials(cls, value: str | None) -> str | None:

@@ -1,7 +1,7 @@
 import pytest
 
 from condu_ray.command_line import ConfigError, field_names, parse
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, Sweep
 from condu_ray.recipes import RECIPES
 from condu_ray.store.location import Location
 
@@ -22,6 +22,17 @@ def test_flags_win_over_yaml_and_yaml_over_the_recipe(tmp_path):
     assert (found.training.steps, found.training.lr) == (7, 0.5)
     assert found.tasks == ("a", "b")
     assert found.training.batch_size == RECIPES["own_data"]().training.batch_size
+
+
+def test_a_sweep_s_yaml_has_numbers_and_texts_as_the_command_line_has_them(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("orders: 12\nsweep: training.lr=1e-4,3e-4\n")
+    found = parse(["--config", str(path)], Sweep)
+    flags = parse(["--orders", "12", "--sweep", "training.lr=1e-4,3e-4"], Sweep)
+    assert (found.orders, found.sweep) == (flags.orders, flags.sweep) == ("12", ("training.lr=1e-4", "3e-4"))
+    path.write_text("orders: yes\n")
+    with pytest.raises(ConfigError, match="orders: Input should be a valid string"):
+        parse(["--config", str(path)], Sweep)
 
 
 def test_lists_and_rates_by_task_are_written_with_commas():
