@@ -251,6 +251,17 @@ class Experiment(Settings):
             raise ValueError("measure_on validation needs a validation_share above 0, such as 0.1")
         return self
 
+    @model_validator(mode="after")
+    def _as_many_for_each_worker(self) -> Experiment:
+        """An expert's key knows how many images are added to a step, and not by how many workers."""
+        added, workers = self.distillation.batch_size, self.training.workers
+        if added % workers or 0 < added < 2 * workers:
+            raise ValueError(
+                f"distillation.batch_size {added} is not two images or more, and as many, for each of training.workers "
+                f"{workers}; give another number, or 0 for as many as training.batch_size"
+            )
+        return self
+
     @field_validator("method", "tasks", "protocol")
     @classmethod
     def _no_repeat(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 from pydantic import ValidationError
 
@@ -47,6 +49,16 @@ def test_more_than_a_gpu_are_whole_ones(settings):
         settings(number)
     with pytest.raises(ValueError, match=r"is 1\.5: .* whole ones; give 1 or 2"):
         settings(1.5)
+
+
+@pytest.mark.parametrize(
+    ("added", "workers", "good"), [(0, 3, True), (6, 3, True), (1, 1, False), (3, 2, False), (2, 2, False)]
+)
+def test_every_worker_adds_equally_many_images(added, workers, good):
+    """Three images of two workers were two, and one was two, under the key of what was asked for."""
+    given = {"training": {"workers": workers, "batch_size": 12}, "distillation": {"batch_size": added}}
+    with nullcontext() if good else pytest.raises(ValueError, match=f"distillation.batch_size {added} is not two"):
+        Experiment(**given)
 
 
 def test_frozen():
