@@ -6,12 +6,10 @@ of precedence (flags over YAML over recipe) and the nearest right name for a wro
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from reprlib import Repr
 from types import UnionType
@@ -24,6 +22,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from condu_ray.config import Experiment, Sweep
 from condu_ray.constants import published_settings
 from condu_ray.names import nearest
+from condu_ray.pairs import key_twice
 from condu_ray.recipes import RECIPES
 from condu_ray.settings import without_old_names
 from condu_ray.store.location import given
@@ -38,10 +37,6 @@ YAML_BYTES = 1_000_000
 _short = Repr()
 _short.maxstring = _short.maxother = 100
 _short.maxlevel = 2
-
-
-_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)')
-"""A comma that is not between quotes."""
 
 
 class ConfigError(ValueError):
@@ -75,31 +70,10 @@ class _Parser(ArgumentParser):
                 name = flag.lstrip("-").split("=")[0]
                 raise ConfigError(f"unknown flag --{name}{nearest(name, [*field_names(self.kind), 'config'])}")
             raise ConfigError(f"unexpected argument {flag!r}: settings are given as --name value")
-        _refuse_keys_twice(parsed, self.kind)
+        mappings = [name for name in field_names(self.kind) if _is_mapping(self.kind, name)]
+        if twice := key_twice(vars(parsed), mappings):
+            raise ConfigError(f"command line: {twice[0]}: {twice[1]} is there twice: keep one")
         return parsed
-
-
-def _refuse_keys_twice(parsed: Namespace, kind: type[Experiment]) -> None:
-    """Refuses a key that a flag gives twice, of which pydantic-settings would take the last one, as JSON does."""
-    known = set(field_names(kind))  # one of these with texts in a list is a list, or keys and values
-
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        for place, (key, _) in enumerate(found):
-            if key in (earlier for earlier, _ in found[:place]):
-                raise ConfigError(f"command line: {name}: {key} is there twice: keep one")
-        return dict(found)
-
-    for name, value in vars(parsed).items():
-        texts = [text.strip() for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
-        found: list[tuple[str, Any]] = []
-        for text in texts:
-            if text.startswith("{"):
-                with suppress(json.JSONDecodeError):  # which is told of where it is read
-                    found += json.loads(text, object_pairs_hook=pairs).items()
-            elif name in known and _is_mapping(kind, name):
-                parts = (part.partition("=") for part in _COMMA.split(text))
-                found += [(key.strip().strip('"'), given) for key, sign, given in parts if sign]
-        pairs(found)
 
 
 def _is_mapping(kind: type[BaseModel], name: str) -> bool:

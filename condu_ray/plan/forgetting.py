@@ -118,8 +118,10 @@ def _at_work(storage: Place, run_name: str, task: str) -> set[str]:
     """Other runs and sweeps that have a driver now and the task among theirs, as far as their settings say."""
     runs = ((name, run_folder(storage, name)) for name in artifacts.names(runs_folder(storage)) if name != run_name)
     sweeps = ((name, sweep_folder(storage, name)) for name in artifacts.names(sweeps_folder(storage)))
-    places = ((name, folder, config_path(folder)) for name, folder in runs)
-    places = itertools.chain(places, ((name, folder, sweep_config_path(folder)) for name, folder in sweeps))
+    places = itertools.chain(
+        ((name, folder, config_path(folder)) for name, folder in runs),
+        ((name, folder, sweep_config_path(folder)) for name, folder in sweeps),
+    )
     return {name for name, folder, path in places if task in _tasks(path, task) and driven(folder)}
 
 
