@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--data",
         help="folder with the task, in any form, whatever the run has of that name; default: the run's own data",
     )
-    parser.add_argument("--method", help="which of the run's methods merge it, comma-separated; default: all")
+    parser.add_argument(
+        "--method",
+        help="which of the run's methods merge it, comma-separated; the run goes on without the others; default: all",
+    )
     parser.add_argument(
         "--session", type=int, metavar="N", help="go on from the first N tasks; those after them count no more"
     )
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     earlier = None
     if arguments.session is not None:
         earlier = config = _earlier(config, arguments.session)
-    config = with_expert(config, arguments.task, "", data, methods)
+    before, config = config.method, with_expert(config, arguments.task, "", data, methods)
     backbone = load_backbone(backbone_spec(config.model, config.pretrained, config.preprocess))
     key, found = import_expert(config, backbone, arguments.task, checkpoint)
     console = output()
@@ -73,6 +76,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f"{arguments.task}: expert {key}; its delta's norm over theta0's: {sizes}", markup=False)
     for note in found.notes:
         console.print(f"{checkpoint.name}: {note}", markup=False)
+    if left := [name for name in before if name not in config.method]:
+        console.print(
+            f"{config.run_name} goes on without {', '.join(left)}, whose sessions stay in its folder", markup=False
+        )
     config = with_expert(config, arguments.task, key)
     run(config)
     if earlier is not None:

@@ -57,7 +57,10 @@ def test_into_a_run_that_is_there(call, config, checkpoint, tmp_path):
     plan = plan_run(check(made), "fp32")
     assert [expert.finished for expert in plan.experts] == [False, True]
     assert plan.experts[1].key == made.imported["birds"]
-    assert call(config.run_folder, *where, "--method", "condu")[1] == [made.model_copy(update={"method": ("condu",)})]
+    assert "goes on without" not in said
+    _, again, said = call(config.run_folder, *where, "--method", "condu")
+    assert again == [made.model_copy(update={"method": ("condu",)})]
+    assert "mine goes on without individual, whose sessions stay in its folder" in said
 
 
 def test_a_run_that_begins_with_it(call, config, checkpoint, tmp_path, task_data, small_backbone):
