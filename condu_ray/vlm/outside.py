@@ -50,8 +50,12 @@ def outside_delta(backbone: Backbone, checkpoint: Path) -> Outside:
     """
     if checkpoint.is_dir():
         if not (checkpoint / ADAPTER).is_file():
+            inside = sorted(
+                path.name for path in checkpoint.iterdir() if path.suffix in (".safetensors", ".bin", ".pt")
+            )
+            which = f" in it, such as {checkpoint / inside[0]}" if inside else ""
             raise BackboneError(
-                f"{checkpoint}: is a folder without {ADAPTER}; give a file of weights, or PEFT's folder"
+                f"{checkpoint}: is a folder without {ADAPTER}; give a file of weights{which}, or PEFT's folder"
             )
         adapted, notes = adapter_delta(checkpoint)
         delta = _adapted(backbone, adapted, checkpoint)

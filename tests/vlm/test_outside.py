@@ -243,5 +243,9 @@ def test_adapters_that_are_more_or_another_models_are_refused(kind, backbone, tm
 
 
 def test_a_folder_that_is_no_adapter_is_refused(backbone, tmp_path):
-    with pytest.raises(BackboneError, match=r"folder without adapter_config\.json"):
+    with pytest.raises(BackboneError, match=r"folder without adapter_config\.json; give a file of weights, or"):
+        outside_delta(backbone, tmp_path)
+    for name in ("model.safetensors", "config.json"):  # as Hugging Face's save_pretrained leaves one
+        (tmp_path / name).touch()
+    with pytest.raises(BackboneError, match=r"give a file of weights in it, such as .*/model\.safetensors, or"):
         outside_delta(backbone, tmp_path)
