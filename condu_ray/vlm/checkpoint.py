@@ -157,11 +157,18 @@ def _as_open_clip_reads(
             load_checkpoint(model, str(read))
     except Exception as error:  # what it raises on a foreign file is of any class
         raise BackboneError(_looks_like(path, name, shapes, own)) from error
+    read_as = {key: _open_clips_name(key, own) for key in shapes if "positional_embedding" in key}
     return [
-        f"{path}: {key} {list(shape)} was resized to the model's {list(own[key])}"
-        for key, shape in shapes.items()
-        if key in own and "positional_embedding" in key and shape != own[key]
+        f"{path}: {key} {list(shapes[key])} was resized to the model's {list(own[new])}"
+        for key, new in read_as.items()
+        if new in own and shapes[key] != own[new]
     ]
+
+
+def _open_clips_name(key: str, own: Collection[str]) -> str:
+    """Returns what open_clip takes a tensor of a file for, which it strips and moves into a text tower of its own."""
+    name = key.removeprefix("module.")
+    return next((new for new in (name, f"text.{name}") if new in own), key)
 
 
 def _looks_like(

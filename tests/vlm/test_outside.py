@@ -117,6 +117,10 @@ def wider(state):
     return state | {"visual.positional_embedding": torch.zeros(10, 32)}
 
 
+def longer(state):
+    return state | {"positional_embedding": torch.zeros(20, 32)}
+
+
 REFUSED = {
     "theta0 itself": (lambda tuned, theta0: theta0, ["theta0 itself", "nothing to merge"]),
     "NaN": (lambda tuned, theta0: nan(tuned), ["visual.proj", "NaN"]),
@@ -125,6 +129,14 @@ REFUSED = {
         ["1 of", "missing", "visual.proj"],
     ),
     "another size": (lambda tuned, theta0: wider(tuned), ["was resized", "another image size"]),
+    "another size by several workers": (
+        lambda tuned, theta0: {"state_dict": {f"module.{name}": one for name, one in wider(tuned).items()}},
+        ["module.visual.positional_embedding [10, 32] was resized", "another image size"],
+    ),
+    "another context by several workers": (
+        lambda tuned, theta0: {f"module.{name}": one for name, one in longer(tuned).items()},
+        ["module.positional_embedding [20, 32] was resized", "context length"],
+    ),
 }
 
 
