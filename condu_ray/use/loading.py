@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pydantic import ValidationError
+
+from condu_ray.options import Inference
 from condu_ray.plan.opened import open_run, run_place
 from condu_ray.plan.stored_run import StoredRun
+from condu_ray.settings import content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.location import Place, given
 from condu_ray.use.bundle import is_bundle, read_bundle
@@ -42,7 +46,7 @@ def _found(
 
 
 def resolved(source: Source) -> Source:
-    """Returns a source with its method and session named and its places absolute; nothing is loaded.
+    """Returns a source with its method, session and state named and its places absolute; nothing is loaded.
 
     Raises:
         ValueError: there is no such run, method or session.
@@ -56,7 +60,12 @@ def resolved(source: Source) -> Source:
         if source.session not in (None, len(meta["tasks"])):
             raise UseError(f"{source.run}: is a bundle of session {len(meta['tasks'])} alone")
         found = {"run": str(place.absolute()), "method": meta["method"], "session": len(meta["tasks"])}
-        return source.model_copy(update=found)
+        settings = meta["bundle"].get("about", {}).get("settings", {})
+        try:
+            inference = Inference.model_validate(settings.get("inference", {}))
+        except ValidationError as error:
+            raise UseError(f"{place}: its meta.json is not what a bundle's is ({error}); export it again") from error
+        return source.model_copy(update=found | {"state": _mark(meta["state"], inference)})
     storage, name = run_place(source.run, source.storage)
     run = open_run(storage, name)
     method = chosen_method(run, source.method)
@@ -65,13 +74,30 @@ def resolved(source: Source) -> Source:
         raise UseError(f"{source.run}: {method} has committed no session yet; let the run learn a task first")
     if source.session is not None and source.session > there:
         raise UseError(f"{source.run}: {method} has committed {there} sessions, not {source.session}")
-    found = {"run": name, "storage": str(storage.absolute()), "method": method, "session": source.session or there}
-    return source.model_copy(update=found)
+    session = source.session or there
+    state = run.methods[method].entries[session - 1].state
+    found = {"run": name, "storage": str(storage.absolute()), "method": method, "session": session}
+    return source.model_copy(update=found | {"state": _mark(state, run.config.inference)})
+
+
+def _mark(state: str, inference: Inference) -> str:
+    """Names a state and how tasks are predicted from it."""
+    return content_hash([state, inference.identity()])[:24]
 
 
 def load_source(source: Source) -> Served:
-    """Loads what `resolved` gave; errors as of `load_served`."""
+    """Loads what `resolved` gave; errors as of `load_served`.
+
+    Raises:
+        UseError: another state is there now under its name.
+    """
     assert source.session is not None, "resolved"
-    return load_served(
+    found = load_served(
         source.run, source.session - 1, source.method, storage=source.storage, precision=source.precision
     )
+    if source.state not in (None, _mark(found.state.id, found.method.config.inference)):
+        raise UseError(
+            f"{source.run}: session {source.session} of {source.method} is another state, or predicts otherwise, than "
+            "when it was named: the run or bundle has changed under its name; serve it anew, or with --follow"
+        )
+    return found

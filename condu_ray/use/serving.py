@@ -22,6 +22,9 @@ class Source(Settings):
     """State after N learned tasks; default: the last that is committed."""
     precision: Literal["fp32", "bf16"] | None = None
     """Of its passes; default: the one that the run was measured in, which a CPU without bf16 is slow in."""
+    state: str | None = None
+    """What that state and its prediction are, as it was found: a run, or a bundle's folder, may have another one under
+    the same name and session later, which nobody is to load in its place."""
 
     @property
     def key(self) -> str:

@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     last = resolved(ServeArguments(run=options.run, storage=options.storage, method=options.method).source)
     assert last.session is not None, "resolved"
-    before = last.model_copy(update={"session": last.session - 1})
+    before = resolved(last.model_copy(update={"session": last.session - 1}))
     arguments = ServeArguments(
         **last.model_dump(),
         threads=options.threads,

@@ -1,5 +1,8 @@
 """An edition answers as the Predictor does, its experts here or elsewhere."""
 
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +11,7 @@ import torch
 from condu_ray import Predictor
 from condu_ray.use.bundle import write_bundle
 from condu_ray.use.edition import Edition
-from condu_ray.use.loading import load_served, resolved
+from condu_ray.use.loading import load_served, load_source, resolved
 from condu_ray.use.pictures import pixels
 from condu_ray.use.request import Asked
 from condu_ray.use.served import UseError
@@ -107,9 +110,32 @@ def test_a_forward_pass_that_gives_no_numbers_is_found(storage):
         edition.check()
 
 
+def test_another_state_under_the_same_name_is_told_and_not_loaded(found, tmp_path):
+    """Replicas that start later would answer by it, beside those that have what is served."""
+    place = tmp_path / "bundle"
+    write_bundle(load_served(found, 1, "condu"), place)
+    source = resolved(Source(run=str(place)))
+    assert resolved(source) == source
+    before = load_source(source)
+    write_bundle(replace(before, state=replace(before.state, id="0" * 24)), tmp_path / "new")
+    shutil.rmtree(place)
+    (tmp_path / "new").rename(place)
+    assert resolved(source) != source  # by which `--follow` finds it
+    assert resolved(source).session == source.session
+    with pytest.raises(UseError, match=r"session 2 of condu is another state.*serve it anew, or with --follow"):
+        load_source(source)
+    assert load_source(resolved(source)).state.id == "0" * 24
+    last = resolved(Source(run="r", storage=str(found.config.storage), method="condu"))
+    assert load_source(last).state.tasks == ("walls", "doors", "cars")
+    with pytest.raises(UseError, match="another state"):
+        load_source(last.model_copy(update={"state": source.state}))
+
+
 def test_a_source_is_resolved_or_refused(storage, found, tmp_path, monkeypatch):
     last = resolved(Source(run="r", storage=str(storage), method="condu"))
-    assert last == Source(run="r", storage=str(storage), method="condu", session=3)
+    known = {"run": "r", "storage": str(storage), "method": "condu", "session": 3, "state": last.state}
+    assert last == Source(**known)
+    assert last.state is not None
     monkeypatch.chdir(storage.parent)
     assert resolved(Source(run="r", method="condu")) == last
     assert resolved(Source(run=str(storage / "runs" / "r"), method="condu")) == last

@@ -18,6 +18,7 @@ from condu_ray.orchestration.serving.replicas import again, model_id
 from condu_ray.orchestration.serving.web import make_app
 from condu_ray.use.edition import About
 from condu_ray.use.request import Asked, RequestError
+from condu_ray.use.served import UseError
 from condu_ray.use.serving import Serving, Source
 from condu_ray.vlm.preprocess import Preprocessor
 
@@ -127,6 +128,8 @@ class Front:
             raise RequestError(503, "no replica is there; ask again in a second") from error
         except RayActorError as error:
             raise RequestError(503, "replicas died over this prediction; ask again in a second") from error
+        except UseError as error:  # a replica that began meanwhile, and storage has another state than is served
+            raise RequestError(503, str(getattr(error, "cause", error))) from error  # Ray's own text is a traceback
 
     async def check(self) -> None:
         """Asks for a prediction of a grey picture, by the router where there is one, and by an expert."""

@@ -67,7 +67,7 @@ class Replica:
         """
 
         def load() -> About:
-            edition = self._editions.get(source if source.session is not None else resolved(source), newest=True)
+            edition = self._editions.get(source if source.state is not None else resolved(source), newest=True)
             edition.check()
             return edition.about
 

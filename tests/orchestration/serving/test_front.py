@@ -4,7 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from condu_ray.orchestration.serving import front as front_module
@@ -12,6 +12,7 @@ from condu_ray.orchestration.serving.front import Front
 from condu_ray.orchestration.serving.replicas import TRIES, again, same
 from condu_ray.use.edition import About
 from condu_ray.use.request import Asked, RequestError
+from condu_ray.use.served import UseError
 from condu_ray.use.serving import Serving, Source
 
 PREPROCESS = {"size": (16, 16), "mode": "RGB", "mean": (0.5,) * 3, "std": (0.5,) * 3}
@@ -103,6 +104,11 @@ def test_the_router_or_the_tasks_expert_is_asked():
         ([BackPressureError(num_queued_requests=9, max_queued_requests=8)], 503, "wait already"),
         ([DeploymentUnavailableError("x")], 503, "no replica is there"),
         ([ActorDiedError()] * TRIES + [{"class": "red"}], 503, "replicas died over this"),
+        (
+            [RayTaskError("answer", "a traceback", UseError("r: another state")).as_instanceof_cause()],
+            503,
+            "^r: another state$",
+        ),
     ],
 )
 def test_what_goes_wrong_has_a_status_and_a_sentence(answers, status, words):

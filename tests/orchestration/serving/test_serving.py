@@ -68,7 +68,7 @@ def test_it_is_served_swapped_and_not_swapped(server, storage, pictures):
     threads = [threading.Thread(target=ask, args=[number]) for number in range(4)]
     for thread in threads:
         thread.start()
-    server.deploy(server.now.model_copy(update={"session": 3}))
+    server.deploy(server.now.model_copy(update={"session": 3, "state": None}))
     until(lambda: get(address, "about")["session"] == 3)
     time.sleep(0.5)
     over.set()
@@ -78,11 +78,12 @@ def test_it_is_served_swapped_and_not_swapped(server, storage, pictures):
     assert {document["session"] for _, document in answers} == {2, 3}
     check_answers(address, Predictor.load(found, 2, "cpu", "condu", batch_size=16), pictures)
 
-    server.deploy(server.now.model_copy(update={"session": 9}))
+    server.deploy(server.now.model_copy(update={"session": 9, "state": None}))
     time.sleep(2)
     assert post(address, pictures[0])[1]["session"] == 3
     assert server.failure() is None
-    server.deploy(server.now.model_copy(update={"session": None, "method": "condu-svd"}))  # another method, its last
+    another = {"session": None, "state": None, "method": "condu-svd"}  # another method, its last
+    server.deploy(server.now.model_copy(update=another))
     until(lambda: get(address, "about")["state"] == "r/condu-svd, session 3 of 3")
     check_answers(address, Predictor.load(found, 2, "cpu", "condu-svd", batch_size=16), pictures)
 
