@@ -1,5 +1,6 @@
 """Serve what a run, or a bundle, has learned over HTTP, with a page to try it."""
 
+import math
 from collections.abc import Sequence
 
 from condu_ray.command_line import ConfigError
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.port < 2**16:
         raise ConfigError(f"--port {arguments.port}: give a number from 0 to 65535")
-    if arguments.follow and (arguments.follow < 1 or arguments.session is not None):
+    if arguments.follow and (not 1 <= arguments.follow < math.inf or arguments.session is not None):
         raise ConfigError("--follow SECONDS: give 1 or more, and no --session, which would be followed by none")
     what = {"run": arguments.run, "storage": arguments.storage, "method": arguments.method}
     given = settings_from(ServeArguments, vars(arguments), **what, session=arguments.session)

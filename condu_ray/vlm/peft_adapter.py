@@ -26,7 +26,7 @@ MOVED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """What `init_lora_weights` begins with where PEFT takes the fresh factors' product out of the weights beside them."""
 KNOWN = (0, 21, 2)
 """The last release of PEFT of which it is known what it does with torch's MultiheadAttention: it adds the delta of its
-out-projection twice, in each forward pass and where it merges (huggingface/peft#3774)."""
+out-projection twice, in each forward pass and where it merges (huggingface/peft#3774), as 0.15.2 and 0.17.1 did."""
 OUT_PROJECTION = ".base_layer.out_proj"
 """How PEFT's own MultiheadAttention calls it; a linear layer of that name is adapted once."""
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.\w+)?\.weight")

@@ -127,6 +127,7 @@ def test_what_cannot_be_served_is_refused_before_ray_starts(storage, monkeypatch
         (["--method", "condo"], "no method 'condo'"),
         (["--time_limit", "0"], "--time_limit 0: "),
         (["--follow", "60", "--session", "1"], "--follow SECONDS"),
+        (["--follow", "nan"], "--follow SECONDS"),
         (["--port", "99999"], "--port 99999"),
     ):
         monkeypatch.setattr(sys, "argv", ["condu-ray", "serve", "r", "--storage", str(storage), "--method", "condu",
