@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,13 +139,6 @@ def check_waits(report: Report, work: Work) -> None:
     report.row("waits of the host", steps=40, windows=2, waits=counts[1] - counts[0], right=counts[1] - counts[0] <= 2)
 
 
-@contextmanager
-def attention(*backends: SDPBackend) -> Iterator[None]:
-    """Restricts attention to some kernels."""
-    with sdpa_kernel(list(backends)):
-        yield
-
-
 def ladder(report: Report, work: Work, steps: int) -> None:
     """The public way, then with one thing after the other done as here; every row compared with the first."""
     cuda, kind = work.device.type == "cuda", f"training, {work.task.name}"
@@ -178,7 +171,7 @@ def ladder(report: Report, work: Work, steps: int) -> None:
             "math": (SDPBackend.MATH,),
             "no flash": (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH),
         }.items():
-            with attention(*kinds):
+            with sdpa_kernel(list(kinds)):
                 row(f"condu_ray, bf16, attention {name}", ours(work, steps), "bf16")
 
 
