@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from reprlib import Repr
 from types import UnionType
@@ -43,16 +43,19 @@ class ConfigError(ValueError):
     """A setting that is unknown, of the wrong type or out of range; the message names it."""
 
 
-def field_names(model: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
+def field_names(model: type[BaseModel] = Experiment) -> list[str]:
     """Returns every field's dotted name, depth first."""
-    names: list[str] = []
+    return [name for name, _ in _fields(model)]
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields every field's dotted name and what it takes, depth first."""
     for name, field in model.model_fields.items():
         inner = field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            names += field_names(inner, f"{prefix}{name}.")
+            yield from _fields(inner, f"{prefix}{name}.")
         else:
-            names.append(prefix + name)
-    return names
+            yield prefix + name, inner
 
 
 class _Parser(ArgumentParser):
@@ -70,19 +73,10 @@ class _Parser(ArgumentParser):
                 name = flag.lstrip("-").split("=")[0]
                 raise ConfigError(f"unknown flag --{name}{nearest(name, [*field_names(self.kind), 'config'])}")
             raise ConfigError(f"unexpected argument {flag!r}: settings are given as --name value")
-        mappings = [name for name in field_names(self.kind) if _is_mapping(self.kind, name)]
+        mappings = [name for name, takes in _fields(self.kind) if get_origin(takes) is dict]
         if twice := key_twice(vars(parsed), mappings):
             raise ConfigError(f"command line: {twice[0]}: {twice[1]} is there twice: keep one")
         return parsed
-
-
-def _is_mapping(kind: type[BaseModel], name: str) -> bool:
-    """Whether a field, by its dotted name, holds keys and values."""
-    part, _, rest = name.partition(".")
-    inner = kind.model_fields[part].annotation
-    if rest and isinstance(inner, type) and issubclass(inner, BaseModel):
-        return _is_mapping(inner, rest)
-    return get_origin(inner) is dict
 
 
 class _Flags(BaseSettings):
@@ -278,18 +272,18 @@ def _renamed(given: Mapping[str, Any], given_by: str) -> dict[str, Any]:
     return found
 
 
-def _refuse_empty(given: Mapping[str, Any], given_by: str, kind: type[BaseModel], prefix: str = "") -> None:
+def _refuse_empty(given: Mapping[str, Any], given_by: str, kind: type[BaseModel]) -> None:
     """Refuses an empty text, as a shell makes of a variable that is not set, where it would stand for the default.
 
     Raises:
         ConfigError: names the setting.
     """
-    for name, value in given.items():
-        found = kind.model_fields[name].annotation if name in kind.model_fields else None
-        if isinstance(found, type) and issubclass(found, BaseModel) and isinstance(value, Mapping):
-            _refuse_empty(value, given_by, found, f"{prefix}{name}.")
-        elif isinstance(value, str) and not value.strip() and str in _kinds(found):
-            raise ConfigError(f"{given_by}: {prefix}{name}: is empty; give a value, or leave it out")
+    for name, takes in _fields(kind):
+        value: Any = given
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, str) and not value.strip() and str in _kinds(takes):
+            raise ConfigError(f"{given_by}: {name}: is empty; give a value, or leave it out")
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:

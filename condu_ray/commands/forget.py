@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         change(found, named(found), "forget", arguments.task, None)
     done, console = purge(storage, name, arguments.task), output()
     for path in done.removed:
-        console.print(f"removed: {path}", markup=False)
+        console.print(f"removed: {path}")
     for path, runs in done.held:
-        console.print(f"kept, for other runs hold it: {path} ({', '.join(runs)})", markup=False)
+        console.print(f"kept, for other runs hold it: {path} ({', '.join(runs)})")
     for text in done.left:
-        console.print(f"left: {text}", markup=False)
+        console.print(f"left: {text}")

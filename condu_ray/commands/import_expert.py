@@ -73,13 +73,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     key, found = import_expert(config, backbone, arguments.task, checkpoint)
     console = output()
     sizes = ", ".join(f"{tower} {size:.4f}" for tower, size in found.relative.items())
-    console.print(f"{arguments.task}: expert {key}; its delta's norm over theta0's: {sizes}", markup=False)
+    console.print(f"{arguments.task}: expert {key}; its delta's norm over theta0's: {sizes}")
     for note in found.notes:
-        console.print(f"{checkpoint.name}: {note}", markup=False)
+        console.print(f"{checkpoint.name}: {note}")
     if left := [name for name in before if name not in config.method]:
-        console.print(
-            f"{config.run_name} goes on without {', '.join(left)}, whose sessions stay in its folder", markup=False
-        )
+        console.print(f"{config.run_name} goes on without {', '.join(left)}, whose sessions stay in its folder")
     config = with_expert(config, arguments.task, key)
     run(config)
     if earlier is not None:

@@ -46,14 +46,12 @@ def _own(arguments: Namespace) -> None:
         raise ConfigError(f"--from {source}: no data set there; what is read: {LAYOUTS}")
     console = output()
     for one in found:
-        for note in prepare_own(one, target, Options(**said), lambda words: console.print(words, markup=False))[
-            "notes"
-        ]:
-            console.print(f"{one.name}: {note}", markup=False)
+        for note in prepare_own(one, target, Options(**said), console.print)["notes"]:
+            console.print(f"{one.name}: {note}")
         if on_disk(target) is not None:
             for problem in carry_verdict(load_task(target / one.name), workers=cores()):
-                console.print(f"{one.name}: {problem}", markup=False)
-    console.print(f"give it to a run: --data {target}", markup=False)
+                console.print(f"{one.name}: {problem}")
+    console.print(f"give it to a run: --data {target}")
 
 
 @job()
