@@ -35,7 +35,8 @@ def backbone_fingerprint(model: nn.Module, spec: BackboneSpec, config: Mapping[s
     """
     size = {"size": list(spec.image_size)}
     parts = [VERSION, fingerprint(model.state_dict()), structure(model), _configuration(config, spec.quick_gelu)]
-    return content_hash(_plain([*parts, spec.preprocess | size, _tokenizer(tokenizer)]))
+    # A tokenizer's words, tens of thousands, hold no float: they are not gone through one by one.
+    return content_hash([*_plain([*parts, spec.preprocess | size]), _tokenizer(tokenizer)])
 
 
 def structure(model: nn.Module) -> list[list[str]]:

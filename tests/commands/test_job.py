@@ -102,7 +102,7 @@ def test_what_a_command_says_never_changes_its_end(case, code):
     where, variables = OUTPUTS[case]
     end = ("pass", "sys.exit(1)", "raise ValueError('∪')")[code]
     shell = ("" if "|" in where else "exec ") + '{python} -c "$SCRIPT"' + where
-    process = started(3000, end, shell, hold=0, **variables)
+    process = started(1000, end, shell, hold=0, **variables)
     out, err = process.communicate(timeout=100)
     assert process.returncode == code, err
     assert "Traceback" not in err
