@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from condu_ray.merging.delta import Delta, check_layout
+from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
 
 _CHUNK = 1 << 20
 """Positions at a time, which bounds the float64 temporaries."""
@@ -37,7 +37,7 @@ def reconstruction(original: Delta, decoupled: Delta) -> Reconstruction:
         Measures over the whole delta, summed in float64.
 
     Raises:
-        DeltaError: The layouts differ, or the delta is empty.
+        DeltaError: The layouts differ, the delta is empty, one of both holds NaN or infinity, or squares overflow.
     """
     check_layout(decoupled, like=original)
     original_sq = decoupled_sq = error_sq = dot = 0.0
@@ -53,6 +53,13 @@ def reconstruction(original: Delta, decoupled: Delta) -> Reconstruction:
             agreeing += int(((a > 0) & (b > 0)).count_nonzero() + ((a < 0) & (b < 0)).count_nonzero())
             difference = b.sub_(a)
             error_sq += float(difference.dot(difference))
+    if not math.isfinite(original_sq + decoupled_sq):  # min and max below would make a cosine of 1 of NaN
+        for which, delta in (("original", original), ("decoupled", decoupled)):
+            try:
+                check_delta(delta)
+            except DeltaError as error:
+                raise DeltaError(f"the {which} {error}") from None
+        raise DeltaError("the squares of the deltas overflow float64")
     if original_sq == 0:
         same = decoupled_sq == 0
         return Reconstruction(0.0 if same else math.inf, float(same), float(same))

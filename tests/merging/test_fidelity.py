@@ -52,6 +52,15 @@ def test_layouts_must_agree():
         reconstruction({"a": torch.ones(1)}, {"a": torch.ones(1), "b": torch.ones(1)})
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_refused(bad):
+    good, broken = {"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([bad, 2.0])}
+    with pytest.raises(DeltaError, match=f"the original delta: tensor 'a' holds {bad}"):
+        reconstruction(broken, good)
+    with pytest.raises(DeltaError, match=f"the decoupled delta: tensor 'a' holds {bad}"):
+        reconstruction(good, broken)
+
+
 def test_agrees_with_the_masks_of_a_merge():
     first, second = {"w": torch.randn(500)}, {"w": torch.randn(500)}
     state = UnifiedDelta.empty().unify("a", first).unify("b", second)
