@@ -28,7 +28,7 @@ from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.learn.loop import Progress
 from condu_ray.learn.precision import resolved_precision
 from condu_ray.learn.retry import local_stream
-from condu_ray.merging.delta import Delta
+from condu_ray.merging.delta import Delta, check_delta
 from condu_ray.methods import get
 from condu_ray.methods.registry import MethodError
 from condu_ray.methods.training import Worker, train_expert
@@ -118,6 +118,7 @@ def fine_tune(
         DivergedError: the loss lost its numbers; a lower `lr` may do.
         LoraError: the rank does not fit the backbone.
         ValidationError: a setting is out of range.
+        ValueError: `start` is another model's, or holds NaN or infinity.
     """
     rates = {} if lr is None else {"lr": lr, "lr_by_task": {task.name: lr}}  # wins over the task's own
     settings = changed(
@@ -187,10 +188,13 @@ def evaluate(
 
     Raises:
         TaskError: prompts are too long, or classes are the same text to the backbone; or a label is null or no class.
-        ValueError: the delta is another model's, or `among` lacks the task.
+        ValueError: the delta is another model's, or holds NaN or infinity; `among` lacks the task; or there is no such
+            precision or number of images.
     """
     if among and task.name not in [other.name for other in among]:
         raise ValueError(f"among: has no task {task.name}, whose images are measured; add it")
+    if max_images < 0:
+        raise ValueError(f"max_images {max_images}: give a number of images, or 0 for all")
     for one in among or (task,):
         check_texts(backbone.tokenizer, one, backbone.spec.name, cut=long_prompts == "cut")
     read_labels(task, TEST)
@@ -211,9 +215,15 @@ def _device() -> str:
 
 @contextmanager
 def _at_theta0(backbone: Backbone, delta: Delta | None) -> Iterator[dict[str, Tensor]]:
-    """Yields theta0, which the weights are again at the end; refuses another model's delta, which would do nothing."""
+    """Yields theta0, which the weights are again at the end; refuses another model's delta, and what is no number."""
     if strange := [name for name in delta or () if name not in backbone.trainable]:
         raise ValueError(f"delta: {strange[0]!r} is no parameter of backbone {backbone.spec.model}")
+    if delta:
+        check_delta(delta)
+    for name, tensor in (delta or {}).items():
+        mine, given = tuple(backbone.trainable[name].shape), tuple(tensor.shape)
+        if given != mine:  # which torch would stretch where it can
+            raise ValueError(f"delta: {name!r} has shape {given}, in backbone {backbone.spec.model} {mine}")
     theta0 = backbone.snapshot()
     try:
         yield theta0

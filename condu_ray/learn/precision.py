@@ -11,7 +11,12 @@ def resolved_precision(wanted: str, cuda: bool) -> str:
     Args:
         wanted: the config's `training.precision`.
         cuda: whether training runs on GPUs; a driver without one takes it that those of its cluster have bf16.
+
+    Raises:
+        ValueError: there is no such precision.
     """
+    if wanted not in ("auto", "fp32", "bf16"):  # which would be computed in fp32
+        raise ValueError(f"precision {wanted!r}: expected one of auto, fp32, bf16")
     if wanted != "auto":
         return wanted
     if cuda:

@@ -26,6 +26,8 @@ def load_served(
     precision: str | None = None,
 ) -> Served:
     """Returns what a run or a bundle serves; arguments and errors as of `Predictor.load`."""
+    if precision not in (None, "fp32", "bf16"):  # which would be computed in fp32
+        raise UseError(f"precision {precision!r}: expected one of fp32, bf16; or None, for the run's own")
     served = _found(run_or_bundle, session, method, storage)
     return served if precision is None else replace(served, precision=precision)
 

@@ -1,6 +1,7 @@
 """Learning and measuring without Ray: against what a lane's trainer publishes, and refusals."""
 
 import ast
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -142,6 +143,35 @@ def test_a_delta_of_another_model_is_refused(backbone, tasks):
         fine_tune(backbone, tasks[0], start={"other": torch.zeros(1)})
     with pytest.raises(ValueError, match="has no task walls"):
         evaluate(backbone, tasks[0], among=tasks[1:])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda tensor: tensor[:1], r"'visual.proj' has shape \(1, 16\), in backbone .* \(\d+, 16\)"),
+        (lambda tensor: torch.ones(()), r"'visual.proj' has shape \(\)"),
+        (lambda tensor: tensor * math.nan, "'visual.proj' holds nan"),
+        (lambda tensor: tensor.numpy(), "'visual.proj' is a ndarray"),
+    ],
+)
+def test_a_delta_that_torch_would_stretch_or_that_is_no_number_is_refused(backbone, tasks, changed, message):
+    delta = {"visual.proj": changed(backbone.snapshot()["visual.proj"])}
+    with pytest.raises(ValueError, match=message):
+        evaluate(backbone, tasks[0], delta)
+    with pytest.raises(ValueError, match=message):
+        fine_tune(backbone, tasks[0], steps=1, method="sequential", start=delta)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "fp16"}, "precision 'fp16': expected one of auto, fp32, bf16"),
+        ({"max_images": -1}, "max_images -1: give"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(backbone, tasks, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(backbone, tasks[0], **arguments)
 
 
 def test_mini_mtil_is_drawn_into_the_cache_once(tmp_path):
