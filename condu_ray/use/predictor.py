@@ -24,7 +24,7 @@ from condu_ray.use.answering import Answering, Ask, one_a_name
 from condu_ray.use.loading import load_served
 from condu_ray.use.pictures import Picture, each, name_of, pixels
 from condu_ray.use.prediction import Prediction
-from condu_ray.use.question import Question, Space, of_task, question, words
+from condu_ray.use.question import Question, Space, of_task, question, sentences
 from condu_ray.use.served import Served, UseError
 from condu_ray.vlm.preprocess import Preprocessor
 
@@ -218,7 +218,7 @@ class Predictor:
             task: whose expert encodes them; None: theta0.
 
         Raises:
-            UseError: there is no such task, or a text has more tokens than the backbone reads.
+            UseError: there is no such task, or no text, an empty one, or one of more tokens than are read.
             ImageError: a picture cannot be read.
         """
         weights = PRETRAINED if task is None else of_task(self.served, self.served.task(task))
@@ -233,10 +233,7 @@ class Predictor:
                     parts = [self._answers.encode(weights, one)[:0]]
                 image_ND = torch.cat(parts)
             if texts is not None:
-                if isinstance(texts, str):
-                    raise UseError(f"texts: is the text {texts!r}; give a list, such as [{texts!r}]")
-                labels = words(self.served, texts, ("{}",))
-                text_MD = self._answers.features.text(weights, labels)
+                text_MD = self._answers.features.text(weights, sentences(self.served, texts))
         return image_ND, text_MD
 
     # Pictures that are prepared already, for who has them from elsewhere

@@ -89,10 +89,8 @@ def words(served: Served, classes: Sequence[str], templates: Sequence[str]) -> L
     Raises:
         UseError: they are no good for prompts: none, an empty one, one twice, one too long, a template without `{}`.
     """
-    for name, given in (("classes", classes), ("templates", templates)):
-        if isinstance(given, str):  # whose letters would be words
-            raise UseError(f"{name}: is the text {given!r}; give a list, such as [{given!r}]")
-    classes, templates = tuple(classes), tuple(templates)
+    _listed("templates", templates)
+    classes, templates = tuple(_listed("classes", classes)), tuple(templates)
     if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
         raise UseError("classes: give at least one word, and no empty one")
     alike = [plain(name) for name in classes]
@@ -103,9 +101,32 @@ def words(served: Served, classes: Sequence[str], templates: Sequence[str]) -> L
     for template in templates:
         if template.count("{}") != 1:
             raise UseError(f"template {template!r}: has to have one {{}}, where the class goes")
-        cut = read(served.backbone.tokenizer, [template.replace("{}", name) for name in classes])[2]
-        if any(cut) and served.method.config.long_prompts == "refuse":
-            raise UseError(
-                f"{classes[cut.index(True)]!r}: has more tokens than {served.backbone.spec.name} reads; shorten it"
-            )
+        _require_short(served, classes, [template.replace("{}", name) for name in classes])
     return Labels("", classes, templates)
+
+
+def sentences(served: Served, texts: Sequence[str]) -> Labels:
+    """Returns whole texts, in whose place no template stands; one may be there twice.
+
+    Raises:
+        UseError: there is none; or one is empty, no text or too long.
+    """
+    texts = tuple(_listed("texts", texts))
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise UseError("texts: give at least one sentence, and no empty one")
+    _require_short(served, texts, texts)
+    return Labels("", texts, ("{}",))
+
+
+def _listed(name: str, given: Sequence[str]) -> Sequence[str]:
+    if isinstance(given, str):  # whose letters would be words
+        raise UseError(f"{name}: is the text {given!r}; give a list, such as [{given!r}]")
+    return given
+
+
+def _require_short(served: Served, words: Sequence[str], prompts: Sequence[str]) -> None:
+    cut = read(served.backbone.tokenizer, prompts)[2]
+    if any(cut) and served.method.config.long_prompts == "refuse":
+        raise UseError(
+            f"{words[cut.index(True)]!r}: has more tokens than {served.backbone.spec.name} reads; shorten it"
+        )

@@ -122,6 +122,20 @@ def test_features_are_theta0s_unless_a_task_is_named(predictor, picture):
     assert predictor.features()[0] is None
 
 
+def test_texts_are_sentences_that_may_be_there_twice(predictor):
+    """They are no classes: captions may be alike."""
+    texts = ["a wall", "A_wall", "a wall", "walls"]
+    found = predictor.features(texts=texts)[1]
+    assert torch.equal(found[0], found[2])
+    for text, feature_D in zip(texts, found, strict=True):
+        assert torch.allclose(feature_D, predictor.features(texts=[text])[1][0], atol=1e-6)
+    for wrong in ([], [""], [None]):
+        with pytest.raises(UseError, match="texts: give at least one sentence"):
+            predictor.features(texts=wrong)
+    with pytest.raises(UseError, match=r"'one two .*': has more tokens"):
+        predictor.features(texts=["one two three four five six seven eight nine ten eleven"])
+
+
 def test_the_first_tasks_are_unlearned_in_an_earlier_session(found, picture):
     early = Predictor.load(found, method="condu", session=0)
     assert early.tasks == ("walls",)
@@ -185,7 +199,12 @@ def test_what_cannot_be_asked_is_refused(predictor, picture, arguments, words):
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"device": "gpu"}, "device gpu: cannot be used here"), ({"batch_size": 0}, "batch_size 0: give 1 or more")],
+    [
+        ({"device": "gpu"}, "device gpu: cannot be used here"),
+        ({"batch_size": 0}, "batch_size 0: give 1 or more"),
+        ({"precision": "fp16"}, "precision 'fp16': expected one of fp32, bf16"),
+        ({"precision": "auto"}, "precision 'auto': expected"),
+    ],
 )
 def test_what_cannot_be_computed_with_is_refused(found, given, words):
     with pytest.raises(UseError, match=words):
