@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from condu_ray import benchmark
-from condu_ray.benchmark import Task
+from condu_ray.benchmark import Task, TaskError
 from condu_ray.benchmark.ingest.bring import bring
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
 from condu_ray.benchmark.subset import read_labels
@@ -69,9 +69,12 @@ def load_tasks(
         cache: where mini-MTIL is drawn and data are converted, once; None: `condu_ray` in XDG_CACHE_HOME or ~/.cache.
 
     Raises:
-        TaskError: a task is not there or not what it should be. Images are not looked at
+        TaskError: a task is not there or not what it should be, or a folder's name is empty. Images are not looked at
             (`condu_ray.benchmark.require_valid` does).
     """
+    for name, place in (("folder", folder), ("cache", cache)):
+        if place is not None and not str(place).strip():
+            raise TaskError(f"{name}: is empty; give the name of a folder, such as . for the one you are in")
     home = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "condu_ray")
     if folder is not None:
         return bring(folder, home, names)

@@ -7,10 +7,10 @@ from typing import Any
 from condu_ray.command_line import ConfigError
 from condu_ray.config import Experiment, Sweep
 from condu_ray.face.settings import changed
-from condu_ray.plan.opened import find_stored, open_run
+from condu_ray.plan.opened import find_stored, open_run, storage_given
 from condu_ray.plan.stored import Stored
 from condu_ray.plan.stored_run import StoredRun
-from condu_ray.store.location import Location, Place
+from condu_ray.store.location import Place
 
 __all__ = ["open_run", "open_sweep", "run", "sweep"]
 
@@ -64,8 +64,9 @@ def open_sweep(storage: str | Place, name: str) -> Stored:
 
     Raises:
         ConfigError: storage holds none of that name.
+        LocationError: storage's name is empty.
     """
-    found = find_stored(Location(storage), name)
+    found = find_stored(storage_given(storage), name)
     if found.kind != "sweep":
         raise ConfigError(f"{name}: is a run; open_run opens it")
     return found

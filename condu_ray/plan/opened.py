@@ -8,7 +8,7 @@ from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import config_path, run_folder, sweep_config_path, sweep_folder
-from condu_ray.store.location import Location, Place, given
+from condu_ray.store.location import Location, LocationError, Place, given
 
 
 def open_run(storage: str | Place, name: str) -> StoredRun:
@@ -20,12 +20,25 @@ def open_run(storage: str | Place, name: str) -> StoredRun:
 
     Raises:
         ConfigError: storage holds none of that name.
-        ValueError: its tasks or its backbone are not where its settings say.
+        ValueError: its tasks or its backbone are not where its settings say; or storage's name is empty.
     """
-    found = find_stored(Location(storage), name)
+    place = storage_given(storage)
+    found = find_stored(place, name)
     if found.kind != "run":
         raise ConfigError(f"{name}: is a sweep; open_sweep opens it, and a trial of it is <sweep>.<trial>")
-    return found.runs(Location(storage))[name]
+    return found.runs(place)[name]
+
+
+def storage_given(storage: str | Place) -> Location:
+    """Returns the storage folder that a person names.
+
+    Raises:
+        LocationError: as `given`; the message names it.
+    """
+    try:
+        return given(storage)
+    except LocationError as error:
+        raise LocationError(f"storage: {error}") from None
 
 
 def find_stored(storage: Place, name: str) -> Stored:

@@ -174,6 +174,13 @@ def test_what_cannot_be_measured_is_refused(backbone, tasks, arguments, message)
         evaluate(backbone, tasks[0], **arguments)
 
 
+@pytest.mark.parametrize("given", [{"folder": ""}, {"folder": " "}, {"cache": ""}])
+def test_an_empty_name_is_not_the_folder_one_is_in(given):
+    (name,) = given
+    with pytest.raises(TaskError, match=f"{name}: is empty; give the name of a folder"):
+        load_tasks(**given)
+
+
 def test_mini_mtil_is_drawn_into_the_cache_once(tmp_path):
     (task,) = load_tasks(names=["faces"], cache=tmp_path)
     drawn = task.train.stat()

@@ -191,6 +191,13 @@ class TestOpen:
             open_sweep(written.storage, "r")
 
 
+@pytest.mark.parametrize("opens", [open_run, open_sweep])
+def test_an_empty_storage_is_not_the_folder_one_is_in(opens, written, monkeypatch):
+    monkeypatch.chdir(written.storage)
+    with pytest.raises(ValueError, match="storage: is empty; give the name of a folder"):
+        opens("", "r")
+
+
 def test_a_sweep_is_a_table_and_its_trials(written):
     written.measure(written.sessions("condu", 3))
     heads = {"order_name": "given", "order": TASKS, "seed": 0, "settings": {"lora.rank": 4}, "method": "condu"}
