@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+OWN = uuid.uuid4().hex[:8]
+"""What tells this process's actors from those of others on the cluster."""
 END_SECONDS = 5.0
 """How long work beside the main thread may take to end after a block that has failed (`Engine.ending`)."""
 DRIVER_SETTINGS = {
@@ -103,8 +106,11 @@ def _quiet(run: str) -> bool:
 
 
 def namespace(run: str) -> str:
-    """Returns the namespace of a run's actors, explicit because a driver's default one is random."""
-    return f"condu_ray/{run}"
+    """Returns the namespace of a run's actors, explicit because a driver's default one is random.
+
+    It is this process's own: a cluster that several share may have a run of the same name, in another storage.
+    """
+    return f"condu_ray/{run}/{OWN}"
 
 
 def _leave(space: str) -> None:

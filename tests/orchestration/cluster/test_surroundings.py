@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import subprocess
 import sys
 import time
 import types
@@ -119,12 +120,21 @@ def ray(monkeypatch):
 
 def test_a_cluster_that_a_notebook_has_joined_is_used_and_left_up_without_what_was_ours(ray, monkeypatch):
     found, util = ray(up=True), types.ModuleType("ray.util")
-    mine, other = {"namespace": "condu_ray/n", "name": "board"}, {"namespace": "another", "name": "board"}
-    util.list_named_actors = lambda all_namespaces: [mine, other]
+    mine, of_another_driver = {"namespace": env.namespace("n"), "name": "board"}, env.namespace("n")[:-8] + "01234567"
+    others = [{"namespace": space, "name": "board"} for space in ("another", "condu_ray/n", of_another_driver)]
+    util.list_named_actors = lambda all_namespaces: [mine, *others]
     monkeypatch.setitem(sys.modules, "ray.util", util)
     with env.ray_cluster(None, "n", Lines()):
         assert found.calls == []
-    assert found.calls == [("condu_ray/n", "board")]
+    assert found.calls == [(env.namespace("n"), "board")]
+
+
+def test_two_drivers_of_runs_of_one_name_have_names_of_their_own():
+    """Their storages may be two people's, on one cluster."""
+    script = "from condu_ray.orchestration.cluster.env import namespace; print(namespace('n'), namespace('n'))"
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=True, capture_output=True, text=True)
+    once, again = done.stdout.split()
+    assert once == again != env.namespace("n")
 
 
 def test_a_cluster_of_ones_own_ends_with_the_block_and_takes_no_signal(ray):
