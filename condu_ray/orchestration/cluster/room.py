@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from condu_ray.config import Experiment
@@ -55,6 +56,7 @@ def room(
     decoders: int,
     lanes: int,
     evaluators: int,
+    nodes: Sequence[Mapping[str, float]] = (),
 ) -> Room:
     """Works out how many lanes and evaluators fit, and refuses what would wait for ever.
 
@@ -67,6 +69,7 @@ def room(
         decoders: data workers a training worker; 0: what the CPUs of a GPU are enough for, 1 without GPUs.
         lanes: lanes asked for; 0: as many as fit.
         evaluators: evaluators asked for; 0: one for two lanes on CPU, one in eight GPUs otherwise, at least one.
+        nodes: what each node has of it, for no worker is on two; none: one node has it all.
 
     Raises:
         ResourceError: not even one lane fits, or not as many as were asked for.
@@ -85,9 +88,12 @@ def room(
             f"cluster.gpus_per_worker is {gpu_each:g}: of the {workers} workers of a lane several would be on one GPU, "
             "which NCCL refuses; give cluster.gpus_per_worker 1, or training.workers 1, of which more lanes fit"
         )
+    nodes = nodes or [resources]
     if not decoders:
-        decoders = min(MOST_DECODERS, max(1, int(cpus // max(gpus, 1)) - 1)) if gpu_each else 1
-    lane_cpus = workers * (cpus_per_worker + decoders * DECODER_CPUS)
+        beside = sum(node.get("CPU", 0.0) for node in nodes if node.get("GPU"))  # a CPU elsewhere is of no use to a GPU
+        decoders = min(MOST_DECODERS, max(1, int(beside // max(gpus, 1)) - 1)) if gpu_each else 1
+    worker_cpus = cpus_per_worker + decoders * DECODER_CPUS
+    lane_cpus = workers * worker_cpus
     wanted_evaluators = evaluators or (max(1, int(gpus // 8)) if gpu_each else 0)
     fit = int((cpus - max(1, wanted_evaluators) * EVALUATOR_CPUS) / lane_cpus + 1e-9)
     if 0 < gpu_each == gpu_evaluator < 1:
@@ -101,12 +107,49 @@ def room(
             f"{wanted_evaluators * gpu_evaluator:g} GPUs for evaluation: lower training.workers, "
             "cluster.cpus_per_worker or cluster.decoders, or add nodes"
         )
+    held = seats(nodes, worker_cpus, gpu_each, max(1, wanted_evaluators))
+    if held < workers:
+        most = max(nodes, key=lambda node: (node.get("GPU", 0.0) if gpu_each else 0.0, node.get("CPU", 0.0)))
+        raise ResourceError(
+            f"the cluster's {len(nodes)} nodes hold {held} training workers beside evaluators, and a lane has {workers}"
+            f", of {worker_cpus:g} CPUs and {gpu_each:g} GPUs each, all of one worker's on one node; the largest node "
+            f"has {most.get('CPU', 0.0):g} CPUs and {most.get('GPU', 0.0):g} GPUs: lower cluster.cpus_per_worker, "
+            "cluster.gpus_per_worker, cluster.decoders or training.workers, or add nodes"
+        )
+    fit = min(fit, held // workers)
     if lanes > fit:
         raise ResourceError(f"training.lanes is {lanes}, but the cluster has room for {fit}")
     busy = max(1, int(cpus // (workers * threads)))  # more lanes than cores would only share them
     chosen = lanes or (fit if gpu_each else min(fit, busy))
     spare = int((cpus - chosen * lane_cpus) / EVALUATOR_CPUS + 1e-9)
     return Room(chosen, gpu_each, gpu_evaluator, wanted_evaluators or max(1, min(chosen // 2, spare)), decoders)
+
+
+def seats(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float, evaluators: int = 0) -> int:
+    """Returns how many training workers, or the like, nodes hold, each whole on one, where evaluators leave them CPUs.
+
+    Args:
+        nodes: what each has.
+        cpus: of a worker, its data workers' with them.
+        gpus: of a worker.
+        evaluators: they stand where they cost the fewest workers.
+    """
+
+    def held(has_cpus: float, has_gpus: float) -> int:
+        many = int(has_cpus / cpus + 1e-9)
+        return min(many, places(has_gpus, gpus)) if gpus else many
+
+    left = [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes]
+    for _ in range(evaluators):
+        cost = {
+            place: held(has_cpus, has_gpus) - held(has_cpus - EVALUATOR_CPUS, has_gpus)
+            for place, (has_cpus, has_gpus) in enumerate(left)
+            if has_cpus + 1e-9 >= EVALUATOR_CPUS
+        }
+        if cost:
+            place = min(cost, key=lambda one: cost[one])
+            left[place] = left[place][0] - EVALUATOR_CPUS, left[place][1]
+    return sum(held(*one) for one in left)
 
 
 def places(gpus: float, share: float) -> int:
@@ -119,7 +162,7 @@ def room_for(config: Experiment, resources: dict[str, float] | None = None) -> R
 
     Args:
         config: the configuration.
-        resources: a cluster's; None: those of the cluster that is up.
+        resources: a cluster's, all on one node; None: those of the cluster that is up, node by node.
 
     Raises:
         ResourceError: as `room`.
@@ -127,6 +170,7 @@ def room_for(config: Experiment, resources: dict[str, float] | None = None) -> R
     import ray
 
     training, cluster = config.training, config.cluster
+    nodes = [] if resources is not None else [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return room(
         ray.cluster_resources() if resources is None else resources,
         workers=training.workers,
@@ -136,4 +180,5 @@ def room_for(config: Experiment, resources: dict[str, float] | None = None) -> R
         decoders=cluster.decoders,
         lanes=training.lanes,
         evaluators=config.evaluation.evaluators,
+        nodes=nodes,
     )

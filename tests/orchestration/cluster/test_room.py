@@ -74,6 +74,44 @@ def test_what_would_wait_for_ever_is_refused_with_its_numbers(resources, change,
         room(resources, **(BASE | change))
 
 
+GPU_NODE, HEAD = {"CPU": 8.0, "GPU": 1.0}, {}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "change", "lanes"),
+    [
+        ([HEAD, {"CPU": 2.0}, {"CPU": 2.0}, {"CPU": 2.0}], {"cpus_per_worker": 1}, 3),  # 4 by the sum: one would wait
+        ([{"CPU": 1.0}] * 3, {"cpus_per_worker": 0.7}, 2),  # beside two of them no evaluator stands
+        ([{"CPU": 1.0}] * 4, {"workers": 2}, 2),
+        ([{"CPU": 1.0}] * 3, {"workers": 2, "cpus_per_worker": 0.7}, 1),
+        ([HEAD, GPU_NODE, GPU_NODE, GPU_NODE], {}, 2),
+        ([{"CPU": 64.0}, {"CPU": 4.0, "GPU": 4.0}], {}, 3),
+        ([{"CPU": 64.0}, {"CPU": 2.0, "GPU": 4.0}], {}, 2),  # what CPUs there are beside these GPUs
+        ([{"CPU": 16.0}, *[{"CPU": 1.0, "GPU": 1.0}] * 3], {"decoders": 0}, 2),
+        ([{"CPU": 16.0, "GPU": 3.0}, {"CPU": 16.0, "GPU": 3.0}], {"gpus_per_worker": 2}, 2),
+    ],
+)
+def test_a_worker_stands_on_one_node(nodes, change, lanes):
+    resources = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+    assert room(resources, nodes=nodes, **(BASE | change)).lanes == lanes
+
+
+@pytest.mark.parametrize(
+    ("nodes", "change", "words"),
+    [
+        ([HEAD, *[{"CPU": 1.0}] * 3], {"cpus_per_worker": 1}, "4 nodes hold 0 .* of 1.2 CPUs .* node has 1 CPUs"),
+        ([{"CPU": 1.0}, {"CPU": 1.0}], {"workers": 2, "cpus_per_worker": 0.6}, "hold 1 .* a lane has 2, of 0.8 CPUs"),
+        ([GPU_NODE] * 4, {"gpus_per_worker": 2}, "hold 0 .* and 2 GPUs each, .* largest node has 8 CPUs and 1 GPUs"),
+        ([{"CPU": 64.0}, {"CPU": 0.5, "GPU": 4.0}], {}, "largest node has 0.5 CPUs and 4 GPUs"),
+    ],
+)
+def test_what_no_node_holds_is_refused_though_all_together_have_it(nodes, change, words):
+    """Ray would wait for such a node for ever, and the run for its lanes."""
+    resources = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
+    with pytest.raises(ResourceError, match=words):
+        room(resources, nodes=nodes, **(BASE | change))
+
+
 @pytest.mark.parametrize("share", [None, 0.1, 0.25, 0.4, 0.5, 0.6, 0.9, 1, 2])
 @pytest.mark.parametrize("gpus", [1, 2, 4])
 def test_an_evaluator_has_room_in_a_workers_place(gpus, share):
