@@ -7,13 +7,13 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from condu_ray.orchestration.cluster import env, stop
 from condu_ray.orchestration.cluster.failure import RunError
-from condu_ray.orchestration.cluster.room import ResourceError, places
+from condu_ray.orchestration.cluster.room import ResourceError, places, seats
 from condu_ray.orchestration.serving.starting import announced
 from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.use.serving import ServeArguments, Source
@@ -127,7 +127,8 @@ def serving(
         for name in ("ray.serve", "ray"):
             logging.getLogger(name).setLevel(logging.ERROR)
         there = _others()
-        check_room(arguments, ray.cluster_resources(), FRONT_CPUS)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        check_room(arguments, ray.cluster_resources(), FRONT_CPUS, nodes)
         options = {"host": host, "port": port, "request_timeout_s": arguments.time_limit + GATEWAY_SECONDS}
         serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"enable_access_log": False})
         try:
@@ -161,8 +162,16 @@ def _others() -> bool:
     return bool(there.proxies)
 
 
-def check_room(arguments: ServeArguments, resources: dict[str, float], front: float) -> None:
+def check_room(
+    arguments: ServeArguments, resources: dict[str, float], front: float, nodes: Sequence[Mapping[str, float]] = ()
+) -> None:
     """Refuses replicas that would wait for ever.
+
+    Args:
+        arguments: what is served, and how.
+        resources: of the cluster.
+        front: logical CPUs of a front.
+        nodes: what each node has of it, for no replica is on two; none: one node has it all.
 
     Raises:
         ResourceError: the cluster has not what the fewest of them ask for.
@@ -182,6 +191,12 @@ def check_room(arguments: ServeArguments, resources: dict[str, float], front: fl
         raise ResourceError(
             f"{gpus:g} GPUs hold {found} replicas of {share:g} each, of which none is on two, and there are to be "
             f"{models}; lower --min_replicas or --gpus_per_replica"
+        )
+    if (held := seats(nodes or [resources], arguments.cpus_per_replica, share)) < models:
+        raise ResourceError(
+            f"the cluster's nodes hold {held} replicas of {arguments.cpus_per_replica:g} CPUs and {share:g} GPUs, of "
+            f"which none is on two, and there are to be {models}; lower --min_replicas, --cpus_per_replica or "
+            "--gpus_per_replica"
         )
 
 

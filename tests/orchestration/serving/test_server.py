@@ -36,6 +36,10 @@ def test_replicas_that_would_wait_for_ever_are_refused():
     check_room(large, {"CPU": 8.0, "GPU": 4.0}, 0.1)
     with pytest.raises(ResourceError, match=r"3 GPUs hold 3 replicas of 0.6 each.*are to be 4; lower --min_replicas"):
         check_room(large, {"CPU": 8.0, "GPU": 3.0}, 0.1)
+    apart = arguments.model_copy(update={"cpus_per_replica": 1.5})
+    check_room(apart, {"CPU": 8.0}, 0.1, [{"CPU": 4.0}, {"CPU": 4.0}])
+    with pytest.raises(ResourceError, match=r"nodes hold 0 replicas of 1.5 CPUs .* are to be 4; lower --min_replicas"):
+        check_room(apart, {"CPU": 8.0}, 0.1, [{"CPU": 1.0}] * 8)
 
 
 def test_the_reason_of_a_failure_is_its_last_error():
