@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
     parser.add_argument("names", nargs="*", help="runs and sweeps; none: list what storage holds")
     parser.add_argument("--storage", default="storage", help="storage folder (default: storage)")
-    parser.add_argument("--out", help="folder of the report; default: in the run or sweep, or in reports/")
+    parser.add_argument(
+        "--out", help="folder of the report; default: in the run or sweep; reports/ for several, or a run --published"
+    )
     parser.add_argument("--published", action="store_true", help="put the papers' figures beside the measured ones")
     parser.add_argument("--sync-mlflow", action="store_true", help="send to MLflow what it could not be sent before")
     parser.add_argument("--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI, or storage's own file")
@@ -90,14 +92,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print(listing(storage))
         return
     found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
-    folder = out or (
-        report_folder(found[0].folder)
-        if len(found) == 1
-        else joined_report_folder(storage, [one.name for one in found])
-    )
-    if len(found) == 1 and found[0].kind == "run" and out is None and not arguments.published:
+    alone = len(found) == 1
+    if alone and found[0].kind == "run" and out is None and not arguments.published:
         run_report(found[0].experiment(storage))
-    else:
+    else:  # never in a run's own folder, which has a page of another kind
+        own = alone and found[0].kind == "sweep"
+        joined = joined_report_folder(storage, [one.name for one in found])
+        folder = out or (report_folder(found[0].folder) if own else joined)
         write_sweep_report(storage, found, folder, published=arguments.published, extra={"command": command()})
         console.print(f"report: {folder / 'report.md'}")
     if arguments.sync_mlflow:

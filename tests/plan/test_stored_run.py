@@ -61,8 +61,8 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def report(monkeypatch, name):
-    monkeypatch.setattr(sys, "argv", ["report.py", name, "--storage", str(DISK)])
+def report(monkeypatch, name, *flags):
+    monkeypatch.setattr(sys, "argv", ["report.py", name, "--storage", str(DISK), *flags])
     main()
     assert not ray.is_initialized()
 
@@ -129,6 +129,14 @@ def test_a_runs_report_is_made_again_of_the_numbers_that_it_wrote(name, monkeypa
     if before is not None:
         tables = [[line for line in text.splitlines() if line.startswith("|")] for text in (before, page.read_text())]
         assert tables[0] == tables[1]
+
+
+def test_papers_figures_beside_a_run_leave_its_own_report_as_it_is(monkeypatch):
+    folder = Path(layout.report_folder(layout.run_folder(DISK, "run")))
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report(monkeypatch, "run", "--published")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+    assert (DISK / "reports" / "run" / "report.md").is_file()
 
 
 def test_a_report_of_a_run_that_wrote_no_numbers_is_refused(monkeypatch, capsys):
