@@ -14,6 +14,7 @@ from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.merging import DeltaSource, UnifiedDelta, reconstruction
 from condu_ray.merging.variants import Variant, loaded, newest, variants
+from condu_ray.methods import get
 from condu_ray.plan.stored_method import StoredMethod
 
 
@@ -34,8 +35,9 @@ def ablate_merging(
     options, deltas = run.config.merging, run.deltas
     chosen = variants(
         arithmetic_scale=options.arithmetic_scale, ties_density=options.ties_density, ties_scale=options.ties_scale,
-        magmax_scale=options.magmax_scale,
+        magmax_scale=options.magmax_scale, rescaler=options.rescaler,
     )  # fmt: skip
+    own = _own(run)
     bounds = measure_bounds(run, evaluator)
     rows = measure_variants(
         deltas, chosen, evaluator=evaluator, tasks=run.tasks, bounds=bounds, sessions=sessions, say=say
@@ -45,13 +47,23 @@ def ablate_merging(
         unified = unified.unify(task, loaded(source))
     footprint = Footprint.of(unified.unified, evaluator.features.backbone.model)
     return run.describe() | {
-        "variants": {name: {"formula": variant.formula, "part": variant.part} for name, variant in chosen.items()},
+        "variants": {
+            name: {"formula": variant.formula, "part": variant.part, "own": name in own}
+            for name, variant in chosen.items()
+        },
         "bounds": bounds,
         "rows": rows,
         "summary": summarise(rows, bounds),
         "storage": footprint.table(),
         "measured": {"tasks": len(deltas), "counted": footprint.unified(len(deltas)), "stored": unified.nbytes},
     }
+
+
+def _own(run: StoredMethod) -> set[str]:
+    """Variants that methods of the run are; merges of LoRA's factors are none, for weight deltas are merged here."""
+    methods = [get(name, run.config) for name in run.config.method]
+    alike = [one for one in methods if (one.adapter, one.form) == (run.method.adapter, "delta")]
+    return {one.name.removesuffix("-lora") for one in alike}
 
 
 def parse_sessions(text: str, count: int, flag: str = "--sessions") -> list[int]:

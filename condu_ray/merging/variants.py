@@ -81,6 +81,7 @@ def unify_parts(
     mask: bool = True,
     rescale: bool = True,
     magnitude: Magnitude = "max",
+    rescaler: Rescaler = "l1",
 ) -> Parts:
     """ConDU's unify in its literal form, each part of which can be taken away.
 
@@ -98,6 +99,7 @@ def unify_parts(
         mask: Whether a task has its own mask.
         rescale: Whether a task has its own rescaler.
         magnitude: What stands for the deltas of the elected sign.
+        rescaler: How lambda measures a delta, as in :func:`~condu_ray.merging.unify.unify`.
 
     Returns:
         New tensors. Half precision is worked on in float32, sums are float64. Memory beyond inputs and outputs: about
@@ -120,6 +122,7 @@ def unify_parts(
     size_T = torch.zeros_like(norm_T)
     for name, new in delta.items():
         flat, wide = new.detach().reshape(-1), wide_dtype(new.dtype)
+        weight = 1.0 if rescaler == "l1" else 1.0 / max(flat.numel(), 1)
         u, agrees_TN = torch.empty_like(flat), torch.empty(len(masks), flat.numel(), dtype=torch.bool)
         for start in range(0, flat.numel(), _CHUNK):
             at = slice(start, start + _CHUNK)
@@ -135,8 +138,8 @@ def unify_parts(
             size_N = kept_TN.amax(0) if magnitude == "max" else kept_TN.sum(0) / agreeing_TN.sum(0).clamp(min=1)
             u[at] = (sign_N * size_N).to(u.dtype).add_(0.0)  # no -0.0
             agrees_TN[:, at] = (agreeing_TN & u[at].ne(0)) if mask else True
-            norm_T += stack_TN.abs().sum(1, dtype=torch.float64)
-            size_T += (u[at].abs().double() * agrees_TN[:, at]).sum(1)
+            norm_T += weight * stack_TN.abs().sum(1, dtype=torch.float64)
+            size_T += weight * (u[at].abs().double() * agrees_TN[:, at]).sum(1)
         unified[name] = u.view(new.shape)
         for row, each in enumerate(masks):
             masks[each][name] = agrees_TN[row].view(new.shape)
@@ -151,6 +154,7 @@ def variants(
     ties_density: float = 0.2,
     ties_scale: float = 1.0,
     magmax_scale: float = 0.5,
+    rescaler: Rescaler = "l1",
 ) -> dict[str, Variant]:
     """All variants by name: first the rules, ConDU's own in front, then ConDU with one part exchanged.
 
@@ -159,14 +163,23 @@ def variants(
         ties_density: Share of each delta that TIES keeps.
         ties_scale: Factor of TIES' result.
         magmax_scale: Factor of MagMax's; 0.5 in its authors' scripts, 1 in the formula alone.
+        rescaler: How ConDU, its parts and EMR measure a delta; the other way is the last variant.
 
     Returns:
         Name -> variant, in the order in which tables show them.
     """
+    by = "" if rescaler == "l1" else f", lambda by {rescaler}"
+    other: tuple[str, str, Rescaler] = (
+        ("tensor-mean", "of the public code: sums of each tensor's mean", "tensor_mean")
+        if rescaler == "l1"
+        else ("l1", "of the paper: sums over the whole delta", "l1")
+    )
     return {
-        "condu": _unified("decouple, elect, signed maximum, mask, rescale, at every session", "l1"),
+        "condu": _unified(f"decouple, elect, signed maximum, mask, rescale, at every session{by}", rescaler),
         "emr": Variant(
-            "ConDU's rule once, on all original deltas", lambda kept, deltas: emr(deltas), UnifiedDelta.decouple
+            f"ConDU's rule once, on all original deltas{by}",
+            lambda kept, deltas: emr(deltas, rescaler=rescaler),
+            UnifiedDelta.decouple,
         ),
         "average": Variant("mean of the deltas", _average, _whole, one_model=True),
         "ties": Variant(
@@ -187,12 +200,12 @@ def variants(
             lambda kept, task: scale(kept, magmax_scale),
             one_model=True,
         ),
-        "no-mask": _part("lambda_i u for every task, lambda_i = |delta_i| / |u|", mask=False),
-        "no-rescaler": _part("M_i . u, every lambda_i is 1", rescale=False),
-        "no-maximum": _part("mean of the deltas of the elected sign in place of their maximum", magnitude="mean"),
-        "tensor-mean": _unified(
-            "ConDU with lambda of the public code: sums of each tensor's mean", "tensor_mean", True
+        "no-mask": _part(f"lambda_i u for every task, lambda_i = |delta_i| / |u|{by}", rescaler, mask=False),
+        "no-rescaler": _part("M_i . u, every lambda_i is 1", rescaler, rescale=False),
+        "no-maximum": _part(
+            f"mean of the deltas of the elected sign in place of their maximum{by}", rescaler, magnitude="mean"
         ),
+        other[0]: _unified(f"ConDU with lambda {other[1]}", other[2], part=True),
     }
 
 
@@ -220,9 +233,12 @@ def _unified(formula: str, rescaler: Rescaler, part: bool = False) -> Variant:
     return Variant(formula, merge, UnifiedDelta.decouple, part=part)
 
 
-def _part(formula: str, *, mask: bool = True, rescale: bool = True, magnitude: Magnitude = "max") -> Variant:
+def _part(
+    formula: str, rescaler: Rescaler, *, mask: bool = True, rescale: bool = True, magnitude: Magnitude = "max"
+) -> Variant:
     def merge(kept: Parts | None, deltas: Mapping[str, DeltaSource]) -> Parts:
-        return unify_parts(kept, *newest(deltas), mask=mask, rescale=rescale, magnitude=magnitude)
+        task, delta = newest(deltas)
+        return unify_parts(kept, task, delta, mask=mask, rescale=rescale, magnitude=magnitude, rescaler=rescaler)
 
     return Variant(formula, merge, Parts.decouple, part=True)
 

@@ -5,7 +5,8 @@ Results are one dict each, with `run`, `method`, `tasks`, `config`, `versions` a
 - inference: `options` (dicts of `aggregation`, `top_k`, `include_pretrained`, `prototypes`, `transfer`, `average`,
   `last` and `union` with the last three), `marks` (name -> the four fields of an option), `cost` (dicts of `experts`,
   `batch`, `swapped`, `held`, `swapped_latency`, `held_latency`), `memory` (dicts of `experts`, `unified`, `whole`);
-- merging: `variants` (name -> `formula`, `part`), `rows` and `summary` as `condu_ray.ablation.merging` has them,
+- merging: `variants` (name -> `formula`, `part`, and `own`: whether a method of the run does so, which earlier releases
+  left out), `rows` and `summary` as `condu_ray.ablation.merging` has them,
   `bounds` (task -> `zero_shot`, `individual`), `storage` (dicts of `tasks`, `unified`, `experts`, `share`),
   `measured` (`tasks`, `counted` and `stored` bytes);
 - synthetic: `rows`, with `correlation`, and `tasks`, `numel`, `seed`.
@@ -43,7 +44,8 @@ whole models in memory. Bytes are counted, beside theta0's model: unified delta,
 against K whole models."""
 _VARIANTS_TEXT = """All variants merge the same experts. Relative L2 error, share of equal signs and cosine compare what
 a task is served with and its own expert's delta. Then accuracy, the points above the task's own expert, and the share
-kept of what fine-tuning gained, (accuracy - zero-shot) / (individual - zero-shot), over all tasks together."""
+kept of what fine-tuning gained, (accuracy - zero-shot) / (individual - zero-shot), over all tasks together. Factors,
+densities and lambda's formula are the run's own; what its methods do is marked."""
 _SYNTHETIC_TEXT = """No images and no training: Gaussian deltas that share a component, so that any two correlate by
 rho. *condu* unifies at every session, *emr* all original deltas at once. Both are held against each task's original
 delta."""
@@ -119,7 +121,7 @@ def write_merging(results: Mapping[str, Any], folder: Place, stem: str = "mergin
         _tasks(results),
         flowing(_VARIANTS_TEXT),
         f"After session {final}, means over the learned tasks:",
-        markdown_table(*_variant_table(results, final), left=2),
+        markdown_table(*_variant_table(results, final), left=3),
         drawn["variants"],
         "## First tasks over the sessions",
         *(
@@ -215,15 +217,17 @@ def _cost_table(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
 
 
 def _variant_table(results: Mapping[str, Any], session: int) -> tuple[list[str], list[list[str]]]:
-    heads = ["Variant", "What it does", "Relative L2", "Equal signs", "Cosine", "Accuracy", "− individual", "Kept, %"]
+    heads = ["", "Variant", "What it does", "Relative L2", "Equal signs", "Cosine"]
+    heads += ["Accuracy", "− individual", "Kept, %"]
     rows = []
     for found in results["summary"]:
         if found["session"] == session:
             kept = None if found.get("kept") is None else 100 * found["kept"]
             measures = [number_text(found[key], 3) for key in ("relative_l2", "sign_agreement", "cosine")]
             measures += [number_text(found[key], 1) for key in ("accuracy", "over_individual")]
-            formula = results["variants"][found["variant"]]["formula"]
-            rows.append([escaped(found["variant"]), escaped(formula), *measures, number_text(kept, 1)])
+            variant = results["variants"][found["variant"]]
+            named = ["this run" if variant.get("own") else "", escaped(found["variant"]), escaped(variant["formula"])]
+            rows.append([*named, *measures, number_text(kept, 1)])
     return heads, rows
 
 

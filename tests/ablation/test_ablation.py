@@ -355,6 +355,35 @@ class TestVariants:
         assert len(results["summary"]) == 3 * len(results["variants"]) == 30
         assert (tmp_path / "merging.md") in write_merging(results, tmp_path)
 
+    @pytest.mark.parametrize(
+        ("method", "changes", "own"),
+        [
+            ("condu,ties,individual", {}, ["condu", "ties"]),
+            ("emr,condu-lora", {}, ["emr"]),
+            ("condu-lora,condu-sign-lora", {}, ["condu"]),
+            ("condu-lora", {"lora": {"merge": "factors"}}, []),
+            ("individual", {}, []),
+        ],
+    )
+    def test_rows_that_the_run_is_are_marked_and_have_its_rescaler(self, stored, method, changes, own, tmp_path):
+        config = Experiment.model_validate(
+            stored.config.model_dump() | {"method": method.split(","), "merging": {"rescaler": "tensor_mean"}} | changes
+        )
+        plan = plan_method(get(config.method[0], config), config, stored.tasks, stored.fingerprint, "fp32")
+        for key, name in ((expert.key, expert.task) for expert in plan.experts):
+            if not artifacts.exists(expert_folder(config.storage, key)):
+                save_expert(config.storage, key, stored.deltas[name], {"task": name})
+        run = StoredMethod(config, stored.tasks, plan)
+        results = ablate_merging(run, stored.evaluator(), [3], say=lambda line: None)
+        assert [name for name, variant in results["variants"].items() if variant["own"]] == own
+        write_merging(results, tmp_path)
+        assert (tmp_path / "merging.md").read_text().count("| this run |") == len(own)
+        state = UnifiedDelta.empty()
+        for task, delta in stored.deltas.items():
+            state = state.unify(task, delta, rescaler="tensor_mean")
+        rows = {row["task"]: row for row in results["rows"] if (row["variant"], row["session"]) == ("condu", 3)}
+        assert {task: row["rescaler"] for task, row in rows.items()} == dict(state.rescalers)
+
 
 class TestSynthetic:
     @pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])

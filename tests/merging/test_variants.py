@@ -5,6 +5,7 @@ import torch
 
 from condu_ray.merging import DeltaError, DuplicateTaskError, UnifiedDelta, reference_rules
 from condu_ray.merging import variants as module
+from condu_ray.merging.emr import emr
 from condu_ray.merging.variants import newest, unify_parts, variants
 
 SHAPES = {"matrix": (7, 5), "vector": (13,), "scalar": (), "nothing": (0, 3)}
@@ -37,7 +38,7 @@ def parts(found, **switches):
     return kept
 
 
-def by_hand(found, mask=True, rescale=True, magnitude="max"):
+def by_hand(found, mask=True, rescale=True, magnitude="max", weights=None):
     """The formulas, one position after another, on lists of numbers."""
     kept = []
     for delta in found.values():
@@ -53,8 +54,9 @@ def by_hand(found, mask=True, rescale=True, magnitude="max"):
                 for i, values in enumerate(kept):
                     masks[i][j] = values[j] * u[j] > 0
         for i, values in enumerate(kept):
-            norm = sum(abs(value) for value in values)
-            size = sum(abs(value) for value, bit in zip(u, masks[i], strict=True) if bit)
+            weigh = weights or [1.0] * count
+            norm = sum(abs(value) * one for value, one in zip(values, weigh, strict=True))
+            size = sum(abs(value) * bit * one for value, bit, one in zip(u, masks[i], weigh, strict=True))
             scale = (norm / size if size else 0.0) if rescale else 1.0
             kept[i] = [scale * value * bit for value, bit in zip(u, masks[i], strict=True)]
     return kept
@@ -136,9 +138,9 @@ def test_the_rules_are_those_of_their_twins(tasks):
     for name, twin in twins.items():
         for result in served(name, found, **options).values():
             torch.testing.assert_close(flat(result).double(), flat(twin).double(), rtol=1e-5, atol=1e-6)
-    emr = reference_rules.emr(every)
+    twin = reference_rules.emr(every)
     for index, result in enumerate(served("emr", found).values()):
-        torch.testing.assert_close(flat(result).double(), flat(emr.decouple(index)).double(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(flat(result).double(), flat(twin.decouple(index)).double(), rtol=1e-5, atol=1e-6)
 
 
 def test_tensor_mean_is_condu_with_the_public_codes_rescaler():
@@ -147,6 +149,28 @@ def test_tensor_mean_is_condu_with_the_public_codes_rescaler():
         state = state.unify(task, delta, rescaler="tensor_mean")
     for task, result in served("tensor-mean", found).items():
         assert torch.equal(flat(result), flat(state.decouple(task)))
+
+
+@pytest.mark.parametrize("name", ["condu", *PARTS])
+def test_by_the_public_codes_rescaler_each_part_is_its_formula(name):
+    found = deltas(5)
+    weights = [1 / t.numel() for t in next(iter(found.values())).values() for _ in range(t.numel())]
+    hand = by_hand(found, **PARTS.get(name, {}), weights=weights)
+    for result, expected in zip(served(name, found, rescaler="tensor_mean").values(), hand, strict=True):
+        torch.testing.assert_close(flat(result), torch.tensor(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_by_the_public_codes_rescaler_condu_and_emr_are_the_methods_and_l1_is_the_other():
+    found, condu, paper = deltas(5), UnifiedDelta.empty(), UnifiedDelta.empty()
+    for task, delta in found.items():
+        condu, paper = condu.unify(task, delta, rescaler="tensor_mean"), paper.unify(task, delta)
+    expected = {"condu": condu, "emr": emr(found, rescaler="tensor_mean"), "l1": paper}
+    rows = variants(rescaler="tensor_mean")
+    assert list(rows) == [*RULES, *PARTS, "l1"]
+    assert all("tensor_mean" in rows[name].formula for name in ("condu", "emr", "no-mask", "no-maximum"))
+    for name, state in expected.items():
+        for task, result in served(name, found, rescaler="tensor_mean").items():
+            assert torch.equal(flat(result), flat(state.decouple(task)))
 
 
 @pytest.mark.parametrize("switches", [{}, PARTS["no-mask"], PARTS["no-maximum"]])

@@ -48,7 +48,9 @@ def merging_results(tasks=("a", "b", "c"), accuracy=True, names=("condu", "avera
             if accuracy and session in (1, len(tasks)):
                 mean |= {"accuracy": 50.0, "over_individual": -5.0, "kept": 0.75 - number if session > 1 else None}
             summary.append(mean)
-    variants = {name: {"formula": f"what {name} does", "part": name == "no-mask"} for name in names}
+    variants = {
+        name: {"formula": f"what {name} does", "part": name == "no-mask", "own": name == "condu"} for name in names
+    }
     return COMMON | {
         "tasks": list(tasks), "variants": variants, "rows": rows, "summary": summary,
         "bounds": {task: {"zero_shot": 40.0, "individual": 55.0} for task in tasks} if accuracy else {},
@@ -160,8 +162,8 @@ def test_one_task_has_no_transfer(tmp_path):
 def test_variants_after_the_last_session(written):
     text = (written["merging"][0] / "merging.md").read_text(encoding="utf-8")
     _, *rows = table(text, "What it does")
-    assert rows[0] == ["condu", "what condu does", "0.300", "0.500", "0.400", "50.0", "-5.0", "75.0"]
-    assert [row[0] for row in rows] == ["condu", "average", "no-mask"]
+    assert rows[0] == ["this run", "condu", "what condu does", "0.300", "0.500", "0.400", "50.0", "-5.0", "75.0"]
+    assert [row[:2] for row in rows[1:]] == [["", "average"], ["", "no-mask"]]
     sections = dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
     assert table(sections["First tasks over the sessions"], "Variant") == [
         ["Variant", "1", "3"], ["condu", "–", "75.0"], ["average", "–", "-25.0"], ["no-mask", "–", "-125.0"],
