@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -23,6 +23,7 @@ from condu_ray.plan.first_pass import described, first_pass
 from condu_ray.plan.imported import check_imported
 from condu_ray.plan.measurement import protocols
 from condu_ray.plan.rates import check_rates, unused_rates
+from condu_ray.plan.remarks import remarks
 from condu_ray.store import artifacts
 from condu_ray.store.backend import real
 from condu_ray.store.layout import checked_folder, datasets_folder
@@ -115,7 +116,7 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     texts = first_pass(backbone, [*tasks, *probes], config, methods)
     words = (backbone.described, *backbone.notes, described([*tasks, *probes], texts), *_held_out(config))
     words += (*unused_rates(config, methods, [task.name for task in tasks]), *unused_options(config))
-    words += tuple(_unasked(config, methods))
+    words += tuple(remarks(config, methods, len(tasks)))
     known = (config, tuple(tasks), spec, backbone.fingerprint, words, sources)
     contents = contents_of([*tasks, *probes])
     return Checked(
@@ -163,16 +164,6 @@ def _held_out(config: Experiment) -> tuple[str, ...]:
         return ()
     held = f"{config.validation_share:g} of each task's training images are held out (seed {config.validation_seed})"
     return (f"{held}; measured on {config.measure_on} images",)
-
-
-def _unasked(config: Experiment, methods: Sequence[Method]) -> Iterator[str]:
-    """Yields what to say where no expert is a candidate for images of tasks that are not known."""
-    names = [one.name for one in methods if one.routes and one.inference.aggregation != "mixture"]
-    if config.inference.top_k == 1 and config.inference.include_pretrained and names:
-        yield (
-            f"--inference.top_k 1: the pretrained model is the one candidate, so that no expert of {', '.join(names)} "
-            "is asked where a task is not known or not learned; give 2 or more, or --inference.include_pretrained false"
-        )
 
 
 def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
