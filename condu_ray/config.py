@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from condu_ray.constants import as_published
 from condu_ray.options import Distillation, Inference, Lora, Merging, Named, Pam, Rate, Replay, Split, Where
-from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, whole_above_one, without_old_names
+from condu_ray.settings import SAFE_NAME, Settings, content_hash, late, once_each, whole_above_one, without_old_names
 from condu_ray.store.layout import run_folder
 from condu_ray.store.location import Location
 
@@ -262,15 +262,7 @@ class Experiment(Settings):
             )
         return self
 
-    @field_validator("method", "tasks", "protocol")
-    @classmethod
-    def _no_repeat(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if value is not None and not value:
-            raise ValueError("is empty: name at least one")
-        repeated = sorted({name for name in value or () if (value or ()).count(name) > 1})
-        if repeated:
-            raise ValueError(f"names {', '.join(repeated)} more than once")
-        return value
+    _no_repeat = field_validator("method", "tasks", "protocol")(once_each)
 
     @field_validator("template")
     @classmethod

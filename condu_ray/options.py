@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, field_validator
 
-from condu_ray.settings import Settings, late, split_names
+from condu_ray.settings import Settings, late, once_each, split_names
 from condu_ray.store.location import Location, given, home
 
 Rate = Annotated[float, Field(gt=0)]
@@ -36,6 +36,8 @@ class Lora(Settings):
     """Peak learning rate of adapters by task name."""
     merge: Literal["delta", "factors"] = "delta"
     """What `condu-lora` merges: the materialised weight delta, or A and B as ConDU's public code does."""
+
+    _no_repeat = field_validator("targets")(once_each)
 
     @property
     def form(self) -> dict[str, Any]:

@@ -36,6 +36,20 @@ def split_names(value: Any) -> Any:
     return value
 
 
+def once_each(value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Checks names of which there has to be one, and none twice; None may stay.
+
+    Raises:
+        ValueError: there is none, or one is repeated.
+    """
+    if value is not None and not value:
+        raise ValueError("is empty: name at least one")
+    repeated = sorted({name for name in value or () if (value or ()).count(name) > 1})
+    if repeated:
+        raise ValueError(f"names {', '.join(repeated)} more than once")
+    return value
+
+
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns nested settings by dotted names."""
     flat: dict[str, Any] = {}

@@ -78,6 +78,7 @@ def test_lists_and_rates_by_task_are_written_with_commas():
         (["--merging.ties_density", "0"], ["merging.ties_density", "greater"]),
         (["--merging.wise_alpha", "1.5"], ["merging.wise_alpha", "less"]),
         (["--lora.rank", "0"], ["lora.rank", "greater"]),
+        (["--lora.targets", "mlp,mlp"], ["lora.targets", "mlp more than once"]),
         (["--lora.targets", "mlp,embedding"], ["lora.targets", "'attention'", "embedding"]),
         (["--lora.merge", "product"], ["lora.merge", "'factors'", "product"]),
         (["--pam.merge", "emr"], ["pam.merge", "'task-arithmetic'", "emr"]),
