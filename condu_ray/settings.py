@@ -14,6 +14,8 @@ from condu_ray.store.location import Location
 
 SAFE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names of runs and tasks become folder names: no separator, no leading dot."""
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""Magnitudes of float32's normal numbers: of others torch makes 0 or infinity, or says that they overflow."""
 
 
 def content_hash(value: Any) -> str:
@@ -103,6 +105,14 @@ class Settings(BaseModel):
         for key, number in value.items() if isinstance(value, Mapping) else ():
             if isinstance(number, bool):
                 raise ValueError(f"has a truth value for {key}; give a number")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _no_number_beyond_float32(cls, value: Any) -> Any:
+        for number in value.values() if isinstance(value, Mapping) else (value,):
+            if isinstance(number, float) and number and not SMALLEST <= abs(number) <= LARGEST:
+                raise ValueError(f"is {number:g}: a model's numbers are from {SMALLEST:.2g} to {LARGEST:.2g}")
         return value
 
     @field_validator("*")

@@ -54,6 +54,24 @@ def late_names(kind, prefix=""):
             yield prefix + name
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lora.scale", 1e300), ("lora.scale", 1e-300), ("training.lr_by_task", {"a": 1e-3, "b": 1e39}),
+        ("merging.arithmetic_scale", 4e38), ("pam.scale", 1e-39), ("training.weight_decay", 1e200),
+    ],
+)  # fmt: skip
+def test_numbers_that_float32_has_not_are_refused(field, value):
+    part, name = field.split(".")
+    with pytest.raises(ValueError, match=rf"{part}.{name}\s.*is (1e|4e).*from 1.2e-38 to 3.4e\+38"):
+        Experiment.model_validate({part: {name: value}})
+
+
+def test_numbers_at_its_edges_and_nought_are_taken():
+    assert Experiment.model_validate({"lora": {"scale": 2.0**-126}, "training": {"weight_decay": 3.4e38}})
+    assert Training(weight_decay=0.0, checkpoint_minutes=0).weight_decay == 0
+
+
 LATE = set(late_names(Experiment))
 
 

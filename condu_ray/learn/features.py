@@ -25,6 +25,11 @@ from condu_ray.vlm.model import Backbone, set_weights
 from condu_ray.vlm.rowwise import LowRankExpert
 from condu_ray.vlm.zeroshot import image_features, text_features
 
+
+class FeatureError(ValueError):
+    """Features that are NaN or infinite: of them every image would be of the first class."""
+
+
 FEATURE_BYTES = 2**29
 """Features that are kept, at most; those used longest ago go first."""
 
@@ -99,6 +104,15 @@ class Features:
         """Returns the test labels that are used, int64 [N]."""
         return torch.from_numpy(self.decoded.labels(task))
 
+    def _whole(self, found: Tensor, weights: Weights, what: str) -> Tensor:
+        if not bool(found.isfinite().all()):
+            raise FeatureError(
+                f"{what}: features by {weights.name} are NaN or infinite in {self.precision}, so that nothing can be "
+                "measured; its delta is too large: look at what it was trained and merged by (training.lr, lora.scale, "
+                "merging.*_scale)"
+            )
+        return found
+
     @torch.no_grad()
     def encode(self, weights: Weights, pixels_BHWC: np.ndarray, precision: str | None = None) -> Tensor:
         """Returns features of pixels that are there, [B, D] float32 on the CPU, L2-normalised; nothing is kept.
@@ -132,6 +146,9 @@ class Features:
             task: whose test images.
             wanted_N: bool [N]: rows that are needed, the others may be NaN; None: all.
             precision: another one than the evaluator's.
+
+        Raises:
+            FeatureError: they are NaN or infinite.
         """
         precision = precision or self.precision
         key = ("image", weights.name, task.test_fingerprint, precision)
@@ -152,7 +169,7 @@ class Features:
         for pixels, labels in self.decoded.batches(task):
             chosen = rows[start : start + len(labels)]
             if chosen.any():
-                found = self.encode(weights, pixels[chosen], precision)
+                found = self._whole(self.encode(weights, pixels[chosen], precision), weights, f"task {task.name}")
                 if kept is None:
                     kept = torch.full((count, found.shape[1]), torch.nan)
                 kept[start : start + len(labels)][chosen] = found
@@ -164,7 +181,11 @@ class Features:
 
     @torch.no_grad()
     def text(self, weights: Weights, task: Task | Labels, precision: str | None = None) -> Tensor:
-        """Returns the features of a task's classes over all of its templates, [C, D] float32 on the CPU."""
+        """Returns the features of a task's classes over all of its templates, [C, D] float32 on the CPU.
+
+        Raises:
+            FeatureError: they are NaN or infinite.
+        """
         precision = precision or self.precision
         key = ("text", weights.name, content_hash([task.classes, task.templates]), precision)
         if key in self._kept:
@@ -176,7 +197,7 @@ class Features:
         self.place(weights)
         with compute_context(self.device, precision):
             found = text_features(self.backbone.model, self.backbone.tokenizer, task.classes, task.templates)
-        found = found.float().cpu()
+        found = self._whole(found.float().cpu(), weights, f"classes {task.classes[0]} and others")
         if store is not None:
             store.save(found, "text", task, precision)
         return self._keep(key, found)

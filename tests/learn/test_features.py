@@ -7,7 +7,7 @@ from condu_ray.benchmark import load_task
 from condu_ray.benchmark.rows import sample
 from condu_ray.learn import decoded
 from condu_ray.learn import features as module
-from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.learn.features import PRETRAINED, FeatureError, Features, Weights
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.vlm.model import backbone_spec, load_backbone
 
@@ -100,6 +100,20 @@ def test_rows_are_filled_in_as_they_are_wanted(make, tasks, counted):
     assert torch.isnan(found[7]).all()  # nobody wanted it yet
     assert torch.allclose(features.image(one, task), expected, atol=1e-6)
     assert counted["images"] == 6
+
+
+@pytest.mark.parametrize("factor", [1e30, float("nan")])
+@pytest.mark.parametrize("storage", [False, True])
+def test_features_that_are_no_numbers_are_refused_and_not_kept(make, tasks, factor, storage, tmp_path):
+    features = make(storage=tmp_path, keep_experts=True) if storage else make()
+    delta = {name: torch.full_like(tensor, factor) for name, tensor in features.theta0.items()}
+    large = Weights("state/walls", lambda: delta)
+    for _ in range(2):
+        with pytest.raises(FeatureError, match=r"task walls: features by state/walls are NaN.*lora\.scale"):
+            features.image(large, tasks[0])
+        with pytest.raises(FeatureError, match=r"classes .* NaN"):
+            features.text(large, tasks[0])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_max_images_takes_a_sample(make, tasks):
