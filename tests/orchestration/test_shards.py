@@ -13,7 +13,7 @@ from condu_ray.methods import base, get
 from condu_ray.methods.session import let_go
 from condu_ray.options import Merging
 from condu_ray.orchestration import state as module
-from condu_ray.orchestration.cluster.env import namespace, ray_cluster
+from condu_ray.orchestration.cluster.env import ray_cluster
 from condu_ray.orchestration.shards import found
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.orchestration.watch.lines import Lines
@@ -152,8 +152,8 @@ def test_real_actors_that_are_killed_between_merges_lose_nothing(keeper, files, 
         actor = module.start_state_actor(config)
         for position in range(len(TASKS)):
             if position == 2:
-                (name,) = (one["name"] for one in list_named_actors(True) if one["name"].startswith(dying))
-                ray.kill(ray.get_actor(name, namespace=namespace("shared")), no_restart=False)
+                (one,) = (one for one in list_named_actors(True) if one["name"].startswith(dying))
+                ray.kill(ray.get_actor(**one), no_restart=False)  # a shard's namespace is the state actor's
             entry = ray.get(actor.merge.remote("condu", session("condu", position)), timeout=120)
             assert entry.state == f"condu{position + 1}"
     assert files("shared") == files("alone")
