@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from condu_ray.command_line import ConfigError
 from condu_ray.config import Experiment, Protocol
 from condu_ray.names import nearest
-from condu_ray.plan.data import has, probe_folder, with_data
+from condu_ray.plan.data import has, place_of, probe_folder, with_data
 from condu_ray.plan.opened import open_run
 from condu_ray.plan.results import Results
 from condu_ray.plan.stored import names
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.artifacts import exists
+from condu_ray.store.backend import real
 from condu_ray.store.layout import expert_folder
 from condu_ray.store.location import Place
 
@@ -56,7 +57,8 @@ def with_new_tasks(found: StoredRun, tasks: Sequence[str], data: Place | None) -
         Its settings as they are, where these are the tasks that it learned last, from the same data.
 
     Raises:
-        ConfigError: a task is named twice, or the run has learned it already.
+        ConfigError: a task is named twice; the run has learned it already, has another as a probe, or distilled from
+            it.
         TaskError: the folder has no such task.
     """
     before, known = named(found), [task.name for task in found.tasks]
@@ -64,9 +66,16 @@ def with_new_tasks(found: StoredRun, tasks: Sequence[str], data: Place | None) -
         raise ConfigError(f"--tasks {twice[0]}: is named twice; a task is learned once")
     config = before
     for task in tasks:
-        place = data if data is not None or has(config, task) else probe_folder(config, task)
+        probed = probe_folder(config, task)
+        if data is not None and probed is not None and task not in known and real(data) != real(probed):
+            raise ConfigError(
+                f"--tasks {task}: {config.run_name} has another {task} as a probe, in {probed}; rename the folder in "
+                f"{data}, or leave --data out to learn the probe"
+            )
+        place = data if data is not None or has(config, task) else probed
         if place is not None:
             config = with_data(config, task, place)
+        _refuse_reference(found, config, task, "--tasks")
     if known[-len(tasks) :] == list(tasks) and config == before:
         return before
     if old := [task for task in tasks if task in known]:
@@ -80,7 +89,8 @@ def taught_again(found: StoredRun, task: str, data: Place) -> Experiment:
     """Returns a run's settings with other data of a task, in its place in the order.
 
     Raises:
-        ConfigError: the run has no such task, or it is read from that folder, which has changed.
+        ConfigError: the run has no such task, it is read from that folder, which has changed, or the run distilled from
+            what is there.
         TaskError: the folder has none.
     """
     before = named(_with(found, task, "--again"))
@@ -91,7 +101,27 @@ def taught_again(found: StoredRun, task: str, data: Place) -> Experiment:
             "compared with it; put the grown data into another folder and the old ones back, or give the run's own "
             "command, which teaches the task anew without a look at what the others lose"
         )
+    _refuse_reference(found, config, task, "--again")
     return config.model_copy(update={"imported": {k: v for k, v in config.imported.items() if k != task}})
+
+
+def _refuse_reference(found: StoredRun, config: Experiment, task: str, flag: str) -> None:
+    """Refuses a task from whose images a method of the run distils, as from images of no task.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    who = [name for name, one in found.methods.items() if "reference" in one.method.needs]
+    if not who:
+        return
+    folder = real(place_of(config, task) / task)
+    for path in config.distillation.reference:
+        if folder in (real(path), real(path).parent):
+            raise ConfigError(
+                f"{flag} {task}: {', '.join(who)} of {config.run_name} distilled from its images, as from those of no "
+                f"task (--distillation.reference {path}), so that it cannot be one; make another run, with other "
+                f"references or without {', '.join(who)}, which finds the other methods' experts in storage"
+            )
 
 
 def rolled_back(found: StoredRun, sessions: int) -> Experiment:

@@ -68,7 +68,8 @@ def probes_of(config: Experiment, tasks: Sequence[Task], say: Say) -> list[Task]
         say: takes a line for people.
 
     Raises:
-        TaskError: one has the name of another, or of a task that is learned from other files; or as `tasks_of`.
+        TaskError: one has the name of another, or of a task that is learned from other files, which `task_data` does
+            not name; or as `tasks_of`.
     """
     found: dict[str, Task] = {}
     learned = {task.name: real(task.folder) for task in tasks}
@@ -76,6 +77,9 @@ def probes_of(config: Experiment, tasks: Sequence[Task], say: Say) -> list[Task]
         options = None if ours(folder) else Options(config.template, config.test_share)
         for probe in bring(folder, config.storage, None, options, say):
             if learned.get(probe.name) == real(probe.folder):
+                continue
+            if probe.name in config.task_data:  # chosen over all others of that name, as by `add --again`
+                say(f"--probe {folder}: {probe.name} is learned, from {learned[probe.name]}, and so no probe")
                 continue
             if probe.name in learned or probe.name in found:
                 of = "another probe" if probe.name in found else f"a task, which is read from {learned[probe.name]}"
@@ -121,6 +125,11 @@ def _places(config: Experiment) -> tuple[dict[str, Place], list[str]]:
 def default_names(config: Experiment) -> list[str]:
     """Returns the tasks that a run learns where its settings name none, in their order."""
     return _places(config)[1]
+
+
+def place_of(config: Experiment, task: str) -> Place:
+    """Returns the folder that a task of a run's data is in."""
+    return _places(config)[0][task]
 
 
 def has(config: Experiment, task: str) -> bool:

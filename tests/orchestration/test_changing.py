@@ -340,6 +340,22 @@ def test_what_cannot_be_is_refused(home, kind):
         change(opened(home), home)
 
 
+@pytest.mark.parametrize("inside", ["", "train.parquet"])
+def test_what_a_method_distilled_from_is_no_task(home, task_data, small_backbone, inside):
+    (home / "captions.txt").write_text("a gate\na door\n")
+    reference = str(home / "more" / "gates" / inside)
+    distillation = {"reference": [reference], "captions": str(home / "captions.txt")}
+    one = config(
+        home / "storage", task_data, small_backbone, run="z", method=("zscl",), tasks=("walls", "doors"),
+        protocol=("task",), distillation=distillation,
+    )  # fmt: skip
+    learn_here(one)
+    with pytest.raises(ConfigError, match=r"--tasks gates: zscl of z distilled from its images.*other references or"):
+        with_new_tasks(opened(home, "z"), ["gates"], home / "more")
+    assert with_new_tasks(opened(home), ["gates"], home / "more")
+    assert with_new_tasks(opened(home, "z"), ["cars"], None).tasks == ("walls", "doors", "cars")
+
+
 def test_what_forgetting_cannot_do_is_refused_in_a_sentence(home, task_data, small_backbone):
     storage = home / "storage"
     learn_here(config(storage, task_data, small_backbone, tasks=("walls", "doors"), run="c", method=("sequential",)))

@@ -1,17 +1,19 @@
 """Probes: tasks that are never learned, measured after every session."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from condu_ray import Experiment, open_run
 from condu_ray.benchmark.tasks import TaskError
+from condu_ray.command_line import ConfigError
 from condu_ray.face.learning import evaluate
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.orchestration.run import from_storage
 from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.orchestration.watch.progress import Display
-from condu_ray.plan.changes import with_new_tasks
+from condu_ray.plan.changes import taught_again, with_new_tasks
 from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import finished_run
@@ -104,7 +106,21 @@ def test_a_name_that_is_taken_is_refused(config, tmp_path):
         check(config.model_copy(update={"probe": (*config.probe, *config.probe)}))
 
 
-def test_a_probe_that_is_learned_is_a_task_from_then_on(config):
+def test_a_probe_that_was_learned_is_taught_again(config, tmp_path, capsys):
+    write_task(tmp_path / "gates", ("red", "blue"), 7)
+    found = open_run(config.storage, "r")
+    learned = check(with_new_tasks(found, ["gates"], None))
+    change = taught_again(replace(found, plan=plan_run(learned, "fp32")), "gates", Location(tmp_path))
+    capsys.readouterr()
+    checked = check(change)
+    assert [(one.name, one.folder.parent) for one in checked.tasks][-1] == ("gates", Location(tmp_path))
+    assert [probe.name for probe in checked.probes] == ["birds"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "gates is learned, from" in said
+    assert "and so no probe" in said
+
+
+def test_a_probe_that_is_learned_is_a_task_from_then_on(config, tmp_path):
     """As `add` would have it, by its name alone or with its folder; the folder's other tasks stay probes."""
     for task, folder, left in (("gates", config.probe[0], ["birds"]), ("birds", config.probe[1], ["gates"])):
         found = open_run(config.storage, "r")
@@ -114,5 +130,8 @@ def test_a_probe_that_is_learned_is_a_task_from_then_on(config):
         checked = check(change)
         assert [one.name for one in checked.tasks] == ["walls", "doors", task]
         assert [probe.name for probe in checked.probes] == left
+    write_task(tmp_path / "gates", ("red", "blue"), 7)
+    with pytest.raises(ConfigError, match=r"--tasks gates: r has another gates as a probe, in .*mine; rename"):
+        with_new_tasks(found, ["gates"], Location(tmp_path))
     both = check(with_new_tasks(found, ["birds", "gates"], None))
     assert ([one.name for one in both.tasks], both.probes) == (["walls", "doors", "birds", "gates"], ())
