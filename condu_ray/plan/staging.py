@@ -21,7 +21,9 @@ from condu_ray.store.layout import (
     results_folder,
     rows_path,
     session_folder,
+    sessions_folder,
     staged_path,
+    tallies_folder,
 )
 from condu_ray.store.ledger import Entry, Ledger, Mark
 from condu_ray.store.location import Place
@@ -43,18 +45,23 @@ def commit_staged(plan: RunPlan) -> None:
 
 
 def drop_staged(plan: RunPlan) -> None:
-    """Removes what was on trial and is in no ledger: the lines, and the sessions' files."""
+    """Removes what was on trial and is in no ledger: the lines, and the sessions' files, also those of a kill.
+
+    Who merges writes a session's files before its line, so that files without any line are nobody's; the caller holds
+    the run's lease.
+    """
     for one in plan.methods:
-        run, name, staged = plan.config.run_folder, one.method.name, _staged(plan, one)
-        if not backend(staged.path).exists(staged.path):
-            continue
-        lines = Ledger(ledger_path(run, name)).history
-        known = {line.state for line in lines if isinstance(line, Entry)}
-        for entry in staged.entries:
-            if entry.state not in known:
-                folder = session_folder(run, name, entry.position, entry.task, entry.state)
+        run, name, path = plan.config.run_folder, one.method.name, _staged(plan, one).path
+        known = [line for line in Ledger(ledger_path(run, name)).history if isinstance(line, Entry)]
+        kept = {session_folder(run, name, line.position, line.task, line.state).name for line in known}
+        for folder in (sessions_folder(run, name) / each for each in artifacts.names(sessions_folder(run, name))):
+            if folder.name not in kept:
                 backend(folder).remove(folder)
-        backend(staged.path).remove(staged.path)
+        for folder in (tallies_folder(run, name) / each for each in artifacts.names(tallies_folder(run, name))):
+            if folder.name not in {line.state for line in known}:
+                backend(folder).remove(folder)
+        if backend(path).exists(path):
+            backend(path).remove(path)
 
 
 def settle(plan: RunPlan, what: str, task: str | None = None) -> int:

@@ -4,6 +4,7 @@ import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,15 @@ from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.store import artifacts
 from condu_ray.store.artifacts import ArtifactError
-from condu_ray.store.layout import expert_folder, ledger_path, marker_path, run_folder, sessions_folder, staged_path
+from condu_ray.store.layout import (
+    expert_folder,
+    ledger_path,
+    marker_path,
+    run_folder,
+    sessions_folder,
+    staged_path,
+    tally_folder,
+)
 from condu_ray.store.ledger import Mark, read_history
 from condu_ray.store.location import Location
 from condu_ray.store.posix import Posix
@@ -388,8 +397,15 @@ def test_sessions_of_a_killed_trial_are_no_sessions(home):
     run = found.config.run_folder
     assert artifacts.is_file(staged_path(run, "condu"))
     assert len(artifacts.names(sessions_folder(run, "condu"))) == 3
+    staged = Path(staged_path(run, "average"))  # of which the kill came before the line
+    staged.unlink()
+    assert len(artifacts.names(sessions_folder(run, "average"))) == 3
+    tally = Path(tally_folder(run, "condu", "0" * 16))
+    tally.mkdir(parents=True)
     assert tasks_of(opened(home)) == [["walls", "doors"]] * len(METHODS)
     assert len(history(home)) == 2
     call(rollback, home, "--session", 2)
-    assert len(artifacts.names(sessions_folder(run, "condu"))) == 2
+    for method in METHODS:
+        assert len(artifacts.names(sessions_folder(run, method))) == 2
+    assert not tally.exists()
     assert not artifacts.is_file(staged_path(run, "condu"))
