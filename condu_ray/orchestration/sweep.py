@@ -37,7 +37,16 @@ from condu_ray.plan.idle import idle_axes
 from condu_ray.plan.preflight import Checked, check, check_trials
 from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
-from condu_ray.plan.trials import ELSEWHERE, Trial, count_records, make_trials, read_records, require_alike, sweep_name
+from condu_ray.plan.trials import (
+    ELSEWHERE,
+    Trial,
+    base_of,
+    count_records,
+    make_trials,
+    read_records,
+    require_alike,
+    sweep_name,
+)
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
 from condu_ray.store.drafts import remove_drafts
@@ -73,7 +82,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
     if sweep.repair:
         mend(sweep.storage)
     with lines.waiting("tasks and backbone are checked"):
-        checked = check(sweep.experiment(), lambda words: lines.say(escape(words)), later=True)
+        checked = check(base_of(sweep), lambda words: lines.say(escape(words)), later=True)
     orders = resolve_orders(sweep.orders, [task.name for task in checked.tasks], sweep.seed)
     base = sweep.model_copy(update={"distillation": checked.config.distillation})
     trials = make_trials(base, orders)

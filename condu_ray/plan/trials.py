@@ -17,6 +17,7 @@ from condu_ray.command_line import ConfigError, Loader, field_names, nearest
 from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
 from condu_ray.methods.registry import take
+from condu_ray.options import Distillation
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.rates import FIELDS, unused_rates
 from condu_ray.plan.run_plan import plan_run
@@ -118,6 +119,18 @@ def read_axes(texts: Sequence[str]) -> dict[str, list[Any]]:
         if not found or len(set(map(str, found))) < len(found):
             raise ConfigError(f"--sweep {name}: {'no value' if not found else 'a value twice'}")
     return axes
+
+
+def base_of(sweep: Sweep) -> Experiment:
+    """Returns the base of all trials, to be checked: with the first of the reference images that are swept, if any.
+
+    Raises:
+        ConfigError: as `read_axes`.
+    """
+    base, axes = sweep.experiment(), read_axes(sweep.sweep)
+    first = {name.rpartition(".")[2]: axes[name][0] for name in FILES if name in axes}
+    options = Distillation.model_validate(base.distillation.model_dump() | first)
+    return base.model_copy(update={"distillation": options})
 
 
 def _check_axis(name: str, axes: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The trials of a sweep are all combinations, in a fixed order, each with a whole configuration."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,9 @@ from condu_ray.constants import ORDER_1
 from condu_ray.methods.registry import MethodError
 from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run
-from condu_ray.plan.trials import make_trials, read_axes, read_records, record_path, require_alike, sweep_name
+from condu_ray.plan.trials import base_of, make_trials, read_axes, read_records, record_path, require_alike, sweep_name
 from condu_ray.recipes import mtil_order1
+from tests.conftest import write_task
 
 TASKS = ("a", "b", "c")
 
@@ -93,6 +95,22 @@ def test_files_of_an_axis_are_absolute(tmp_path, monkeypatch):
     found = trials(sweep=("distillation.reference=a,./7",), method=("zscl",))
     paths = [trial.config(sweep(method=("zscl",)).experiment(), "s").distillation.reference for trial in found[:2]]
     assert [str(one) for (one,) in paths] == [str(tmp_path / "a"), str(tmp_path / "7")]
+
+
+def test_swept_reference_images_need_no_others(tmp_path, task_data, small_backbone):
+    folders = [tmp_path / name / "gates" for name in ("a", "b")]
+    for one in folders:
+        write_task(one, ("red", "blue"), 5)
+    one = sweep(
+        method=("zscl", "condu"), sweep=(f"distillation.reference={folders[0]},{folders[1]}",), data=task_data,
+        pretrained=str(small_backbone), storage=tmp_path / "storage",
+    )  # fmt: skip
+    base = base_of(one)
+    checked = check(base)
+    made = make_trials(one, draw_orders(("walls", "doors", "cars"), 1, 0))
+    found = {trial.config(checked.config, "s").distillation.reference for trial in made}
+    assert {Path(str(path)) for (path,) in found} == set(folders)
+    assert base_of(sweep(sweep=("lora.rank=8,16",))) == sweep().experiment()
 
 
 def test_all_combinations_are_there_once():
