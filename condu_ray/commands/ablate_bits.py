@@ -3,6 +3,7 @@
 With `--synthetic TASKS`: bits against relative L2, of random deltas with spectra from flat to steep.
 """
 
+import shlex
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from functools import partial
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rules = keepers(budgets, weights)
     chosen = own.rules or list(rules)
     if unknown := [name for name in chosen if name not in rules]:
-        raise ValueError(f"--rules {unknown[0]}: there is no such rule{nearest(unknown[0], list(rules))}")
+        known = list(map(shlex.quote, rules))  # as they are typed, for some hold commas
+        raise ValueError(f"--rules {shlex.quote(unknown[0])}: there is no such rule{nearest(unknown[0], known)}")
     rules = {name: rule for name, rule in rules.items() if name in chosen}
     if own.synthetic is not None:
         import torch

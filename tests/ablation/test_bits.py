@@ -115,7 +115,8 @@ def test_rows_of_a_stored_run(stored, tmp_path):
     ("flags", "words"),
     [
         (["--budgets", "0.1,x"], "--budgets 0.1,x: not numbers"),
-        (["--rules", "condu", "sign, row"], "--rules sign, row: there is no such rule (did you mean sign, rows?)"),
+        (["--rules", "condu", "sign, row"], "--rules 'sign, row': there is no such rule (did you mean 'sign, rows'?)"),
+        (["--rules", "nope"], "(known: condu, 'mask, at once', 'mask, rows', "),
         (["--budgets", "0"], "--budgets 0: bits a parameter are"),
     ],
 )
