@@ -103,7 +103,8 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(head, tmp_path, task_d
     assert ray_job(head, "stop", "first").returncode == 0
     assert "STOPPED" in ray_job(head, "status", "first").stdout.upper()
     before = {path: path.stat().st_mtime_ns for path in experts}
-    done = ray_job(head, "submit", "--working-dir", ".", *command)
+    given = json.dumps({"env_vars": {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3"}})  # which the driver sets, too
+    done = ray_job(head, "submit", "--working-dir", ".", "--runtime-env-json", given, *command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\r" not in done.stdout  # lines that a log can hold, no bars
     assert [line for line in done.stdout.splitlines() if "after 3/3 cars" in line]

@@ -46,6 +46,8 @@ DRIVER_SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     # The C++ side otherwise takes SIGTERM for a crash: a stack, and signal 6.
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    # Ray otherwise refuses a job's runtime_env that says one of SETTINGS too, though ours has what it says.
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
     # A local raylet otherwise prints a warning once it has started eight processes on two cores; we need a dozen.
     "RAY_worker_maximum_startup_concurrency": "4",
 }

@@ -1,5 +1,6 @@
 """What Ray cannot work in is refused before it starts, in a sentence that says what to set."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -127,6 +128,23 @@ def test_a_cluster_that_a_notebook_has_joined_is_used_and_left_up_without_what_w
     with env.ray_cluster(None, "n", Lines()):
         assert found.calls == []
     assert found.calls == [(env.namespace("n"), "board")]
+
+
+def test_a_job_may_say_our_settings_in_its_runtime_env():
+    """As `ray job submit --runtime-env-json` and a RayJob's `runtimeEnvYAML` do; the job's processes have them, too."""
+    script = (
+        "import os\n"
+        "from condu_ray.orchestration.cluster import env\n"
+        "env.apply()\n"
+        "from ray.runtime_env.runtime_env import _merge_runtime_env as merge\n"
+        "jobs = {'working_dir': 'w', 'env_vars': {'RAY_TRAIN_ENABLE_PREEMPTION_WATCHER': '1'}}\n"
+        "ours = {'env_vars': {name: os.environ[name] for name in env.SETTINGS}}\n"
+        "found = merge(jobs, ours, override=os.getenv('RAY_OVERRIDE_JOB_RUNTIME_ENV') == '1')\n"
+        "print(found['working_dir'], found['env_vars']['RAY_TRAIN_ENABLE_PREEMPTION_WATCHER'])"
+    )
+    given = os.environ | {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
+    ended = subprocess.run([sys.executable, "-c", script], timeout=60, check=True, capture_output=True, env=given)
+    assert ended.stdout == b"w 1\n"
 
 
 def test_two_drivers_of_runs_of_one_name_have_names_of_their_own():
