@@ -35,6 +35,9 @@ class EvaluatorActor:
 
         self._measurer = Measurer(*about)
 
+    def here(self) -> None:
+        """Says that it has begun, by returning."""
+
     def measure(self, wanted: Measurement) -> Accuracy:
         """As `Measurer.measure`."""
         return self._measurer.measure(wanted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from condu_ray.orchestration.watch import telemetry
@@ -22,7 +22,9 @@ class Measuring:
     """Actor that shares evaluators among all who want something measured.
 
     An evaluator is given measurements of the state that it had last, whose features it keeps, as long as there are any;
-    equal ones that are asked for at the same time are made once; what storage holds is not made at all.
+    equal ones that are asked for at the same time are made once; what storage holds is not made at all. One is given
+    nothing before it says that it is here, and what it had when it died is given to others: where its node has gone,
+    there may never be room for it again.
 
     Args:
         storage: storage folder, absolute.
@@ -34,6 +36,8 @@ class Measuring:
         self._evaluators: list[Any] = []
         self._load: list[int] = []
         self._last: list[str | None] = []
+        self._here: set[int] = set()
+        self._failure: BaseException | None = None
         self._waiting: deque[tuple[Measurement, asyncio.Future[Accuracy]]] = deque()
         self._running: dict[str, asyncio.Future[Accuracy]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -43,7 +47,8 @@ class Measuring:
         self._evaluators += evaluators
         self._load += [0] * len(evaluators)
         self._last += [None] * len(evaluators)
-        self._dispatch()
+        for index in range(len(self._evaluators) - len(evaluators), len(self._evaluators)):
+            self._begin(self._await(index))
 
     async def status(self) -> tuple[int, int]:
         """Returns how many measurements wait for an evaluator, and how many evaluators there are."""
@@ -76,14 +81,34 @@ class Measuring:
 
     def _dispatch(self) -> None:
         """Gives evaluators what waits, as far as they have a hand free."""
-        for index in range(len(self._evaluators)):
+        for index in sorted(self._here):
             while self._waiting and self._load[index] < IN_HAND:
                 wanted, promise = self._next(index)
                 self._load[index] += 1
                 self._last[index] = wanted.entry.state
-                task = asyncio.get_running_loop().create_task(self._make(index, wanted, promise))
-                self._tasks.add(task)  # the loop itself would forget it
-                task.add_done_callback(self._tasks.discard)
+                self._begin(self._make(index, wanted, promise))
+        while self._waiting and self._failure is not None:
+            self._fail(*self._waiting.popleft(), self._failure)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself would forget it
+        task.add_done_callback(self._tasks.discard)
+
+    async def _await(self, index: int) -> None:
+        """Waits until an evaluator is here (again), however often Ray starts it."""
+        try:
+            await self._evaluators[index].here.remote()
+            self._here.add(index)
+        except BaseException as error:  # it cannot begin, as where its node does not see the data: whoever asks is told
+            self._failure = error
+        self._dispatch()
+
+    def _fail(self, wanted: Measurement, promise: asyncio.Future[Accuracy], error: BaseException) -> None:
+        del self._running[wanted.key]
+        promise.set_exception(error)
+        promise.exception()  # nobody may be waiting any more
+        self._waits()
 
     def _next(self, index: int) -> tuple[Measurement, asyncio.Future[Accuracy]]:
         """Takes one of the state that this evaluator had last, or the first."""
@@ -95,18 +120,26 @@ class Measuring:
         return self._waiting.popleft()
 
     async def _make(self, index: int, wanted: Measurement, promise: asyncio.Future[Accuracy]) -> None:
+        from ray.exceptions import RayActorError
+
         try:
-            found: Accuracy = await self._evaluators[index].measure.remote(wanted)
+            # Ray would keep it for this evaluator, however long that finds no room.
+            found: Accuracy = await self._evaluators[index].measure.options(max_task_retries=0).remote(wanted)
             write_measurement(self._storage, wanted.key, found)
             telemetry.observe("condu_measurement_seconds", found.seconds, run=self._run, method=wanted.method)
+            del self._running[wanted.key]
             promise.set_result(found)
+            self._waits()
+        except RayActorError:
+            self._waiting.appendleft((wanted, promise))
+            if index in self._here:
+                self._here.discard(index)
+                self._last[index] = None
+                self._begin(self._await(index))
         except BaseException as error:  # whoever asked gets it
-            promise.set_exception(error)
-            promise.exception()  # nobody may be waiting any more
+            self._fail(wanted, promise, error)
         finally:
             self._load[index] -= 1
-            del self._running[wanted.key]
-            self._waits()
             self._dispatch()
 
     def _count(self, result: str) -> None:

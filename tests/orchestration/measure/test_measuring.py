@@ -3,6 +3,9 @@
 import asyncio
 from itertools import pairwise
 
+import pytest
+from ray.exceptions import ActorUnavailableError
+
 from condu_ray.config import Experiment
 from condu_ray.orchestration.measure.measuring import Measuring
 from condu_ray.plan.measurement import Measurement
@@ -23,17 +26,30 @@ class Remote:
     def __init__(self, call):
         self.remote = call
 
+    def options(self, max_task_retries):
+        assert max_task_retries == 0
+        return self
+
 
 class Evaluator:
-    def __init__(self, fail=False):
-        self.calls, self.fail = [], fail
-        self.measure = Remote(self._measure)
+    """What the service knows of one; `here` and `measure` end by what is given, time after time."""
+
+    def __init__(self, fail=None, starts=(None,)):
+        self.calls, self.fail, self.starts = [], fail, list(starts)
+        self.measure, self.here = Remote(self._measure), Remote(self._here)
+
+    async def _here(self):
+        start = self.starts.pop(0) if self.starts else "never"
+        if start == "never":
+            await asyncio.Event().wait()
+        if start is not None:
+            raise start
 
     async def _measure(self, wanted):
         self.calls.append(wanted.key)
         await asyncio.sleep(0.01)
-        if self.fail:
-            raise RuntimeError("no")
+        if self.fail is not None:
+            raise self.fail
         return FOUND
 
 
@@ -85,9 +101,44 @@ def test_nobody_idles_while_another_has_much_to_do(tmp_path):
 
 def test_a_fault_reaches_all_who_asked_and_is_not_kept(tmp_path):
     for groups in ([[unit("k")]], [[unit("k")], [unit("k")]]):
-        answers, _, status = ask(tmp_path, [Evaluator(fail=True)], *groups)
+        answers, _, status = ask(tmp_path, [Evaluator(RuntimeError("no"))], *groups)
         assert [str(answer) for answer in answers] == ["no"] * len(groups)
         assert status == (0, 1)
     assert not measurement_path(tmp_path, "k").exists()
     (((found, before),),), *_ = ask(tmp_path, [Evaluator()], [unit("k")])
     assert (found, before) == (FOUND, False)
+
+
+LOST = ActorUnavailableError("its node has gone", None)
+
+
+@pytest.mark.parametrize("when", ["comes back no more", "never comes"])
+def test_what_an_evaluator_had_whose_node_has_gone_is_given_to_others(tmp_path, when):
+    """Where lanes or others have all that is left, Ray finds no room for it for as long as these are there."""
+    lost, other = Evaluator(LOST, ["never"] if when == "never comes" else [None, "never"]), Evaluator()
+    units = [unit(f"{state}{i}", state) for i in range(5) for state in "ab"]
+    (found,), *_ = ask(tmp_path, [lost, other], units)
+    assert found == [(FOUND, False)] * len(units)
+    assert sorted(other.calls) == sorted(one.key for one in units)
+    assert len(lost.calls) == (0 if when == "never comes" else 2)
+
+
+def test_one_that_comes_back_is_given_work_again(tmp_path):
+    evaluator = Evaluator(LOST, [None, None])
+
+    async def _measure(wanted):
+        evaluator.calls.append(wanted.key)
+        if len(evaluator.calls) <= 2:
+            raise LOST
+        return FOUND
+
+    evaluator.measure = Remote(_measure)
+    (found,), *_ = ask(tmp_path, [evaluator], [unit("k"), unit("l"), unit("m")])
+    assert found == [(FOUND, False)] * 3
+    assert sorted(evaluator.calls) == ["k", "k", "l", "l", "m"]
+
+
+def test_where_one_cannot_begin_whoever_asked_is_told(tmp_path):
+    evaluators = [Evaluator(starts=["never"]), Evaluator(starts=[ValueError("no such folder")])]
+    answers, *_ = ask(tmp_path, evaluators, [unit("k")], [unit("l")])
+    assert [str(answer) for answer in answers] == ["no such folder"] * 2
