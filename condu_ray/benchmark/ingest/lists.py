@@ -16,7 +16,7 @@ from condu_ray.benchmark.ingest.source import (
     is_picture,
     number_of,
     numbered,
-    split_of,
+    splits_of,
     templates_of,
 )
 from condu_ray.benchmark.ingest.trees import read_picture
@@ -55,11 +55,12 @@ def list_source(name: str, folder: Path, files: list[Path]) -> Source | None:
         return None
     notes = [f"{path}: is no list of paths and class names, and left out" for path in files if path not in lists]
     splits: dict[str, list[Row]] = {}
+    said = splits_of(folder, list(lists))
     for path, rows in lists.items():
         for row in rows:
-            split = row.split or split_of(path.name) or "all"
+            split = row.split or said[path] or "all"
             splits.setdefault(split, []).append(row)
-    unsaid = [path for path, rows in lists.items() if split_of(path.name) is None and rows[0].split is None]
+    unsaid = [path for path, rows in lists.items() if said[path] is None and rows[0].split is None]
     if unsaid and (len(lists) > 1):
         raise TaskError(
             f"{folder}: {len(lists)} lists, of which {unsaid[0].name} does not say its split; begin their names with "

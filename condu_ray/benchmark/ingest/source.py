@@ -74,6 +74,27 @@ def split_of(name: str) -> str | None:
     return SPLITS.get(word[0].lower()) if word and re.match(r"[-_.\d]|$", name[word.end() :]) else None
 
 
+def splits_of(folder: Path, files: list[Path]) -> dict[Path, str | None]:
+    """Returns the split that each file is of, by its name or that of the folder that it is in; None: nothing says it.
+
+    Names begin with it, or have it as a word further on (`birds_train.parquet`, `birds-test-000000.tar`), where none
+    begins with one and there are training and other files by these words: of one file alone such a word says nothing.
+    """
+    found = {
+        path: split_of(path.name) or (split_of(path.parent.name) if path.parent != folder else None) for path in files
+    }
+    if not any(found.values()):
+        inside = {path: _word_inside(path.name) for path in files}
+        if "train" in inside.values() and {"test", "validation"} & set(inside.values()):
+            return inside
+    return found
+
+
+def _word_inside(name: str) -> str | None:
+    splits = {SPLITS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in SPLITS}
+    return splits.pop() if len(splits) == 1 else None
+
+
 def by_split(folder: Path, files: list[Path], notes: list[str]) -> dict[str, list[Path]]:
     """Sorts files into splits, by their names or that of the folder that they are in.
 
@@ -81,8 +102,7 @@ def by_split(folder: Path, files: list[Path], notes: list[str]) -> dict[str, lis
         TaskError: some say their split and others do not.
     """
     found: dict[str, list[Path]] = {}
-    for path in files:
-        own = split_of(path.name) or (split_of(path.parent.name) if path.parent != folder else None)
+    for path, own in splits_of(folder, files).items():
         found.setdefault(own or "all", []).append(path)
     if "all" in found and len(found) > 1:
         named = next(paths[0] for split, paths in found.items() if split != "all")

@@ -5,7 +5,7 @@ import pytest
 
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.ingest.bring import bring
-from tests.benchmark.ingest.forms import CLASSES, class_folders, listed, samples
+from tests.benchmark.ingest.forms import CLASSES, class_folders, hugging_face, listed, samples, shards
 
 
 @pytest.mark.parametrize("form", ["tree", "list"])
@@ -56,3 +56,43 @@ def test_folders_of_one_number_are_not_one_class_in_silence(tmp_path):
     (tmp_path / "birds" / "classnames.txt").write_text("zebra\nape\n")
     with pytest.raises(TaskError, match="birds: classes '01' and '1' are one number; join them, or rename one"):
         bring(tmp_path / "birds", tmp_path / "storage")
+
+
+def prefixed(folder):
+    """Puts a word before the split in the names of all files (`birds-train-000000.tar`)."""
+    for path in [one for one in folder.rglob("*") if one.suffix in (".parquet", ".tar", ".csv")]:
+        path.rename(folder / f"birds-{path.name}")
+
+
+def lists_of_splits(folder):
+    listed(folder)
+    head, *lines = (folder / "all.csv").read_text().splitlines()
+    for split in ("train", "test"):
+        own = [line.rsplit(",", 1)[0] for line in lines if line.endswith(split)]
+        (folder / f"{split}.csv").write_text("\n".join([head.rsplit(",", 1)[0], *own]))
+    (folder / "all.csv").unlink()
+
+
+@pytest.mark.parametrize("form", [hugging_face, shards, lists_of_splits])
+def test_splits_that_file_names_say_after_another_word_stay_apart(tmp_path, form):
+    folder = tmp_path / "birds"
+    form(folder)
+    prefixed(folder)
+    [task] = bring(folder, tmp_path / "storage")
+    for split, path in (("train", task.train), ("test", task.test)):
+        wanted = {data for part, _, _, data in samples() if part == split}
+        assert set(pq.read_table(path)["image"].to_pylist()) == wanted
+
+
+def test_a_word_in_a_files_name_is_no_split_where_there_is_no_other(tmp_path):
+    folder = tmp_path / "birds"
+    shards(folder)
+    for path in folder.glob("test-*"):
+        path.unlink()
+    prefixed(folder)
+    [task] = bring(folder, tmp_path / "storage")
+    assert task.train_rows + task.test_rows == 12
+    for number, path in enumerate(sorted(folder.glob("*.tar"))):
+        path.rename(folder / f"crash-test-{number}.tar")
+    [task] = bring(folder, tmp_path / "storage")
+    assert task.train_rows + task.test_rows == 12
