@@ -83,14 +83,24 @@ def _first(source: Source) -> str:
 
 
 def _files(folder: Path, ends: tuple[str, ...]) -> list[Path]:
-    """Returns files of a kind in a folder, in its `data/`, or in folders of splits."""
+    """Returns files of a kind in a folder, in its `data/`, or in folders of splits.
+
+    Raises:
+        TaskError: they lie in the folder itself and in one of those.
+    """
     inside = visible(folder)
     found = [path for path in inside if path.is_file() and path.name.lower().endswith(ends)]
-    if found or ends == LISTS:
+    if ends == LISTS:
         return found
     places = [path for path in inside if path.is_dir() and (path.name == "data" or split_of(path.name))]
     deep = [path for place in places for path in visible(place)]
-    return [path for path in deep if path.is_file() and path.name.lower().endswith(ends)]
+    deep = [path for path in deep if path.is_file() and path.name.lower().endswith(ends)]
+    if found and deep:
+        raise TaskError(
+            f"{folder}: {found[0].name} lies in it, and {deep[0].relative_to(folder)} deeper; lay all files of a task "
+            "in one place, with names that begin with train or test, or move what is no part of it away"
+        )
+    return found or deep
 
 
 def _tasks(folder: Path) -> bool:
