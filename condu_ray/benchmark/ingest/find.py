@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from condu_ray.benchmark.ingest.lists import list_source
 from condu_ray.benchmark.ingest.shards import ENDS, shard_source
-from condu_ray.benchmark.ingest.source import Source, split_of, visible
+from condu_ray.benchmark.ingest.source import SPLITS, Source, split_of, visible
 from condu_ray.benchmark.ingest.tables import table_source
 from condu_ray.benchmark.ingest.trees import tree_source
 from condu_ray.benchmark.meta import TaskError
@@ -42,12 +43,28 @@ def sources(data: Path, names: Sequence[str] | None = None) -> list[Source]:
         for name in [name for name in names if name in children] if names is not None else children:
             if (child := source_of(children[name])) is not None:
                 found[name] = child
+    _refuse_splits(data, found)
     if names is None:
         return list(found.values())
     if unknown := [name for name in names if name not in found]:
         near = nearest(unknown[0], list(children or found), most=3, label="there are")
         raise TaskError(f"{data}: no task {unknown[0]!r} there{near}; what is read: {LAYOUTS}")
     return [found[name] for name in names]
+
+
+def _refuse_splits(data: Path, names: Iterable[str]) -> None:
+    """Refuses the splits of one task that would be tasks of their own, for their names are longer than those known."""
+    splits: dict[str, str] = {}
+    for name in names:
+        word = re.match(r"[a-z]+", name.lower())
+        if word and word[0] in SPLITS:
+            splits.setdefault(SPLITS[word[0]], name)
+    other = splits.get("test", splits.get("validation"))
+    if "train" in splits and other is not None:
+        raise TaskError(
+            f"{data}: {splits['train']}/ and {other}/ are splits of one task by their names, and would be two tasks; "
+            "call them train and test, or otherwise if they are tasks"
+        )
 
 
 def source_of(folder: Path, *, below: bool = False) -> Source | None:

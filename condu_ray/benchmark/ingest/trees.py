@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,7 @@ def tree_source(folder: Path) -> Source | None:
         for path in splits:
             _refuse_loose(path)
             parts.setdefault(SPLITS[path.name.lower()], []).append(path)
+        _tell_of_others([path for path in others if _holds(path)], splits, parts, notes)
         trees = chosen(parts, folder, notes)
     else:
         direct, deep = [path for path in inside if _pictures(path)], [path for path in inside if not _pictures(path)]
@@ -55,6 +56,12 @@ def tree_source(folder: Path) -> Source | None:
         if not others:
             raise TaskError(f"{folder}: {direct[0].name}/ holds pictures without class folders; lay them as "
                             f"{direct[0].name}/<class>/*")  # fmt: skip
+        if unsorted := [path for path in direct if SPLITS.get(path.name.lower(), "train") != "train"]:
+            raise TaskError(  # `train` is a class beside `bus`, but nothing is called `val`
+                f"{folder}: {unsorted[0].name}/ holds pictures without class folders, beside class folders such as "
+                f"{others[0].name}/; lay them as {unsorted[0].name}/<class>/* and the others as train/<class>/*, move "
+                "them away, or call the folder otherwise if it is a class"
+            )
         if deeper := [path for path in deep if _holds(path)]:
             raise TaskError(
                 f"{folder}: pictures lie in {direct[0].name}/ itself and deeper in {deeper[0].name}/, so that nobody "
@@ -114,6 +121,20 @@ def _listed(trees: list[Path], files: list[Path], notes: list[str]) -> list[tupl
     return found
 
 
+def _tell_of_others(others: list[Path], splits: list[Path], parts: Mapping[str, list[Path]], notes: list[str]) -> None:
+    """Tells of folders with class folders beside those of splits, which are left out.
+
+    Raises:
+        TaskError: there is no train or no test by the names, and one of these may be it.
+    """
+    if not others:
+        return
+    shown = f"{splits[0].name}/ holds class folders, as {others[0].name}/ beside it does, whose name says no split"
+    if {"train", "test"} - set(parts):
+        raise TaskError(f"{others[0].parent}: {shown}; call it train or test if it is one of them, or move it away")
+    notes.append(f"{others[0].parent}: {shown}, and which is left out")
+
+
 def _folders(folder: Path) -> list[Path]:
     return [path for path in visible(folder) if path.is_dir()]
 
@@ -125,7 +146,11 @@ def _pictures(folder: Path) -> bool:
 
 def _holds(folder: Path) -> bool:
     """Whether there is a picture in a folder or below."""
-    return any(is_picture(name) for _, _, names in os.walk(folder, followlinks=True) for name in names)
+    return any(
+        is_picture(name) and not name.startswith(".")
+        for _, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
 
 
 def _refuse_loose(folder: Path) -> None:

@@ -1,0 +1,32 @@
+"""Trees of class folders: no folder is taken for a class, or left out, without a word."""
+
+import pytest
+
+from condu_ray.benchmark import TaskError
+from condu_ray.benchmark.ingest.bring import bring
+from tests.benchmark.ingest.forms import class_folders, encoded, picture
+
+
+def test_a_split_whose_name_is_not_known_is_not_left_out_in_silence(tmp_path, caplog):
+    folder = tmp_path / "birds"
+    class_folders(folder)
+    (folder / "test").rename(folder / "held out")
+    with pytest.raises(TaskError, match=r"as held out/ beside it does, .*call it train or test"):
+        bring(folder, tmp_path / "storage")
+    class_folders(folder)
+    [task] = bring(folder, tmp_path / "storage")
+    assert task.test_rows == 6
+    assert "as held out/ beside it does, whose name says no split, and which is left out" in caplog.text
+
+
+def test_pictures_to_be_tested_on_are_no_class(tmp_path):
+    folder = tmp_path / "birds"
+    class_folders(folder, split=False)
+    (folder / "test").mkdir()
+    for number in range(3):
+        (folder / "test" / f"{number}.png").write_bytes(encoded(picture(number, 500)))
+    with pytest.raises(TaskError, match=r"test/ holds pictures without class folders, beside class folders such"):
+        bring(folder, tmp_path / "storage")
+    (folder / "test").rename(folder / "train")  # a class as any other
+    [task] = bring(folder, tmp_path / "storage")
+    assert "train" in task.classes
