@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ PATHS = ("path", "file_name", "filename", "file", "filepath", "file_path", "imag
 CLASSES = ("class_name", "classname", "class", "label_name", "label", "category", "name", "species")
 PARTS = ("split", "set", "partition", "subset")
 """What columns are called, by preference."""
+_FLAG = re.compile(r"(is|in|for)[_ -]?(train|test|val|valid)[a-z]*([_ -](image|img|set|split|data))?")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def list_source(name: str, folder: Path, files: list[Path]) -> Source | None:
 
 
 def _picture(row: Row) -> Path:
-    return row.file.parent / Path(row.path)
+    found = row.file.parent / Path(row.path)
+    # A list that was written on Windows has its separators.
+    return row.file.parent / Path(row.path.replace("\\", "/")) if "\\" in row.path and not found.exists() else found
 
 
 def _samples(rows: list[Row], numbers: bool) -> Iterator[Sample]:
@@ -118,12 +122,18 @@ def _rows(path: Path) -> list[Row] | None:
     head = [cell.casefold() for cell in lines[0][1]]
     path_at, name_at, split_at = (_first(head, names) for names in (PATHS, CLASSES, PARTS))
     rest = lines[1:]
+    if split_at is None and path_at is not None and name_at is not None:
+        whole = [cells for _, cells in rest if len(cells) == len(head)]
+        split_at = _split_column(path, head, {path_at, name_at}, whole)
     if path_at is None or name_at is None:
         if len(head) != 2 or not is_picture(lines[0][1][0]):
             return None
         path_at, name_at, split_at, rest = 0, 1, None, lines  # no head: a path and a class
     if not rest:
         return None
+    for at in (path_at, name_at, split_at):
+        if at is not None and rest is not lines and head.count(head[at]) > 1:
+            raise TaskError(f"{path}: column {head[at]!r} is there {head.count(head[at])} times; keep one of them")
     found = []
     for number, cells in rest:
         if len(cells) != len(head):
@@ -138,6 +148,23 @@ def _rows(path: Path) -> list[Row] | None:
                 raise TaskError(f"{path}: line {number}: split {word!r}; write train or test")
         found.append(Row(path, number, cells[path_at], cells[name_at], split))
     return found
+
+
+def _split_column(path: Path, head: list[str], taken: set[int], rows: list[list[str]]) -> int | None:
+    """Returns a column that says the split under another name, for all that is in it are splits, training among them.
+
+    Raises:
+        TaskError: its name says so, but what is in it are no splits.
+    """
+    for at, name in [one for one in enumerate(head) if one[0] not in taken]:
+        words = {row[at].casefold() for row in rows}
+        splits = {SPLITS.get(word) for word in words}
+        if None not in splits and len(splits) > 1 and "train" in splits:
+            return at
+        if _FLAG.fullmatch(name) and len(words) > 1:
+            shown = ", ".join(repr(word) for word in sorted(words)[:3])
+            raise TaskError(f"{path}: column {name!r} holds {shown}; call it split, and write train or test")
+    return None
 
 
 def _first(head: list[str], names: tuple[str, ...]) -> int | None:
