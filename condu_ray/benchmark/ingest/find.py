@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from condu_ray.benchmark.ingest.lists import list_source
@@ -13,6 +15,8 @@ from condu_ray.benchmark.ingest.tables import table_source
 from condu_ray.benchmark.ingest.trees import tree_source
 from condu_ray.benchmark.meta import TaskError
 from condu_ray.names import nearest
+
+logger = logging.getLogger(__name__)
 
 LAYOUTS = (
     "<task>/train/<class>/*.jpg and <task>/test/..., <task>/<class>/*.jpg, Parquet of Hugging Face "
@@ -45,6 +49,9 @@ def sources(data: Path, names: Sequence[str] | None = None) -> list[Source]:
                 found[name] = child
     _refuse_splits(data, found)
     if names is None:
+        left = [name for name, path in children.items() if name not in found and any(visible(path))] if found else []
+        for name in left:
+            logger.warning("%s: is left out, it holds no data set; what is read: %s", data / name, LAYOUTS)
         return list(found.values())
     if unknown := [name for name in names if name not in found]:
         near = nearest(unknown[0], list(children or found), most=3, label="there are")
@@ -87,11 +94,26 @@ def source_of(folder: Path, *, below: bool = False) -> Source | None:
     if listed is not None:
         return listed
     if not (below and not found and _tasks(folder)) and (tree := tree_source(folder)) is not None:
-        found.append(tree)
+        found.append(_beside_lists(tree, lists) if lists and not found else tree)
     if len(found) > 1:
         what = " and ".join(f"a {one.form} ({_first(one)})" for one in found)
         raise TaskError(f"{folder}: holds {what}: which of them is the task? Move the other one away")
     return found[0] if found else None
+
+
+def _beside_lists(tree: Source, lists: list[Path]) -> Source:
+    """Returns a tree beside files that could be lists of its pictures, and are none.
+
+    Raises:
+        TaskError: its only class is a folder that holds all pictures, by every appearance.
+    """
+    said = f"{lists[0]}: is no list of paths and class names, for its first line names no columns path and class"
+    folders = [path for path in visible(tree.place) if path.is_dir()]
+    if "all" in tree.splits and len(folders) == 1:
+        raise TaskError(
+            f"{said}, and {folders[0].name}/ beside it would be the only class; write that line, or move the file away"
+        )
+    return replace(tree, notes=(*tree.notes, f"{said}; it is left out"))
 
 
 def _first(source: Source) -> str:
