@@ -45,7 +45,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _unseen(text: str) -> str | None:
+def unseen(text: str) -> str | None:
     """Returns the name of the first sign in a text that nobody sees, or that looks like a space and is none.
 
     Such signs come along when names are copied from pages or tables, and a tokenizer makes tokens of them: zero-width
@@ -63,6 +63,16 @@ def _unseen(text: str) -> str | None:
         ):
             return f"U+{ord(sign):04X} {unicodedata.name(sign, 'a control character')}"
     return None
+
+
+def wrong_template(template: object) -> str:
+    """Returns what is wrong with a prompt's template, and what to do; empty where nothing is."""
+    # Any other brace would break a caller that uses str.format.
+    if not isinstance(template, str) or not re.fullmatch(r"[^{}]*\{\}[^{}]*", template):
+        return f"template {template!r}: write a text with exactly one '{{}}' for the class name"
+    if sign := unseen(template):
+        return f"template {template!r} holds {sign}, which nobody sees; write it without"
+    return ""
 
 
 def read_meta(path: Place, errors: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -85,7 +95,7 @@ def read_meta(path: Place, errors: list[str]) -> tuple[tuple[str, ...], tuple[st
         elif (earlier := first.setdefault(" ".join(name.split()).casefold(), index)) != index:
             both = f"'classes'[{index}] {name!r} repeats 'classes'[{earlier}] {classes[earlier]!r}"
             errors.append(f"{path}: {both} (case and spaces do not count); rename or join them")
-        elif sign := _unseen(name):
+        elif sign := unseen(name):
             errors.append(f"{path}: 'classes'[{index}] {name!r} holds {sign}, which nobody sees; write it without")
     templates = [meta["template"]] if "template" in meta else meta.get("templates")
     if ("template" in meta) == ("templates" in meta) or not isinstance(templates, list) or not templates:
@@ -93,9 +103,6 @@ def read_meta(path: Place, errors: list[str]) -> tuple[tuple[str, ...], tuple[st
         errors.append(f"{path}: write either key 'template' or key 'templates' (a list), such as {example}")
         templates = []
     for template in templates:
-        # Any other brace would break a caller that uses str.format.
-        if not isinstance(template, str) or not re.fullmatch(r"[^{}]*\{\}[^{}]*", template):
-            errors.append(f"{path}: template {template!r}: write a text with exactly one '{{}}' for the class name")
-        elif sign := _unseen(template):
-            errors.append(f"{path}: template {template!r} holds {sign}, which nobody sees; write it without")
+        if wrong := wrong_template(template):
+            errors.append(f"{path}: {wrong}")
     return tuple(map(str, classes)), tuple(map(str, templates))

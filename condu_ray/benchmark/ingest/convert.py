@@ -16,7 +16,7 @@ from condu_ray.benchmark.ingest.gather import Picture, Say, gather
 from condu_ray.benchmark.ingest.names import in_words, natural
 from condu_ray.benchmark.ingest.shares import divide
 from condu_ray.benchmark.ingest.source import NAMES, TEMPLATES, Source
-from condu_ray.benchmark.meta import TaskError
+from condu_ray.benchmark.meta import TaskError, unseen, wrong_template
 from condu_ray.benchmark.splits import write_split
 from condu_ray.benchmark.tasks import TEST, TRAIN
 from condu_ray.config import content_hash
@@ -87,6 +87,11 @@ def convert(
         TaskError: pictures, classes or splits are not what they should be, by file and row.
         WriteError: it cannot be written.
     """
+    for template in source.templates if options.template is None else ():  # before hours are spent on pictures
+        if wrong := wrong_template(template):
+            raise TaskError(f"{source.place / TEMPLATES}: {wrong}")
+    if source.names is not None:
+        _in_words(source, source.names, [])
     say(f"{source.name}: is converted from {source.place} ({source.form})")
     notes = list(source.notes)
     with writing(spool), tempfile.TemporaryFile(dir=_made(spool)) as held:  # it has no name, so a kill leaves nothing
@@ -188,15 +193,30 @@ def _classes(source: Source, found: dict[str, list[Picture]], notes: list[str]) 
     else:
         names = sorted(map(str, labels), key=natural)
         number = {name: index for index, name in enumerate(names)}
+    return _in_words(source, names, notes), number
+
+
+def _in_words(source: Source, names: Sequence[str], notes: list[str]) -> list[str]:
+    """Returns what prompts call the classes, of which no two are one, and none is empty or has signs that nobody sees.
+
+    Raises:
+        TaskError: one is.
+    """
     words = in_words(names, notes)
     first: dict[str, int] = {}
     for index, word in enumerate(words):
+        if not word:
+            raise TaskError(f"{source.place}: nothing is left of class {names[index]!r} in words; give it a name")
+        if sign := unseen(word):
+            raise TaskError(
+                f"{source.place}: class {names[index]!r} holds {sign}, which nobody sees; rename it without"
+            )
         if (earlier := first.setdefault(word.casefold(), index)) != index:
             raise TaskError(
                 f"{source.place}: classes {names[earlier]!r} and {names[index]!r} are both {word!r} in words; rename "
                 "or join them"
             )
-    return words, number
+    return words
 
 
 def _require_every_class(

@@ -1,0 +1,43 @@
+"""What would make a task that cannot be loaded is refused by the data's own place, before anything is written."""
+
+import os
+
+import pytest
+
+from condu_ray.benchmark import TaskError
+from condu_ray.benchmark.ingest.bring import bring
+from tests.benchmark.ingest.forms import class_folders
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("wren\u200b", r"birds: class 'wren\\u200b' holds U\+200B ZERO WIDTH SPACE, .*rename it"),
+        (os.fsdecode(b"caf\xe9"), r"birds: class 'caf\\udce9' holds U\+DCE9"),
+        ("_", "birds: nothing is left of class '_' in words; give it a name"),
+    ],
+)
+def test_names_that_no_task_may_have_are_refused(tmp_path, name, words):
+    class_folders(tmp_path / "birds", split=False)
+    (tmp_path / "birds" / "wren").rename(tmp_path / "birds" / name)
+    with pytest.raises(TaskError, match=words):
+        bring(tmp_path / "birds", tmp_path / "storage")
+    assert not list((tmp_path / "storage" / "datasets").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("zeroshot_classification_templates.txt", "a {c}.\na photo\n", "templates.txt: template 'a photo': write"),
+        ("classnames.txt", "ape\ngnu\nape\n", "birds: classes 'ape' and 'ape' are both 'ape' in words"),
+    ],
+)
+def test_words_beside_data_are_looked_at_before_the_pictures(tmp_path, monkeypatch, file, text, words):
+    class_folders(tmp_path / "birds")
+    for number, name in enumerate(("golden_retriever", "SeaLake", "wren")):
+        for path in (tmp_path / "birds").glob(f"*/{name}"):
+            path.rename(path.with_name(str(number)))
+    (tmp_path / "birds" / file).write_text(text)
+    monkeypatch.setattr("condu_ray.benchmark.ingest.convert.gather", lambda *_, **__: pytest.fail("pictures were read"))
+    with pytest.raises(TaskError, match=words):
+        bring(tmp_path / "birds", tmp_path / "storage")
