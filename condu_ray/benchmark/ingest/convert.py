@@ -26,7 +26,7 @@ from condu_ray.store.location import Place
 
 FORM = 1
 """Part of what a converted task is known by: raise it when folders are written in another way."""
-READING = 2
+READING = 3
 """Part of what files are known by: raise it when some come out as another task, and all are converted once more."""
 TEMPLATE = "a photo of a {}."
 """The prompt of a task that brings none, where `--template` gives none."""

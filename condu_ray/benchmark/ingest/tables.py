@@ -12,12 +12,22 @@ import pyarrow as pa
 
 from condu_ray.benchmark.columns import is_bytes, is_text, unreadable, unreadable_rows
 from condu_ray.benchmark.ingest.lists import CLASSES
-from condu_ray.benchmark.ingest.source import NAMES, Sample, Source, by_split, lines_of, templates_of
+from condu_ray.benchmark.ingest.source import (
+    NAMES,
+    Sample,
+    Source,
+    by_split,
+    lines_of,
+    number_of,
+    numbered,
+    templates_of,
+)
 from condu_ray.benchmark.meta import TaskError
 from condu_ray.benchmark.rows import open_parquet
 
 IMAGES = ("image", "img", "picture", "photo", "jpg", "png")
 """What columns of images are called, by preference, where several could be."""
+_SURE = 5  # names of columns that say nothing but the class; `name` may be a file's
 _BATCH = 64
 
 
@@ -39,11 +49,15 @@ def table_source(name: str, folder: Path, files: list[Path]) -> Source:
     for path in every[1:]:
         if (other := _columns(path, names, [])) != (image, label, names):
             raise TaskError(f"{path}: its columns or class names ({other[:2]}) are not those of {every[0]}")
+    numbers = names is None and lines_of(folder, NAMES) is not None
+    if numbers:  # texts, which may be numbers, as lists have them
+        names = numbered(folder, _called(every, label), notes)
+        numbers = names is not None
     return Source(
         name,
         folder,
         "Parquet of Hugging Face",
-        {split: partial(_samples, folder, paths, image, label) for split, paths in splits.items()},
+        {split: partial(_samples, folder, paths, image, label, numbers) for split, paths in splits.items()},
         tuple(every),
         names=names,
         templates=templates_of(folder),
@@ -75,13 +89,19 @@ def _columns(path: Path, names: tuple[str, ...] | None, notes: list[str]) -> tup
             f"{path}: has no column of images, struct {{bytes, path}} or bytes (columns: {', '.join(schema.names)})"
         )
     image = next((one for one in IMAGES if one in images), images[0])
+    if len(images) > 1 and image not in IMAGES:
+        notes.append(f"{path}: of its columns of images {', '.join(images)}, {image} is taken; call another one image")
     labels = {name: one for name, one in _class_labels(schema).items() if name in schema.names}
-    if labels:
-        label = "label" if "label" in labels else max(labels, key=lambda name: len(labels[name]))
-        if len(labels) > 1:
-            notes.append(f"{path}: of its classes {', '.join(labels)}, {label} is taken ({len(labels[label])} names)")
-        return image, label, labels[label]
     words = [name for name in CLASSES if name in schema.names and is_text(schema.field(name).type)]
+    plain = [name for name in CLASSES[:_SURE] if name in schema.names]
+    if labels and plain and plain[0] in words and not set(labels) & set(CLASSES):
+        notes.append(f"{path}: of its classes {plain[0]}, {', '.join(labels)}, {plain[0]} is taken, by its name")
+    elif labels:
+        label = "label" if "label" in labels else max(labels, key=lambda name: len(labels[name]))
+        if len(labels) > 1 or (plain and label not in CLASSES):
+            every = ", ".join({**labels, **dict.fromkeys(plain)})
+            notes.append(f"{path}: of its classes {every}, {label} is taken ({len(labels[label])} names)")
+        return image, label, labels[label]
     if words:
         return image, words[0], None
     numbers = [name for name in CLASSES if name in schema.names and pa.types.is_integer(schema.field(name).type)]
@@ -117,14 +137,30 @@ def _class_labels(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
         return {}
 
 
-def _samples(folder: Path, files: list[Path], image: str, label: str) -> Iterator[Sample]:
+def _called(files: list[Path], label: str) -> set[str]:
+    """Returns what a column of texts calls the classes, without reading an image."""
+    found: set[str] = set()
+    for path in files:
+        row = 0
+        try:
+            with open_parquet(path, streaming=True) as file:
+                for batch in file.iter_batches(columns=[label], use_threads=False):
+                    found.update(one for one in batch[label].to_pylist() if one)
+                    row += len(batch)
+        except (OSError, pa.ArrowException) as error:
+            raise TaskError(f"{path}: {unreadable_rows(row, error)}") from error
+    return found
+
+
+def _samples(folder: Path, files: list[Path], image: str, label: str, numbers: bool) -> Iterator[Sample]:
     for path in files:
         shown, row = path.relative_to(folder) if path.is_relative_to(folder) else path, 0
         try:
             with open_parquet(path, streaming=True) as file:
                 for batch in file.iter_batches(_BATCH, columns=[image, label], use_threads=False):
                     for cell, name in zip(batch[image].to_pylist(), batch[label].to_pylist(), strict=True):
-                        yield _sample(f"{shown} row {row}", cell, name)
+                        called = number_of(name) if numbers and name else name
+                        yield _sample(f"{shown} row {row}", cell, called)
                         row += 1
         except (OSError, pa.ArrowException) as error:
             raise TaskError(f"{path}: {unreadable_rows(row, error)}") from error
