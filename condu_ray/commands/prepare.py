@@ -1,5 +1,6 @@
 """Prepare data sets as tasks: MTIL's eleven, or your own in any form that is read."""
 
+import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from condu_ray.command_line import EXIT_CODES, ConfigError, program
 from condu_ray.commands.job import job
 from condu_ray.console import output
 from condu_ray.names import nearest
-from condu_ray.store.backend import on_disk
+from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.location import LocationError, given, home
 
 
@@ -22,7 +23,10 @@ def _own(arguments: Namespace) -> None:
     from condu_ray.benchmark.ingest.bring import in_order
     from condu_ray.benchmark.ingest.convert import Options, prepare_own
     from condu_ray.benchmark.ingest.find import LAYOUTS
+    from condu_ray.benchmark.tasks import ORDER
     from condu_ray.config import Experiment
+    from condu_ray.store.artifacts import names as task_names
+    from condu_ray.store.artifacts import write_text
 
     others = [name for name in ("root", "out", "download", "check", "allow_counts") if getattr(arguments, name)]
     if others or arguments.source is None or arguments.to is None:
@@ -51,6 +55,14 @@ def _own(arguments: Namespace) -> None:
         if on_disk(target) is not None:
             for problem in carry_verdict(load_task(target / one.name), workers=cores()):
                 console.print(f"{one.name}: {problem}")
+    ordered = [one.name for one in found]
+    if names is None and (source / ORDER).is_file() and not backend(target).exists(target / ORDER):
+        if others := [name for name in task_names(target) if name not in ordered]:
+            console.print(
+                f"{source / ORDER}: is not taken along, for {target} has other tasks too, such as {others[0]}"
+            )
+        else:  # a run learns them in this order from here, too
+            write_text(target / ORDER, json.dumps(ordered, indent=1) + "\n")
     console.print(f"give it to a run: --data {target}")
 
 

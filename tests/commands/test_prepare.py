@@ -38,6 +38,19 @@ def test_all_of_a_folder_is_prepared_once(data, tmp_path, capsys):
     assert sorted(path.name for path in target.iterdir()) == ["birds", "tools"]
 
 
+def test_the_order_of_learning_comes_along(data, tmp_path, capsys):
+    names = sorted(path.name for path in data.iterdir())[::-1]
+    (data / "order.json").write_text(json.dumps(names))
+    assert prepare("--from", data, "--to", tmp_path / "tasks") == 0
+    assert [task.name for task in load_tasks(tmp_path / "tasks")] == names
+    assert prepare("--from", data, "--to", tmp_path / "more", "--only", names[0]) == 0
+    assert not (tmp_path / "more" / "order.json").exists()
+    (tmp_path / "more" / names[0]).rename(tmp_path / "more" / "cars")
+    assert prepare("--from", data, "--to", tmp_path / "more") == 0
+    assert len(load_tasks(tmp_path / "more")) == len(names) + 1
+    assert "order.json: is not taken along" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_other_options_do_not_overwrite(data, tmp_path, capsys):
     assert prepare("--from", data, "--to", tmp_path / "tasks") == 0
     before = json.loads((tmp_path / "tasks" / "birds" / "meta.json").read_text())
