@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from condu_ray.report.text import as_matrix, as_number, number_text
 from condu_ray.store.location import Place
 
 _SIDE_BY_SIDE = 8  # methods that one group of bars can hold
+_TITLE = 28  # characters of a task's name that fit above its panel
 _HATCHES = ("", "///", "...", "xxx")
 _SEEN = LinearSegmentedColormap.from_list("seen", ["#f7fbff", "#9ecae1", "#4292c6", "#08519c"])
 _UNSEEN = LinearSegmentedColormap.from_list("unseen", ["#ffffff", "#c9c9c9"])
@@ -40,7 +42,9 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
     values = as_matrix(accuracy, len(tasks))
     count = len(tasks)
     cell = 0.55
-    figure = Figure(figsize=(max(4.2, cell * count + 2.6), max(2.2, cell * count + 1.9)), layout="constrained")
+    words = max(1.1, 0.075 * (max(map(len, tasks)) + 4))  # inches that the longest name takes beside its row
+    size = (max(4.2, cell * count + 1.5 + words), max(2.2, cell * count + 1.1 + max(0.8, 0.7 * words)))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     unseen = np.triu(np.ones((count, count), dtype=bool), 1)
     seen = np.ma.masked_array(values, unseen | np.isnan(values))
@@ -101,7 +105,9 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Pr
     columns = min(4, len(tasks))
     rows = math.ceil(len(tasks) / columns)
     legend_columns = min(len(methods), max(2, 2 * columns))
-    height = 2.2 * rows + 0.8 + 0.22 * math.ceil(len(methods) / max(1, legend_columns))
+    titles = [textwrap.fill(name, _TITLE) for name in tasks]  # names have no spaces: long ones break anywhere
+    row_height = 2.2 + 0.17 * max(title.count("\n") for title in titles)
+    height = row_height * rows + 0.8 + 0.22 * math.ceil(len(methods) / max(1, legend_columns))
     figure = Figure(figsize=(max(5.0, 2.9 * columns), height), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     sessions = np.arange(1, len(tasks) + 1)
@@ -117,7 +123,7 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Pr
             # The first method lies on top where lines meet.
             style = {**line_style(index), "zorder": 3 - index / 100}
             lines += panel.plot(sessions, values[:, position], label=name, lw=1.5, ms=4, **style)
-        panel.set_title(tasks[position], fontsize=10, loc="left")
+        panel.set_title(titles[position], fontsize=10, loc="left")
         panel.set_xlim(sessions[0] - 0.4, sessions[-1] + 0.4)
         panel.set_ylim(*value_limits(np.array([values[:, position] for values in matrices.values()])))
         panel.set_xticks(sessions[:: math.ceil(len(tasks) / 10)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
@@ -11,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
+from condu_ray.report import run_plots
 from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
 from condu_ray.report.run_report import write_report
 from condu_ray.report.run_summary import summary_rows
@@ -252,6 +256,24 @@ def test_many_tasks_and_methods(tmp_path: Path) -> None:
     with Image.open(path) as image:
         # A cell must have room for "100.0" in its font.
         assert image.width > 20 * 60
+
+
+@pytest.mark.parametrize("length", [4, 25, 43, 100])
+def test_long_names_of_tasks_leave_room_for_the_numbers(
+    length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    results = make_results(3)
+    results["tasks"] = [f"{name}_of_a_{'long_' * length}"[:length] for name in "abc"]
+    heat_map([[50.0] * 3] * 3, results["tasks"], "x", tmp_path)
+    accuracy_over_sessions(results, tmp_path)
+    for figure in drawn:
+        FigureCanvasAgg(figure).draw()
+    cells, panels = drawn[0].axes[0], drawn[1].axes
+    assert cells.get_window_extent().width / drawn[0].dpi / 3 > 0.5  # inches; "100.0" takes 0.4
+    boxes = [panel._left_title.get_window_extent() for panel in panels]  # type: ignore[attr-defined]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_imports_stay_light() -> None:
