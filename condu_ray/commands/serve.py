@@ -1,11 +1,18 @@
 """Serve what a run, or a bundle, has learned over HTTP, with a page to try it."""
 
+from __future__ import annotations
+
 import math
+import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from condu_ray.command_line import ConfigError
 from condu_ray.commands.job import job
 from condu_ray.commands.using import precision_flag, run_parser, settings_flags, settings_from
+
+if TYPE_CHECKING:
+    from condu_ray.use.serving import ServeArguments
 
 HOST, PORT = "127.0.0.1", 8000
 
@@ -47,4 +54,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     with serving(found, arguments.host, arguments.port, arguments.address, lines) as server:
         where = f"{found.method}, session {found.session} of {found.run}: {server.address}/ (Ctrl-C ends it)"
         lines.say(escape(where))
+        if words := slow(found, joined=bool(arguments.address or os.environ.get("RAY_ADDRESS"))):
+            lines.say(escape(words))
         follow(server, arguments.follow, latest, lambda words: lines.say(escape(words)))
+
+
+def slow(found: ServeArguments, joined: bool) -> str:
+    """Returns what to say where replicas on this machine answer slowly in their precision, else nothing.
+
+    Args:
+        found: what is served, its source resolved.
+        joined: whether they are on a cluster, whose machines this one does not know: their logs say it.
+    """
+    from condu_ray.learn.precision import slow_in
+
+    words = "" if joined or found.gpus_per_replica else slow_in(found.precision or "", "cpu")
+    return f"it answers in bf16: {words}; --precision fp32 changes some predictions in a thousand" if words else ""

@@ -48,7 +48,7 @@ def _found(
 
 
 def resolved(source: Source) -> Source:
-    """Returns a source with its method, session and state named and its places absolute; nothing is loaded.
+    """Returns a source with its method, session, state and precision named and its places absolute; nothing is loaded.
 
     Raises:
         ValueError: there is no such run, method or session.
@@ -67,7 +67,8 @@ def resolved(source: Source) -> Source:
             inference = Inference.model_validate(settings.get("inference", {}))
         except ValidationError as error:
             raise UseError(f"{place}: its meta.json is not what a bundle's is ({error}); export it again") from error
-        return source.model_copy(update=found | {"state": _mark(meta["state"], inference)})
+        precision = source.precision or meta["bundle"].get("precision")
+        return source.model_copy(update=found | {"state": _mark(meta["state"], inference), "precision": precision})
     storage, name = run_place(source.run, source.storage)
     run = open_run(storage, name)
     method = chosen_method(run, source.method)
@@ -79,7 +80,8 @@ def resolved(source: Source) -> Source:
     session = source.session or there
     state = run.methods[method].entries[session - 1].state
     found = {"run": name, "storage": str(storage.absolute()), "method": method, "session": session}
-    return source.model_copy(update=found | {"state": _mark(state, run.config.inference)})
+    precision = source.precision or run.plan.precision
+    return source.model_copy(update=found | {"state": _mark(state, run.config.inference), "precision": precision})
 
 
 def _mark(state: str, inference: Inference) -> str:

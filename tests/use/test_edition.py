@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from condu_ray import Predictor
+from condu_ray.commands.serve import slow
 from condu_ray.use.bundle import write_bundle
 from condu_ray.use.edition import Edition
 from condu_ray.use.loading import load_served, load_source, resolved
 from condu_ray.use.pictures import pixels
 from condu_ray.use.request import Asked
 from condu_ray.use.served import UseError
-from condu_ray.use.serving import Source
+from condu_ray.use.serving import ServeArguments, Source
 from condu_ray.vlm.preprocess import Preprocessor
 
 QUESTIONS = [Asked(), Asked("walls"), Asked("cars", top_k=2), Asked(classes=("a sheep", "red"), templates=("{}",))]
@@ -133,7 +134,8 @@ def test_another_state_under_the_same_name_is_told_and_not_loaded(found, tmp_pat
 
 def test_a_source_is_resolved_or_refused(storage, found, tmp_path, monkeypatch):
     last = resolved(Source(run="r", storage=str(storage), method="condu"))
-    known = {"run": "r", "storage": str(storage), "method": "condu", "session": 3, "state": last.state}
+    known = {"run": "r", "storage": str(storage), "method": "condu", "session": 3}
+    known |= {"state": last.state, "precision": "fp32"}
     assert last == Source(**known)
     assert last.state is not None
     monkeypatch.chdir(storage.parent)
@@ -150,6 +152,24 @@ def test_a_source_is_resolved_or_refused(storage, found, tmp_path, monkeypatch):
     write_bundle(load_served(found, 1, "condu"), tmp_path / "bundle")
     bundle = resolved(Source(run=str(tmp_path / "bundle")))
     assert (bundle.method, bundle.session, bundle.run) == ("condu", 2, str(tmp_path / "bundle"))
+    assert bundle.precision == "fp32"
     for given in ({"session": 1}, {"method": "average"}):
         with pytest.raises(UseError, match=r"is a bundle of (session 2 alone|condu, not of average)"):
             resolved(Source(run=str(tmp_path / "bundle"), **given))
+
+
+@pytest.mark.parametrize(
+    ("precision", "gpus", "joined", "fast", "said"),
+    [
+        ("bf16", 0.0, False, False, True), (None, 0.0, False, False, False), ("bf16", 0.5, False, False, False),
+        ("bf16", 0.0, True, False, False), ("bf16", 0.0, False, True, False),
+    ],
+)  # fmt: skip
+def test_the_command_says_that_a_precision_is_slow(storage, monkeypatch, precision, gpus, joined, fast, said):
+    monkeypatch.setattr("condu_ray.learn.precision.bf16_is_fast", lambda: fast)
+    given = ServeArguments(run="r", storage=str(storage), method="condu", precision=precision, gpus_per_replica=gpus)
+    found = given.model_copy(update=resolved(given.source).model_dump())
+    assert found.precision == (precision or "fp32")  # that of the run
+    words = slow(found, joined)
+    assert bool(words) == said
+    assert not said or ("no instructions for bf16" in words and "--precision fp32" in words)
