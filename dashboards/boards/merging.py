@@ -55,8 +55,14 @@ MERGING = Board(
                 Panel(
                     "Accuracy by task",
                     "Accuracy after the latest measured session, a row a method, over the task's own classes. "
-                    "Columns of tasks not yet learned show what is left of zero-shot transfer.",
-                    [(latest("condu_accuracy_ratio", "method", "task", space="task"), "{{method}} {{task}}")],
+                    "Columns of tasks not yet learned show what is left of zero-shot transfer. Of several runs, or a "
+                    "sweep, it is the mean.",
+                    [
+                        (
+                            latest("condu_accuracy_ratio", "method", "task", space="task", how="avg"),
+                            "{{method}} {{task}}",
+                        )
+                    ],
                     "table",
                     "percentunit",
                     GRADES,

@@ -95,8 +95,9 @@ CACHE = Panel(
     "Share of the wanted experts and measurements that were there already, made by another method, trial or run. The "
     "same command again has 100 %; several methods share their experts; a sweep over orders lives on it.",
     [
-        (
-            f"{total('condu_cache_lookups_total', 'what', result='hit')} "
+        (  # a counter that nothing was added to is not there, and without hits the share is 0
+            f"({total('condu_cache_lookups_total', 'what', result='hit')} "
+            f"or 0 * {total('condu_cache_lookups_total', 'what')}) "
             f"/ on (what) {total('condu_cache_lookups_total', 'what')}",
             "{{what}}",
         )

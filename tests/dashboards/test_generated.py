@@ -93,3 +93,15 @@ def test_sources_and_runs_can_be_chosen_and_dashboards_link(dashboard):
 def test_dashboards_have_different_identities():
     found = [json.loads(path.read_text()) for path in FOLDER.iterdir()]
     assert len({one["uid"] for one in found}) == len({one["title"] for one in found}) == len(BOARDS)
+
+
+def test_a_share_without_hits_is_nought_and_accuracies_of_several_runs_are_their_mean():
+    expressions = {
+        panel["title"]: panel["targets"][0]["expr"]
+        for name in BOARDS
+        for panel in json.loads((FOLDER / f"{name}.json").read_text())["panels"]
+        if panel["type"] != "row"
+    }
+    hits, _, wanted = expressions["Found instead of made"].rpartition(" / on (what) ")
+    assert hits.endswith(f" or 0 * {wanted})")
+    assert expressions["Accuracy by task"].startswith("avg by (method, task) (")
