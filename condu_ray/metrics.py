@@ -83,7 +83,13 @@ COSTS = {
 }
 """What a method or a trial cost, by key of its record."""
 STORAGE = {
-    "bits": Column("Bits", 2, "", meaning="bits on disk that serve the tasks in the end, a parameter and task"),
+    "bits": Column(
+        "Bits",
+        2,
+        "",
+        meaning="bits on disk that serve the tasks in the end, a task and parameter that its training may change (of "
+        "adapters: of the matrices that they adapt, so that equal bits are fewer bytes)",
+    ),
 }
 """What a method keeps, by key of its results."""
 

@@ -77,7 +77,8 @@ class Merging(Settings):
     opcm_alpha: float = late(0.5, ge=0, le=1)
     """`opcm`: share of the merged singular values whose directions a new delta leaves alone."""
     bits: float = late(0.2, gt=0)
-    """`condu-svd`: bits a parameter of the model that a task's code may take; its layout, a kilobyte, beside."""
+    """`condu-svd`: bits a parameter that training may change (with LoRA those of the adapted matrices) that a
+    task's code may take; its layout, a kilobyte, beside."""
     residual_signs: bool = late(True)
     """`condu-svd`: whether signs of what the singular vectors leave may be bought, where they save more error a bit."""
     text_weight: float = late(1.0, gt=0)

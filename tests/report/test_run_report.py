@@ -74,6 +74,15 @@ def test_calibration_stands_under_its_task_where_some_were_measured_by_an_earlie
     assert "| condu-svd | 1.0 | 2.0 | 3.0 | 2.0 |" in lines
 
 
+def test_bits_say_of_which_parameters_they_are(tmp_path: Path) -> None:
+    results = make_results()
+    for entry in results["methods"].values():
+        entry["bits"] = 0.2
+    write_report(results, tmp_path)
+    (line,) = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("- **Bits**")]
+    assert "of adapters: of the matrices that they adapt" in line
+
+
 def test_files(tmp_path: Path) -> None:
     results = make_results()
     paths = write_report(results, tmp_path / "new" / "report")
