@@ -329,6 +329,16 @@ def test_an_older_version_refuses_storage_with_marks(home, monkeypatch):
         opened(home)
 
 
+@pytest.mark.parametrize("command", [rollback, add])
+def test_what_is_said_of_data_is_no_markup(home, command, monkeypatch, capsys):
+    """A folder may be called [/x], which Rich would take for the end of a style, and refuse."""
+    look = changing.check
+    monkeypatch.setattr(changing, "check", lambda config, say: (say("from [/x] and [bold]y[/bold]"), look(config))[1])
+    more = ("--session", 1) if command is rollback else ("--data", home / "more", "--tasks", "gates", "--max_drop", 100)
+    call(command, home, *more)
+    assert "from [/x] and [bold]y[/bold]" in capsys.readouterr().out
+
+
 REFUSED = {
     "learned already": (lambda found, home: with_new_tasks(found, ["walls"], None), "has learned it; --again walls"),
     "named twice": (lambda found, home: with_new_tasks(found, ["a", "a"], None), "is named twice"),
