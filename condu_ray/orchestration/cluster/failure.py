@@ -52,4 +52,14 @@ def at_work() -> Iterator[None]:
         if not isinstance(error, ValueError | ArtifactError | ResourceError | RayError):
             raise
         cause = getattr(error, "cause", None)  # of an actor's error, whose own text is a traceback
-        raise RunError(str(cause if isinstance(cause, Exception) else error)) from error
+        raise RunError(_sentence(cause if isinstance(cause, Exception) else error)) from error
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says; of an actor that could not begin, what was raised there, which Ray puts under a traceback."""
+    words = str(error)
+    if not getattr(error, "actor_init_failed", False):
+        return words
+    last = words.strip().splitlines()[-1]
+    raised, _, sentence = last.partition(": ")
+    return sentence if raised.endswith(("Error", "Exception")) else last

@@ -7,6 +7,7 @@ Storage is the truth about what is done, not what was reported; what another run
 from __future__ import annotations
 
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,12 +17,14 @@ import torch
 
 from condu_ray.benchmark import Task, load_task
 from condu_ray.benchmark.content import ChangedError
+from condu_ray.benchmark.meta import TaskError
 from condu_ray.benchmark.tasks import TRAIN, take_hashes
 from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.chunks import training_chunks
 from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
 from condu_ray.learn.retry import local_stream, lower_rates
 from condu_ray.orchestration.cluster.memory import keep_freed
+from condu_ray.orchestration.cluster.sight import SightError, require_sight
 from condu_ray.orchestration.lanes.lane import Lane, at_once
 from condu_ray.orchestration.lanes.reporter import reporter
 from condu_ray.orchestration.lanes.trainer import Trainer
@@ -48,6 +51,7 @@ def work(lane: Lane) -> None:
         DivergedError: after telling the board, so that the driver stops instead of trying again. All workers raise the
             same one and tell the board, which keeps the first word: whichever of them Ray ends first, it is told.
         ChangedError: likewise, by those workers whose files are others.
+        SightError, TaskError: likewise, by those that do not see storage, or the data.
     """
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
@@ -61,7 +65,7 @@ def work(lane: Lane) -> None:
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
     take_hashes(lane.hashes)
-    tasks = {name: load_task(folder) for name, folder in lane.tasks.items()}
+    tasks = _tasks(lane)
     trainer: Trainer | None = None
     with Claims(claims_folder(lane.config.storage)) as claims:
         while True:
@@ -92,6 +96,18 @@ def work(lane: Lane) -> None:
                     ray.get(board.trained.remote(expert.key))
             # A pipeline gives back its actors' CPUs at its end, and the next one may have to wait for them.
             next(stream, None)
+
+
+def _tasks(lane: Lane) -> dict[str, Task]:
+    """Loads the tasks, where this node sees storage and data; elsewhere it is of no use to try again."""
+    import ray
+
+    try:
+        require_sight(lane.backbone.staged)
+        return {name: load_task(folder) for name, folder in lane.tasks.items()}
+    except (SightError, TaskError) as error:
+        ray.get(lane.board.fail.remote(f"{error} (a lane's worker on {socket.gethostname()})"))
+        raise
 
 
 def _train(
