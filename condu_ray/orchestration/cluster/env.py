@@ -151,7 +151,8 @@ def _init(address: str, space: str) -> None:
             raise
         # Ray raises a bare Exception for a node that takes too long to start, as on a machine that is very busy.
         what = "no Ray cluster can be started here" if address == "local" else f"no cluster can be joined at {address}"
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        said = (str(error).strip() or type(error).__name__).splitlines()
+        why = f"{said[0]} {said[-1].strip()}" if said[0].endswith(":") and said[1:] else said[0]
         raise SurroundingsError(f"{what}: {why}; see --cluster.address, RAY_ADDRESS and RAY_TMPDIR") from error
     finally:
         if threading.current_thread() is threading.main_thread():

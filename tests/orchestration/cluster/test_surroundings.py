@@ -170,11 +170,13 @@ def test_a_cluster_of_ones_own_ends_with_the_block_and_takes_no_signal(ray):
         OSError("no route"),
         ValueError(),
         Exception("no route"),
+        ConnectionAbortedError("Initialization failure from server:\nTraceback\n  a page\nno route\n"),  # of ray://
     ],
 )
 def test_what_ray_raises_at_its_start_is_one_sentence(ray, error):
     ray(error=error)
-    words = "no Ray cluster can be started here: (no route|ValueError); see --cluster.address"
+    why = r"((Initialization failure from server: )?no route|ValueError)"
+    words = f"no Ray cluster can be started here: {why}; see --cluster.address"
     with pytest.raises(SurroundingsError, match=words), env.ray_cluster("local", "n", Lines()):
         pass
 
