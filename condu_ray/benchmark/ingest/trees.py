@@ -106,9 +106,8 @@ def _listed(trees: list[Path], files: list[Path], notes: list[str]) -> list[tupl
         for place in _folders(tree):
             name = unicodedata.normalize("NFC", place.name)  # a Mac's folders are decomposed, and another's are not
             pictures = []
-            for parent, inner, names in os.walk(place, followlinks=True):
-                inner[:] = sorted(one for one in inner if not one.startswith("."))
-                paths = [Path(parent, one) for one in sorted(names) if not one.startswith(".")]
+            for parent, names in _walk(place):
+                paths = [Path(parent, one) for one in names]
                 pictures += [path for path in paths if is_picture(path.name)]
                 other += [path for path in paths if not is_picture(path.name)]
             if not pictures:
@@ -146,11 +145,32 @@ def _pictures(folder: Path) -> bool:
 
 def _holds(folder: Path) -> bool:
     """Whether there is a picture in a folder or below."""
-    return any(
-        is_picture(name) and not name.startswith(".")
-        for _, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    )
+    return any(is_picture(name) for _, names in _walk(folder) for name in names)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yields a folder and those below it, linked ones too, each with its files' names, sorted; hidden ones left out.
+
+    A link to a folder that it lies in is not followed: all that is there is there once already.
+    """
+    real = Path(os.path.realpath(folder))
+    within: dict[str, frozenset[Path]] = {str(folder): frozenset((real, *real.parents))}
+    for parent, inner, names in os.walk(folder, followlinks=True):
+        above = within.pop(parent)
+        kept = []
+        for name in sorted(one for one in inner if not one.startswith(".")):
+            path, around = os.path.join(parent, name), above
+            if os.path.islink(path):
+                real = Path(os.path.realpath(path))
+                if real in above:
+                    continue
+                around = above.union((real, *real.parents))
+            else:
+                around = above | {Path(os.path.realpath(path))}
+            within[path] = around
+            kept.append(name)
+        inner[:] = kept
+        yield parent, sorted(one for one in names if not one.startswith("."))
 
 
 def _refuse_loose(folder: Path) -> None:

@@ -30,3 +30,15 @@ def test_pictures_to_be_tested_on_are_no_class(tmp_path):
     (folder / "test").rename(folder / "train")  # a class as any other
     [task] = bring(folder, tmp_path / "storage")
     assert "train" in task.classes
+
+
+def test_links_to_a_folder_that_they_lie_in_are_not_followed(tmp_path):
+    folder = tmp_path / "birds"
+    class_folders(folder)
+    (folder / "train" / "wren").rename(tmp_path / "elsewhere")
+    (folder / "train" / "wren").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "self").symlink_to(".")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder / "train" / "wren")
+    (folder / "train" / "SeaLake" / "up").symlink_to("../..")
+    [task] = bring(folder, tmp_path / "storage")
+    assert (task.train_rows, task.test_rows) == (12, 6)
