@@ -21,7 +21,7 @@ def _own(arguments: Namespace) -> None:
     from condu_ray.benchmark import load_task
     from condu_ray.benchmark.check import carry_verdict, cores
     from condu_ray.benchmark.ingest.bring import in_order
-    from condu_ray.benchmark.ingest.convert import Options, prepare_own
+    from condu_ray.benchmark.ingest.convert import Options, prepare_own, unused_share
     from condu_ray.benchmark.ingest.find import LAYOUTS
     from condu_ray.benchmark.tasks import ORDER
     from condu_ray.config import Experiment
@@ -50,7 +50,8 @@ def _own(arguments: Namespace) -> None:
         raise ConfigError(f"--from {source}: no data set there; what is read: {LAYOUTS}")
     console = output()
     for one in found:
-        for note in prepare_own(one, target, Options(**said), console.print)["notes"]:
+        notes = prepare_own(one, target, Options(**said), console.print)["notes"]
+        for note in filter(None, (*notes, unused_share(one, Options(**said)))):
             console.print(f"{one.name}: {note}")
         if on_disk(target) is not None:
             for problem in carry_verdict(load_task(target / one.name), workers=cores()):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from condu_ray.benchmark.ingest.convert import Options, convert, stamp
+from condu_ray.benchmark.ingest.convert import Options, convert, stamp, unused_share
 from condu_ray.benchmark.ingest.find import LAYOUTS, source_of, sources
 from condu_ray.benchmark.ingest.gather import Say
 from condu_ray.benchmark.ingest.source import Source, visible
@@ -140,7 +140,7 @@ def _task(source: Source, storage: Place, options: Options, say: Say) -> Task:
         if hash_file(local(folder / name)) != digest:
             raise ArtifactError(f"{folder / name}: content differs from its checksum; remove {folder} to have it made "
                                 "again")  # fmt: skip
-    for note in meta["notes"]:
+    for note in filter(None, (*meta["notes"], unused_share(source, options))):
         logger.warning("%s: %s", source.name, note)
     return load_task(folder)
 

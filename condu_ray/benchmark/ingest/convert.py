@@ -46,6 +46,13 @@ class Options:
     test_share: float = 0.2
 
 
+def unused_share(source: Source, options: Options) -> str:
+    """Returns what to say of a share that somebody gave for data that have a test split; empty where it counts."""
+    if "all" in source.splits or options.test_share == Options.test_share:
+        return ""
+    return f"--test_share changes nothing, for {source.place} has a test split of its own"
+
+
 def stamp(source: Source, options: Options) -> str:
     """Returns what changes whenever a file of a source does (hex): paths, sizes and times; no file is read."""
     beside = [source.place / name for name in (NAMES, TEMPLATES)]

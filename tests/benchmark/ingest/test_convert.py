@@ -6,6 +6,7 @@ import pytest
 
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.ingest.bring import bring
+from condu_ray.benchmark.ingest.convert import Options
 from tests.benchmark.ingest.forms import class_folders
 
 
@@ -41,3 +42,14 @@ def test_words_beside_data_are_looked_at_before_the_pictures(tmp_path, monkeypat
     monkeypatch.setattr("condu_ray.benchmark.ingest.convert.gather", lambda *_, **__: pytest.fail("pictures were read"))
     with pytest.raises(TaskError, match=words):
         bring(tmp_path / "birds", tmp_path / "storage")
+
+
+def test_a_share_that_counts_for_nothing_is_told_of(tmp_path, caplog):
+    class_folders(tmp_path / "data" / "birds")
+    class_folders(tmp_path / "data" / "tools", split=False)
+    for share in (0.2, 0.4, 0.4):
+        caplog.clear()
+        [birds, tools] = bring(tmp_path / "data", tmp_path / "storage", options=Options(test_share=share))
+        told = "birds: --test_share changes nothing, for " in caplog.text
+        assert (told, birds.test_rows, tools.test_rows) == (share == 0.4, 6, 3 if share == 0.2 else 6)
+    assert "tools" not in caplog.text
