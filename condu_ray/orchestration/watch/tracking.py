@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 IDENTITY = "condu_ray.identity"
 """Tag by which a run is found again, so that a repeated command makes no second one."""
+STORAGE = "storage"
+"""Tag of the storage folder that a run is in."""
 
 
 def open_experiment(config: Experiment) -> tuple[Any, str]:
@@ -166,16 +168,21 @@ class Tracker:
         relevant = self._config.identity(exclude={"method", "tracking", "cluster", "storage"})
         parent = [self._parent] if self._parent else []
         tag = content_hash([method, final_state, self._tasks, relevant, *parent])[:24]
-        found = self._client.search_runs([identity], f"tags.`{IDENTITY}` = '{tag}'", max_results=1)
-        if found and found[0].info.status == "FINISHED":
+        found = self._client.search_runs([identity], f"tags.`{IDENTITY}` = '{tag}'")
+        if finished := [run for run in found if run.info.status == "FINISHED"]:
             self._finished.add(method)
-            self._runs[method] = found[0].info.run_id
+            self._runs[method] = finished[0].info.run_id
             return
-        if found:  # it was interrupted: its points would be logged a second time
-            self._client.delete_run(found[0].info.run_id)
+        here = without_passwords(str(self._config.storage.absolute()))
+        for run in found:
+            # It was interrupted: its points would be logged a second time. One that runs in another storage folder is
+            # somebody else's, of the same settings, who shares the server.
+            if run.info.status != "RUNNING" or run.data.tags.get(STORAGE, here) == here:
+                self._client.delete_run(run.info.run_id)
         name = self._name(method)
         tags = {IDENTITY: tag, "method": method, "seed": str(self._config.seed), **provenance()}
         tags |= {"order": ",".join(self._tasks), "run": self._config.run_name}
+        tags[STORAGE] = here
         tags["measured_on"] = self._config.measure_on
         if self._parent:
             tags["mlflow.parentRunId"] = self._parent

@@ -126,6 +126,36 @@ def test_any_sign_may_be_in_the_storage_folders_name(tmp_path, name):
     assert [file.path for file in client.list_artifacts(run.info.run_id, "report")] == ["report/report.md"]
 
 
+def shared(tmp_path, who, **fields):
+    """Settings of one of those who share a server, each with a storage folder of their own."""
+    return Experiment(storage=tmp_path / who, tracking=Tracking(uri=f"sqlite:///{tmp_path}/shared.db"), **fields)
+
+
+def started(config):
+    """A run's tracker, whose first method is open in MLflow."""
+    tracker = Tracker(config, ["a"])
+    tracker.start("condu", "state")
+    while tracker.run_id("condu") is None:
+        time.sleep(0.01)
+    return tracker
+
+
+def test_a_run_leaves_the_living_run_of_the_same_settings_in_another_storage_alone(tmp_path):
+    (tmp_path / "report").mkdir()
+    first, second = started(shared(tmp_path, "one")), started(shared(tmp_path, "two"))
+    again = started(shared(tmp_path, "two"))  # the second was killed, and said nothing
+    first.metrics("condu", 1, {"last": 1.0})
+    first.finish("condu", tmp_path / "report")
+    first.close()
+    client, experiment = open_experiment(shared(tmp_path, "one"))
+    runs = {run.info.run_id: run for run in client.search_runs([experiment])}
+    assert first.complete
+    assert set(runs) == {first.run_id("condu"), again.run_id("condu")}
+    assert runs[first.run_id("condu")].data.metrics == {"last": 1.0}
+    for tracker in (second, again):
+        tracker.close()
+
+
 @pytest.mark.usefixtures("own_store")
 def test_artifacts_go_and_are_found_where_the_storage_was_moved_to(tmp_path):
     _, first = finished(tmp_path / "before")
