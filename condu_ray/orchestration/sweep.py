@@ -109,7 +109,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
             return []
         _remember(folder, base, trials, content_hash([content, [probe.fingerprint for probe in checked.probes]]))
         methods = dict.fromkeys(trial.method for trial in trials)
-        with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}) as parent:
+        with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}, trials) as parent:
             if left:
                 with cluster():
                     work().run(parent, held, [(trial, done[trial.id]) for trial in trials if trial.id in done])

@@ -166,7 +166,7 @@ def test_the_same_command_ends_at_once_where_nothing_has_changed(both, task_data
     assert sweep_again(config) is None
 
 
-def test_what_mlflow_missed_is_sent_later_and_only_once(both, tmp_path, capsys):
+def test_what_mlflow_missed_is_sent_later_and_only_once(both, tmp_path, task_data, small_backbone, capsys):
     from mlflow import MlflowClient
 
     job, uri = both[0][0], f"sqlite:///{tmp_path}/mlflow.db"
@@ -174,6 +174,8 @@ def test_what_mlflow_missed_is_sent_later_and_only_once(both, tmp_path, capsys):
     command = [sys.executable, str(ROOT / "jobs" / "report.py"), *flags]  # once from another process
     said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     report.main(flags)
+    tracked = ("--orders", "1", "--tracking.enabled", "true", "--tracking.uri", uri)
+    sweep.main(SweepJob.flags(job.storage, task_data, small_backbone, "one", *tracked))  # its own command knows them
     for one in (said, capsys.readouterr().out):
         assert "2 trials are in MLflow" in one
     client = MlflowClient(uri)

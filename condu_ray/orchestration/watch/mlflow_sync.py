@@ -44,7 +44,7 @@ def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
     methods = ",".join(dict.fromkeys(trial.method for trial in stored.trials))
     orders = len({trial.order for trial in stored.trials})
     sent, lacking = 0, len(stored.trials) - len(done)
-    with Parent(config, {"orders": str(orders), "methods": methods}) as parent:
+    with Parent(config, {"orders": str(orders), "methods": methods}, stored.trials) as parent:
         for trial in stored.trials:
             if trial.id in done:
                 one = checked.under(trial.config(config, stored.name))

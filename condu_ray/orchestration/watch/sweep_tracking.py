@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.mlflow_address import shown_uri
 from condu_ray.orchestration.watch.tracking import IDENTITY, ended, log_params, open_experiment
+from condu_ray.plan.trials import ELSEWHERE, Trial
+from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import local
 from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
@@ -27,12 +29,13 @@ class Parent:
     Faults of MLflow's server or its store are warned of, and cost the sweep seconds at most.
 
     Args:
-        config: the sweep's base configuration; `run` is its name, by which its run is found again.
+        config: the sweep's base configuration; `run` is its name, by which its run is found again, with what it is.
         params: what the run's page shows.
+        trials: its trials.
     """
 
-    def __init__(self, config: Experiment, params: Mapping[str, str]) -> None:
-        self._config, self._params = config, params
+    def __init__(self, config: Experiment, params: Mapping[str, str], trials: Sequence[Trial]) -> None:
+        self._config, self._params, self._trials = config, params, trials
         self.run: str | None = None
         """The run's id; None while it is not open, when MLflow is off, and when it cannot be reached."""
         self.complete = True
@@ -51,15 +54,27 @@ class Parent:
 
     def _open(self) -> None:
         client, experiment = open_experiment(self._config)
-        identity = f"sweep/{self._config.run_name}"
+        before = f"sweep/{self._config.run_name}"  # all that earlier releases knew it by
+        identity = f"{before}/{self._content()}"
         found = client.search_runs([experiment], f"tags.`{IDENTITY}` = '{identity}'", max_results=1)
+        found = found or [
+            one
+            for one in client.search_runs([experiment], f"tags.`{IDENTITY}` = '{before}'", max_results=1)
+            if one.data.params == self._params
+        ]
         if found:
             self.run = found[0].info.run_id
+            client.set_tag(self.run, IDENTITY, identity)
             client.update_run(self.run, status="RUNNING")
             return
         tags = {IDENTITY: identity, "kind": "sweep", **provenance()}
         self.run = client.create_run(experiment, run_name=self._config.run_name, tags=tags).info.run_id
         log_params(client, self.run, self._params)
+
+    def _content(self) -> str:
+        """What tells the sweep from another of its name, for a server may have those of many storage folders."""
+        kept = self._config.identity(exclude={"method": True, "tasks": True, "keep_sessions": True} | ELSEWHERE)
+        return content_hash([kept, [trial.record() for trial in self._trials]])[:24]
 
     def finish(self, metrics: Mapping[str, float], report: Place) -> None:
         """Attaches the sweep's report and its aggregate metrics, and closes the run."""

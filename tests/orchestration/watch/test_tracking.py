@@ -9,7 +9,8 @@ from condu_ray.config import Experiment, Tracking
 from condu_ray.orchestration.watch import sweep_tracking, tracking
 from condu_ray.orchestration.watch.mlflow_address import tracking_uri
 from condu_ray.orchestration.watch.sweep_tracking import Parent
-from condu_ray.orchestration.watch.tracking import Tracker, ended, flatten, log_params, open_experiment
+from condu_ray.orchestration.watch.tracking import IDENTITY, Tracker, ended, flatten, log_params, open_experiment
+from condu_ray.plan.trials import Trial
 
 
 def test_settings_get_dotted_names():
@@ -45,7 +46,7 @@ def test_a_sweep_waits_but_briefly_for_a_server_that_hangs(tmp_path, monkeypatch
     monkeypatch.setattr(sweep_tracking, "open_experiment", lambda config: time.sleep(30))
     config = Experiment(storage=tmp_path, tracking=Tracking(uri="http://127.0.0.1:9"))
     begin = time.monotonic()
-    with caplog.at_level(logging.WARNING), Parent(config, {}) as parent:
+    with caplog.at_level(logging.WARNING), Parent(config, {}, []) as parent:
         assert time.monotonic() - begin < 10
     assert (parent.run, parent.complete) == (None, False)
     assert "MLflow at http://127.0.0.1:9: is slow" in caplog.text
@@ -156,6 +157,23 @@ def test_a_run_leaves_the_living_run_of_the_same_settings_in_another_storage_alo
         tracker.close()
 
 
+def test_sweeps_of_one_name_in_two_storages_are_two_runs_of_a_server(tmp_path):
+    def opened(who, orders, **fields):
+        config = shared(tmp_path, who, run="lr", **fields)
+        trials = [Trial(f"t{n}", "condu", f"order-{n}", ("a", "b"), 0, {}) for n in range(orders)]
+        with Parent(config, {"orders": str(orders), "methods": "condu"}, trials) as parent:
+            return parent.run
+
+    client, experiment = open_experiment(shared(tmp_path, "one"))
+    old = client.create_run(experiment, tags={IDENTITY: "sweep/lr"}).info.run_id  # as an earlier release made it
+    log_params(client, old, {"orders": "3", "methods": "condu"})
+    assert opened("two", 12) != old
+    assert opened("one", 3) == old
+    assert opened("moved", 3) == old
+    assert opened("three", 3, training={"steps": 7}) != old
+    assert len(client.search_runs([experiment])) == 3
+
+
 @pytest.mark.usefixtures("own_store")
 def test_artifacts_go_and_are_found_where_the_storage_was_moved_to(tmp_path):
     _, first = finished(tmp_path / "before")
@@ -193,7 +211,7 @@ def test_an_experiment_that_was_deleted_says_how_to_restore_it(tmp_path, caplog)
 @pytest.mark.parametrize(("error", "status"), [(ValueError(), "FAILED"), (KeyboardInterrupt(), "KILLED")])
 def test_what_a_run_and_a_sweep_with_its_trials_end_as(tmp_path, error, status):
     config = Experiment(storage=tmp_path, run="sweep")
-    parent = Parent(config, {})
+    parent = Parent(config, {}, [])
     trial = Tracker(config, ["a"], parent.__enter__().run)
     trial.start("condu", "state")
     own = Tracker(config, ["a"])
