@@ -56,6 +56,20 @@ def test_rows_of_several_tasks_are_answered_in_their_order(found, tmp_path):
     assert list(model.predict(None, rows[["image"]])["class"]) == [one.label for one in predictor.predict(images)]
 
 
+def test_a_missing_picture_is_a_row_with_an_error_and_no_rows_have_the_columns(found, tmp_path):
+    from condu_ray.orchestration.watch.bundle_model import BundleModel
+
+    model = BundleModel()
+    write_bundle(Predictor.load(found, method="condu").served, tmp_path / "bundle")
+    model.load_context(SimpleNamespace(artifacts={"bundle": str(tmp_path / "bundle")}))
+    (picture,) = pictures(1)
+    answers = model.predict(None, pd.DataFrame({"image": [None, picture, float("nan")]}))
+    assert answers["class"].isna().tolist() == [True, False, True]
+    assert answers["error"].notna().tolist() == [True, False, True]
+    none = model.predict(None, pd.DataFrame({"image": [], "task": []}))
+    assert (len(none), list(none.columns)) == (0, list(answers.columns))
+
+
 @pytest.mark.long
 def test_each_session_is_a_version_that_predicts(found, tmp_path):
     uri, lines = sqlite_uri(tmp_path / "mlflow.db"), []
