@@ -9,6 +9,7 @@ import json
 import os
 import uuid
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -48,8 +49,12 @@ def unify_file(
     Raises:
         UnifiedFileError: A file is damaged or not what it should be.
         DeltaError: The delta does not fit, or holds NaN or infinity; or the result overflows.
-        ValueError: The task was unified before, or the rescaler differs.
+        ValueError: The task was unified before or has no name, or the rescaler is unknown or differs.
     """
+    if not task:
+        raise ValueError("a task needs a name")
+    if rescaler not in get_args(Rescaler):  # of which no file can be read again
+        raise ValueError(f"rescaler {rescaler!r} is not one of {', '.join(map(repr, get_args(Rescaler)))}")
     new, _ = open_file(delta)
     with new.file:
         if before is None:

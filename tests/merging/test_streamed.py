@@ -31,6 +31,16 @@ def test_the_same_file_as_in_memory(tmp_path, monkeypatch, dtype, fused_from):
     assert UnifiedDelta.load(before).equal(state)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"task": ""}, "a task needs a name"), ({"task": "a", "rescaler": "L1"}, "rescaler 'L1' is not one of 'l1'")],
+)
+def test_what_no_file_could_be_read_with_is_refused_before_anything_is_read(tmp_path, given, words):
+    with pytest.raises(ValueError, match=words):
+        unify_file(None, tmp_path / "not there", tmp_path / "after", **given)
+    assert not list(tmp_path.iterdir())
+
+
 def save(path, **tensors):
     save_file(tensors, path)
     return path
