@@ -92,6 +92,8 @@ STORAGE = {
     ),
 }
 """What a method keeps, by key of its results."""
+SHARPEST, FLATTEST = 1e-4, 1e4
+"""Temperatures that are tried where one is fitted; one at the edge was not found."""
 
 
 def continual_metrics(accuracy: ArrayLike) -> ContinualMetrics:

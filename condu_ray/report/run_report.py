@@ -31,7 +31,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from condu_ray.metrics import METRICS
+from condu_ray.metrics import FLATTEST, METRICS, SHARPEST
 from condu_ray.report.protocols import described, images_of, matrices, measured, named
 from condu_ray.report.run_summary import summary_rows, whole_columns
 from condu_ray.report.text import (
@@ -222,7 +222,18 @@ def _calibration(results: Mapping[str, Any]) -> list[str]:
         cells = [by_task.get(task, {}) for task in tasks]
         rows.append([escaped(name), *(_calibrated(one) for one in [*cells, _mean(cells)])])
     heads = ["Method", *map(escaped, tasks), "mean"]
-    return ["## Calibration", text, markdown_table(heads, rows, left=1)]
+    edges = [f"{name}'s of {one['task']}" for name, ones in found.items() for one in ones if _at_edge(one)]
+    remark = (
+        f"At the edge of the temperatures that are tried ({SHARPEST:g} to {FLATTEST:g}), so that none was found: "
+        f"{', '.join(map(escaped, edges))}. The held-out images say of such an expert that it is never wrong, or no "
+        "better than chance; more of them (`--validation_share`) may say otherwise."
+    )
+    return ["## Calibration", text, markdown_table(heads, rows, left=1), *([remark] if edges else [])]
+
+
+def _at_edge(one: Mapping[str, Any]) -> bool:
+    temperature = as_number(one.get("temperature"))
+    return temperature < 1.001 * SHARPEST or temperature > 0.999 * FLATTEST
 
 
 def _calibrated(one: Mapping[str, Any]) -> str:

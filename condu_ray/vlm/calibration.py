@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-SHARPEST, FLATTEST = 1e-4, 1e4
-"""Temperatures that are tried, relative to the scores' own scale."""
+from condu_ray.metrics import FLATTEST, SHARPEST
+
 STEPS = 50
 """Newton steps, at most."""
 BINS = 15
@@ -32,7 +32,7 @@ def fit_temperature(score_NT: Tensor, label_N: Tensor) -> float:
     slack = 1 / (count + 2)
     target_NT = torch.full_like(score_NT, slack / (columns - 1))
     target_NT[torch.arange(count), label_N] = 1 - slack
-    low, high = 1 / FLATTEST, 1 / SHARPEST
+    low, high = 1 / FLATTEST, 1 / SHARPEST  # relative to the scores' own scale
     for _ in range(60):  # the loss is convex in 1 / T: its slope changes its sign once
         middle = (low * high) ** 0.5
         slope = ((torch.softmax(middle * score_NT, dim=1) - target_NT) * score_NT).sum(dim=1).mean()

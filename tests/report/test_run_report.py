@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -21,6 +22,7 @@ from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics
 from condu_ray.report.run_report import write_report
 from condu_ray.report.run_summary import summary_rows
 from condu_ray.report.style import PALETTE
+from condu_ray.vlm.calibration import fit_temperature
 
 
 def make_results(count: int = 3, methods: tuple[str, ...] = ("condu-ft", "zero-shot")) -> dict[str, Any]:
@@ -72,6 +74,19 @@ def test_calibration_stands_under_its_task_where_some_were_measured_by_an_earlie
     assert "| Method | task_0 | task_1 | task_2 | mean |" in lines
     assert "| individual | – | 2.0 | 3.0 | – |" in lines
     assert "| condu-svd | 1.0 | 2.0 | 3.0 | 2.0 |" in lines
+
+
+def test_a_temperature_at_the_edge_of_those_tried_is_told_of(tmp_path: Path) -> None:
+    results = make_results(3, ("individual", "condu-svd")) | {"config": {"validation_share": 0.1}}
+    scores = torch.tensor([[3.0, 1.0]] * 20, dtype=torch.float64)
+    flattest = fit_temperature(scores, torch.ones(20, dtype=torch.long))  # of an expert that is wrong every time
+    for entry, temperature in zip(results["methods"].values(), (1.5, flattest), strict=True):
+        entry["calibration"] = [{"task": "task_1", "temperature": temperature, "before": 1.0, "after": 0.5}]
+    write_report(results, tmp_path)
+    (line,) = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("At the edge")]
+    assert "(0.0001 to 10000)" in line
+    assert "condu-svd's of task" in line
+    assert "individual" not in line
 
 
 def test_bits_say_of_which_parameters_they_are(tmp_path: Path) -> None:
