@@ -158,7 +158,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     for parent, inner, names in os.walk(folder, followlinks=True):
         above = within.pop(parent)
         kept = []
-        for name in sorted(one for one in inner if not one.startswith(".")):
+        for name in sorted(one for one in inner if not one.startswith((".", "__MACOSX"))):
             path, around = os.path.join(parent, name), above
             if os.path.islink(path):
                 real = Path(os.path.realpath(path))

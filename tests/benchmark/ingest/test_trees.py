@@ -42,3 +42,12 @@ def test_links_to_a_folder_that_they_lie_in_are_not_followed(tmp_path):
     (folder / "train" / "SeaLake" / "up").symlink_to("../..")
     [task] = bring(folder, tmp_path / "storage")
     assert (task.train_rows, task.test_rows) == (12, 6)
+
+
+def test_what_a_mac_leaves_below_a_class_is_no_picture_of_it(tmp_path):
+    class_folders(tmp_path / "birds")
+    left = tmp_path / "birds" / "train" / "wren" / "__MACOSX"
+    left.mkdir()
+    (left / "a.png").write_bytes(encoded(picture(0, 900)))
+    [task] = bring(tmp_path / "birds", tmp_path / "storage")
+    assert task.train_rows == 12
