@@ -136,15 +136,18 @@ def lines_of(folder: Path, name: str) -> tuple[str, ...] | None:
     """Returns the lines of a text file beside the data; None where there is none.
 
     Raises:
-        TaskError: it is no text.
+        TaskError: it is no text, or a class has no name.
     """
     path = folder / name
     if not path.is_file():
         return None
     try:
-        return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read as text ({error}); write it as UTF-8, one name a line") from error
+    if name == NAMES and "" in lines:  # left out, it would give the names after it to other numbers
+        raise TaskError(f"{path}: line {lines.index('') + 1} is empty; write a name a line, the first for 0")
+    return tuple(line for line in lines if line)
 
 
 def numbered(folder: Path, called: Collection[str], notes: list[str]) -> tuple[str, ...] | None:

@@ -96,3 +96,13 @@ def test_a_word_in_a_files_name_is_no_split_where_there_is_no_other(tmp_path):
         path.rename(folder / f"crash-test-{number}.tar")
     [task] = bring(folder, tmp_path / "storage")
     assert task.train_rows + task.test_rows == 12
+
+
+def test_a_line_without_a_name_gives_no_other_class_its_name(tmp_path):
+    shards(tmp_path / "birds")
+    (tmp_path / "birds" / "classnames.txt").write_text("ape\n\ngnu\nzebra\n\n")
+    with pytest.raises(TaskError, match=r"classnames.txt: line 2 is empty; write a name a line, the first for 0"):
+        bring(tmp_path / "birds", tmp_path / "storage")
+    (tmp_path / "birds" / "classnames.txt").write_text("ape\ngnu\nzebra\n\n")
+    [task] = bring(tmp_path / "birds", tmp_path / "storage")
+    assert task.classes == ("ape", "gnu", "zebra")
