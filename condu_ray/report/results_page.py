@@ -158,7 +158,7 @@ def _of_sweep(report: Mapping[str, Any]) -> dict[str, Any]:
         protocol = next(one for one in PROTOCOLS if one in group)
         spreads, last = group[protocol], group[protocol]["last"]
         low, high = f"{last['low']:.1f}", f"{last['high']:.1f}"
-        shown = [f"{spreads[key]['mean']:.1f} ± {spreads[key]['std'] or 0:.1f}" for key in COMPARED]
+        shown = [_spread(spreads[key]) for key in COMPARED]
         rows.append([f"`{group['group']}`", *shown, "the same in all" if low == high else f"{low} ... {high}"])
     columns = ["method", *(METRICS[key].heading for key in COMPARED), "worst and best order by Last"]
     extra = report.get("extra") or {}
@@ -172,6 +172,13 @@ def _of_sweep(report: Mapping[str, Any]) -> dict[str, Any]:
         "command": _command(extra.get("command", "")),
         "setting": f"Percent{images}, mean and standard deviation over {orders} orders ({trials} trials){paid}.",
     }
+
+
+def _spread(found: Mapping[str, Any]) -> str | None:
+    """Mean and standard deviation, as far as there are any: a trial alone has none, one task no Transfer."""
+    if found["mean"] is None:
+        return None
+    return f"{found['mean']:.1f}" + ("" if found["std"] is None else f" ± {found['std']:.1f}")
 
 
 def _versions(versions: Mapping[str, Any]) -> str:

@@ -77,6 +77,18 @@ def test_a_sweep_becomes_a_table(sweep, tmp_path):
     assert "2 orders (4 trials); 8 experts used, 2 different" in found["setting"]
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "shown"),
+    [(FIRST, ["30.0", "67.5", "80.0", "-10.0"]), ([[80.0]], [None, "80.0", "80.0", None])],
+    ids=["one trial", "one task"],
+)
+def test_a_sweep_of_one_trial_has_no_deviation_and_of_one_task_no_transfer(accuracy, shown, tmp_path):
+    record = {"trial": "t", "method": "condu", "order_name": "given", "order": ["a", "b"][: len(accuracy)], "seed": 0}
+    sweep_report([{**record, "accuracy": accuracy}], tmp_path / "sweep", name="s")
+    found = read_results(add(tmp_path / "sweep", "orders", tmp_path))
+    assert found["rows"] == [["`condu`", *shown, "the same in all"]]
+
+
 def test_what_is_written_by_hand_stays(run, tmp_path):
     old = RESULTS | {"notes": ["By hand."], "setting": "Old."}
     (tmp_path / "walls.json").write_text(dumps(old), encoding="utf-8")
