@@ -18,6 +18,7 @@ from condu_ray.orchestration.cluster.background import background
 from condu_ray.orchestration.cluster.data_check import DataCheck
 from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.cluster.room import room_for
+from condu_ray.orchestration.cluster.sight import versions
 from condu_ray.orchestration.lanes.crew import Crew
 from condu_ray.orchestration.lanes.lane import Lane
 from condu_ray.orchestration.measure.encoders import make_prototypes
@@ -100,7 +101,7 @@ class Engine:
         folders = {task.name: task.folder for task in self.checked.tasks}
         return Lane(
             number, self.config.absolute(), self.checked.spec, folders, self.precision, self.room.decoders, board,
-            known_hashes(), self.checked.contents,
+            known_hashes(), self.checked.contents, versions(),
         )  # fmt: skip
 
     def _make_prototypes(self, say: Say) -> None:

@@ -35,6 +35,7 @@ class Lane:
         board: the board's handle.
         hashes: of the tasks' files, so that no worker hashes them anew.
         contents: what the tasks' files have to hold still.
+        versions: the driver's, of what computes; empty: not to be compared.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Lane:
     board: Any
     hashes: Hashes = field(default_factory=dict)
     contents: Contents = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def run(self) -> str:

@@ -24,7 +24,7 @@ from condu_ray.learn.chunks import training_chunks
 from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
 from condu_ray.learn.retry import local_stream, lower_rates
 from condu_ray.orchestration.cluster.memory import keep_freed
-from condu_ray.orchestration.cluster.sight import SightError, require_sight
+from condu_ray.orchestration.cluster.sight import SightError, VersionsError, require_sight, require_versions
 from condu_ray.orchestration.lanes.lane import Lane, at_once
 from condu_ray.orchestration.lanes.reporter import reporter
 from condu_ray.orchestration.lanes.trainer import Trainer
@@ -51,7 +51,8 @@ def work(lane: Lane) -> None:
         DivergedError: after telling the board, so that the driver stops instead of trying again. All workers raise the
             same one and tell the board, which keeps the first word: whichever of them Ray ends first, it is told.
         ChangedError: likewise, by those workers whose files are others.
-        SightError, TaskError: likewise, by those that do not see storage, or the data.
+        SightError, VersionsError, TaskError: likewise, by those that do not see storage, or the data, or have others'
+            versions.
     """
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
@@ -99,13 +100,14 @@ def work(lane: Lane) -> None:
 
 
 def _tasks(lane: Lane) -> dict[str, Task]:
-    """Loads the tasks, where this node sees storage and data; elsewhere it is of no use to try again."""
+    """Loads the tasks, where this node sees storage and data and is as the driver; elsewhere it is no use to go on."""
     import ray
 
     try:
+        require_versions(lane.versions)
         require_sight(lane.backbone.staged)
         return {name: load_task(folder) for name, folder in lane.tasks.items()}
-    except (SightError, TaskError) as error:
+    except (SightError, VersionsError, TaskError) as error:
         ray.get(lane.board.fail.remote(f"{error} (a lane's worker on {socket.gethostname()})"))
         raise
 

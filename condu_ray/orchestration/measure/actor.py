@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from condu_ray.orchestration.cluster.room import EVALUATOR_CPUS, Room
+from condu_ray.orchestration.cluster.sight import versions
 
 if TYPE_CHECKING:
     from condu_ray.config import Experiment
@@ -67,4 +68,4 @@ def start_evaluator(config: Experiment, checked: Checked, precision: str, room: 
     )
     cuda = room.gpus_per_evaluator > 0
     about = (checked.spec, config.absolute(), precision, folders, cuda, held_out, probes)
-    return actor.remote(*about, known_hashes(), checked.contents)
+    return actor.remote(*about, known_hashes(), checked.contents, versions())

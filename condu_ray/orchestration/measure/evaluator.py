@@ -23,7 +23,7 @@ from condu_ray.learn.routing import Routing, load_routing, prototypes_of
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session
 from condu_ray.orchestration.cluster.memory import keep_freed
-from condu_ray.orchestration.cluster.sight import require_sight
+from condu_ray.orchestration.cluster.sight import require_sight, require_versions
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.fidelity import Fidelity
 from condu_ray.plan.measurement import Measurement, judged, routed
@@ -49,9 +49,11 @@ class Measurer:
         held_out: folder of each task with the images that `validation_share` holds out as its test images.
         hashes: of the tasks' files, so that they are not hashed anew.
         contents: what the tasks' files have to hold still.
+        versions: the driver's, of what computes; empty: not to be compared.
 
     Raises:
         SightError: this node does not see storage.
+        VersionsError: it has other versions.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class Measurer:
         probes: Mapping[str, Place] | None = None,
         hashes: Hashes = MappingProxyType({}),
         contents: Contents = MappingProxyType({}),
+        versions: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         if not cuda:
             keep_freed()
+        require_versions(versions)
         require_sight(backbone.staged)
         take_hashes(hashes)
         torch.set_num_threads(config.training.threads)

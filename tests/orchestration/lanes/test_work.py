@@ -7,7 +7,7 @@ import pytest
 from condu_ray.benchmark.meta import TaskError
 from condu_ray.config import Experiment
 from condu_ray.orchestration.cluster import sight
-from condu_ray.orchestration.cluster.sight import SightError
+from condu_ray.orchestration.cluster.sight import SightError, VersionsError, versions
 from condu_ray.orchestration.lanes import work
 from condu_ray.orchestration.lanes.lane import Lane
 from condu_ray.vlm.model import backbone_spec
@@ -36,3 +36,13 @@ def test_a_node_that_does_not_see_storage_or_data_ends_the_run_by_name(tmp_path,
     (told,) = board.told
     assert str(tmp_path) in told
     assert "(a lane's worker on " in told
+
+
+def test_a_node_of_other_versions_trains_nothing(monkeypatch, task_data):
+    monkeypatch.setattr("ray.get", lambda told: told)
+    board, driver = Board(), versions() | {"torch": "1.0"}
+    lane = Lane(0, Experiment(), backbone_spec(), {"walls": task_data / "walls"}, "fp32", 1, board, versions=driver)
+    with pytest.raises(VersionsError):
+        work._tasks(lane)
+    assert "(the driver: 1.0)" in board.told[0]
+    assert work._tasks(replace(lane, versions=versions()))["walls"].classes
