@@ -1,10 +1,13 @@
-"""Numbers as people read them."""
+"""Numbers and texts as people read them."""
 
+import html
 import math
+import re
 
 import pytest
+from markdown_it import MarkdownIt
 
-from condu_ray.report.text import number_text
+from condu_ray.report.text import escaped, number_text
 
 
 @pytest.mark.parametrize(
@@ -20,3 +23,13 @@ from condu_ray.report.text import number_text
 )
 def test_a_number_is_never_minus_nothing(value, digits, text):
     assert number_text(value, digits) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["~/a against ~/b", "a ~~b~~ c", "R&amp;D", "&#35;", "R&D", "x|y", "a_b", "_a_", "<b>", "![x](y)", "*a*", "`"],
+)
+def test_markdown_shows_a_text_as_it_is(text):
+    page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(f"| h |\n| :-- |\n| {escaped(text)} |")
+    cell = re.search("<td[^>]*>(.*?)</td>", page)
+    assert html.unescape(re.sub("<[^>]+>", "", cell[1])) == text
