@@ -18,7 +18,7 @@ LOOK_SECONDS = 1.0
 
 
 COMPUTE = ("torch", "open_clip_torch", "pillow")
-"""Distributions whose versions change results, beside this package's. Ray compares its own and Python's when a node joins."""
+"""What changes results by its version, beside this package. Ray compares its own and Python's when a node joins."""
 
 
 class SightError(RuntimeError):
@@ -30,7 +30,7 @@ class VersionsError(RuntimeError):
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions here of this package and of `COMPUTE`, without what says for which device one was built (`+cu130`, `+cpu`)."""
+    """Returns the versions here, without what says for which device one was built (`+cu130`, `+cpu`)."""
     found = {"condu_ray": __version__}  # which may be in a job's working folder, and not installed
     for name in COMPUTE:
         try:
