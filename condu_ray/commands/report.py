@@ -34,8 +34,12 @@ def listing(storage: Place) -> Table:
     return table
 
 
-def run_report(config: Experiment) -> None:
+def run_report(config: Experiment, out: Place | None = None) -> None:
     """Writes a run's own report again, of what its settings find in storage, or of the numbers that it wrote itself.
+
+    Args:
+        config: the run's.
+        out: where it goes too; None: nowhere.
 
     Raises:
         ConfigError: a session or a measurement is missing, and the run wrote no numbers.
@@ -61,8 +65,12 @@ def run_report(config: Experiment) -> None:
                 f"{config.run_name}: not finished, or trained by an earlier version or on GPUs that are not here; run "
                 "its command again"
             )
-        write_report(json.loads(artifacts.read_text(numbers)), numbers.parent)
+        found = json.loads(artifacts.read_text(numbers))
+        write_report(found, numbers.parent)
         print(f"report: {numbers.parent / 'report.md'}, of the numbers that the run wrote; storage has them no more")
+    if out is not None:
+        write_report(found, out)
+        print(f"report: {out / 'report.md'}")
 
 
 @job()
@@ -72,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", help="runs and sweeps; none: list what storage holds")
     parser.add_argument("--storage", default="storage", help="storage folder (default: storage)")
     parser.add_argument(
-        "--out", help="folder of the report; default: in the run or sweep; reports/ for several, or a run --published"
+        "--out",
+        help="folder of the report, beside a run's own; default: in the run or sweep; reports/ for several, or a run "
+        "--published",
     )
     parser.add_argument("--published", action="store_true", help="put the papers' figures beside the measured ones")
     parser.add_argument("--sync-mlflow", action="store_true", help="send to MLflow what it could not be sent before")
@@ -93,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
     alone = len(found) == 1
-    if alone and found[0].kind == "run" and out is None and not arguments.published:
-        run_report(found[0].experiment(storage))
+    if alone and found[0].kind == "run" and not arguments.published:
+        run_report(found[0].experiment(storage), out)
     else:  # never in a run's own folder, which has a page of another kind
         own = alone and found[0].kind == "sweep"
         joined = joined_report_folder(storage, [one.name for one in found])

@@ -24,7 +24,7 @@ from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, styl
 from condu_ray.store.location import Place
 
 _TOGETHER = 6  # so many lines and bands are told apart in one panel; more get a panel each
-_BAND = "mean over the orders, shaded: ± standard error"
+_BAND = "mean over orders and seeds, shaded: ± standard error"
 _AROUND = LinearSegmentedColormap.from_list("around", ["#b35806", "#f7b565", "#ffffff", "#79b4dd", "#08589e"])
 
 
@@ -207,7 +207,10 @@ def _curves(curves: Mapping[str, np.ndarray], start: int, x_label: str, y_label:
                 panel.set_title(_wrapped(group, 26), fontsize=9.5, loc="left")
         panel.set_xlim(places[0] - 0.4, places[-1] + 0.4)
         panel.set_ylim(*(_change_limits(ends) if zero else value_limits(np.array(ends))))
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=9 if together else 6, integer=True, steps=[1, 2, 5, 10]))
+        if len(places) > 1:
+            panel.xaxis.set_major_locator(MaxNLocator(nbins=9 if together else 6, integer=True, steps=[1, 2, 5, 10]))
+        else:  # which would be given fractions
+            panel.set_xticks(places)
         panel.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         style_axes(panel)
         panel.tick_params(axis="x", labelbottom=True)  # below all of them: the last row may have gaps

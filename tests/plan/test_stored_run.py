@@ -139,6 +139,13 @@ def test_papers_figures_beside_a_run_leave_its_own_report_as_it_is(monkeypatch):
     assert (DISK / "reports" / "run" / "report.md").is_file()
 
 
+def test_a_runs_report_in_another_folder_is_its_own(monkeypatch, tmp_path):
+    folder = Path(layout.report_folder(layout.run_folder(DISK, "run")))
+    report(monkeypatch, "run", "--out", str(tmp_path / "there"))
+    assert {path.name for path in (tmp_path / "there").iterdir()} == {path.name for path in folder.iterdir()}
+    assert (tmp_path / "there" / "report.md").read_text() == (folder / "report.md").read_text()
+
+
 def test_a_report_of_a_run_that_wrote_no_numbers_is_refused(monkeypatch, capsys):
     numbers = Path(layout.results_path(layout.run_folder(DISK, "run")))
     kept = numbers.read_bytes()

@@ -282,7 +282,7 @@ def test_latex(tmp_path: Path) -> None:
         ("a\\b{c}", r"a\textbackslash{}b\{c\}"),
         (
             "~^<>|#$&\"'",
-            r"\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textbar{}\#\$\&\textquotedbl{}'",
+            r"\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textbar{}\#\$\&'''",
         ),
         ("two\n lines", "two lines"),
     ],
@@ -387,6 +387,13 @@ def test_curves_are_what_they_say(figures: list[Figure], tmp_path: Path) -> None
     assert by_position == [[1, 25], [2, 50], [3, 70]]
     # One session later: -10 and -10, -6 and -10; two later: -30, -20.
     assert forgotten == [[0, 0], [1, -9], [2, -25]]
+    assert "over orders and seeds" in figures[0].get_supxlabel()
+
+
+def test_curves_of_one_task_have_one_tick(figures: list[Figure], tmp_path: Path) -> None:
+    accuracy_by_position({"x": [np.array([[50.0]])]}, tmp_path / "a.png")
+    forgetting_curve({"x": [np.array([[50.0]])]}, tmp_path / "b.png")
+    assert [figure.axes[0].get_xticks().tolist() for figure in figures] == [[1], [0]]
 
 
 @pytest.mark.parametrize(("methods", "orders", "tasks"), [(3, 3, 6), (14, 12, 17)])

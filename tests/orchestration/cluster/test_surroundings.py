@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import types
+from importlib import import_module
 
 import pytest
 
@@ -108,6 +109,8 @@ class Ray:
 
 @pytest.fixture
 def ray(monkeypatch):
+    import_module("ray._private.ray_constants")  # what stands for the package has no modules below it
+
     def use(**given):
         found = Ray(**given)
         monkeypatch.setitem(sys.modules, "ray", found)
