@@ -7,9 +7,12 @@ import errno
 import os
 import sys
 import unicodedata
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _PLAIN = "condu_ray.plain"
 _SPELT = {"∪": "U", "–": "-", "−": "-", "±": "+-", "…": "...", "×": "x", "‘": "'", "’": "'", "“": '"', "”": '"'}
@@ -76,6 +79,10 @@ def steady() -> None:
             setattr(sys, name, Steady(stream))
 
 
+WIDE = 120
+"""Characters that a table may take in a file or a pipe, where rich would take 80."""
+
+
 def output(*, styled: bool = False) -> Console:
     """Returns a console on this process's output: long lines stay whole, and numbers are not coloured.
 
@@ -83,4 +90,14 @@ def output(*, styled: bool = False) -> Console:
         styled: whether `[bold]` and its like are styles; else brackets and colons are what they are, as names of files
             and classes have them.
     """
-    return Console(highlight=False, soft_wrap=True, markup=styled, emoji=False)
+    found = Console(highlight=False, soft_wrap=True, markup=styled, emoji=False)
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = WIDE
+    return found
+
+
+def whole(table: Table) -> Table:
+    """Has a table that is wider than its place fold what is in its cells, where rich would cut it off."""
+    for column in table.columns:
+        column.overflow = "fold"
+    return table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from condu_ray.command_line import ConfigError
 from condu_ray.commands.job import job
 from condu_ray.commands.using import precision_flag, run_parser, served, words
-from condu_ray.console import output
+from condu_ray.console import output, whole
 from condu_ray.names import nearest
 from condu_ray.store.location import given
 
@@ -77,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         table = Table("Class", "Images", "%", title=f"{one.task}: the classes that are known worst")
         for name, images, share in worst:
             table.add_row(name, str(images), f"{share:.1f}" if images else "–")
-        console.print(table)
+        console.print(whole(table))
         table = Table("Class", "Taken for", "Images", title=f"{one.task}: confusions")
         for truth, predicted, images in one.confused()[: arguments.rows]:
             table.add_row(truth, predicted, str(images))
-        console.print(table)
+        console.print(whole(table))
     if path is not None:
         numbers = {
             one.task: {

@@ -11,6 +11,7 @@ from condu_ray.command_line import ConfigError
 from condu_ray.commands.job import job
 from condu_ray.commands.using import precision_flag, run_parser, served, session, words
 from condu_ray.console import output as console_output
+from condu_ray.console import whole
 from condu_ray.store.location import given, home
 
 SHOWN = 200
@@ -104,7 +105,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         (image for _, image in images), **asked, errors="keep", names=(name for name, _ in named)
     )
     table = Table("Picture", "Class", "%", "Next", "Experts", title=predictor.served.name)
-    table.columns[0].overflow = "fold"  # a path stays whole
     count = broken = unsure = 0
     with output(path) if path else nullcontext() as sink:
         for one in predictions:
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 label = one.label if one.sure(arguments.sure) else f"not sure ({one.label})"
                 table.add_row(one.image, f"error: {one.error}" if one.label is None else label, chance, shown, who)
     if path is None:
-        console.print(table)
+        console.print(whole(table))
         if unsure:
             console.print(f"not sure of {unsure} of {count} pictures: no class has {100 * arguments.sure:g} %")
         if count > SHOWN:

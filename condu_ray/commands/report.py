@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from condu_ray.command_line import EXIT_CODES, ConfigError, program
 from condu_ray.commands.job import job
 from condu_ray.config import Experiment
-from condu_ray.console import output
+from condu_ray.console import output, whole
 from condu_ray.store.location import Place, given
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not backend(storage).exists(storage):
         raise ConfigError(f"--storage {storage}: no such folder")
     if not arguments.names:
-        console.print(listing(storage))
+        console.print(whole(listing(storage)))
         return
     found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
     alone = len(found) == 1

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from condu_ray.config import Experiment
+from condu_ray.console import whole
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.failure import RunError, at_work
 from condu_ray.orchestration.engine import Engine
@@ -58,7 +59,7 @@ def change(found: StoredRun, config: Experiment, what: str, task: str | None, ma
             results = on_trial(checked, display, lines, held)
         rows = moved(found, results)
         for table in tables(rows):
-            lines.console.print(table)
+            lines.console.print(whole(table))
         worst = min(rows, key=lambda row: row.change)
         if max_drop is not None and -worst.change > max_drop:
             drop_staged(results.plan)

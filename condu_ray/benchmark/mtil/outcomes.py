@@ -18,6 +18,7 @@ from condu_ray.benchmark.mtil.convert import convert, converted, differing, open
 from condu_ray.benchmark.mtil.download import fetch
 from condu_ray.benchmark.mtil.names import IngestError
 from condu_ray.benchmark.tasks import ORDER, load_task
+from condu_ray.console import whole
 from condu_ray.store.artifacts import write_text
 from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.location import Location, Place
@@ -192,7 +193,7 @@ def show(outcomes: list[Outcome], console: Console) -> None:
         ]
         state = f"[{_COLOURS[outcome.state]}]{outcome.state}[/]"
         table.add_row(entry.name, state, str(_classes(entry)), *numbers, entry.split)
-    console.print(table)
+    console.print(whole(table))
     for outcome in outcomes:
         if outcome.note:
             console.print(f"[bold]{outcome.entry.name}[/]: {outcome.state}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from condu_ray.console import whole
 from condu_ray.orchestration.watch.lines import LINE_SECONDS, WAIT_SECONDS, Lines
 from condu_ray.orchestration.watch.news import News, Word
 from condu_ray.report.protocols import images_of, measured
@@ -144,7 +145,7 @@ class Display:
                 table.add_column(name, justify="left" if name == "Method" else "right")
             for row in rows:
                 table.add_row(*row.values())
-            self.console.print(table)
+            self.console.print(whole(table))
         if compared := results.get("zero_shot"):
             self.console.print(f"{zero_shot_lines(compared)}\n{verdict(compared)}", markup=False)
         self.console.print(f"report: {folder / 'report' / 'report.md'}", markup=False)
