@@ -121,7 +121,7 @@ def test_a_sweep_that_fails_is_failed_in_mlflow_with_its_trials(tmp_path, task_d
     from mlflow import MlflowClient
 
     flags = ("--orders", "2", "--tracking.enabled", "true", "--training.lr_by_task", '{"cars": 1e30}')
-    job = SweepJob(tmp_path / "s", task_data, small_backbone, "wild", *flags, steps=800)  # trials begin meanwhile
+    job = SweepJob(tmp_path / "s", task_data, small_backbone, "wild", *flags, steps=1600)  # trials begin meanwhile
     try:
         assert job.process.wait(240) == 1
     finally:
