@@ -15,8 +15,6 @@ from condu_ray.store.location import Location
 LATE_SECONDS = 60.0
 """How late another node may see what was written: NFS keeps what it knows of folders for so long."""
 LOOK_SECONDS = 1.0
-
-
 COMPUTE = ("torch", "open_clip_torch", "pillow")
 """What changes results by its version, beside this package. Ray compares its own and Python's when a node joins."""
 

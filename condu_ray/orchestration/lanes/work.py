@@ -51,8 +51,8 @@ def work(lane: Lane) -> None:
         DivergedError: after telling the board, so that the driver stops instead of trying again. All workers raise the
             same one and tell the board, which keeps the first word: whichever of them Ray ends first, it is told.
         ChangedError: likewise, by those workers whose files are others.
-        SightError, VersionsError, TaskError: likewise, by those that do not see storage, or the data, or have others'
-            versions.
+        SightError, VersionsError, TaskError: likewise, by those that do not see storage or the data, or have other
+            versions than the driver.
     """
     import ray.train
     from ray.train.collective import broadcast_from_rank_zero
