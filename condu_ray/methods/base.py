@@ -124,6 +124,11 @@ class Method:
             return training
         return training.model_copy(update={"lr": lora.lr or 10 * training.lr, "lr_by_task": lora.lr_by_task})
 
+    @property
+    def adds_images(self) -> bool:
+        """Whether a step has other images beside the task's, `distillation.batch_size` of them."""
+        return False
+
     def expert_settings(self, position: int) -> dict[str, Any]:
         """Returns what the expert at a 0-based position depends on beyond plain fine-tuning; JSON values."""
         return self.lora.identity(exclude={"lr", "lr_by_task", "merge"}) if self.adapter == "lora" else {}

@@ -154,6 +154,11 @@ class LearningWithoutForgetting(Sequential):
     a second batch without augmentation (`distillation.second_batch`; the paper has one batch).
     """
 
+    @property
+    def adds_images(self) -> bool:
+        """By the setting."""
+        return self.config.distillation.second_batch
+
     def expert_settings(self, position: int) -> dict[str, Any]:
         """The teacher's temperature and weight, and how many images it sees beside the step's."""
         found = {"objective": self.name} | self.config.distillation.identity(include={"temperature", "weight"})
@@ -194,6 +199,7 @@ class ZeroShotContinual(Sequential):
     """
 
     needs = frozenset({"reference"})
+    adds_images = True
 
     def expert_settings(self, position: int) -> dict[str, Any]:
         """All of its options, and the references' content."""

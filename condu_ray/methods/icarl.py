@@ -81,6 +81,7 @@ class Icarl(Sequential):
     """
 
     needs = frozenset({"exemplars"})
+    adds_images = True
 
     def expert_settings(self, position: int) -> dict[str, Any]:
         """The memory, and how it is used."""

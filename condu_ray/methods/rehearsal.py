@@ -91,6 +91,7 @@ class Rehearsing(Sequential):
     """
 
     needs = frozenset({"exemplars"})
+    adds_images = True
 
     def expert_settings(self, position: int) -> dict[str, Any]:
         """The exemplars' number, and how they are used."""

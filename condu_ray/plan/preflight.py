@@ -85,6 +85,7 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     say, given = say or output().print, config
     methods = take(config)
     _check_options(config, methods)
+    _check_added(config, methods)
     (artifacts.check_writable if writes else artifacts.check_format)(config.storage)
     if artifacts.is_file(config.run_folder):
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
@@ -148,6 +149,7 @@ def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:
     seen = {_references(checked.config)}
     for config in {content_hash(one.identity(exclude=apart)): one for one in configs}.values():
         methods = take(config)
+        _check_added(config, methods)
         if any("reference" in method.needs for method in methods) and _references(config) not in seen:
             _with_references(config, methods, checked.tasks)
             seen.add(_references(config))
@@ -180,6 +182,18 @@ def _check_options(config: Experiment, methods: Sequence[Method]) -> None:
                 f"--method {method.name}: cannot predict without knowing the task, so that --protocol "
                 f"{','.join(config.protocol)} leaves nothing to measure; add the protocol task"
             )
+
+
+def _check_added(config: Experiment, methods: Sequence[Method]) -> None:
+    """Refuses steps to which one worker would add other numbers of images than several under the same key."""
+    workers, batch_size = config.training.workers, config.training.batch_size
+    adding = [method.name for method in methods if method.adds_images]
+    if adding and workers > 1 and not config.distillation.batch_size and batch_size < 2 * workers:
+        raise MethodError(
+            f"--method {adding[0]}: training.batch_size {batch_size} over training.workers {workers} leaves each "
+            "worker one image, and as many to distil on, where it needs two; give --distillation.batch_size "
+            f"{2 * workers}, a larger training.batch_size or fewer workers"
+        )
 
 
 def _with_references(config: Experiment, methods: Sequence[Method], tasks: Sequence[Task]) -> Experiment:

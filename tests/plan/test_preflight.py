@@ -257,6 +257,14 @@ def test_references_that_zscl_cannot_use_are_named(settings, task_data, referenc
             MethodError,
             ["--training.accumulate 2", "lwf", "--training.recompute"],
         ),
+        *[
+            (
+                {"method": f"condu,{adding}", "training": {"batch_size": 4, "workers": 4}},
+                MethodError,
+                [f"--method {adding}", "workers 4", "--distillation.batch_size 8"],
+            )
+            for adding in ("lwf", "lwf-vr", "zscl", "icarl", "rehearsal")
+        ],
         ({"method": "individual", "protocol": "task,own"}, MethodError, ["--protocol own", "individual"]),
         ({"method": "condu,individual", "protocol": "own,xtail"}, MethodError, ["individual", "own,xtail", "task"]),
         ({"method": "condu-lora", "lora": {"rank": 33}}, LoraError, ["rank 33", "1 to 32"]),
@@ -278,6 +286,8 @@ def test_options_that_cannot_work_are_named_with_what_would(settings, change, er
         {"method": "pam-full", "lora": {"rank": 33}},
         {"method": "pam", "pam": {"adapter": "full"}, "lora": {"rank": 33}},
         {"method": "pam", "lora": {"rank": 32}},
+        {"method": "condu,sequential", "training": {"batch_size": 4, "workers": 4}},
+        {"method": "lwf", "training": {"batch_size": 4, "workers": 4}, "distillation": {"second_batch": False}},
     ],
 )
 def test_an_option_that_no_method_uses_harms_nobody(settings, change):
