@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,4 +177,4 @@ def _read_captions(path: Place) -> list[str]:
         text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"--distillation.captions {path}: cannot be read as text ({error})") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in io.StringIO(text, newline=None) if line.strip()]

@@ -50,6 +50,13 @@ def test_a_text_file_takes_the_place_of_all_captions(write, tmp_path):
     assert load(write("one.parquet", ["x", "y"]), captions=text).captions == ("a sky", "a wall", "ä sea")
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\x85", "\x0c"])
+def test_a_caption_goes_to_the_end_of_its_line(write, tmp_path, mark):
+    text = tmp_path / "captions.txt"
+    text.write_bytes(f"a sky{mark}at night\r\na wall\n".encode())
+    assert load(write("one.parquet"), captions=text).captions == (f"a sky{mark}at night", "a wall")
+
+
 def test_paths_are_absolute(write, tmp_path, monkeypatch):
     write("one.parquet", ["x", "y"])
     monkeypatch.chdir(tmp_path)

@@ -142,7 +142,7 @@ def lines_of(folder: Path, name: str) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot be read as text ({error}); write it as UTF-8, one name a line") from error
     if name == NAMES and "" in lines:  # left out, it would give the names after it to other numbers

@@ -40,6 +40,16 @@ def test_a_column_twice_is_refused(tmp_path):
         bring(folder, tmp_path / "storage")
 
 
+@pytest.mark.parametrize("note", ["two\u2028lines", '"two\nlines"', "two\x85lines"])
+def test_a_cell_may_hold_what_python_ends_a_line_at(tmp_path, note):
+    def change(text):
+        head, *lines = text.splitlines()
+        return "\n".join([f"note,{head}", *(f"{note},{line}" for line in lines)])
+
+    [task] = bring(changed(tmp_path / "birds", change), tmp_path / "storage")
+    assert (task.train_rows, task.test_rows) == (12, 6)
+
+
 def test_paths_as_windows_writes_them_are_found(tmp_path):
     folder = changed(tmp_path / "birds", lambda text: text.replace("images/", "images\\"))
     [task] = bring(folder, tmp_path / "storage")

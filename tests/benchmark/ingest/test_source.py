@@ -5,6 +5,7 @@ import pytest
 
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.ingest.bring import bring
+from condu_ray.benchmark.ingest.source import lines_of
 from tests.benchmark.ingest.forms import CLASSES, class_folders, hugging_face, listed, samples, shards
 
 
@@ -28,6 +29,11 @@ def test_numbers_get_their_names_from_beside_them(tmp_path, form, numbers):
     assert task.templates == ("a drawing of a {}.",)
     labels = {bytes(row["image"]): row["label"] for row in pq.read_table(task.train).to_pylist()}
     assert {labels[data] == label for split, label, _, data in samples() if split == "train"} == {True}
+
+
+def test_a_name_goes_to_the_end_of_its_line(tmp_path):
+    (tmp_path / "classnames.txt").write_bytes("sea\x85lake\r\nape\u2028gnu\n".encode())
+    assert lines_of(tmp_path, "classnames.txt") == ("sea\x85lake", "ape\u2028gnu")
 
 
 def test_a_list_of_names_that_is_not_wanted_or_too_short_is_told_of(tmp_path, caplog):
