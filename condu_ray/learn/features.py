@@ -77,6 +77,7 @@ class Features:
         self._storage, self._keep_experts = storage, keep_experts
         self._placed: str | None = ROOT
         self._kept: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
+        self._bytes = 0  # of all that are kept: a sum over thousands of them would cost more than what they save
 
     def place(self, weights: Weights) -> None:
         """Gives the model these weights, unless it has them."""
@@ -86,10 +87,11 @@ class Features:
             self._placed = weights.name
 
     def _keep(self, key: tuple[str, ...], tensor: Tensor) -> Tensor:
-        self._kept[key] = tensor
-        self._kept.move_to_end(key)
-        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > FEATURE_BYTES:
-            self._kept.popitem(last=False)
+        before = self._kept.pop(key, None)
+        self._kept[key] = tensor  # the last
+        self._bytes += tensor.nbytes - (0 if before is None else before.nbytes)
+        while len(self._kept) > 1 and self._bytes > FEATURE_BYTES:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return tensor
 
     def _store(self, weights: Weights) -> FeatureStore | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from condu_ray.benchmark import Task, load_task
 from condu_ray.benchmark.content import Contents, require_test, require_train
@@ -19,6 +20,7 @@ from condu_ray.config import Experiment, content_hash
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.learn.prototype_pass import Chunk, ChunkEncoder
+from condu_ray.learn.prototype_store import prototype_key
 from condu_ray.learn.routing import Routing, load_routing, prototypes_of
 from condu_ray.methods import Method, ModelState, get
 from condu_ray.methods.session import load_session
@@ -34,6 +36,10 @@ from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 STATES = 2
 """Sessions' states that an evaluator keeps loaded."""
+
+
+PROTOTYPES = 1024
+"""Tasks' prototypes that an evaluator keeps loaded: those of a task of 100 classes are some 0.2 MB."""
 
 
 class Measurer:
@@ -90,6 +96,7 @@ class Measurer:
         self._probes = {name: load_task(folder) for name, folder in (probes or {}).items()}
         self._states: OrderedDict[str, ModelState] = OrderedDict()
         self._routings: OrderedDict[str, Routing] = OrderedDict()
+        self._prototypes: OrderedDict[tuple[str, ...], Tensor] = OrderedDict()
         self._run, self._contents = config.run_name, contents
         telemetry.restarted("evaluator", self._run)
         telemetry.gauge("condu_evaluators_active", 1, run=self._run)
@@ -157,14 +164,25 @@ class Measurer:
             rescaler = getattr(state.model, "rescalers", {}).get(wanted.task)
             more: dict[str, Any] = self._fidelity.of(method, state, wanted.task)
             return replace(found, rescaler=rescaler, **more)
-        options, theta0 = method.inference, self._evaluator.features.backbone.fingerprint
+        options = method.inference
         experts = {name: self._fidelity.weights(method, state, name) for name in state.tasks}
         learned = [self._tasks[name] for name in state.tasks]
         routing = self._routing(method, state, learned) if options.learns_routing else None
         prototypes = routing.prototypes if routing else {
-            one.name: prototypes_of(method.config.storage, theta0, one, options) for one in learned
+            one.name: self._prototypes_of(method, one) for one in learned
         }  # fmt: skip
         return self._evaluator.aggregated(task, experts, prototypes, options, space, apart, routing, learned)
+
+    def _prototypes_of(self, method: Method, task: Task) -> Tensor:
+        config, options, theta0 = method.config, method.inference, self._evaluator.features.backbone.fingerprint
+        content = prototype_key(theta0, task, options.prototype_images)
+        key = (content, options.prototypes, options.prototype_text)
+        if key not in self._prototypes:
+            self._prototypes[key] = prototypes_of(config.storage, theta0, task, options)
+            while len(self._prototypes) > PROTOTYPES:
+                self._prototypes.popitem(last=False)
+        self._prototypes.move_to_end(key)
+        return self._prototypes[key]
 
     def _routing(self, method: Method, state: ModelState, learned: list[Task]) -> Routing:
         config, options, backbone = method.config, method.inference, self._evaluator.features.backbone

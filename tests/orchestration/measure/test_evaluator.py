@@ -1,4 +1,4 @@
-"""What an evaluator refuses to measure."""
+"""What an evaluator refuses to measure, and reads once for all that it measures."""
 
 import shutil
 
@@ -6,11 +6,13 @@ import pytest
 
 from condu_ray.benchmark.content import ChangedError
 from condu_ray.config import Experiment
+from condu_ray.learn.routing import prototypes_of
 from condu_ray.methods.base import ModelState
 from condu_ray.orchestration.measure.evaluator import Measurer
 from condu_ray.plan.claim import BEFORE
 from condu_ray.plan.measurement import Measurement
 from condu_ray.plan.preflight import check
+from tests.learnt import learn_here
 
 
 def test_images_that_were_written_anew_are_measured_by_nobody(task_data, small_backbone, tmp_path, monkeypatch):
@@ -28,3 +30,16 @@ def test_images_that_were_written_anew_are_measured_by_nobody(task_data, small_b
     shutil.copy(data / "cars" / "train.parquet", data / "walls" / "train.parquet")
     with pytest.raises(ChangedError, match=r"walls/train\.parquet: is not what it was"):
         measurer.measure(routed)
+
+
+def test_prototypes_are_read_once_for_all_sessions_and_protocols(task_data, small_backbone, tmp_path, monkeypatch):
+    read = []
+
+    def counted(storage, backbone, task, options):
+        read.append(task.name)
+        return prototypes_of(storage, backbone, task, options)
+
+    monkeypatch.setattr("condu_ray.orchestration.measure.evaluator.prototypes_of", counted)
+    settings = {"storage": tmp_path / "storage", "data": task_data, "pretrained": str(small_backbone)}
+    learn_here(Experiment(**settings, method=("condu", "average"), protocol=("task", "union")))
+    assert sorted(read) == ["cars", "doors", "walls"]
