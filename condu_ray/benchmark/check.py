@@ -129,6 +129,7 @@ def require_valid(
     workers: int = 1,
     refuse_transparent: bool = False,
     say: Callable[[str], None] = logger.info,
+    before: Callable[[list[Task]], object] = len,
 ) -> None:
     """Checks the content of tasks, logs the warnings, and refuses tasks with errors.
 
@@ -139,13 +140,15 @@ def require_valid(
         workers: Threads that decode images.
         refuse_transparent: Whether transparent images are an error.
         say: Takes a line for people before images are decoded.
+        before: Takes the tasks whose images are to be decoded, for what is looked at sooner than these.
 
     Raises:
         TaskError: Listing the first errors of all tasks, and how many more there are.
     """
     verdicts: list[tuple[Task, list[Problem]]] = []
-    for task in tasks:
-        problems = known_verdict(task, cache_folder)
+    known = [known_verdict(task, cache_folder) for task in tasks]
+    before([task for task, problems in zip(tasks, known, strict=True) if problems is None])
+    for task, problems in zip(tasks, known, strict=True):
         if problems is None:
             say(f"{task.name}: {task.train_rows + task.test_rows:,} images are checked, once")
             problems = check_task(task, workers=workers)

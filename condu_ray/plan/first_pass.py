@@ -73,7 +73,7 @@ def first_pass(backbone: Backbone, tasks: Sequence[Task], config: Experiment, me
         for task in tasks:
             key = content_hash([*known, task.fingerprint, config.long_prompts])
             if (verdict := _kept(config, key)) is None:
-                texts = check_texts(backbone.tokenizer, task, backbone.spec.name, cut=config.long_prompts == "cut")
+                (texts,) = read_prompts(backbone, [task], config)
                 _encode(backbone, task, precision)
                 verdict = asdict(texts)
                 _keep(config, key, verdict)
@@ -88,6 +88,28 @@ def first_pass(backbone: Backbone, tasks: Sequence[Task], config: Experiment, me
                 _try_training(backbone, tasks[0], config, method, precision)
                 _keep(config, key, {"trained": method.adapter})
     return found
+
+
+def read_prompts(backbone: Backbone, tasks: Sequence[Task], config: Experiment) -> list[Texts]:
+    """Finds how the backbone reads the tasks' prompts; of their images nothing is read.
+
+    Raises:
+        TaskError: the backbone does not read prompts to their ends, or cannot tell classes apart.
+    """
+    cuts = config.long_prompts == "cut"
+    return [check_texts(backbone.tokenizer, task, backbone.spec.name, cut=cuts) for task in tasks]
+
+
+def try_adapters(backbone: Backbone, config: Experiment, methods: Sequence[Method]) -> None:
+    """Puts the methods' adapters on the backbone and takes them off again.
+
+    Raises:
+        LoraError: they do not fit it.
+    """
+    for method in methods:
+        if method.adapter == "lora" and method.starts_from != "nothing":
+            with lora.attach(backbone, **method.lora.form, seed=config.seed):
+                pass
 
 
 def described(tasks: Sequence[Task], texts: Sequence[Texts]) -> str:

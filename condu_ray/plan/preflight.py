@@ -19,7 +19,7 @@ from condu_ray.console import output
 from condu_ray.methods import Method
 from condu_ray.methods.registry import MethodError, take
 from condu_ray.plan.data import drawn, probes_of, tasks_of, unused_options
-from condu_ray.plan.first_pass import described, first_pass
+from condu_ray.plan.first_pass import described, first_pass, read_prompts, try_adapters
 from condu_ray.plan.imported import check_imported
 from condu_ray.plan.measurement import protocols
 from condu_ray.plan.rates import check_rates, unused_rates
@@ -90,6 +90,8 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     if artifacts.is_file(config.run_folder):
         raise artifacts.ArtifactError(f"--run {config.run_name}: {config.run_folder} is a file; give another name")
     spec = backbone_spec(config.model, config.pretrained, config.preprocess)
+    backbone = load_backbone(spec)  # what is wrong with it shows in seconds, and data may be brought for hours
+    try_adapters(backbone, config, methods)
     tasks = tasks_of(config, say)
     check_rates(config, tasks)
     opaque = config.transparent == "refuse"
@@ -99,7 +101,8 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     plain = config.shots is None and not config.validation_share
     unchecked = _unchecked([*tasks, *probes], verdicts, config.cluster.check_above) if later and plain else ()
     now = [task for task in (*tasks, *probes) if task not in unchecked]
-    require_valid(now, verdicts, workers=cores(), refuse_transparent=opaque, say=say)
+    prompts = partial(read_prompts, backbone, config=config)  # images may be decoded for hours
+    require_valid(now, verdicts, workers=cores(), refuse_transparent=opaque, say=say, before=prompts)
     if any("reference" in method.needs for method in methods):
         config = _with_references(config, methods, tasks)
     validation: tuple[Task, ...] = ()
@@ -112,7 +115,6 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     sources = tuple(tasks) if config.shots is not None else ()
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
-    backbone = load_backbone(spec)
     check_imported(config, methods, tasks, backbone.fingerprint)
     texts = first_pass(backbone, [*tasks, *probes], config, methods)
     words = (backbone.described, *backbone.notes, described([*tasks, *probes], texts), *_held_out(config))

@@ -128,7 +128,23 @@ def test_storage_that_is_a_file_is_named(settings, tmp_path):
         check(Experiment(**settings))
 
 
-def test_bad_labels_are_found_before_the_backbone_is_loaded(settings, tmp_path, task_data):
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"template": "a " * 20 + "{}."}, TaskError, "more tokens than the 12"),
+        ({"method": "condu-lora", "lora": {"rank": 33}}, LoraError, "rank 33"),
+    ],
+)
+def test_what_a_second_shows_is_not_found_after_all_images(settings, change, error, words):
+    told = []
+    with pytest.raises(error, match=words):
+        check(Experiment(**settings, **change), told.append)
+    assert not told  # of images that are decoded
+    check(Experiment(**settings), told.append)
+    assert len(told) == 3
+
+
+def test_bad_labels_are_found_before_anything_is_trained(settings, tmp_path, task_data):
     shutil.copytree(task_data, tmp_path / "data")
     meta = tmp_path / "data" / "cars" / "meta.json"
     content = json.loads(meta.read_text())
