@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -19,6 +20,12 @@ from condu_ray.store.location import Place
 
 if TYPE_CHECKING:
     from condu_ray.plan.results import SessionResult
+
+
+MOST_CELLS = 24
+"""Tasks whose accuracies are a line each session; of more tasks it has their means."""
+FEWEST = 10
+"""Measurements after which their speed says how long the others take."""
 
 
 class Display:
@@ -37,7 +44,8 @@ class Display:
         self._ids: dict[int, Any] = {}
         self._rows: dict[str, dict[int, Sequence[float]]] = {}
         self._shown: dict[str, int] = {}
-        self._last = time.monotonic()
+        self._last = self._since = time.monotonic()
+        self._most = 0  # measurements that waited at once, since `_since`
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -80,13 +88,18 @@ class Display:
         self._room(lanes, experts)
         words, trained = news.words, len(news.trained)
         working = {number: word for number, word in words.items() if word.step < word.steps}
-        left = self._left(words, trained)
+        left, wait = self._left(words, trained), self._wait(pending, trained >= self._experts)
         if self._bars is not None:
             if self._experts:
                 self._bars.update(self._ids[-1], completed=trained, detail=left)
             for number, word in words.items():
                 detail = f"loss {word.loss:.2f}  {word.images_per_second:.0f} images/s"
                 self._bars.update(self._ids[number], completed=word.step, description=str(word), detail=detail)
+            if pending and -2 not in self._ids:
+                self._ids[-2] = self._bars.add_task("measurements", total=pending, detail="")
+            if -2 in self._ids:
+                done = self._most - pending
+                self._bars.update(self._ids[-2], completed=done, total=self._most, detail=wait, visible=pending > 0)
         elif time.monotonic() - self._last >= (LINE_SECONDS if words else min(LINE_SECONDS, WAIT_SECONDS)):
             self._last = time.monotonic()
             parts = [
@@ -96,7 +109,7 @@ class Display:
             if words and trained < self._experts:
                 parts.append(f"{trained}/{self._experts} experts{', ' if left else ''}{left}")
             if pending:
-                parts.append(f"{pending} measurements wait")
+                parts.append(wait)
             self.say("; ".join([*parts, *waiting]) or "waiting")
 
     def _left(self, words: Mapping[int, Word], trained: int) -> str:
@@ -106,8 +119,21 @@ class Display:
             return ""
         started = sum(word.step for word in words.values() if word.step < word.steps)
         steps = max(0, (self._experts - trained) * self._steps - started)
-        seconds = steps / sum(speeds)
-        return f"{seconds / 60:.1f} min left" if seconds > 90 else f"{seconds:.0f} s left"
+        return _time_left(steps / sum(speeds))
+
+    def _wait(self, pending: int, last: bool) -> str:
+        """How many measurements wait, and the time that they still take where no training makes it longer.
+
+        Args:
+            pending: how many wait now.
+            last: whether all experts are trained.
+        """
+        now = time.monotonic()
+        if pending >= self._most or not pending:
+            self._most, self._since = pending, now
+        done = self._most - pending
+        left = f", {_time_left(pending * (now - self._since) / done)}" if last and done >= FEWEST else ""
+        return f"{pending:,} measurements wait{left}"
 
     def session(self, result: SessionResult) -> None:
         """Prints a row of a method's matrix, in order: learned tasks in bold, the session's own underlined.
@@ -125,6 +151,11 @@ class Display:
 
     def _row(self, method: str, position: int, accuracy: Sequence[float]) -> None:
         cells = []
+        if len(accuracy) > MOST_CELLS:
+            learned, others = accuracy[: position + 1], accuracy[position + 1 :]
+            rest = f", [dim]{np.mean(others):.1f}[/] of other tasks" if others else ""
+            cells = [f"[bold underline]{accuracy[position]:5.1f}[/]; mean {np.mean(learned):.1f} of learned{rest}"]
+            accuracy = []
         for index, value in enumerate(accuracy):
             style = "bold underline" if index == position else "bold" if index < position else "dim"
             cells.append(f"[{style}]{value:5.1f}[/]")
@@ -149,3 +180,7 @@ class Display:
         if compared := results.get("zero_shot"):
             self.console.print(f"{zero_shot_lines(compared)}\n{verdict(compared)}", markup=False)
         self.console.print(f"report: {folder / 'report' / 'report.md'}", markup=False)
+
+
+def _time_left(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min left" if seconds > 90 else f"{seconds:.0f} s left"

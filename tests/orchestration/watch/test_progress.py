@@ -71,6 +71,43 @@ def test_a_log_gets_plain_lines_with_what_is_left(at_once, words, trained, expec
     assert "\r" not in text
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_how_long_measurements_take_is_told_once_experts_are_trained(at_once, monkeypatch, terminal):
+    now = [0.0]
+    monkeypatch.setattr("condu_ray.orchestration.watch.progress.time.monotonic", lambda: now[0])
+
+    def use(display):
+        for trained, pending in ((1, 4000), (1, 3900), (2, 3000), (2, 0)):
+            now[0] += 60
+            display.lanes(news({}, trained), 1, 2, pending)
+            if display._bars is not None:
+                display._bars.refresh()  # as its thread does now and then
+
+    text = shown(use, terminal)
+    assert "6.0 min left" in text  # 1,000 took two minutes
+    if not terminal:
+        said = [line.split(" ", 1)[1] for line in text.splitlines()]
+        assert said[:2] == ["4,000 measurements wait", "3,900 measurements wait"]
+        assert said[2].startswith("3,000 measurements wait, ")
+        assert said[3] == "waiting"
+    else:
+        assert "1000/4000" in text
+
+
+def test_of_many_tasks_a_line_has_the_means():
+    tasks = [f"task{number}" for number in range(30)]
+    buffer, lines = io.StringIO(), Lines()
+    lines.console = Console(file=buffer, highlight=False, soft_wrap=True, width=200)
+    with Display(tasks, 10, lines) as display:
+        for position in (1, 29):
+            entry = Entry(position, tasks[position], None, "pretrained", "s", 0.0)
+            found = {task: Accuracy(80 if place <= position else 40, 100, 0.0) for place, task in enumerate(tasks)}
+            display._row("condu", position, SessionResult("condu", "task", entry, found).percent)
+    first, last = buffer.getvalue().splitlines()
+    assert first.endswith("80.0; mean 80.0 of learned, 40.0 of other tasks")
+    assert last.endswith("80.0; mean 80.0 of learned")
+
+
 def test_lines_come_now_and_then(monkeypatch):
     assert shown(lambda display: display.lanes(news({0: WORD}), 1, 2, 0)) == ""  # the last one was a moment ago
 
