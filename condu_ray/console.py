@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import os
+import re
 import sys
 import unicodedata
 from typing import TYPE_CHECKING, Any, TextIO
@@ -81,6 +82,9 @@ def steady() -> None:
 
 WIDE = 120
 """Characters that a table may take in a file or a pipe, where rich would take 80."""
+_NARROWEST = 5
+"""Characters to which a column of names is folded, at most."""
+_FIGURE = re.compile(r"[-+]?[0-9][0-9.,]*%?|[–-]?")
 
 
 def output(*, styled: bool = False) -> Console:
@@ -97,7 +101,23 @@ def output(*, styled: bool = False) -> Console:
 
 
 def whole(table: Table) -> Table:
-    """Has a table that is wider than its place fold what is in its cells, where rich would cut it off."""
+    """Has a table that is wider than its place fold what is in its cells, where rich would cut it off.
+
+    Names and headings are folded; numbers only where there is no room at all, for of -7.15 in two lines -7.1 is read.
+    """
+    console = output()
+    room = console.width - 3 * len(table.columns) - 1  # beside frames and what keeps cells away from them
+    least, widths = list[int](), list[int]()
     for column in table.columns:
+        cells = [str(cell) for cell in column.cells]
+        longest = max((console.measure(cell).maximum for cell in cells), default=0)
+        widths.append(max(longest, console.measure(column.header).maximum))
+        least.append(longest if all(map(_FIGURE.fullmatch, cells)) else min(longest, _NARROWEST))
         column.overflow = "fold"
+    if sum(widths) > room >= sum(least):
+        for _ in range(sum(widths) - room):
+            widest = max((width, place) for place, width in enumerate(widths) if width > least[place])[1]
+            widths[widest] -= 1
+        for column, width in zip(table.columns, widths, strict=True):
+            column.width = width
     return table

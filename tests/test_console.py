@@ -32,6 +32,24 @@ def test_a_table_is_wide_in_a_file_and_never_cut(capsys, monkeypatch, columns, w
     assert "…" not in said
 
 
+@pytest.mark.parametrize("columns", [60, 66, 70, 80])
+def test_numbers_of_a_table_are_never_torn(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = Table("Method", "Transfer", "Average", "Last", "BWT", "Forgetting", "Seconds", "Bits")
+    rows = [
+        ["condu-svd-lora", "56.5", "61.8", "56.9", "-7.15", "31.50", "12.3", "1.20"],
+        ["zero-shot", "–", "61.8", "56.9", "0.00", "0.00", "12.3", "–"],
+    ]
+    for row in rows:
+        table.add_row(*row)
+    output().print(whole(table))
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= columns
+    words = said.split()
+    assert all(words.count(number) >= 1 for row in rows for number in row[1:])
+    assert words.count("61.8") == 2
+
+
 def test_lines_of_a_run_have_styles(capsys):
     Lines().say("[bold]50.0[/] of a session")
     assert capsys.readouterr().out == "00:00 50.0 of a session\n"
