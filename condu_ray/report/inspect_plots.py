@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from condu_ray.report.style import MARKERS, MUTED, PALETTE, png
 
@@ -22,7 +23,9 @@ def layer_maps(maps: Mapping[str, tuple[Sequence[str], np.ndarray]], tasks: Sequ
         A PNG.
     """
     rows = max(len(names) for names, _ in maps.values())
-    figure = Figure(figsize=(3.0 + 0.5 * len(tasks), len(maps) * (1.6 + 0.24 * rows)), layout="constrained")
+    words = max(0.0, 0.065 * max(map(len, tasks)) - 1.0)  # inches that the longest name takes, beyond an inch
+    size = (3.0 + 0.5 * len(tasks) + 0.6 * words, len(maps) * (1.6 + 0.24 * rows + 0.7 * words))
+    figure = Figure(figsize=size, layout="constrained")
     for axes, (title, (names, share)) in zip(
         figure.subplots(len(maps), 1, squeeze=False)[:, 0], maps.items(), strict=True
     ):
@@ -42,6 +45,8 @@ def layer_maps(maps: Mapping[str, tuple[Sequence[str], np.ndarray]], tasks: Sequ
 def feature_spaces(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], tasks: Sequence[str]) -> bytes:
     """Draws points of test images side by side: a colour a task, a marker a class.
 
+    More tasks than colours can be told apart have their numbers in the middle of their points, too.
+
     Args:
         spaces: title to points [N, 2], task's places [N] and labels [N].
         tasks: their names.
@@ -49,25 +54,34 @@ def feature_spaces(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray
     Returns:
         A PNG.
     """
-    many = colormaps["tab20"]
-    colours = PALETTE if len(tasks) <= len(PALETTE) else [many(place) for place in range(many.N)]
-    figure = Figure(figsize=(3.6 * len(spaces), 4.2), layout="constrained")
+    numbered = len(tasks) > len(PALETTE)
+    many = [*colormaps["tab20"].colors] if len(tasks) <= 20 else colormaps["turbo"](np.linspace(0, 1, len(tasks)))
+    colours, names = many if numbered else PALETTE, list(tasks)
+    if numbered:
+        names = [f"{place}  {name}" for place, name in enumerate(tasks, start=1)]
+    width = 3.6 * len(spaces)
+    columns = max(1, min(6, len(tasks), int(width / (0.065 * max(map(len, names)) + 0.45))))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(width, 4.02 + 0.18 * lines), layout="constrained")
     for axes, (title, (points, places, labels)) in zip(
         figure.subplots(1, len(spaces), squeeze=False)[0], spaces.items(), strict=True
     ):
         for place in range(len(tasks)):
             for label in np.unique(labels[places == place]):
                 here = (places == place) & (labels == label)
-                style = {"color": colours[place % len(colours)], "marker": MARKERS[label % 8]}
+                style = {"color": colours[place], "marker": MARKERS[label % 8]}
                 axes.scatter(*points[here].T, s=14, alpha=0.8, linewidths=0, **style)
+        for place in range(len(tasks) if numbered else 0):
+            if (places == place).any():
+                axes.text(*np.median(points[places == place], axis=0), str(place + 1), fontsize=8, fontweight="bold",
+                          ha="center", va="center", path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_color("#cccccc")
         axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     # One mark a task, whichever classes it has.
     handles = [
-        figure.axes[0].scatter([], [], color=colours[place % len(colours)], s=30, label=name)
-        for place, name in enumerate(tasks)
+        figure.axes[0].scatter([], [], color=colours[place], s=30, label=name) for place, name in enumerate(names)
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(tasks)), fontsize=8, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
     return png(figure)
