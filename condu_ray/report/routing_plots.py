@@ -60,7 +60,7 @@ def confusion(results: Mapping[str, Any], path: Place) -> Place:
     panels = figure.subplots(1, len(routers), squeeze=False, sharey=True)[0]
     for panel, (name, rows) in zip(panels, routers.items(), strict=True):
         matrix = np.array(rows)
-        panel.imshow(matrix, cmap="Blues", vmin=0, vmax=100)
+        image = panel.imshow(matrix, cmap="Blues", vmin=0, vmax=100)
         if len(tasks) <= _SHOWN:
             for row, column in zip(*np.nonzero(matrix.round() >= 1), strict=True):
                 value = matrix[row, column]
@@ -71,6 +71,10 @@ def confusion(results: Mapping[str, Any], path: Place) -> Place:
         panel.set_title(f"{name}:\n{np.diag(matrix).mean():.0f} % to their own", fontsize=10, loc="left")
         panel.tick_params(color=MUTED, length=2)
         panel.spines[:].set_visible(False)
+    if len(tasks) > _SHOWN:  # what has no numbers needs a scale
+        bar = figure.colorbar(image, ax=list(panels), shrink=0.8, aspect=30, pad=0.02)
+        bar.set_label("% of the task's images", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
     figure.supxlabel("most likely task by the router", fontsize=9)
     panels[0].set_ylabel("images of", fontsize=9)
     return save_figure(figure, path)

@@ -18,3 +18,15 @@ def test_the_words_of_two_routers_do_not_overlap(tasks, tmp_path, monkeypatch):
     boxes = [panel._left_title.get_window_extent(canvas.get_renderer()) for panel in drawn[0].axes]
     assert boxes[0].x1 < boxes[1].x0
     assert boxes[1].x1 <= drawn[0].bbox.x1
+
+
+@pytest.mark.parametrize("tasks", [3, 13])
+def test_cells_have_numbers_or_a_scale(tasks, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(routing_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    even = [[100 / tasks] * tasks] * tasks
+    found = {"tasks": [f"task_{place}" for place in range(tasks)], "confusion": {"prototype": even, "gaussian": even}}
+    routing_plots.confusion({"routing": found}, tmp_path / "routing.png")
+    *panels, last = drawn[0].axes
+    assert bool(panels[0].texts) == (tasks == 3)
+    assert ("%" in last.get_ylabel()) == (tasks == 13)
