@@ -106,7 +106,7 @@ def number_text(value: Any, digits: int) -> str:
 def escaped(value: Any) -> str:
     """Text that Markdown shows as it is, in a line and in a table cell."""
     # An underscore inside a word is a plain character, and so is an ampersand that begins no entity.
-    signs = r"([\\`*{}\[\]<>|#~]|&(?=#?[A-Za-z0-9]+;)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))"
+    signs = r"([\\`*{}\[\]<>|#~$]|&(?=#?[A-Za-z0-9]+;)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))"
     return re.sub(signs, r"\\\1", " ".join(str(value).split()))
 
 

@@ -27,9 +27,27 @@ def test_a_number_is_never_minus_nothing(value, digits, text):
 
 @pytest.mark.parametrize(
     "text",
-    ["~/a against ~/b", "a ~~b~~ c", "R&amp;D", "&#35;", "R&D", "x|y", "a_b", "_a_", "<b>", "![x](y)", "*a*", "`"],
+    [
+        "~/a against ~/b",
+        "a ~~b~~ c",
+        "R&amp;D",
+        "&#35;",
+        "R&D",
+        "x|y",
+        "a_b",
+        "_a_",
+        "<b>",
+        "![x](y)",
+        "*a*",
+        "`",
+        "$a and $b",
+    ],
 )
 def test_markdown_shows_a_text_as_it_is(text):
     page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(f"| h |\n| :-- |\n| {escaped(text)} |")
     cell = re.search("<td[^>]*>(.*?)</td>", page)
     assert html.unescape(re.sub("<[^>]+>", "", cell[1])) == text
+
+
+def test_dollars_are_no_formula_where_pages_have_formulas():
+    assert escaped("/$a against /$b") == r"/\$a against /\$b"
