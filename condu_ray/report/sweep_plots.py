@@ -69,7 +69,10 @@ def methods_over_orders(
             shown += [*numbers, numbers.mean() - deviation, numbers.mean() + deviation]
         panel.set_title(metric, fontsize=11, loc="left")
         panel.set_xlim(*_range(shown))
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], min_n_ticks=3))
+        if shown:
+            panel.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], min_n_ticks=3))
+        else:  # no number of an axis that nothing is on
+            panel.set_xticks([])
         style_axes(panel, "x")
         for edge in np.cumsum(heights)[:-1]:
             panel.axhline(edge, color="#ededed", linewidth=0.6, zorder=0)
@@ -78,7 +81,7 @@ def methods_over_orders(
     panels[0].set_ylim(heights.sum(), 0)
     figure.supxlabel(f"percent, protocol {protocol}", fontsize=9)
     handles = [
-        Line2D([], [], ls="", marker="o", ms=5, color=MUTED, alpha=0.6, mew=0, label="one order"),
+        Line2D([], [], ls="", marker="o", ms=5, color=MUTED, alpha=0.6, mew=0, label="one trial"),
         Line2D([], [], ls="-", lw=1.2, marker="|", ms=8, mew=1.8, color="black", label="mean ± standard deviation"),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
@@ -145,7 +148,8 @@ def order_heat_map(values: Mapping[str, Mapping[str, float]], path: Place, proto
     # At least one point, so that noise stays pale.
     limit = max(1.0, float(np.nanmax(np.abs(change), initial=0.0)))
     labels = [_wrapped(group, 24) for group in groups]
-    size = (max(4.4, 0.62 * len(groups) + 2.8), max(2.6, 0.36 * len(orders) + 2.4))
+    lines = max(label.count("\n") + 1 for label in labels)
+    size = (max(4.4, max(0.62, 0.27 * lines) * len(groups) + 2.8), max(2.6, 0.36 * len(orders) + 2.4))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(np.ma.masked_invalid(change), cmap=_AROUND, vmin=-limit, vmax=limit, aspect="auto")

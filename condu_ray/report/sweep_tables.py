@@ -137,14 +137,16 @@ def summary_tex(
                 ]
                 rows.append(f"{latex(row['method'])} & {' & '.join(figures)} \\\\")
     trials = [trial for found in kept.values() for trial in found]
-    orders = len({trial.order for trial in trials})
-    count = f"{orders} task order{'' if orders == 1 else 's'}"
+    orders, seeds = len({trial.order for trial in trials}), len({trial.seed for trial in trials})
+    count = f"{orders} task order{'' if orders == 1 else 's'}{f' and {seeds} seeds' if seeds > 1 else ''}"
+    if orders * seeds > 1:  # of one trial there is no deviation
+        count = rf"mean $\pm$ standard deviation over {count}"
     count += f", in percent; protocol {protocol}{images_in(trials)}{f', {part}' if part else ''}"
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{latex(name)}: mean $\pm$ standard deviation over {count}.}}",
+        rf"\caption{{{latex(name)}: {count}.}}",
         rf"\begin{{tabular}}{{l{'r' * len(COMPARED)}}}",
         r"\toprule",
         rf"Method & {heads} \\",

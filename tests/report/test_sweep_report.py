@@ -418,6 +418,39 @@ def test_texts_do_not_overlap(methods: int, orders: int, tasks: int, tmp_path: P
             assert not any(box.overlaps(other) for other in boxes[:index])
 
 
+def test_labels_aslant_keep_their_lines_apart(tmp_path: Path, figures: list[Figure]) -> None:
+    names = [f"zscl reference=/data/a_very_long_folder/of_images_{index}, lr=1e-05, rank=16" for index in range(5)]
+    order_heat_map({name: {"given": 50.0} for name in names}, tmp_path)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    lines = max(label.get_text().count("\n") + 1 for label in axes.get_xticklabels())
+    assert lines > 2
+    apart = axes.get_window_extent().width / figure.dpi / len(names) * np.sin(np.deg2rad(40))
+    assert apart > lines * 9 * 1.2 / 72  # inches that lines of nine points take
+
+
+def test_an_axis_that_nothing_is_on_has_no_numbers(tmp_path: Path, figures: list[Figure]) -> None:
+    methods_over_orders({"Transfer": {"x": [np.nan]}, "Last": {"x": [50.0]}}, tmp_path)
+    empty, other = figures[0].axes
+    assert not len(empty.get_xticks())
+    assert len(other.get_xticks())
+
+
+@pytest.mark.parametrize(
+    ("orders", "seeds", "said"),
+    [
+        (1, 1, "x: 1 task order, in percent; protocol task."),
+        (3, 1, r"x: mean $\pm$ standard deviation over 3 task orders, in percent; protocol task."),
+        (1, 2, r"x: mean $\pm$ standard deviation over 1 task order and 2 seeds, in percent; protocol task."),
+    ],
+)
+@pytest.mark.usefixtures("no_pictures")
+def test_a_caption_says_over_what_a_deviation_is(orders: int, seeds: int, said: str, tmp_path: Path) -> None:
+    sweep_report(sweep(("condu", "pam"), orders, 3, seeds), tmp_path, name="x")
+    assert rf"\caption{{{said}}}" in (tmp_path / "summary.tex").read_text(encoding="utf-8").splitlines()
+
+
 def shown_labels(axis: Axis) -> list[Text]:
     """The upright labels of the ticks that lie within the axis."""
     low, high = sorted(axis.get_view_interval())
