@@ -73,8 +73,11 @@ def feature_spaces(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray
                 axes.scatter(*points[here].T, s=14, alpha=0.8, linewidths=0, **style)
         for place in range(len(tasks) if numbered else 0):
             if (places == place).any():
-                axes.text(*np.median(points[places == place], axis=0), str(place + 1), fontsize=8, fontweight="bold",
-                          ha="center", va="center", path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+                middle = np.median(points[places == place], axis=0)
+                style = {"fontsize": 8, "fontweight": "bold", "ha": "center", "va": "center"}
+                axes.text(
+                    *middle, str(place + 1), **style, path_effects=[withStroke(linewidth=2.5, foreground="white")]
+                )
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_color("#cccccc")
