@@ -7,6 +7,7 @@ which it returns.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,26 +48,28 @@ def accuracy_kept(results: Mapping[str, Any], path: Place) -> Place:
     groups = _groups(results)
     figure = Figure(figsize=(2.9 * len(columns) + 1.9, 2.5 * len(groups) + 0.5), layout="constrained")
     panels = figure.subplots(len(groups), len(columns), squeeze=False, sharex=True, sharey=True)
-    lowest = 0.0
+    lowest, beyond = 0.0, False
     for row, (title, names) in enumerate(groups.items()):
         for panel, (column, rows) in zip(panels[row], columns, strict=True):
             for order, name in enumerate(names):
                 found = [(each["session"], each["kept"]) for each in rows if _has(each, name, "kept")]
                 style = {"color": PALETTE[order], "marker": MARKERS[order], "zorder": 3 - order / 100}
                 shares = [min(max(100 * share, _LOWEST), _HIGHEST) for _, share in found]
+                beyond = beyond or any(not _LOWEST <= 100 * share <= _HIGHEST for _, share in found)
                 panel.plot([session for session, _ in found], shares, lw=1.4, ms=4, label=name, **style)
                 lowest = min([lowest, *shares])
             for level in (0, 100):
                 panel.axhline(level, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
             style_sessions(panel, len(tasks))
             if row == 0:
-                panel.set_title(column, fontsize=10, loc="left", parse_math=False)
+                panel.set_title(textwrap.fill(column, 34), fontsize=10, loc="left", parse_math=False)
         panels[row][-1].legend(
             title=title, title_fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, fontsize=8
         )
     panels[0][0].set_ylim(lowest - 5, _HIGHEST + 5)
     figure.supxlabel("after session", fontsize=9)
-    figure.supylabel("share kept of what fine-tuning gained, in % (0: zero-shot, 100: own expert)", fontsize=9)
+    edges = f"\nbeyond {_LOWEST:g} or {_HIGHEST:g}: at the edge" if beyond else ""
+    figure.supylabel(f"share kept of what fine-tuning gained, in % (0: zero-shot, 100: own expert){edges}", fontsize=9)
     return save_figure(figure, path)
 
 
@@ -188,8 +191,8 @@ def synthetic(results: Mapping[str, Any], path: Place) -> Place:
                 panel.plot([row["session"] for row in line], errors, color=colour, ls=style, lw=1.5, label=label)
         panel.set_title(f"correlation {rho:g}", fontsize=10, loc="left")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-        panel.set_ylim(bottom=0)
         style_axes(panel)
+    panels[0].set_ylim(bottom=0)  # once all is drawn: what comes after it no longer widens an axis that panels share
     figure.suptitle(f"Synthetic Gaussian deltas, {results['numel']:,} positions", fontsize=11, x=0.01, ha="left")
     figure.supxlabel("after session", fontsize=9)
     panels[0].set_ylabel("relative L2 error", fontsize=9)

@@ -85,8 +85,8 @@ def spectra(results: Mapping[str, Any], path: Place) -> Place:
             )  # fmt: skip
         panel.axhline(1, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
         panel.set_title(f"{count} tasks", fontsize=10, loc="left")
-        panel.set_ylim(bottom=0)
         style_axes(panel)
+    panels[0].set_ylim(bottom=0)  # once all is drawn: what comes after it no longer widens an axis that panels share
     figure.supxlabel("decay of the singular values (0: flat)", fontsize=9)
     panels[0].set_ylabel("relative L2", fontsize=9)
     handles, texts = panels[-1].get_legend_handles_labels()

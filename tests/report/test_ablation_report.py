@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 from PIL import Image
 
-from condu_ray.report import inference_plots, merging_plots
+from condu_ray.report import inference_plots, merging_plots, spectra_report
 from condu_ray.report.ablation_report import write_inference, write_merging, write_synthetic
 
 COMMON = {"run": "r", "method": "condu", "config": {"seed": 0}, "versions": {"torch": "2"}, "command": "python x.py"}
@@ -186,6 +186,44 @@ def test_first_tasks_are_those_that_fine_tuning_gained_on(monkeypatch, tmp_path)
     )  # fmt: skip
     merging_plots.accuracy_kept(merging_results(), tmp_path / "x.png")
     assert [title for title in titles if title] == ["task 2: b", "task 3: c", "all learned tasks"]
+
+
+def test_what_is_kept_beyond_the_axis_is_told_of_and_long_names_are_folded(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(merging_plots, "save_figure", lambda figure, path: figures.append(figure))
+    results = merging_results(tasks=("a", "b" * 45, "c"))
+    merging_plots.accuracy_kept(results, tmp_path / "x.png")
+    for row in (*results["rows"], *results["summary"]):
+        if row.get("kept") is not None:
+            row["kept"] = 0.5
+    merging_plots.accuracy_kept(results, tmp_path / "x.png")
+    assert [("at the edge" in figure.get_supylabel()) for figure in figures] == [True, False]
+    titles = [panel.get_title(loc="left") for panel in figures[0].axes]
+    assert max(len(line) for title in titles for line in title.split("\n")) <= 34
+
+
+@pytest.mark.parametrize("name", ["spectra", "synthetic"])
+def test_no_line_leaves_panels_that_share_an_axis(name, monkeypatch, tmp_path):
+    figures = []
+    for module in (merging_plots, spectra_report):
+        monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
+    if name == "spectra":
+        rows = [
+            {"rule": "condu", "tasks": tasks, "bits": 1.0, "decay": decay, "relative_l2": 0.02 * tasks + decay}
+            for tasks in (11, 40)
+            for decay in (0.0, 1.0)
+        ]
+        spectra_report.spectra({"rows": rows, "rules": {"condu": {}}}, tmp_path / "x.png")
+    else:
+        results = synthetic_results()
+        last = results["rows"][-1]["correlation"]
+        for row in results["rows"]:
+            row["relative_l2"] = 9.0 if row["correlation"] == last else 1.0
+        merging_plots.synthetic(results, tmp_path / "x.png")
+    for panel in figures[0].axes:
+        low, high = panel.get_ylim()
+        assert low == 0
+        assert all(max(line.get_ydata()) < high for line in panel.lines)
 
 
 def test_lines_are_the_numbers(monkeypatch, tmp_path):
