@@ -23,7 +23,7 @@ def curves(results: Mapping[str, Any], path: Place) -> Place:
     sessions = sorted({found["session"] for found in results["curves"]})
     columns = min(3, len(sessions))
     rows = -(-len(sessions) // columns)
-    figure = Figure(figsize=(3.9 * columns + 0.3, 3.7 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(3.9 * columns + 0.3, 4.1 * rows + 0.3), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, session in zip(panels, sessions, strict=False):
         for index, found in enumerate(one for one in results["curves"] if one["session"] == session):
@@ -33,14 +33,14 @@ def curves(results: Mapping[str, Any], path: Place) -> Place:
         by_rule = {
             row["rule"]: row for row in results["rows"] if (row["session"], row["protocol"]) == (session, "union")
         }
-        for name, marker, up in (("paper", "*", 5), ("zero-shot", "X", -11), ("mixture, gaussian", "o", 5)):
-            row = by_rule[name]
-            panel.plot([row["unlearned"]], [row["learned"]], marker, ms=11, mfc="none", mec="black")
-            panel.annotate(name, (row["unlearned"], row["learned"]), (7, up), textcoords="offset points", fontsize=8)
+        for name, marker in (("paper", "*"), ("zero-shot", "X"), ("mixture, gaussian", "o")):
+            row = by_rule[name]  # named below: where two are near, a name beside one is read as the other's
+            panel.plot([row["unlearned"]], [row["learned"]], marker, ms=11, mfc="none", mec="black", label=name)
         panel.set_title(f"after {session} {'task' if session == 1 else 'tasks'}", fontsize=10, loc="left")
-        panel.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1)}
+        panel.legend(frameon=False, fontsize=7, labelspacing=0.8, ncols=2, **place)
         panel.set_ylim(bottom=0)
-        panel.set_xlim(0, 1.3 * panel.get_xlim()[1])  # room for the names of the points
+        panel.set_xlim(left=0)
         style_axes(panel)
     for panel in panels[len(sessions) :]:
         panel.set_visible(False)

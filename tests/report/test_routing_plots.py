@@ -30,3 +30,18 @@ def test_cells_have_numbers_or_a_scale(tasks, tmp_path, monkeypatch):
     *panels, last = drawn[0].axes
     assert bool(panels[0].texts) == (tasks == 3)
     assert ("%" in last.get_ylabel()) == (tasks == 13)
+
+
+def test_points_are_named_in_the_legend_and_not_beside_one_another(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(routing_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    names = ("paper", "zero-shot", "mixture, gaussian")
+    rows = [
+        {"rule": name, "session": 1, "protocol": "union", "learned": 8.0 + place, "unlearned": 0.5}
+        for place, name in enumerate(names)
+    ]
+    curve = {"rule": "nearest", "session": 1, "auroc": 0.5, "points": [[9.0, 0.0], [0.0, 2.0]]}
+    routing_plots.curves({"curves": [curve], "rows": rows}, tmp_path / "curves.png")
+    (panel,) = drawn[0].axes
+    assert not panel.texts
+    assert {text.get_text() for text in panel.get_legend().get_texts()} == {"nearest, AUROC 0.50", *names}
