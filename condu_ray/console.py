@@ -103,7 +103,8 @@ def output(*, styled: bool = False) -> Console:
 def whole(table: Table) -> Table:
     """Has a table that is wider than its place fold what is in its cells, where rich would cut it off.
 
-    Names and headings are folded; numbers only where there is no room at all, for of -7.15 in two lines -7.1 is read.
+    Numbers stand right, so that their digits are below one another. Names and headings are folded; numbers only where
+    there is no room at all, for of -7.15 in two lines -7.1 is read.
     """
     console = output()
     room = console.width - 3 * len(table.columns) - 1  # beside frames and what keeps cells away from them
@@ -112,8 +113,9 @@ def whole(table: Table) -> Table:
         cells = [str(cell) for cell in column.cells]
         longest = max((console.measure(cell).maximum for cell in cells), default=0)
         widths.append(max(longest, console.measure(column.header).maximum))
-        least.append(longest if all(map(_FIGURE.fullmatch, cells)) else min(longest, _NARROWEST))
-        column.overflow = "fold"
+        figures = all(map(_FIGURE.fullmatch, cells))
+        least.append(longest if figures else min(longest, _NARROWEST))
+        column.overflow, column.justify = "fold", "right" if figures and cells else column.justify
     if sum(widths) > room >= sum(least):
         for _ in range(sum(widths) - room):
             widest = max((width, place) for place, width in enumerate(widths) if width > least[place])[1]

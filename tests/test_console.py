@@ -50,6 +50,20 @@ def test_numbers_of_a_table_are_never_torn(capsys, monkeypatch, columns):
     assert words.count("61.8") == 2
 
 
+def test_digits_stand_below_one_another(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table = Table("Class", "Images", "%")
+    for row in (["rose", "7", "100.0"], ["tulip", "12", "8.3"], ["none", "0", "–"]):
+        table.add_row(*row)
+    output().print(whole(table))
+    rows = [line.split("│")[1:4] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert rows == [
+        [" rose  ", "      7 ", " 100.0 "],
+        [" tulip ", "     12 ", "   8.3 "],
+        [" none  ", "      0 ", "     – "],
+    ]
+
+
 def test_lines_of_a_run_have_styles(capsys):
     Lines().say("[bold]50.0[/] of a session")
     assert capsys.readouterr().out == "00:00 50.0 of a session\n"
