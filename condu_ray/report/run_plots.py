@@ -199,8 +199,9 @@ def _metrics_rows(methods: Mapping[str, Any], path: Place, protocol: Protocol) -
     places = np.arange(len(names))
     for panel, metric in zip(panels, HEADLINE, strict=True):
         widths = np.array([as_number(methods[name].get(metric)) for name in names])
-        best = np.nanmax(widths) if not np.isnan(widths).all() else math.nan
-        colours = [PALETTE[0] if width == best else PALETTE[4] for width in widths]
+        printed = np.round(widths, 1)  # what prints the same is the same
+        best = np.nanmax(printed) if not np.isnan(printed).all() else math.nan
+        colours = [PALETTE[0] if width == best else PALETTE[4] for width in printed]
         panel.barh(places, np.nan_to_num(widths), 0.72, color=colours, linewidth=0)
         for place, width in zip(places, widths, strict=True):
             text = "n/a" if math.isnan(width) else f"{width:.1f}"

@@ -282,6 +282,17 @@ def test_many_tasks_and_methods(tmp_path: Path) -> None:
         assert image.width > 20 * 60
 
 
+def test_what_prints_the_same_is_the_highest_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    results = make_results(2, tuple(f"method-{index}" for index in range(9)))
+    for index, entry in enumerate(results["methods"].values()):
+        entry["last"] = (86.21, 86.24, 86.1)[min(index, 2)]
+    metrics_bars(results, tmp_path)
+    colours = [bar.get_facecolor() for bar in drawn[0].axes[2].patches]
+    assert colours[0] == colours[1] != colours[2] == colours[8]
+
+
 @pytest.mark.parametrize("length", [4, 25, 43, 100])
 def test_long_names_of_tasks_leave_room_for_the_numbers(
     length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
