@@ -21,6 +21,7 @@ from condu_ray.metrics import HEADLINE, METRICS
 from condu_ray.report import inference_plots, merging_plots
 from condu_ray.report.text import (
     as_number,
+    counted,
     csv_text,
     escaped,
     flowing,
@@ -250,4 +251,4 @@ def _session_table(results: Mapping[str, Any], measure: str, digits: int) -> tup
 
 
 def _tasks(results: Mapping[str, Any]) -> str:
-    return f"{len(results['tasks'])} tasks: {', '.join(map(escaped, results['tasks']))}."
+    return f"{counted(len(results['tasks']), 'task')}: {', '.join(map(escaped, results['tasks']))}."

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes
 from condu_ray.report.text import (
+    counted,
     escaped,
     flowing,
     json_text,
@@ -73,7 +74,8 @@ def write_bits(results: Mapping[str, Any], folder: Place, stem: str = "bits") ->
     steps = [_row(row) for row in results["rows"] if results["rules"][row["rule"]]["step"]]
     parts = [
         f"# Bits against what is kept, experts of {escaped(results['method'])} of {escaped(results['run'])}",
-        f"{len(results['tasks'])} tasks: {', '.join(map(escaped, results['tasks']))}; {images:,} test images.",
+        f"{counted(len(results['tasks']), 'task')}: {', '.join(map(escaped, results['tasks']))}; "
+        f"{images:,} test images.",
         text,
         markdown_table(list(_HEADS), _escaped(rows), left=1),
         f"![Share kept by bits a parameter and task]({stem}.png)",
@@ -129,7 +131,7 @@ def frontier(results: Mapping[str, Any], path: Place) -> Place:
         ticks = [tick for tick in _TICKS if min(shown) / 2 <= tick <= 2 * max(shown)]
         panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.minorticks_off()
-        panel.set_title(f"{count} tasks", fontsize=10, loc="left")
+        panel.set_title(counted(count, "task"), fontsize=10, loc="left")
         style_axes(panel)
     figure.supxlabel("bits a parameter and task (what the tasks share not counted)", fontsize=9)
     panels[0].set_ylabel("kept of what fine-tuning gained, in %", fontsize=9)

@@ -15,6 +15,7 @@ from typing import Any
 
 from condu_ray.report import routing_plots
 from condu_ray.report.text import (
+    counted,
     csv_text,
     escaped,
     flowing,
@@ -53,11 +54,11 @@ def write_routing(results: Mapping[str, Any], folder: Place, stem: str = "routin
     written.append(routing_plots.confusion(results, folder / f"{stem}-confusion.png"))
     parts = [
         f"# Routing, {escaped(results['method'])} of {escaped(results['run'])}",
-        f"{len(results['tasks'])} tasks: {', '.join(map(escaped, results['tasks']))}.",
+        f"{counted(len(results['tasks']), 'task')}: {', '.join(map(escaped, results['tasks']))}.",
         flowing(_TEXT),
     ]
     for session in sorted({row["session"] for row in results["rows"]}):
-        parts += [f"## After {session} tasks", markdown_table(*_table(results, session), left=1)]
+        parts += [f"## After {counted(session, 'task')}", markdown_table(*_table(results, session), left=1)]
     if results.get("transfer"):
         parts += ["## Unlearned tasks, the mean over these sessions", markdown_table(*_transfer(results), left=1)]
     if results["curves"]:

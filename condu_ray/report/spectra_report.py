@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes
-from condu_ray.report.text import escaped, flowing, json_text, markdown_page, markdown_table, provenance, write
+from condu_ray.report.text import counted, escaped, flowing, json_text, markdown_page, markdown_table, provenance, write
 from condu_ray.store.location import Place
 
 _TEXT = """
@@ -84,7 +84,7 @@ def spectra(results: Mapping[str, Any], path: Place) -> Place:
                 mfc=None if order < len(PALETTE) else "white", **line_style(order),
             )  # fmt: skip
         panel.axhline(1, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
-        panel.set_title(f"{count} tasks", fontsize=10, loc="left")
+        panel.set_title(counted(count, "task"), fontsize=10, loc="left")
         style_axes(panel)
     panels[0].set_ylim(bottom=0)  # once all is drawn: what comes after it no longer widens an axis that panels share
     figure.supxlabel("decay of the singular values (0: flat)", fontsize=9)

@@ -21,7 +21,7 @@ from condu_ray.report.sweep_tables import (
     order_means,
     published_decimals,
 )
-from condu_ray.report.text import appendix, escaped, markdown_page, markdown_table, number_text, rounded
+from condu_ray.report.text import appendix, counted, escaped, markdown_page, markdown_table, number_text, rounded
 
 _LONG = 15  # comparisons that a page shows unfolded
 
@@ -56,8 +56,8 @@ def sweep_page(
     images = " and ".join(sorted({trial.measured_on for trials in groups.values() for trial in trials}))
     parts = [
         f"# Sweep {escaped(name)}",
-        f"{_counted(len(groups), 'method')}, {_counted(len(orders), 'order')} of {_counted(len(tasks), 'task')}, "
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {_counted(count, 'trial')}. "
+        f"{counted(len(groups), 'method')}, {counted(len(orders), 'order')} of {counted(len(tasks), 'task')}, "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {counted(count, 'trial')}. "
         f"Measured on {images} images{f', {part}' if part else ''}. "
         "A method with other settings counts as one of its own.",
         *_missing(groups),
@@ -152,9 +152,9 @@ def _comparisons(by_metric: Mapping[str, Sequence[PairedTest]], protocol: Protoc
     parts = [
         f"## Do methods differ, protocol {protocol}?",
         "Wilcoxon's signed-rank test, exact and two-sided, on the differences (the first minus the second) at the same "
-        f"order and seed; p adjusted by Holm for the {_counted(count, 'comparison')} of a metric; significant at 0.05. "
+        f"order and seed; p adjusted by Holm for the {counted(count, 'comparison')} of a metric; significant at 0.05. "
         "It is about orders of these tasks, not about other tasks. Fewer than six unequal pairs can never reach 0.05, "
-        f"and with {_counted(count, 'comparison')} the smallest p is sure to do so only from {pairs_needed(count)} "
+        f"and with {counted(count, 'comparison')} the smallest p is sure to do so only from {pairs_needed(count)} "
         f"pairs on.{' Pairs of one order with several seeds count as so many.' if seeds > 1 else ''}",
     ]
     for metric, tests in by_metric.items():
@@ -222,10 +222,6 @@ def total_cost(trials: Sequence[Record], key: str) -> float | None:
     """Returns the sum of a cost (a key of `COSTS`) over the trials that have it, None if none has."""
     known = [cost for trial in trials if (cost := trial.costs[key]) is not None]
     return sum(known) if known else None
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _signed(value: float, decimals: int) -> str:

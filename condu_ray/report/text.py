@@ -69,6 +69,11 @@ def json_text(value: Any, indent: int = 1) -> str:
     return json.dumps(json_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number of things, the noun in the plural where they are not one."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     """CSV of rows, the headings among them; None is nothing."""
     buffer = io.StringIO()

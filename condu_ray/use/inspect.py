@@ -17,6 +17,7 @@ from condu_ray.plan.measurement import kind, protocols
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.report.inspect_page import Section, facts, page, paragraph, picture, shares, table
 from condu_ray.report.inspect_plots import feature_spaces, layer_maps
+from condu_ray.report.text import counted
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder, ledger_path, session_folder
 from condu_ray.store.ledger import Entry, Mark, read_history
@@ -65,7 +66,7 @@ def inspected(found: StoredRun, method: str | None = None, images: int = 200) ->
         Section("Lineage", tuple(_lineage(found, served))),
     ]
     about = (
-        f"{len(found.tasks)} tasks by {', '.join(found.methods)}; layers, routing and features are those of "
+        f"{counted(len(found.tasks), 'task')} by {', '.join(found.methods)}; layers, routing and features are those of "
         f"{served.name}, on {served.backbone.described}."
     )
     return page(f"Run {found.config.run_name}", about, sections)

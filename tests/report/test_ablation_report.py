@@ -156,7 +156,9 @@ def test_one_task_has_no_transfer(tmp_path):
     results["options"] = [found | {"transfer": float("nan")} for found in results["options"]]
     write_inference(results, tmp_path)
     assert {found["transfer"] for found in strict(tmp_path / "inference.json")["options"]} == {None}
-    assert "| – |" in (tmp_path / "inference.md").read_text(encoding="utf-8")
+    page = (tmp_path / "inference.md").read_text(encoding="utf-8")
+    assert "| – |" in page
+    assert "\n1 task: a.\n" in page
 
 
 def test_variants_after_the_last_session(written):

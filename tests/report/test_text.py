@@ -7,7 +7,7 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from condu_ray.report.text import escaped, number_text
+from condu_ray.report.text import counted, escaped, number_text
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,7 @@ def test_markdown_shows_a_text_as_it_is(text):
 
 def test_dollars_are_no_formula_where_pages_have_formulas():
     assert escaped("/$a against /$b") == r"/\$a against /\$b"
+
+
+def test_one_is_no_plural():
+    assert [counted(count, "task") for count in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]
