@@ -55,7 +55,7 @@ def feature_spaces(spaces: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray
         A PNG.
     """
     numbered = len(tasks) > len(PALETTE)
-    many = [*colormaps["tab20"].colors] if len(tasks) <= 20 else colormaps["turbo"](np.linspace(0, 1, len(tasks)))
+    many = colormaps["tab20"](range(20)) if len(tasks) <= 20 else colormaps["turbo"](np.linspace(0, 1, len(tasks)))
     colours, names = many if numbered else PALETTE, list(tasks)
     if numbered:
         names = [f"{place}  {name}" for place, name in enumerate(tasks, start=1)]
