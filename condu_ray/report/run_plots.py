@@ -22,13 +22,16 @@ from condu_ray.store.location import Place
 
 _SIDE_BY_SIDE = 8  # methods that one group of bars can hold
 _TITLE = 28  # characters of a task's name that fit above its panel
+_NUMBERED = 32  # tasks of a matrix whose cells have numbers
+_NAMED = 48  # tasks whose names stand at a matrix
+_PANELS = 24  # tasks that have a panel each
 _HATCHES = ("", "///", "...", "xxx")
 _SEEN = LinearSegmentedColormap.from_list("seen", ["#f7fbff", "#9ecae1", "#4292c6", "#08519c"])
 _UNSEEN = LinearSegmentedColormap.from_list("unseen", ["#ffffff", "#c9c9c9"])
 
 
 def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], title: str, path: Place) -> Place:
-    """Draws an accuracy matrix: a row per session, a column per task, the number in each cell.
+    """Draws an accuracy matrix: a row per session, a column per task, of up to 32 tasks the number in each cell.
 
     Args:
         accuracy: Percent, shape (T, T); [t][i] is task i after session t. None or nan leaves a cell blank.
@@ -41,7 +44,7 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
     """
     values = as_matrix(accuracy, len(tasks))
     count = len(tasks)
-    cell = 0.55
+    cell = 0.55 if count <= _NUMBERED else max(0.14, 17.6 / count)
     words = max(1.1, 0.075 * (max(map(len, tasks)) + 4))  # inches that the longest name takes beside its row
     size = (max(4.2, cell * count + 1.5 + words), max(2.2, cell * count + 1.1 + max(0.8, 0.7 * words)))
     figure = Figure(figsize=size, layout="constrained")
@@ -52,7 +55,7 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
     # One scale for all pictures, so that they can be compared.
     image = axes.imshow(seen, cmap=_SEEN, vmin=0, vmax=100)
     axes.imshow(ahead, cmap=_UNSEEN, vmin=0, vmax=100)
-    for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True):
+    for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True) if count <= _NUMBERED else ():
         value = values[row, column]
         dark = not unseen[row, column] and value > 62
         axes.text(
@@ -66,9 +69,10 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
             fontweight="bold" if row == column else "normal",
             style="italic" if unseen[row, column] else "normal",
         )
-    axes.set_xticks(np.arange(-0.5, count), minor=True)
-    axes.set_yticks(np.arange(-0.5, count), minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
+    if count <= _NUMBERED:  # the colours of more of them need no seams
+        axes.set_xticks(np.arange(-0.5, count), minor=True)
+        axes.set_yticks(np.arange(-0.5, count), minor=True)
+        axes.grid(which="minor", color="white", linewidth=1.5)
     # The staircase just right of the diagonal: what is above it was not learned yet.
     stairs = np.arange(count - 1)
     edge = np.stack([stairs - 0.5, stairs + 0.5], axis=1).ravel()
@@ -76,8 +80,10 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(count - 0.5, -0.5)
     axes.tick_params(which="both", length=0)
-    axes.set_xticks(range(count), tasks, rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
-    axes.set_yticks(range(count), [f"{index + 1}  {name}" for index, name in enumerate(tasks)], fontsize=9)
+    told = range(0, count, math.ceil(count / _NAMED))
+    names = [tasks[index] for index in told]
+    axes.set_xticks(told, names, rotation=40, ha="right", rotation_mode="anchor", fontsize=9)
+    axes.set_yticks(told, [f"{index + 1}  {name}" for index, name in zip(told, names, strict=True)], fontsize=9)
     axes.set_xlabel("accuracy on task", fontsize=10)
     axes.set_ylabel("after session", fontsize=10)
     axes.spines[:].set_visible(False)
@@ -92,6 +98,8 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
 def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Protocol = "task") -> Place:
     """Draws one panel per task: its accuracy (percent) after each session, a line per method.
 
+    Of more than 24 tasks there are two panels: the means over the tasks learned so far, and over those that are not.
+
     Args:
         results: Results of a run, as `condu_ray.report.run_report.write_report` takes them.
         path: Where the PNG goes.
@@ -102,6 +110,8 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Pr
     """
     tasks, methods = list(results["tasks"]), by_method(results, protocol)
     matrices = {name: as_matrix(entry["accuracy"], len(tasks)) for name, entry in methods.items()}
+    if len(tasks) > _PANELS:
+        return _means_over_sessions(matrices, path, protocol)
     columns = min(4, len(tasks))
     rows = math.ceil(len(tasks) / columns)
     legend_columns = min(len(methods), max(2, 2 * columns))
@@ -130,6 +140,36 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Pr
         panel.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], min_n_ticks=4))
         style_axes(panel)
     figure.supxlabel("session (shaded: before the task is learned; dashed: the session that learns it)", fontsize=10)
+    figure.supylabel(f"accuracy in %, protocol {protocol}", fontsize=10)
+    if lines:
+        figure.legend(handles=lines, loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)
+    return save_figure(figure, path)
+
+
+def _means_over_sessions(matrices: Mapping[str, np.ndarray], path: Place, protocol: Protocol) -> Place:
+    """As `accuracy_over_sessions`, for more tasks than there is room for a panel each."""
+    legend_columns = min(len(matrices), 4)
+    height = 3.9 + 0.22 * math.ceil(len(matrices) / max(1, legend_columns))
+    figure = Figure(figsize=(11.0, height), layout="constrained")
+    parts = {"mean of the tasks learned so far": 0, "mean of the tasks not learned yet": 1}
+    lines: list[Any] = []
+    for panel, (title, ahead) in zip(figure.subplots(1, 2), parts.items(), strict=True):
+        shown = {}
+        for name, values in matrices.items():
+            chosen = np.triu(np.ones(values.shape, dtype=bool), 1) == bool(ahead)
+            kept = [row[at & ~np.isnan(row)] for row, at in zip(values, chosen, strict=True)]
+            shown[name] = np.array([row.mean() if len(row) else math.nan for row in kept])
+        sessions = np.arange(1, 1 + len(next(iter(shown.values()), ())))
+        lines = []
+        for index, (name, means) in enumerate(shown.items()):
+            style = {**line_style(index), "marker": "", "zorder": 3 - index / 100}
+            lines += panel.plot(sessions, means, label=name, lw=1.5, **style)
+        panel.set_title(title, fontsize=10, loc="left")
+        panel.set_ylim(*value_limits(np.array(list(shown.values()))))
+        panel.set_xlim(0.5, len(sessions) + 0.5)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        style_axes(panel)
+    figure.supxlabel("session", fontsize=10)
     figure.supylabel(f"accuracy in %, protocol {protocol}", fontsize=10)
     if lines:
         figure.legend(handles=lines, loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)

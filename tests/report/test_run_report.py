@@ -282,6 +282,22 @@ def test_many_tasks_and_methods(tmp_path: Path) -> None:
         assert image.width > 20 * 60
 
 
+def test_of_a_hundred_tasks_pictures_stay_small_and_tell_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    results = make_results(100)
+    accuracy = np.array(results["methods"]["condu-ft"]["accuracy"])
+    heat_map(accuracy.tolist(), results["tasks"], "x", tmp_path)
+    accuracy_over_sessions(results, tmp_path)
+    assert max(drawn[0].get_size_inches()) < 21
+    assert not drawn[0].axes[0].texts
+    learned, others = (panel.lines[0].get_ydata() for panel in drawn[1].axes)
+    assert len(drawn[1].axes) == 2
+    assert learned[41] == pytest.approx(accuracy[41, :42].mean())
+    assert others[41] == pytest.approx(accuracy[41, 42:].mean())
+    assert math.isnan(others[99])  # none is left
+
+
 def test_what_prints_the_same_is_the_highest_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
