@@ -25,7 +25,13 @@ def test_spread() -> None:
     assert (turned.worst, turned.best, turned.low) == ("c", "a", 2.0)
 
 
+def test_the_worst_and_the_best_are_found_by_the_numbers_and_not_by_their_keys() -> None:
+    found = spread({"c": 2.0, "a": 9.0, "b": 4.0, "d": 9.0, "e": 2.0})
+    assert (found.low, found.high, found.worst, found.best) == (2.0, 9.0, "c", "a")
+
+
 def test_spread_of_few_or_equal_numbers() -> None:
+    assert spread({"a": 3.0, "b": 5.0}).std == pytest.approx(math.sqrt(2))
     one = spread({"a": 3.0})
     assert (one.count, one.mean, one.worst, one.best) == (1, 3.0, None, None)
     assert math.isnan(one.std)
@@ -102,6 +108,15 @@ def test_holm_counts_down() -> None:
     assert (by_pair["a", "c"].pairs, by_pair["a", "c"].equal) == (9, 4)
     assert by_pair["a", "c"].adjusted == pytest.approx(2 * 2 / 2**5)
     assert by_pair["b", "c"].adjusted == pytest.approx(by_pair["b", "c"].p_value)
+
+
+def test_holm_counts_no_groups_without_a_pair_and_stays_a_probability() -> None:
+    six = {"a": keyed(1, 2, 3, 4, 5, 6), "b": keyed(0, 0, 0, 0, 0, 0)}
+    (alone,), (beside, *others) = paired_tests(six), paired_tests({**six, "c": {9: 1.0}})
+    assert beside == alone
+    assert (beside.adjusted, beside.verdict()) == (2 / 64, "yes")
+    assert [test.verdict() for test in others] == ["no pairs", "no pairs"]
+    assert [test.adjusted for test in paired_tests(dict.fromkeys("abc", keyed(1.0)))] == [1.0] * 3
 
 
 def test_only_common_keys_are_compared() -> None:
