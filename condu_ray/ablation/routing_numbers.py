@@ -125,8 +125,11 @@ def auroc(new_N: Tensor, old_N: Tensor) -> float:
 
 
 def area(points: Sequence[Sequence[float]]) -> float:
-    """The area under accuracy on learned against accuracy on unlearned tasks, in percent^2 / 100, 0 ... 100."""
-    ordered = sorted((unseen, seen) for seen, unseen in points)
+    """The area under accuracy on learned against accuracy on unlearned tasks, in percent^2 / 100, 0 ... 100.
+
+    Of points with one accuracy on unlearned tasks the curve reaches the highest first, and leaves from the lowest.
+    """
+    ordered = sorted(((unseen, seen) for seen, unseen in points), key=lambda point: (point[0], -point[1]))
     found, (left, height) = 0.0, (0.0, max(seen for seen, _ in points))
     for unseen, seen in ordered:
         found += (unseen - left) * (seen + height) / 2

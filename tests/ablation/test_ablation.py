@@ -601,6 +601,12 @@ class TestRoutingNumbers:
     def test_area_by_hand(self):
         assert routing_numbers.area([[80, 0], [60, 40], [0, 50]]) == pytest.approx((40 * 70 + 10 * 30) / 100)
 
+    def test_area_falls_where_accuracy_on_unlearned_tasks_stands_still(self):
+        """Nearly all images are called new in the end, and none in the beginning: such points are many."""
+        points = [[90, 0], [80, 0], [60, 40], [30, 40], [20, 50], [0, 50]]
+        wanted = pytest.approx((40 * 70 + 10 * 25) / 100)
+        assert routing_numbers.area(points) == routing_numbers.area(points[::-1]) == wanted
+
     def test_transfer_by_hand(self):
         """Two sessions of three tasks: the first has learned one, the second two."""
         generator = np.random.default_rng(0)
