@@ -84,7 +84,16 @@ def test_bytes_are_those_of_the_files(deltas, tmp_path):
         total = sum(path.stat().st_size for path in folder.iterdir())
         assert sum(kept.nbytes(task) for task in deltas) + kept.shared_nbytes == total
     live = 24 * 16 + 24 + 4 * 8
-    rows = RULES["sign, rows"].keep(deltas)
-    assert rows.nbytes("task 0") == live / 8 + 2 * (24 + 1 + 4)
+    masks = 24 * 16 / 8 + 24 / 8 + 12 * 8 / 8 + 2 * 8  # a bit a position, rescaler and norm
+    for name, wanted in {
+        "condu": masks,
+        "mask, at once": masks,
+        "mask, rows": masks + 2 * (24 + 1 + 12),  # a vector is one row
+        "sign, tensor": live / 8 + 2 * 3,
+        "sign, rows": live / 8 + 2 * (24 + 1 + 4),
+    }.items():
+        kept = RULES[name].keep(deltas)
+        assert [kept.nbytes(task) for task in deltas] == [wanted] * 3, name
+        assert kept.shared_nbytes == (0 if "sign" in name else 4 * (24 * 16 + 24 + 12 * 8)), name
     assert parameters(deltas["task 0"]) == (24 * 16 + 24 + 12 * 8, live)
     assert as_rows(deltas["task 0"]["b"]).shape == (1, 24)
