@@ -112,7 +112,7 @@ def sample(delta: Delta, positions: int = POSITIONS) -> Sample:
 
 
 def values_at(delta: Delta, positions: Tensor) -> Tensor:
-    """Returns the values of a delta at a sample's positions: float32 or, of a float64 delta, float64 [S], on the CPU."""
+    """Returns the values of a delta at a sample's positions, on the CPU: float32 or, of a float64 delta, float64."""
     wide = torch.float64 if any(tensor.dtype == torch.float64 for tensor in delta.values()) else torch.float32
     found, start = [], 0
     for name in sorted(delta):

@@ -7,6 +7,7 @@ from condu_ray.merging import DeltaError, DuplicateTaskError, UnifiedDelta, refe
 from condu_ray.merging import variants as module
 from condu_ray.merging.emr import emr
 from condu_ray.merging.variants import newest, unify_parts, variants
+from tests.merging.deltas import DTYPES, grid_deltas, named
 
 SHAPES = {"matrix": (7, 5), "vector": (13,), "scalar": (), "nothing": (0, 3)}
 RULES = ["condu", "emr", "average", "ties", "task-arithmetic", "magmax"]
@@ -80,10 +81,11 @@ def test_one_model_is_one_and_others_are_not(name):
     assert equal == variants()[name].one_model
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("tasks", [1, 2, 6])
-def test_with_all_parts_it_is_condu(tasks, dtype):
-    found, condu = deltas(tasks, dtype=dtype), UnifiedDelta.empty()
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("tasks", "ties"), [(1, False), (2, False), (2, True), (6, False)])
+def test_with_all_parts_it_is_condu(tasks, ties, dtype):
+    found = named(grid_deltas(tasks, dtype=dtype, shapes=SHAPES)) if ties else deltas(tasks, dtype=dtype)
+    condu = UnifiedDelta.empty()
     for task, delta in found.items():
         condu = condu.unify(task, delta)
     kept = parts(found)
@@ -91,7 +93,10 @@ def test_with_all_parts_it_is_condu(tasks, dtype):
     for task in found:
         for name in SHAPES:
             assert torch.equal(kept.masks[task][name], condu.mask(task)[name])
+            assert kept.unified[name].dtype == kept.decouple(task)[name].dtype == dtype
         torch.testing.assert_close(flat(kept.decouple(task)), flat(condu.decouple(task)))
+    if ties:
+        assert (sum(flat(delta).double() for delta in found.values())[flat(found["task 0"]) != 0] == 0).any()
 
 
 @pytest.mark.parametrize("name", PARTS)
