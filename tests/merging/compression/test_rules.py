@@ -142,6 +142,11 @@ class TestEveryRule:
         before = [fingerprint(delta) for delta in deltas]
         found = RULES[rule](named(deltas))
         served = found.decode("task 0")
+        once = fingerprint(served)
+        for tensor in served.values():
+            tensor.fill_(7)
+        served = found.decode("task 0")
+        assert fingerprint(served) == once
         for tensor in (*served.values(), *(t for code in (found.shared, *found.codes.values()) for t in code.values())):
             assert not tensor.requires_grad
             tensor.fill_(1)
