@@ -92,7 +92,8 @@ def _beside(matrix: Tensor, total: Tensor, alpha: float) -> Tensor:
     u_MR, s_R, v_RN = svd(total)
     new = matrix.detach().to(total.dtype)
     taken_RR = u_MR.T @ new @ v_RN.T
-    dominant = int((s_R.cumsum(0) <= alpha * s_R.sum()).sum())
+    upto_R = s_R.cumsum(0)  # whose last is the sum: another way to add them up may be below it, and leave out the last
+    dominant = int((upto_R <= alpha * upto_R[-1:]).sum())
     others = torch.ones_like(taken_RR, dtype=torch.bool).fill_diagonal_(False)
     others[:dominant, :dominant] = False
     return new - u_MR @ taken_RR.masked_fill_(others, 0.0) @ v_RN

@@ -89,6 +89,14 @@ def test_opcm_leaves_the_dominant_directions_of_earlier_tasks_alone():
     assert float(inside[count:, :count].abs().max()) > 0.1
 
 
+def test_opcm_with_an_alpha_of_one_leaves_all_directions_of_earlier_tasks_alone():
+    for seed in range(12):
+        first, second = (delta["w"] for delta in normal_deltas(2, seed, shapes={"w": (12, 9)}))
+        added = project(project(None, {"w": first}), {"w": second}, alpha=1.0).total["w"] - first
+        u, _, v = torch.linalg.svd(first, full_matrices=False)
+        assert float((u.T @ added @ v.T).abs().max()) < 1e-4, seed
+
+
 def test_opcm_has_the_mean_size_of_a_delta_whatever_their_number():
     deltas = [
         times(delta, size) for delta, size in zip(normal_deltas(6, shapes=SHAPES), (1, 3, 2, 5, 1, 4), strict=True)
