@@ -67,7 +67,7 @@ def _values(delta: Delta) -> Code:
     check_one(delta, None)
     code: Code = {}
     for name, values in live(code, delta):
-        code[f"{name}/values"] = values.clone()
+        code[f"{name}/values"] = values
     return code
 
 

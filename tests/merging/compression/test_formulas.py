@@ -71,14 +71,15 @@ def test_tvq_is_the_papers_quantiser_within_half_a_step(dtype, bits):
         assert float((wanted - x).abs().max()) <= 0.5 / float(scale) * (1 + 1e-9)
 
 
-def test_tvq_of_values_that_are_all_the_same():
+@pytest.mark.parametrize("bits", [1, 2])
+def test_tvq_of_values_that_are_all_the_same(bits):
     delta = {
         "a": torch.full((3, 2), -0.7),
         "b": torch.tensor(1e-42),
         "c": torch.zeros(4),
         "d": torch.tensor([0.0, 1e-42]),
     }
-    found = tvq.decode(tvq.compress(delta, bits=2), delta)
+    found = tvq.decode(tvq.compress(delta, bits=bits), delta)
     assert all(torch.equal(found[name], tensor) for name, tensor in delta.items())
 
 
@@ -125,9 +126,10 @@ def test_consensus_takes_what_enough_masks_have():
     for least, wanted in ((0, [12, 3.2, -3.8, 3, 0]), (1, [12, 3.2, -3.8, 3, 0]), (2, [12, 0, 0, 3, 0])):
         merged = consensus(deltas, threshold=0.49, least=least, scale=1.0)["w"]
         torch.testing.assert_close(merged, torch.tensor(wanted, dtype=torch.float32))
-    found = RULES["consensus"](deltas, threshold=0.49, least=3, scale=0.5)
-    for task in deltas:
-        assert found.decode(task)["w"].tolist() == [6.0, 0.0, 0.0, 1.5, 0.0]
+    for least, threshold, wanted in ((3, 0.49, [6, 0, 0, 1.5, 0]), (1, 0.51, [0, 1.6, -1.9, 0, 0])):
+        found = RULES["consensus"](deltas, threshold=threshold, least=least, scale=0.5)
+        for task in deltas:
+            torch.testing.assert_close(found.decode(task)["w"], torch.tensor(wanted, dtype=torch.float32))
 
 
 def test_consensus_of_fewer_tasks_than_it_wants_takes_what_all_agree_on():

@@ -109,6 +109,15 @@ class TestEveryRule:
             assert not served["kernel"][0].any()
             assert served["matrix"][20:].any()
 
+    def test_other_rows_come_back_as_if_rows_of_zeros_were_not_there(self, rule):
+        deltas = with_zero_rows(3)
+        rest = {"matrix": [*range(4), *range(20, 31)], "kernel": [1, 2, 3, 4, 5]}
+        short = [delta | {name: delta[name][rows] for name, rows in rest.items()} for delta in deltas]
+        found, wanted = RULES[rule](named(deltas)), RULES[rule](named(short))
+        for task in found.codes:
+            served, alone = found.decode(task), wanted.decode(task)
+            assert fingerprint(served | {name: served[name][rows] for name, rows in rest.items()}) == fingerprint(alone)
+
     def test_what_is_zero_for_one_task_alone(self, rule):
         deltas = normal_deltas(2, shapes=SHAPES)
         deltas[0]["matrix"][4:20] = 0
