@@ -10,7 +10,7 @@ from condu_ray.merging import DeltaError, DuplicateTaskError, UnknownTaskError, 
 from condu_ray.merging.codes import reference, shared_sign
 from condu_ray.merging.codes.code_file import CodeFileError
 from condu_ray.merging.codes.values import LowRankDeltas, SignedDeltas
-from tests.merging.deltas import DTYPES, small_delta
+from tests.merging.deltas import DTYPES, grid_deltas, named, small_delta
 
 VALUES = (LowRankDeltas, SignedDeltas)
 TASKS = ("aircraft", "caltech", "dtd", "eurosat")
@@ -151,6 +151,40 @@ def test_it_is_what_the_literal_twin_says():
     for task in TASKS:
         served = found.decouple(task)
         assert all(torch.allclose(served[name].double(), wanted[task][name], rtol=1e-5) for name in served)
+
+
+@pytest.mark.parametrize(
+    "shapes", [{"w": (12, 9), "v": (40,), "one": (), "row": (1, 7)}, {"w": (3, 2, 4), "z": (4, 4)}]
+)
+def test_zeros_between_other_values_stay_zero_and_take_no_part_in_the_norms(shapes):
+    deltas = named(grid_deltas(3, seed=2, shapes=shapes))
+    for task, delta in deltas.items():
+        delta["w"].view(-1)[int(task[-1]) :: 5] = 0
+        delta["w"][2] = 0
+    wanted, found = reference.signed(deltas), SignedDeltas.empty()
+    for task, delta in deltas.items():
+        found = found.unify(task, delta)
+    for task, delta in deltas.items():
+        for name, tensor in found.decouple(task).items():
+            assert torch.equal(tensor.sign(), delta[name].sign()), name
+            assert torch.allclose(tensor.double(), wanted[task][name], rtol=5e-3), name
+
+
+def test_codes_that_do_not_fit_are_refused():
+    state = kept(SignedDeltas, TASKS[:2])
+    code = state.codes["caltech"]
+    less = {name: tensor for name, tensor in state.magnitude.items() if name != "scale"}
+    for other in (less, state.magnitude | {"scale": torch.ones(2, dtype=torch.int32)}):
+        with pytest.raises(ValueError, match="tensor 'scale' is not in the shared magnitude"):
+            shared_sign.decode(other, code)
+    for change, message in (
+        ({"norms": torch.cat([code["norms"], code["norms"][:1]])}, "norms that belong to no tensor"),
+        ({"stream": torch.cat([code["stream"], code["stream"][:1]])}, "longer than what it holds"),
+        ({"stream": code["stream"][:-1]}, "ends too early"),
+        ({"layout": code["layout"][3:]}, "layout cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            shared_sign.decode(state.magnitude, {**code, **change})
 
 
 def test_a_task_alone_is_served_as_it_is():
