@@ -1,7 +1,7 @@
 """The study of PAM's alignment: trainings side by side are those of the methods; looks see what is there."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -132,6 +132,31 @@ def test_what_a_mean_does_to_two_adapters():
     assert found["kept"] == pytest.approx(math.sqrt(1.01) / math.sqrt(2.05), rel=1e-6)
     assert found["cosine"] == pytest.approx((1 - 1 + 0.01 - 0.04) / 2.05, rel=1e-5)
     assert at_merge(g, g, g, count=3)["kept"] == pytest.approx(1)
+
+
+def test_effects_by_hand():
+    """Of the first setting six orders all gain in Last; of the second, whose sixth order was lost, the first loses."""
+    first = BY_NAME["paper"]
+    second = next(one for one in SETTINGS if one.form != first.form and one.align)
+    records = []
+    for one, gains in ((first, (1, 2, 3, 4, 5, 6)), (second, (-1, 2, 3, 4, 5, None))):
+        for number, gain in enumerate(gains):
+            for setting, align in ((one, True), (one.plain, False)):
+                record = {"setting": setting.name, "align": align, "order": str(number), "options": asdict(setting)}
+                found = {"last": 50 + (gain or 0) * align, "bwt": -10 + align}
+                records.append(record | ({"lost": True} if align and gain is None else found))
+    table = effects(records, "a command", "a setting")
+    assert table["columns"][2:] == [
+        "orders", "Last without", "Last with", "difference", "p", "adjusted p", "BWT without", "BWT with",
+        "difference of BWT", "p of BWT", "adjusted p of BWT",
+    ]  # fmt: skip
+    one, other = table["rows"]
+    assert one[:6] == [f"`{first.name}`", first.about, 6, "50.0 ± 0.0", "53.5 ± 1.9", 3.5]
+    assert one[6:8] == pytest.approx([2 / 64, 4 / 64])
+    assert other[:6] == [f"`{second.name}`", second.about, 5, "50.0 ± 0.0", "52.6 ± 2.3", pytest.approx(2.6)]
+    assert other[6:8] == pytest.approx([4 / 32, 4 / 32])
+    assert one[8:] == ["-10.0 ± 0.0", "-9.0 ± 0.0", 1.0, pytest.approx(2 / 64), pytest.approx(4 / 64)]
+    assert other[8:] == ["-10.0 ± 0.0", "-9.0 ± 0.0", 1.0, pytest.approx(2 / 32), pytest.approx(2 / 32)]
 
 
 def test_settings_have_names_of_their_own_and_a_twin_without_alignment():
