@@ -601,6 +601,33 @@ class TestRoutingNumbers:
     def test_area_by_hand(self):
         assert routing_numbers.area([[80, 0], [60, 40], [0, 50]]) == pytest.approx((40 * 70 + 10 * 30) / 100)
 
+    def test_intervals_are_as_wide_as_the_images_say(self):
+        """Of many images they are 1.96 standard errors to both sides; tasks count alike, whatever their images."""
+        draw = np.random.default_rng(1)
+        own, other = ([draw.random(count) < share for count in (9000, 4000)] for share in (0.8, 0.6))
+        paper = [one.copy() for one in other]
+        pairs = list(zip(own, other, strict=True))
+        mine, theirs = (np.mean([pair[place].mean() for pair in pairs]) for place in range(2))
+
+        def error(values):  # of the mean over both tasks
+            return np.sqrt(sum(one.var() / len(one) for one in values)) / 2
+
+        differences = [a.astype(float) - b for a, b in pairs]
+        ratios = [(a - mine / theirs * b) / theirs for a, b in pairs]
+        found = routing_numbers.interval(own, other)
+        right = {"own": {"paper": paper, "zero-shot": paper, "mine": own}, "union": {}}
+        (row,) = [row for row in routing_numbers.transfer([(0, right)]) if row["rule"] == "mine"]
+        for (value, low, high), wanted, size in (
+            (found[:3], mine - theirs, error(differences)),
+            (found[3:], mine / theirs, error(ratios)),
+            (row["over_paper"], mine - theirs, error(differences)),
+        ):
+            assert value == pytest.approx(100 * wanted)
+            assert [value - low, high - value] == pytest.approx([196 * size] * 2, rel=0.07)
+
+    def test_area_begins_at_the_highest(self):
+        assert routing_numbers.area([[60, 40], [80, 20]]) == pytest.approx((20 * 80 + 20 * 70) / 100)
+
     def test_area_falls_where_accuracy_on_unlearned_tasks_stands_still(self):
         """Nearly all images are called new in the end, and none in the beginning: such points are many."""
         points = [[90, 0], [80, 0], [60, 40], [30, 40], [20, 50], [0, 50]]

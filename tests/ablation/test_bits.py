@@ -47,6 +47,22 @@ class TestShareKept:
             widths.append(found["high"] - found["low"])
         assert 2.5 < widths[0] / widths[1] < 6  # a quarter, by the root of 16
 
+    def test_the_interval_is_as_wide_as_the_images_say(self):
+        """Of many images it is 1.96 standard errors to both sides."""
+        draw = np.random.default_rng(0)
+        right, zero, own = (
+            {task: draw.random(count) < share for task, count in (("a", 9000), ("b", 4000))}
+            for share in (0.7, 0.3, 0.8)
+        )
+        found = share_kept(right, zero, own)
+        gained = sum(own[task].mean() - zero[task].mean() for task in own)
+        variance = 0.0
+        for task in right:
+            left = right[task].astype(float) - zero[task] - found["kept"] * (own[task].astype(float) - zero[task])
+            variance += left.var() / len(left)
+        sides = [found["kept"] - found["low"], found["high"] - found["kept"]]
+        assert sides == pytest.approx([1.96 * variance**0.5 / gained] * 2, rel=0.07)
+
     def test_where_fine_tuning_gained_nothing_there_is_no_share(self):
         assert set(share_kept(OWN, OWN, ZERO).values()) == {None}
 
