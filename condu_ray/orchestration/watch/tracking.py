@@ -7,6 +7,7 @@ import math
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -37,6 +38,10 @@ IDENTITY = "condu_ray.identity"
 """Tag by which a run is found again, so that a repeated command makes no second one."""
 STORAGE = "storage"
 """Tag of the storage folder that a run is in."""
+LOOK_SECONDS, AGAIN_SECONDS = 5.0, 5.0
+"""When who waits for the last entries looks whether the server answers, and how often one is tried that does not."""
+SENT_BY = "by `condu-ray report NAME --sync-mlflow`"
+"""How what a server missed reaches it."""
 
 
 def open_experiment(config: Experiment) -> tuple[Any, str]:
@@ -120,6 +125,8 @@ def log_params(client: MlflowClient, run: str, params: Mapping[str, object]) -> 
 class Tracker:
     """Queues what shall be logged; a thread sends it. Failures are warned of once and cost nothing but the log.
 
+    A server that goes away is waited for, while the run goes on: what it missed is sent when it answers again.
+
     Args:
         config: the run's configuration.
         tasks: task names in order.
@@ -139,21 +146,36 @@ class Tracker:
         self._runs: dict[str, str] = {}
         self._finished: set[str] = set()
         self._client: Any = None
-        self._broken = self._closed = False
+        self._broken = self._closed = self._down = False
+        self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         if config.tracking.enabled:
             self._thread.start()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            if self._broken:
-                continue
-            try:
-                job()
-            except Exception as error:  # any fault of the server or its store; training must not feel it
-                self._broken = True
-                where, why = shown_uri(self._config), without_passwords(str(error))
-                log.warning("MLflow at %s: %s; results are in the run's folder all the same", where, why)
+            while not self._broken and self._reached():
+                try:
+                    job()
+                    break
+                except Exception as error:  # any fault of the server or its store; training must not feel it
+                    if unreachable(tracking_uri(self._config)):
+                        continue  # jobs can be done twice: the server may have gone in the midst of one
+                    self._broken = True
+                    self._warn(without_passwords(str(error)))
+
+    def _reached(self) -> bool:
+        """Waits until a server answers that does not; returns whether one does before nobody waits for it any more."""
+        while not self._given_up.is_set() and (why := unreachable(tracking_uri(self._config))):
+            if not self._down:
+                self._down = True
+                self._warn(f"{why}. What is to be logged is sent when it answers again, or later {SENT_BY}")
+            self._given_up.wait(AGAIN_SECONDS)
+        self._down = self._given_up.is_set()
+        return not self._given_up.is_set()
+
+    def _warn(self, why: str) -> None:
+        log.warning("MLflow at %s: %s; results are in the run's folder all the same", shown_uri(self._config), why)
 
     def _put(self, job: Callable[[], None]) -> None:
         if self._config.tracking.enabled:
@@ -242,15 +264,28 @@ class Tracker:
     def complete(self) -> bool:
         """Whether all was sent that was to be sent, and it was closed."""
         return not self._config.tracking.enabled or (
-            self._closed and not self._broken and not self._thread.is_alive() and self._finished >= set(self._runs)
+            self._closed
+            and not self._broken
+            and not self._given_up.is_set()
+            and not self._thread.is_alive()
+            and self._finished >= set(self._runs)
         )
 
     def close(self, timeout: float = 60.0) -> None:
-        """Waits until all is sent, but no longer than `timeout` seconds."""
+        """Waits until all is sent, but no longer than `timeout` seconds, and not for a server that does not answer."""
         self._closed = True
-        if self._config.tracking.enabled:
-            self._queue.put(None)
-            self._thread.join(timeout)
-            if self._thread.is_alive():
-                why = unreachable(tracking_uri(self._config)) or "is slow"
-                log.warning("MLflow at %s: %s; the last entries may be missing", shown_uri(self._config), why)
+        if not self._config.tracking.enabled:
+            return
+        self._queue.put(None)
+        begin, where = time.monotonic(), shown_uri(self._config)
+        own = where.startswith("sqlite")  # a file that is on this machine is only slow
+        self._thread.join(0.0 if self._down else min(timeout, LOOK_SECONDS))
+        if self._thread.is_alive() and (why := unreachable(tracking_uri(self._config))) is None:
+            if (left := max(0.0, timeout - (time.monotonic() - begin))) > LOOK_SECONDS and not own:
+                log.warning("MLflow at %s: is slow, and is waited for, up to %.0f s", where, left)
+            self._thread.join(left)
+            why = "is slow"
+        if self._thread.is_alive():
+            self._given_up.set()
+            if not self._down:  # else it was said
+                log.warning("MLflow at %s: %s; the last entries may be missing: they are sent %s", where, why, SENT_BY)

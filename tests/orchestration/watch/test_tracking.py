@@ -41,6 +41,60 @@ def test_a_dead_server_costs_a_warning_and_no_waiting(tmp_path, monkeypatch, cap
     assert "secret" not in ours[0]
 
 
+@pytest.mark.usefixtures("own_store")
+def test_what_a_server_missed_that_went_away_is_sent_when_it_answers_again(tmp_path, monkeypatch, caplog):
+    away = threading.Event()
+    monkeypatch.setattr(tracking, "unreachable", lambda uri: "no server answers there" if away.is_set() else None)
+    monkeypatch.setattr(tracking, "AGAIN_SECONDS", 0.01)
+    (tmp_path / "report").mkdir()
+    tracker = started(Experiment(storage=tmp_path, run="r"))
+    send = tracker._metrics
+
+    def gone(*what):  # in the midst of a request
+        monkeypatch.setattr(tracker, "_metrics", send)
+        away.set()
+        raise ConnectionResetError
+
+    monkeypatch.setattr(tracker, "_metrics", gone)
+    with caplog.at_level(logging.WARNING):
+        for session in (1, 2):
+            tracker.metrics("condu", session, {"last": float(session)})
+        tracker.finish("condu", tmp_path / "report")
+        while not caplog.text:
+            time.sleep(0.01)
+        away.clear()
+        tracker.close()
+    assert tracker.complete
+    assert caplog.text.count("WARNING") == 1
+    assert "is sent when it answers again" in caplog.text
+    client, _ = open_experiment(Experiment(storage=tmp_path))
+    assert [one.value for one in client.get_metric_history(tracker.run_id("condu"), "last")] == [1.0, 2.0]
+    assert client.get_run(tracker.run_id("condu")).info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("own_store")
+def test_the_end_waits_for_no_server_that_went_away_and_says_how_what_it_missed_is_sent(tmp_path, monkeypatch, caplog):
+    tracker, tries, goes_on = started(Experiment(storage=tmp_path, run="r")), threading.Event(), threading.Event()
+    monkeypatch.setattr(tracking, "LOOK_SECONDS", 0.1)
+
+    def sent(*what):  # MLflow's client tries for minutes
+        tries.set()
+        goes_on.wait(60)
+
+    monkeypatch.setattr(tracker, "_metrics", sent)
+    tracker.metrics("condu", 1, {"last": 1.0})
+    tries.wait(60)
+    monkeypatch.setattr(tracking, "unreachable", lambda uri: "no server answers there")
+    begin = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        tracker.close()
+    assert time.monotonic() - begin < 10
+    goes_on.set()
+    assert not tracker.complete
+    assert "no server answers there; the last entries may be missing" in caplog.text
+    assert "--sync-mlflow" in caplog.text
+
+
 def test_a_sweep_waits_but_briefly_for_a_server_that_hangs(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sweep_tracking, "OPEN_SECONDS", 0.1)
     monkeypatch.setattr(sweep_tracking, "open_experiment", lambda config: time.sleep(30))
