@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from condu_ray.orchestration.watch.mlflow_address import check_tracking
+from condu_ray.config import Experiment
+from condu_ray.orchestration.cluster.failure import RunError
+from condu_ray.orchestration.watch.mlflow_address import (
+    TrackingError,
+    check_tracking,
+    shown_uri,
+    tracking_uri,
+    unreachable,
+)
 from condu_ray.orchestration.watch.recorder import Recorder
 from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.preflight import Checked, check
@@ -29,12 +37,16 @@ def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
         What was done, for people.
 
     Raises:
+        TrackingError: no server answers at the address.
+        RunError: MLflow did not take all of it.
         ValueError: the tasks or the backbone are not where the settings say.
     """
     base = stored.experiment(storage)
     tracking = base.tracking.model_copy(update={"enabled": True, "uri": uri})
     base = base.model_copy(update={"tracking": tracking})
     check_tracking(base)
+    if why := unreachable(tracking_uri(base)):
+        raise TrackingError(f"MLflow at {shown_uri(base)}: {why}")
     checked = check(base)
     if stored.kind == "run":
         there = _send(checked, sum(record["seconds"] for record in stored.records))
@@ -50,6 +62,8 @@ def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
                 one = checked.under(trial.config(config, stored.name))
                 sent += _send(one, done[trial.id]["seconds"], parent.run, labels(trial))
         parent.finish(aggregates(written_report(storage, stored)), report_folder(stored.folder))
+    if not parent.complete:
+        raise _lacking(config)
     return f"{sent} trials are in MLflow, {len(done) - sent} could not be read, {lacking} are not finished"
 
 
@@ -65,4 +79,13 @@ def _send(checked: Checked, seconds: float, parent: str | None = None, labels: M
         summary = recorder.results.summary(seconds, reused=len(found.measured), trained=0)
         write_report(summary, folder, pictures=False)
         recorder.finish(folder)
+    if not recorder.tracker.complete:
+        raise _lacking(checked.config)
     return True
+
+
+def _lacking(config: Experiment) -> RunError:
+    return RunError(
+        f"MLflow at {shown_uri(config)}: did not take all of {config.run_name}, as is warned of above; the same "
+        "command sends what is missing"
+    )
