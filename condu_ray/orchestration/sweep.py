@@ -113,6 +113,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
             if left:
                 with cluster():
                     work().run(parent, held, [(trial, done[trial.id]) for trial in trials if trial.id in done])
+                    parent.heard(read_records(folder, left).values())
             with at_work():
                 files = _report(base, name, parent, time.perf_counter() - begin, lines)
         if parent.complete:

@@ -25,6 +25,7 @@ from condu_ray.orchestration.shards import start_shards
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.orchestration.watch.recorder import Recorder
+from condu_ray.orchestration.watch.sweep_tracking import MLFLOW_COMPLETE
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
@@ -103,6 +104,7 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
         "measurements_reused": merger.reused,
         "metrics": {k: v for k, v in shown.items() if k in ("transfer", "average", "last", "backward_transfer")},
         "mlflow": recorder.tracker.run_id(trial.method),
+        MLFLOW_COMPLETE: recorder.tracker.complete,  # a trial's own warnings are read by nobody
     }
     artifacts.write_sealed(record_path(shared.folder, trial.id), record)
     telemetry.forget(run=config.run_name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
 from condu_ray.config import Experiment
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 OPEN_SECONDS, CLOSE_SECONDS, FAIL_SECONDS = 60.0, 60.0, 10.0
 """How long the sweep waits for MLflow: before it begins, at its end, and where it was stopped."""
+MLFLOW_COMPLETE = "mlflow_complete"
+"""In a trial's record: whether MLflow has heard all of it."""
 
 
 class Parent:
@@ -75,6 +77,21 @@ class Parent:
         """What tells the sweep from another of its name, for a server may have those of many storage folders."""
         kept = self._config.identity(exclude={"method": True, "tasks": True, "keep_sessions": True} | ELSEWHERE)
         return content_hash([kept, [trial.record() for trial in self._trials]])[:24]
+
+    def heard(self, records: Iterable[Mapping[str, object]]) -> None:
+        """Tells of trials of which MLflow has not heard all.
+
+        Args:
+            records: of the trials that were run now.
+        """
+        lacking = sum(not record.get(MLFLOW_COMPLETE, True) for record in records)
+        if lacking:
+            self.complete = False
+            log.warning(
+                "MLflow at %s: has not heard all of %d trials, as when it was down; `condu-ray report %s "
+                "--sync-mlflow` sends what is missing, and the report is in the sweep's folder all the same",
+                *(shown_uri(self._config), lacking, self._config.run_name),
+            )
 
     def finish(self, metrics: Mapping[str, float], report: Place) -> None:
         """Attaches the sweep's report and its aggregate metrics, and closes the run."""

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 from condu_ray.config import Experiment, Tracking
 from condu_ray.orchestration.watch import sweep_tracking, tracking
 from condu_ray.orchestration.watch.mlflow_address import tracking_uri
-from condu_ray.orchestration.watch.sweep_tracking import Parent
+from condu_ray.orchestration.watch.sweep_tracking import MLFLOW_COMPLETE, Parent
 from condu_ray.orchestration.watch.tracking import IDENTITY, Tracker, ended, flatten, log_params, open_experiment
 from condu_ray.plan.trials import Trial
 
@@ -104,6 +104,19 @@ def test_a_sweep_waits_but_briefly_for_a_server_that_hangs(tmp_path, monkeypatch
         assert time.monotonic() - begin < 10
     assert (parent.run, parent.complete) == (None, False)
     assert "MLflow at http://127.0.0.1:9: is slow" in caplog.text
+
+
+@pytest.mark.usefixtures("own_store")
+def test_a_sweep_says_of_how_many_of_its_trials_mlflow_has_not_heard_all(tmp_path, caplog):
+    parent = Parent(Experiment(storage=tmp_path, run="orders"), {}, [])
+    records = [{MLFLOW_COMPLETE: True}, {}, {MLFLOW_COMPLETE: False}]  # an earlier release said nothing of it
+    with caplog.at_level(logging.WARNING):
+        parent.heard(records[:2])
+        assert (parent.complete, caplog.text) == (True, "")
+        parent.heard(records)
+    assert not parent.complete
+    assert "has not heard all of 1 trials" in caplog.text
+    assert "`condu-ray report orders --sync-mlflow` sends what is missing" in caplog.text
 
 
 def test_tracking_switched_off_makes_no_store(tmp_path):
