@@ -24,8 +24,9 @@ from condu_ray.store.location import Place
 
 GROW_SECONDS = 10.0
 """How often the driver looks whether the cluster has grown."""
-END_SECONDS = 60.0
-"""How long lanes whose experts are all there may take to close."""
+END_SECONDS, SOON_SECONDS = 60.0, 10.0
+"""How long lanes whose experts are all there may take to close, and after how much of it those that have no place (any
+more) are not waited for."""
 BOARD = "board"
 """The board's name in the run's namespace."""
 
@@ -67,6 +68,7 @@ class Crew:
         self._fits: list[Fit] = []
         self._futures: list[Future[None]] = []
         self._looked = time.monotonic()
+        self._told = ""
 
     def start(self) -> None:
         """Starts the lanes, each in a thread of the driver."""
@@ -121,12 +123,14 @@ class Crew:
     def _grow(self, say: Callable[[str], None]) -> None:
         """Starts further lanes where nodes have come since the start and experts wait."""
         now = time.monotonic()
-        if self._config.training.lanes or not self._futures or now - self._looked < GROW_SECONDS:
+        if not self._futures or now - self._looked < GROW_SECONDS:
             return
         self._looked = now
-        try:
-            room = room_for(self._config).lanes
-        except ResourceError:  # nodes have gone: lanes wait for others by themselves
+        words, room = self._unplaced()
+        if words and words != self._told:
+            say(words)
+        self._told = words
+        if words or self._config.training.lanes:
             return
         for _ in range(min(room - self.working, ray.get(self.board.waiting.remote()))):
             self._add()
@@ -135,10 +139,27 @@ class Crew:
             self.lanes = len(self._futures)
             self.board.share.remote(self.lanes)
 
+    def _unplaced(self) -> tuple[str, int]:
+        """Returns for what lanes wait that have lost their place, in words, and for how many lanes there is room."""
+        working = self.working
+        try:
+            room = room_for(self._config).lanes
+        except ResourceError as error:  # of so many lanes; those that are placed go on, others wait by themselves
+            return f"lanes wait for a node, for nodes have gone: {error}" if working else "", 0
+        if room >= working:
+            return "", room
+        words = f"{working - room} of {working} lanes wait for a node: nodes have gone, and there is room for {room}"
+        return words, room
+
     def close(self) -> None:
         """Lets the lanes end: a fit that still closes its workers must not find its cluster gone."""
         self.board.close.remote()
-        wait(self._futures, timeout=END_SECONDS)
+        _, left = wait(self._futures, timeout=SOON_SECONDS)
+        if left and not self._unplaced()[0]:
+            _, left = wait(left, timeout=END_SECONDS - SOON_SECONDS)
+        if left:  # they have nothing to do, and would wait for a node
+            self.abort()
+            wait(left, timeout=SOON_SECONDS)
 
     def abort(self) -> None:
         """Ends the lanes at once, whatever they do; does not wait for it."""

@@ -103,8 +103,11 @@ def test_lanes_join_as_the_cluster_grows_and_end_when_all_is_there(crew, lanes, 
     crew.look(said.append)
     assert (crew.lanes, said) == (1, [])
     room["lanes"] = 0
-    crew.look(said.append)
+    for _ in range(3):
+        crew.look(said.append)
     assert crew.lanes == 1
+    assert said == ["lanes wait for a node, for nodes have gone: nodes have gone"]
+    said.clear()
     room["lanes"] = 3
     crew.look(said.append)
     assert said == ["2 more lanes: the cluster has grown"]
@@ -140,6 +143,27 @@ def test_a_lane_that_is_lost_for_good_ends_the_run(crew, lanes, monkeypatch):
         time.sleep(0.02)
     with pytest.raises(RunError, match=r"lane 0 failed: its node has gone\. What was committed stays"):
         crew.look(pytest.fail)
+
+
+def test_lanes_for_which_there_is_no_room_any_more_are_told_of_and_not_waited_for(crew, lanes, monkeypatch):
+    said = []
+    monkeypatch.setattr(module, "SOON_SECONDS", 0.5)
+    monkeypatch.setattr(
+        module, "room_for", lambda config: Room(lanes=3, gpus_per_worker=0, gpus_per_evaluator=0, evaluators=1)
+    )
+    crew.start()
+    lanes.wait(1)
+    crew.look(said.append)
+    lanes.wait(3)
+    said.clear()
+    monkeypatch.setattr(module, "room_for", lambda config: SMALL)
+    for _ in range(3):
+        crew.look(said.append)
+    assert said == ["2 of 3 lanes wait for a node: nodes have gone, and there is room for 1"]
+    begin = time.monotonic()
+    crew.close()  # they would never look at the board again
+    assert time.monotonic() - begin < 10
+    assert not crew.working
 
 
 def test_what_a_lane_said_comes_before_how_it_ended(crew, lanes, monkeypatch):
