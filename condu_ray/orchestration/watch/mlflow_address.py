@@ -24,6 +24,8 @@ PORTS = {"http": 80, "https": 443, "mysql": 3306, "postgresql": 5432, "mssql": 1
 CLOUDS = ("databricks", "databricks-uc", "uc")
 LOOK_SECONDS, ANSWER_SECONDS = 3.0, 10.0
 """How long a server may take to be there, and to answer a request that costs it nothing."""
+ASKED = "api/2.0/mlflow/experiments/get-by-name?experiment_name=condu_ray"
+"""A question that reads the server's store, whether there is such an experiment or not."""
 _GIVE = "give http://host:port of a server, or sqlite:///PATH/mlflow.db"
 
 
@@ -143,25 +145,33 @@ def unreachable(uri: str) -> str | None:
         socket.create_connection((parts.hostname, parts.port or PORTS[kind]), timeout=LOOK_SECONDS).close()
     except OSError as error:
         return f"no server answers there ({error.strerror or error}); start it, or give another --tracking.uri"
-    return None if _answers(parts) else "the server there hangs; start it anew, or give another --tracking.uri"
+    return _wrong(parts)
 
 
-def _answers(parts: SplitResult) -> bool:
-    """Whether a server says anything, were it a refusal; one that speaks another protocol is not asked."""
+def _wrong(parts: SplitResult) -> str | None:
+    """Returns what is wrong with a server that hangs, or fails at whatever it is asked; None for any other answer.
+
+    A refusal is an answer, and MLflow's client says why it was one. Who speaks another protocol is not asked.
+    """
     host, port = str(parts.hostname), parts.port or PORTS.get(parts.scheme)
     if parts.scheme == "http":
         asked = HTTPConnection(host, port, timeout=ANSWER_SECONDS)
     elif parts.scheme == "https":
         asked = HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=ssl._create_unverified_context())
     else:
-        return True
+        return None
     try:
-        asked.request("GET", f"{parts.path.rstrip('/')}/health")
-        asked.getresponse()
+        asked.request("GET", f"{parts.path.rstrip('/')}/{ASKED}")  # /health is well where the store behind it is not
+        found = asked.getresponse()
     except TimeoutError:
-        return False
+        return "the server there hangs; start it anew, or give another --tracking.uri"
     except (OSError, HTTPException):  # as of a certificate: MLflow's client says what is wrong
-        return True
+        return None
     finally:
         asked.close()
-    return True
+    if found.status < 500:
+        return None
+    return (
+        f"the server there fails, with {found.status} {found.reason}; its own log says why, or give another "
+        "--tracking.uri"
+    )

@@ -80,7 +80,7 @@ def refuses(server, times):
     for _ in range(times):
         client, _ = server.accept()
         with client:
-            if client.recv(1000).startswith(b"GET /x/health"):
+            if client.recv(1000).startswith(b"GET /x/api/2.0/mlflow/experiments/"):
                 client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
 
 
@@ -90,6 +90,23 @@ def test_a_server_that_takes_requests_and_answers_none_is_told_in_seconds(scheme
     monkeypatch.setenv("no_proxy", "*")
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert "hangs" in unreachable(f"{scheme}://127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_a_server_that_fails_at_all_it_is_asked_is_told_at_once(monkeypatch):
+    """As one whose database has gone: MLflow's client tries for minutes."""
+    monkeypatch.setenv("no_proxy", "*")
+
+    def fails(server):
+        for _ in range(2):
+            client, _ = server.accept()
+            with client:
+                if client.recv(1000).startswith(b"GET /api"):  # and /health is well
+                    client.sendall(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=fails, args=[server], daemon=True).start()
+        said = unreachable(f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert "the server there fails, with 500 Internal Server Error; its own log says why" in said
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg2", "mysql"])
