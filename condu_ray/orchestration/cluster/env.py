@@ -48,6 +48,8 @@ DRIVER_SETTINGS = {
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
     # Ray otherwise refuses a job's runtime_env that says one of SETTINGS too, though ours has what it says.
     "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",
+    # Tune otherwise prints a page of traceback for each trial that ends with a sweep, before what ended it is said.
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     # A local raylet otherwise prints a warning once it has started eight processes on two cores; we need a dozen.
     "RAY_worker_maximum_startup_concurrency": "4",
 }
