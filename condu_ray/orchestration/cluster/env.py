@@ -155,10 +155,24 @@ def _init(address: str, space: str) -> None:
         what = "no Ray cluster can be started here" if address == "local" else f"no cluster can be joined at {address}"
         said = (str(error).strip() or type(error).__name__).splitlines()
         why = f"{said[0]} {said[-1].strip()}" if said[0].endswith(":") and said[1:] else said[0]
+        if _wants_token(error):
+            why += "; it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray/auth_token has it"
         raise SurroundingsError(f"{what}: {why}; see --cluster.address, RAY_ADDRESS and RAY_TMPDIR") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+def _wants_token(error: BaseException | None) -> bool:
+    """Whether a cluster has refused who has no token of it; Ray says so only in what its error came of.
+
+    A cluster that `ray start` begins asks for one where there is one, and Ray brings it along only to `auto`.
+    """
+    while error is not None:
+        if "InvalidAuthToken" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

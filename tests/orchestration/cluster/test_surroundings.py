@@ -184,6 +184,18 @@ def test_what_ray_raises_at_its_start_is_one_sentence(ray, error):
         pass
 
 
+def test_a_cluster_that_asks_for_a_token_says_so(ray, monkeypatch):
+    """Ray says only that it failed to connect; why is in what that came of."""
+    monkeypatch.setattr(env, "check_surroundings", lambda address: None)
+    error = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+    error.__cause__ = RuntimeError("Failed to connect to GCS")
+    error.__cause__.__context__ = Exception("RPC error: InvalidAuthToken: Authentication token is missing")
+    ray(error=error)
+    words = r"joined at 10\.0\.0\.1:6379: Failed to connect .*; it asks for a token: set RAY_AUTH_MODE=token"
+    with pytest.raises(SurroundingsError, match=words), env.ray_cluster("10.0.0.1:6379", "n", Lines()):
+        pass
+
+
 def test_a_long_start_says_for_what_it_waits(ray, capsys, monkeypatch):
     monkeypatch.setattr("condu_ray.orchestration.watch.lines.FIRST_SECONDS", 0.05)
     monkeypatch.setattr("condu_ray.orchestration.watch.lines.WAIT_SECONDS", 0.05)
