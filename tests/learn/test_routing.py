@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from condu_ray.benchmark.label_space import Labels
-from condu_ray.learn.evaluate import class_ids
+from condu_ray.learn.evaluate import class_ids, mix
 from condu_ray.learn.routing import Routing, answers, mixture
 from condu_ray.options import Inference
 from condu_ray.vlm import moments as moments_module
@@ -23,6 +23,7 @@ WORDS = {
     "again": ("cat", "Cat", "dog"),  # one class twice, but for its case
 }
 STRANGE = Labels("strange", ("moon", "saw"), ("{}",))
+FAR = Labels("far", ("moon", "sun", "star"), ("{}",))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,7 +54,7 @@ IMAGES = functional.normalize(random(40, WIDTH, seed=9), dim=-1)
 def mixed(names, space, temperatures=None, **options):
     """P(class) of some tasks, in an order, whose experts have logits of their own."""
     tasks = {name: known(name) for name in names}
-    words = {name: Labels(name, WORDS[name], ("{}",)) for name in WORDS} | {"strange": STRANGE}
+    words = {name: Labels(name, WORDS[name], ("{}",)) for name in WORDS} | {"strange": STRANGE, "far": FAR}
     inference = Inference(aggregation="mixture", **({"router": "gaussian"} | options))
     prototypes = {name: one.text for name, one in tasks.items()}
     routing, space = Routing(tasks, prototypes, inference, 20.0, temperatures or {}), [words[name] for name in space]
@@ -98,3 +99,38 @@ def test_a_temperature_flattens_its_own_expert_alone():
     assert torch.equal(hot.tasks, plain.tasks)
     alone = mixed(("tools",), ("tools",), {"tools": 1e6})
     assert torch.allclose(alone.chance, torch.full((40, 2), 0.5).double(), atol=1e-4)
+
+
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("options", [{}, {"top_k": 1}, {"aggregation": "mean"}, {"pretrained_weight": "equal"}])
+def test_the_nearest_experts_logits_add_up_image_by_image(options, include):
+    """Each candidate is asked once, for those images alone that want it; what it says counts by its weight."""
+    inference = Inference(**({"aggregation": "weighted", "include_pretrained": include} | options)).resolved()
+    similarity, every = random(40, 4, seed=5), random(5, 40, 3, seed=6)  # the last of the five is theta0
+    asked = []
+
+    def logits(expert, wanted):
+        asked.append(expert)
+        return every[expert][wanted]
+
+    found = mix(similarity, inference, logits)
+    names = ("top_k", "aggregation", "include_pretrained", "pretrained_weight")
+    own = {name: getattr(inference, name) for name in names}
+    experts, weights = router.candidates(similarity, **own)
+    for row, (places, shares) in enumerate(zip(experts.tolist(), weights.tolist(), strict=True)):
+        wanted = sum(share * every[place][row] for place, share in zip(places, shares, strict=True))
+        assert torch.allclose(found.logits[row], wanted, atol=1e-5)
+    assert sorted(asked) == experts.unique().tolist()
+
+
+@pytest.mark.parametrize(("options", "answer"), [
+    ({"unknown": "pretrained"}, [0]), ({"unknown": "pretrained", "include_pretrained": False}, [0]),
+    ({}, [0, 1, 2]), ({"include_pretrained": False}, [1, 2]), ({"top_k": 1, "include_pretrained": False}, [1, 2]),
+])  # fmt: skip
+def test_who_answers_over_classes_that_no_expert_knows(options, answer):
+    """Where all are such, the candidates alone; theta0 counts as one of them, or as the only one."""
+    found = mixed(("animals", "tools"), ("far",), **options)
+    counted = torch.stack([found.counted.get(who, torch.zeros(40).double()) for who in (router.PRETRAINED, 0, 1)])
+    assert counted.sum(dim=1).nonzero().flatten().tolist() == answer
+    kept = torch.stack([found.counted[who - 1] > 0 for who in answer]).sum(dim=0)
+    assert (kept == 1).all() == (len(answer) == 1 or options.get("top_k") == 1)
