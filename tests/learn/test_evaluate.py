@@ -234,7 +234,7 @@ def mixed(evaluator, tasks, tmp_path):
     weights = {task.name: named(noise(evaluator.features.theta0, seed), task.name) for seed, task in enumerate(learned)}
 
     def accuracy(task, space, **options):
-        inference = Inference(aggregation="mixture", **options)
+        inference = Inference(**({"aggregation": "mixture"} | options))
         scale = float(evaluator.features.backbone.model.logit_scale.detach().exp())
         routing = load_routing(tmp_path, evaluator.features.backbone.fingerprint, learned, inference, scale)
         found = evaluator.aggregated(task, weights, routing.prototypes, inference, space, False, routing, learned)
@@ -297,6 +297,27 @@ def test_a_mixture_is_the_sum_over_tasks(evaluator, small_backbone, mixed, route
         assert (found.correct, found.images) == (right, len(labels))
         told |= set(predicted)
     assert len(told) > 1  # else this test says nothing
+
+
+@pytest.mark.parametrize("aggregation", ["weighted", "mean"])
+@pytest.mark.parametrize("router", ["prototype", "gaussian", "ridge"])
+def test_the_router_that_is_asked_for_chooses_the_candidates(evaluator, small_backbone, mixed, router, aggregation):
+    learned, other, accuracy = mixed
+    told = set()
+    for task in (*learned, other):
+        about = {"router": router, "aggregation": aggregation, "top_k": 1, "include_pretrained": False}
+        found, routing = accuracy(task, (), **about)
+        base = evaluator.features.image(PRETRAINED, task, precision="fp32")
+        nearest = torch.stack([(base @ routing.prototypes[one.name].T).amax(dim=1) for one in learned], dim=1).argmax(1)
+        likely = routing.router.probabilities(base, [one.name for one in learned]).argmax(dim=1)
+        chosen = nearest if router == "prototype" else likely
+        (zero, labels), (one, _) = (logits_by_hand(small_backbone, task, seed) for seed in (0, 1))
+        predicted = torch.where(chosen.bool(), one.argmax(dim=1), zero.argmax(dim=1))
+        right = int((predicted == labels).sum())
+        assert found.correct == right
+        by_nearest = torch.where(nearest.bool(), one.argmax(dim=1), zero.argmax(dim=1))
+        told.add(int((by_nearest == labels).sum()) != right)
+    assert (True in told) == (router != "prototype")  # else this test says nothing
 
 
 def test_where_no_expert_knows_any_class_the_candidates_probabilities_add_up(mixed, evaluator, small_backbone):
