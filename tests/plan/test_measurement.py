@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from condu_ray.benchmark import load_tasks
-from condu_ray.benchmark.label_space import label_space
+from condu_ray.benchmark.label_space import XTAIL_TEMPLATE, label_space
 from condu_ray.benchmark.tasks import load_task
 from condu_ray.config import Evaluation, Experiment, Training
 from condu_ray.methods import METHODS, ModelState, get
@@ -160,6 +160,15 @@ def test_the_order_of_tasks_does_not_count_in_their_classes(tasks, protocol):
 
     assert key(tasks) == key(tasks[::-1])
     assert key(tasks) != key(tasks[:2])
+
+
+@pytest.mark.parametrize("name", ["sequential", "condu", "condu-svd"])
+def test_union_and_xtail_are_two_measurements_where_their_prompts_are_the_same(tasks, name):
+    """A class that two tasks have is one class in the one, and two in the other."""
+    alike = [replace(task, templates=(XTAIL_TEMPLATE,)) for task in tasks]
+    about = (Experiment(), "theta0", "fp32", get(name), STATE, alike[0], True)
+    spaces = {protocol: label_space(protocol, alike) for protocol in ("union", "xtail")}
+    assert len({measurement_key(*about, protocol, space) for protocol, space in spaces.items()}) == 2
 
 
 def test_a_label_space_is_the_tasks_whose_classes_are_chosen_from(tasks):
