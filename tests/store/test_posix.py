@@ -1,0 +1,85 @@
+"""What is under its name on a file system is on the disk: nothing appears before it is synced, and its name is too."""
+
+import os
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from condu_ray.store.backend import POSIX
+
+DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{32}")
+
+
+@pytest.fixture
+def said(tmp_path, monkeypatch):
+    """What is synced, and what appears, in turn; drafts by the name that they are for, with a dot."""
+    found = []
+
+    def name(path):
+        path = Path(path).relative_to(tmp_path)
+        return "/".join(f".{match[1]}" if (match := DRAFT.fullmatch(part)) else part for part in path.parts)
+
+    def synced(handle, fsync=os.fsync):
+        found.append(f"sync {name(os.readlink(f'/proc/self/fd/{handle}'))}")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+
+    def moved(original, source, target, **options):
+        found.append(f"appear {name(target)}")
+        original(source, target, **options)
+
+    for call in ("rename", "replace", "link"):
+        monkeypatch.setattr(os, call, partial(moved, getattr(os, call)))
+    return found
+
+
+def fill(folder):
+    (folder / "one").write_text("1")
+    (folder / "two").write_text("2")
+
+
+ALL = {
+    "replace": (lambda a: POSIX.replace(a / "file", b"x"), ["sync a/.file", "appear a/file", "sync a"]),
+    "rewrite": (lambda a: POSIX.rewrite(a / "file", [b"x\n"]), ["sync a/.file", "appear a/file", "sync a"]),
+    "create": (lambda a: POSIX.create(a / "file", b"x"), ["sync a/.file", "appear a/file"]),
+    "append": (lambda a: POSIX.append(a / "file", b"x\n"), ["sync a/file"]),
+    "publish": (
+        lambda a: POSIX.publish(a / "folder", fill, "one"),
+        ["sync a/.folder/one", "sync a/.folder/two", "sync a/.folder", "appear a/folder", "sync a"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_nothing_appears_before_it_is_on_the_disk(tmp_path, said, kind):
+    write, expected = ALL[kind]
+    write(tmp_path / "a")
+    if kind == "publish":  # of the files in a folder any is the first
+        said[:2] = sorted(said[:2])
+    assert said == expected
+
+
+@pytest.mark.parametrize("there", ["nothing", "remains", "whole", "file"])
+def test_a_folder_appears_unless_a_whole_one_is_there(tmp_path, there):
+    """What has not the last file is put aside, hidden: it must not keep an artifact from ever being made."""
+    folder = tmp_path / "folder"
+    if there == "file":
+        folder.write_text("mine")
+    elif there != "nothing":
+        folder.mkdir()
+        (folder / ("two" if there == "remains" else "one")).write_text("before")
+    if there == "file":
+        with pytest.raises(NotADirectoryError):
+            POSIX.publish(folder, fill, "one")
+        assert folder.read_text() == "mine"
+    else:
+        POSIX.publish(folder, fill, "one")
+        assert (folder / "one").read_text() == ("before" if there == "whole" else "1")
+        assert (folder / "two").exists() == (there != "whole")
+    aside = [path for path in tmp_path.iterdir() if path != folder]
+    assert [(path.name[:8], (path / "two").read_text()) for path in aside] == (
+        [(".folder.", "before")] if there == "remains" else []
+    )
