@@ -78,6 +78,10 @@ def test_an_expert_is_adopted_whole_under_a_second_key(tmp_path):
         assert all(torch.equal(found[name], tensors[name]) for name in tensors)
     meta, before = (read_meta(expert_folder(tmp_path, key)) for key in ("new", "old"))
     assert (meta["task"], meta["key"], meta["adopted"], meta["files"]) == ("walls", "new", "old", before["files"])
+    manifest = expert_folder(tmp_path, "new") / "meta.json"
+    manifest.write_text(manifest.read_text().replace('"walls"', '"doors"'))
+    with pytest.raises(ArtifactError, match="checksum"):  # its manifest has one of its own, as any expert's
+        read_meta(expert_folder(tmp_path, "new"))
     assert not adopt_expert(tmp_path, "new", "old")  # it is there
     assert not adopt_expert(tmp_path, "other", "unknown")
 

@@ -1,6 +1,9 @@
+import json
+from dataclasses import asdict, replace
+
 import pytest
 
-from condu_ray.store.ledger import ROOT, Entry, Ledger, state_id
+from condu_ray.store.ledger import ROOT, Entry, Ledger, Mark, from_line, state_id, to_line
 
 
 def entries(count):
@@ -57,3 +60,33 @@ def test_identity_depends_on_all_of_its_history():
         state_id(ROOT, "condu", "a", "k", {"rescaler": "tensor_mean"}),
     ]
     assert len({base, *others}) == 6
+
+
+ENTRY = Entry(1, "walls", "key", ROOT, "state", 0.5)
+MARK = Mark("forget", "walls", ("one", "two"), "2026-01-01T00:00:00+00:00")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [ENTRY, replace(ENTRY, expert=None), replace(ENTRY, seconds=0), MARK, replace(MARK, task=None, undone=())],
+    ids=["trained", "nothing trained", "whole seconds", "mark", "of no task"],
+)
+def test_a_line_says_what_was_written(line):
+    assert from_line(to_line(line)) == line
+
+
+@pytest.mark.parametrize(
+    ("line", "change"),
+    [
+        (ENTRY, {"position": "1"}), (ENTRY, {"seconds": None}), (ENTRY, {"task": None}), (ENTRY, {"expert": 7}),
+        (ENTRY, {"parent": 7}), (ENTRY, {"state": ["state"]}), (ENTRY, {"more": 1}), (MARK, {"mark": None}),
+        (MARK, {"task": 7}), (MARK, {"undone": "one"}), (MARK, {"undone": [7]}), (MARK, {"at": 7}),
+    ],
+)  # fmt: skip
+def test_a_line_with_a_value_of_another_type_is_damaged(line, change):
+    """Of those without a checksum, for with one any change is."""
+    assert from_line(json.dumps(asdict(line)).encode() + b"\n") == line
+    with pytest.raises(ValueError, match=r"another type|unexpected"):
+        from_line(json.dumps(asdict(line) | change).encode() + b"\n")
+    with pytest.raises(ValueError, match=r"checksum|unexpected"):
+        from_line(json.dumps(json.loads(to_line(line)) | change).encode() + b"\n")

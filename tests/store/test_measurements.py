@@ -31,9 +31,13 @@ def test_measurements_of_before_there_were_seals_are_read(tmp_path):
         (lambda path: path.write_text(path.read_text()[:-9]), "cannot be read as JSON"),
         (lambda path: path.write_text("{}"), "is no measurement"),
         (lambda path: path.write_text('{"correct": 5, "images": 4}'), "5 of 4 images"),
+        (lambda path: path.write_text('{"correct": 0, "images": 0}'), "0 of 0 images"),
+        (lambda path: path.write_text('{"correct": 1, "images": 4.0}'), "1 of 4.0 images"),
+        (lambda path: path.write_text('{"correct": 1, "images": 4, "rescaler": "2"}'), "rescaler is '2'"),
+        (lambda path: path.write_text('{"correct": 1, "images": 4, "rescaler": Infinity}'), "rescaler is inf"),
         (lambda path: path.write_bytes(measurement_path(path.parents[1], "other").read_bytes()), "belongs to '.*other"),
     ],
-    ids=["changed", "cut", "empty", "impossible", "another's"],
+    ids=["changed", "cut", "empty", "impossible", "none", "half", "text", "infinite", "another's"],
 )
 def test_what_is_wrong_is_named_and_not_used(tmp_path, change, words):
     for key in ("key", "other"):
