@@ -56,7 +56,9 @@ def test_a_folder_that_is_no_artifact_is_no_expert(planned, tmp_path):
 
 
 def test_who_trains_what_it_starts_from_may_go_on_with_it(planned):
-    after = planned("b", start="a", needs=planned("a").folder, earlier=(("x", "other"), ("task of a", "a")))
+    after = planned(
+        "b", start="a", needs=planned("a").folder, earlier=(("w", "first"), ("x", "other"), ("task of a", "a"))
+    )
     assert after.before == "a"
     # What starts from theta0 waits for nobody, however many were learned before it.
     assert planned("c", earlier=(("task of a", "a"),)).before is None

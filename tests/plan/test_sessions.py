@@ -5,6 +5,7 @@ from condu_ray.config import Experiment, Training
 from condu_ray.methods import METHODS, get
 from condu_ray.options import Lora, Merging
 from condu_ray.plan.sessions import plan_method
+from condu_ray.store.layout import expert_folder, session_folder
 from condu_ray.store.ledger import ROOT
 
 
@@ -43,6 +44,24 @@ def test_who_starts_from_its_state_names_the_state_before(tasks, name):
     found = plan(name, tasks)
     assert [expert.state for expert in found.experts] == [None, *(session.state for session in found.sessions[:2])]
     assert all(expert.start is None for expert in found.experts)
+
+
+@pytest.mark.parametrize("name", ["condu", "sequential", "pam", "wise-ft"])
+def test_an_expert_waits_for_what_its_training_starts_from(tasks, name):
+    """The first one, and any that starts from theta0, for nothing."""
+    found = plan(name, tasks)
+    config, needs = Experiment().absolute(), [None]
+    for before in found.sessions[:2]:
+        own = (config.run_folder, name, before.position, before.task, before.state)
+        folder = expert_folder(config.storage, before.expert.key) if name == "sequential" else session_folder(*own)
+        needs.append(None if name == "condu" else folder)
+    assert [expert.needs for expert in found.experts] == needs
+
+
+def test_the_first_expert_is_trained_plainly_whatever_aligns_the_later_ones(tasks):
+    aligned, plain = keys(plan("pam", tasks)), keys(plan("pam-noalign", tasks))
+    assert [aligned[task.name] == plain[task.name] for task in tasks] == [True, False, False]
+    assert keys(plan("pam-full", tasks))[tasks[0].name] == keys(plan("individual", tasks))[tasks[0].name]
 
 
 @pytest.mark.parametrize("name", ["condu", "sequential", "pam"])
