@@ -21,12 +21,13 @@ def storage(tmp_path):
     for key in ("k1", "k2"):
         generator = torch.Generator().manual_seed(ord(key[1]))
         delta = {"w": torch.randn(24, 16, generator=generator), "b": torch.randn(16, generator=generator)}
+        delta["visual.w"] = torch.randn(24, 16, generator=generator)
         save_expert(tmp_path, key, delta, {"task": f"task {key}"})
     return Location(tmp_path)
 
 
-def merged(storage, tasks, bits=2.0):
-    method = get("condu-svd", Experiment(storage=storage, merging={"bits": bits}))
+def merged(storage, tasks, **merging):
+    method = get("condu-svd", Experiment(storage=storage, merging={"bits": 2.0} | merging))
     state = ModelState(model=method.initial())
     for task, key in tasks.items():
         state = state.after(task, task, key, method.merge_from(storage, state, task, key))
@@ -44,6 +45,14 @@ def test_another_order_computes_nothing_and_ends_with_the_same_bits(storage, mon
     assert merged(storage, {"b": "k2", "a": "k1"}).equal(one)
     with pytest.raises(pytest.fail.Exception, match="computed again"):
         merged(storage, {"a": "k1"}, bits=1.0)  # another budget is another code
+
+
+@pytest.mark.parametrize("changes", [{"bits": 1.0}, {"residual_signs": False}, {"text_weight": 20.0}])
+def test_a_code_is_made_as_the_settings_say(storage, changes):
+    """One with other settings is another, and is kept beside it."""
+    one, other = (merged(storage, {"a": "k1"}, **{"bits": 3.0} | more) for more in ({}, changes))
+    assert not other.equal(one)
+    assert len(codes(storage)) == 2
 
 
 def test_a_damaged_code_is_named_put_aside_and_made_again(storage):
