@@ -109,7 +109,7 @@ class Posix:
         sync(folder.parent)
 
     def append(self, place: Place, line: bytes) -> None:
-        """Appends and fsyncs; half a line that a full disk took is cut off again."""
+        """Appends and fsyncs, of a new file its folder too; half a line that a full disk took is cut off again."""
         path = Path(place)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a buffer: closing the file would try to write what is left in it once more.
@@ -123,6 +123,8 @@ class Posix:
                 with suppress(OSError):  # else half a line would stand before the next one
                     os.truncate(path, before)
                 raise
+        if before == 0:
+            sync(path.parent)
 
     def lines(self, place: Place) -> list[bytes]:
         """Reads a file's lines."""

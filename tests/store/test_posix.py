@@ -45,7 +45,10 @@ ALL = {
     "replace": (lambda a: POSIX.replace(a / "file", b"x"), ["sync a/.file", "appear a/file", "sync a"]),
     "rewrite": (lambda a: POSIX.rewrite(a / "file", [b"x\n"]), ["sync a/.file", "appear a/file", "sync a"]),
     "create": (lambda a: POSIX.create(a / "file", b"x"), ["sync a/.file", "appear a/file"]),
-    "append": (lambda a: POSIX.append(a / "file", b"x\n"), ["sync a/file"]),
+    "append": (
+        lambda a: [POSIX.append(a / "file", b"x\n") for _ in range(2)],
+        ["sync a/file", "sync a", "sync a/file"],
+    ),
     "publish": (
         lambda a: POSIX.publish(a / "folder", fill, "one"),
         ["sync a/.folder/one", "sync a/.folder/two", "sync a/.folder", "appear a/folder", "sync a"],

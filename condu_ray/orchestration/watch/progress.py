@@ -159,7 +159,7 @@ class Display:
         for index, value in enumerate(accuracy):
             style = "bold underline" if index == position else "bold" if index < position else "dim"
             cells.append(f"[{style}]{value:5.1f}[/]")
-        self.say(f"{method:<17} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
+        self.say(f"{method:<21} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
 
     def finish(self, results: Mapping[str, Any], folder: Place) -> None:
         """Prints the final table of methods, and where the report is; the bars go.
