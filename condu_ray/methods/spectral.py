@@ -74,7 +74,9 @@ class Opcm(Merged):
 
     def merge_settings(self) -> dict[str, Any]:
         """The share of singular values that is left alone."""
-        return {"opcm_alpha": self.config.merging.opcm_alpha}
+        alpha = self.config.merging.opcm_alpha
+        # States of alpha 1 from before left the last direction of earlier tasks free in a part of all matrices.
+        return {"opcm_alpha": alpha} | ({"dominant": "all"} if alpha == 1 else {})
 
     def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Projected:
         """Projects one delta and adds it."""
