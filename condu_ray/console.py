@@ -100,17 +100,21 @@ def output(*, styled: bool = False) -> Console:
     return found
 
 
-def whole(table: Table) -> Table:
+def whole(table: Table, console: Console | None = None) -> Table:
     """Has a table that is wider than its place fold what is in its cells, where rich would cut it off.
 
     Numbers stand right, so that their digits are below one another. Names and headings are folded; numbers only where
     there is no room at all, for of -7.15 in two lines -7.1 is read.
+
+    Args:
+        table: whose cells are texts.
+        console: where it is printed; None: this process's output, without markup.
     """
-    console = output()
+    console = console or output()
     room = console.width - 3 * len(table.columns) - 1  # beside frames and what keeps cells away from them
     least, widths = list[int](), list[int]()
     for column in table.columns:
-        cells = [str(cell) for cell in column.cells]
+        cells = [console.render_str(str(cell)).plain for cell in column.cells]  # what is seen of a styled one
         longest = max((console.measure(cell).maximum for cell in cells), default=0)
         widths.append(max(longest, console.measure(column.header).maximum))
         figures = all(map(_FIGURE.fullmatch, cells))

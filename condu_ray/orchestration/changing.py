@@ -59,7 +59,7 @@ def change(found: StoredRun, config: Experiment, what: str, task: str | None, ma
             results = on_trial(checked, display, lines, held)
         rows = moved(found, results)
         for table in tables(rows):
-            lines.console.print(whole(table))
+            lines.console.print(whole(table, lines.console))
         worst = min(rows, key=lambda row: row.change)
         if max_drop is not None and -worst.change > max_drop:
             drop_staged(results.plan)

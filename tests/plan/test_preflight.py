@@ -135,12 +135,16 @@ def test_storage_that_is_a_file_is_named(settings, tmp_path):
         ({"method": "condu-lora", "lora": {"rank": 33}}, LoraError, "rank 33"),
     ],
 )
-def test_what_a_second_shows_is_not_found_after_all_images(settings, change, error, words):
+def test_what_a_second_shows_is_not_found_after_all_images(settings, task_data, tmp_path, change, error, words):
     told = []
+    if template := change.pop("template", None):
+        settings |= {"data": shutil.copytree(task_data, tmp_path / "data")}
+        meta = settings["data"] / "cars" / "meta.json"
+        meta.write_text(json.dumps(json.loads(meta.read_text()) | {"template": template}))
     with pytest.raises(error, match=words):
-        check(Experiment(**settings, **change), told.append)
+        check(Experiment(**(settings | change)), told.append)
     assert not told  # of images that are decoded
-    check(Experiment(**settings), told.append)
+    check(Experiment(**(settings | {"data": task_data})), told.append)
     assert len(told) == 3
 
 

@@ -193,7 +193,7 @@ def show(outcomes: list[Outcome], console: Console) -> None:
         ]
         state = f"[{_COLOURS[outcome.state]}]{outcome.state}[/]"
         table.add_row(entry.name, state, str(_classes(entry)), *numbers, entry.split)
-    console.print(whole(table))
+    console.print(whole(table, console))
     for outcome in outcomes:
         if outcome.note:
             console.print(f"[bold]{outcome.entry.name}[/]: {outcome.state}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from condu_ray.config import Experiment
-from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.watch.mlflow_address import (
     TrackingError,
     check_tracking,
@@ -37,8 +36,7 @@ def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
         What was done, for people.
 
     Raises:
-        TrackingError: no server answers at the address.
-        RunError: MLflow did not take all of it.
+        TrackingError: no server answers at the address, or MLflow did not take all of it.
         ValueError: the tasks or the backbone are not where the settings say.
     """
     base = stored.experiment(storage)
@@ -84,8 +82,8 @@ def _send(checked: Checked, seconds: float, parent: str | None = None, labels: M
     return True
 
 
-def _lacking(config: Experiment) -> RunError:
-    return RunError(
+def _lacking(config: Experiment) -> TrackingError:
+    return TrackingError(
         f"MLflow at {shown_uri(config)}: did not take all of {config.run_name}, as is warned of above; the same "
         "command sends what is missing"
     )

@@ -176,7 +176,7 @@ class Display:
                 table.add_column(name, justify="left" if name == "Method" else "right")
             for row in rows:
                 table.add_row(*row.values())
-            self.console.print(whole(table))
+            self.console.print(whole(table, self.console))
         if compared := results.get("zero_shot"):
             self.console.print(f"{zero_shot_lines(compared)}\n{verdict(compared)}", markup=False)
         self.console.print(f"report: {folder / 'report' / 'report.md'}", markup=False)

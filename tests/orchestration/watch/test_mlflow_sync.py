@@ -5,7 +5,6 @@ from unittest.mock import MagicMock
 import pytest
 
 from condu_ray.config import Experiment
-from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.watch import mlflow_sync
 from condu_ray.orchestration.watch.mlflow_address import TrackingError
 from condu_ray.orchestration.watch.mlflow_sync import sync
@@ -30,7 +29,7 @@ def test_what_mlflow_did_not_take_is_not_said_to_be_there(tmp_path, monkeypatch)
     recorder = MagicMock(tracker=SimpleNamespace(complete=False))
     monkeypatch.setattr(mlflow_sync, "Recorder", lambda *what: nullcontext(recorder))
     one = stored(tmp_path)
-    with pytest.raises(RunError, match="did not take all of r"):
+    with pytest.raises(TrackingError, match="did not take all of r"):
         sync(tmp_path, one, f"sqlite:///{tmp_path}/mlflow.db")
     recorder.tracker.complete = True
     assert sync(tmp_path, one, f"sqlite:///{tmp_path}/mlflow.db") == "is in MLflow"
