@@ -268,6 +268,6 @@ def test_a_stream_that_is_left_early_ends_its_thread(taken):
     stream = ahead(count(), depth=2)
     for _ in range(taken):
         next(stream)
-    assert len(reader_threads()) == len(before) + 1
+    assert len(set(reader_threads()) - set(before)) == 1  # others may end meanwhile
     stream.close()
     assert ended(before)
