@@ -78,9 +78,10 @@ def spectra(results: Mapping[str, Any], path: Place) -> Place:
     for panel, count in zip(panels, counts, strict=True):
         for order, rule in enumerate(rules):
             line = [row for row in results["rows"] if (row["rule"], row["tasks"]) == (rule, count)]
+            bits = f"{sum(row['bits'] for row in line) / len(line):.2g}"
             panel.plot(
                 [row["decay"] for row in line], [row["relative_l2"] for row in line],
-                label=f"{rule} ({sum(row['bits'] for row in line) / len(line):.2g} bits)", lw=1.5, ms=5,
+                label=f"{rule} ({bits} bit{'' if bits == '1' else 's'})", lw=1.5, ms=5,
                 mfc=None if order < len(PALETTE) else "white", **line_style(order),
             )  # fmt: skip
         panel.axhline(1, color=MUTED, lw=0.8, ls=(0, (4, 2)), zorder=1)
