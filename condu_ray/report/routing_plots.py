@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from condu_ray.report.style import MUTED, line_style, save_figure, style_axes
+from condu_ray.report.text import counted
 from condu_ray.store.location import Place
 
 _SHOWN = 12
@@ -36,7 +37,7 @@ def curves(results: Mapping[str, Any], path: Place) -> Place:
         for name, marker in (("paper", "*"), ("zero-shot", "X"), ("mixture, gaussian", "o")):
             row = by_rule[name]  # named below: where two are near, a name beside one is read as the other's
             panel.plot([row["unlearned"]], [row["learned"]], marker, ms=11, mfc="none", mec="black", label=name)
-        panel.set_title(f"after {session} {'task' if session == 1 else 'tasks'}", fontsize=10, loc="left")
+        panel.set_title(f"after {counted(session, 'task')}", fontsize=10, loc="left")
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1)}
         panel.legend(frameon=False, fontsize=7, labelspacing=0.8, ncols=2, **place)
         panel.set_ylim(bottom=0)

@@ -151,12 +151,12 @@ def _means_over_sessions(matrices: Mapping[str, np.ndarray], path: Place, protoc
     legend_columns = min(len(matrices), 4)
     height = 3.9 + 0.22 * math.ceil(len(matrices) / max(1, legend_columns))
     figure = Figure(figsize=(11.0, height), layout="constrained")
-    parts = {"mean of the tasks learned so far": 0, "mean of the tasks not learned yet": 1}
+    parts = {"mean of the tasks learned so far": False, "mean of the tasks not learned yet": True}
     lines: list[Any] = []
     for panel, (title, ahead) in zip(figure.subplots(1, 2), parts.items(), strict=True):
         shown = {}
         for name, values in matrices.items():
-            chosen = np.triu(np.ones(values.shape, dtype=bool), 1) == bool(ahead)
+            chosen = np.triu(np.ones(values.shape, dtype=bool), 1) == ahead
             kept = [row[at & ~np.isnan(row)] for row, at in zip(values, chosen, strict=True)]
             shown[name] = np.array([row.mean() if len(row) else math.nan for row in kept])
         sessions = np.arange(1, 1 + len(next(iter(shown.values()), ())))

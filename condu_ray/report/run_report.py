@@ -37,6 +37,7 @@ from condu_ray.report.run_summary import summary_rows, whole_columns
 from condu_ray.report.text import (
     as_matrix,
     as_number,
+    counted,
     escaped,
     json_text,
     markdown_page,
@@ -124,7 +125,7 @@ def _markdown(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
     parts = [
         f"# Report of {escaped(results.get('run', 'a run'))}",
         f"Recipe {escaped(results.get('recipe', 'not named'))}, seed {escaped(results.get('seed', 'not named'))}, "
-        f"{len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}: {', '.join(map(escaped, tasks))}. "
+        f"{counted(len(tasks), 'task')}: {', '.join(map(escaped, tasks))}. "
         f"Measured on {escaped(results.get('measured_on', 'test'))} images{_at_most(results)}.",
     ]
     images = images_of(results)

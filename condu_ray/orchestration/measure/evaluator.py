@@ -36,8 +36,6 @@ from condu_ray.vlm.model import BackboneSpec, load_backbone
 
 STATES = 2
 """Sessions' states that an evaluator keeps loaded."""
-
-
 PROTOTYPES = 1024
 """Tasks' prototypes that an evaluator keeps loaded: those of a task of 100 classes are some 0.2 MB."""
 

@@ -150,16 +150,14 @@ class Display:
         self._shown[method] = shown
 
     def _row(self, method: str, position: int, accuracy: Sequence[float]) -> None:
-        cells = []
         if len(accuracy) > MOST_CELLS:
             learned, others = accuracy[: position + 1], accuracy[position + 1 :]
             rest = f", [dim]{np.mean(others):.1f}[/] of other tasks" if others else ""
-            cells = [f"[bold underline]{accuracy[position]:5.1f}[/]; mean {np.mean(learned):.1f} of learned{rest}"]
-            accuracy = []
-        for index, value in enumerate(accuracy):
-            style = "bold underline" if index == position else "bold" if index < position else "dim"
-            cells.append(f"[{style}]{value:5.1f}[/]")
-        self.say(f"{method:<21} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} " + " ".join(cells))
+            found = f"[bold underline]{accuracy[position]:5.1f}[/]; mean {np.mean(learned):.1f} of learned{rest}"
+        else:
+            styles = ["bold"] * position + ["bold underline"] + ["dim"] * (len(accuracy) - position - 1)
+            found = " ".join(f"[{style}]{value:5.1f}[/]" for style, value in zip(styles, accuracy, strict=True))
+        self.say(f"{method:<21} after {position + 1}/{len(self._tasks)} {self._tasks[position]:<16} {found}")
 
     def finish(self, results: Mapping[str, Any], folder: Place) -> None:
         """Prints the final table of methods, and where the report is; the bars go.
