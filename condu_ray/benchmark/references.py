@@ -4,33 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import random
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from condu_ray.benchmark.check import CHECK_VERSION
+from condu_ray.benchmark.check import CHECK_VERSION, known_verdict
 from condu_ray.benchmark.columns import column_problems, is_text, unreadable, unreadable_rows
 from condu_ray.benchmark.content import ChangedError
 from condu_ray.benchmark.images import DECODING, inspect_image
 from condu_ray.benchmark.rows import open_parquet
-from condu_ray.benchmark.tasks import META, TRAIN, TaskError, hash_file, load_task
+from condu_ray.benchmark.stretch import Tally
+from condu_ray.benchmark.tasks import META, TRAIN, Task, TaskError, hash_file, load_task
 from condu_ray.options import Distillation
 from condu_ray.store.artifacts import ArtifactError, local, read_sealed, read_text, write_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import verdict_path
 from condu_ray.store.location import Place
 
+logger = logging.getLogger(__name__)
+
+_BATCH_ROWS = 64
+_TELL_SECONDS = 10.0
+
 
 @dataclass(frozen=True)
 class References:
-    """Parquet files with a column `image`, and texts; `fingerprint` hashes the content of both."""
+    """Reference images and texts.
+
+    Attributes:
+        files: Parquet files with a column `image`.
+        captions: texts, of any images.
+        fingerprint: hash of the content of both.
+        tasks: the tasks whose training images are among the files.
+    """
 
     files: tuple[Path, ...]
     captions: tuple[str, ...]
     fingerprint: str
+    tasks: tuple[Task, ...] = ()
 
     def sample(self, count: int, seed: int) -> tuple[str, ...]:
         """Returns at most `count` different captions, drawn by a seed; all as they are for a count of 0."""
@@ -52,9 +70,11 @@ def load_references(options: Distillation) -> References:
     """
     files: list[Path] = []
     captions: list[str] = []
+    tasks: list[Task] = []
     for path in options.reference:
         if backend(path).exists(path / META):
             task = load_task(path)
+            tasks.append(task)
             files.append(task.train)
             captions += task.prompts()
         else:
@@ -73,7 +93,7 @@ def load_references(options: Distillation) -> References:
     for file in files:
         digest.update(hash_file(file).encode())
     digest.update("\n".join(captions).encode())
-    return References(tuple(files), tuple(captions), digest.hexdigest())
+    return References(tuple(files), tuple(captions), digest.hexdigest(), tuple(tasks))
 
 
 def require_same(options: Distillation, fingerprint: str) -> None:
@@ -93,14 +113,23 @@ def require_same(options: Distillation, fingerprint: str) -> None:
 
 
 def require_decodable(
-    references: References, cache_folder: Place | None = None, *, refuse_transparent: bool = False
+    references: References,
+    cache_folder: Place | None = None,
+    *,
+    workers: int = 1,
+    refuse_transparent: bool = False,
+    say: Callable[[str], None] = logger.info,
 ) -> None:
     """Decodes every reference image once, for a bad one would stop training in its middle.
+
+    Those of a task that has a good verdict, as `prepare` leaves one beside its data, are not decoded again.
 
     Args:
         references: from `load_references`.
         cache_folder: where a good verdict is kept, so that the same files are looked at once; None: look each time.
+        workers: threads that decode.
         refuse_transparent: whether transparent images cannot be used; else white is put behind them.
+        say: takes a line for people before images are decoded, and every ten seconds meanwhile.
 
     Raises:
         TaskError: names the file and the first rows that cannot be used.
@@ -114,32 +143,41 @@ def require_decodable(
                 return
         except (OSError, ArtifactError):
             pass  # none yet, or damaged: look again
+    good = {task.train for task in references.tasks if _known_good(task, cache_folder, refuse_transparent)}
     for path in references.files:
-        _decode(path, refuse_transparent)
+        if path not in good:
+            _decode(path, workers, refuse_transparent, say)
     if verdict is not None:
         write_sealed(verdict, {"references": references.fingerprint})
 
 
-def _decode(path: Path, refuse_transparent: bool) -> None:
+def _known_good(task: Task, cache_folder: Place | None, refuse_transparent: bool) -> bool:
+    """Whether a verdict says that a task's training images can be used."""
+    problems = known_verdict(task, cache_folder)
+    return problems is not None and not (refuse_transparent and any(problem.transparent for problem in problems))
+
+
+def _decode(path: Path, workers: int, refuse_transparent: bool, say: Callable[[str], None]) -> None:
     """Raises TaskError for the images of a file that do not decode, or are transparent where that is refused."""
-    wrong: list[str] = []
-    row = count = 0
+    wrong, row, told = Tally(), 0, time.monotonic()
     try:
-        with open_parquet(path, streaming=True) as file:
-            for batch in file.iter_batches(32, columns=["image"], use_threads=False):
-                for data in batch.column("image").to_pylist():
-                    seen = inspect_image(data)
+        with open_parquet(path, streaming=True) as file, ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+            rows = file.metadata.num_rows
+            say(f"--distillation.reference {path}: {rows:,} images are checked, once")
+            for batch in file.iter_batches(_BATCH_ROWS, columns=["image"], use_threads=False):
+                for seen in pool.map(inspect_image, batch.column("image").to_pylist()):
                     why = "is transparent in places" if refuse_transparent and seen.transparent else seen.wrong
                     if why is not None:
-                        count += 1
-                        wrong += [f"row {row}: {why}"] if count <= 5 else []
+                        wrong.add(row, f"row {row}: {why}")
                     row += 1
+                if time.monotonic() - told > _TELL_SECONDS:
+                    told = time.monotonic()
+                    say(f"--distillation.reference {path}: {row:,} of {rows:,} images checked")
     except (OSError, pa.ArrowException) as error:
         raise TaskError(f"--distillation.reference {path}: {unreadable_rows(row, error)}") from error
-    if wrong:
-        rest = f" and {count - len(wrong)} more" if count > len(wrong) else ""
+    if wrong.count:
         raise TaskError(
-            f"--distillation.reference {path}: {count} of {row} images cannot be used: {'; '.join(wrong)}{rest}; "
+            f"--distillation.reference {path}: {wrong.count} of {row} images cannot be used: {wrong.text()}; "
             "write these anew, or leave them out"
         )
 

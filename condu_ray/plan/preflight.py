@@ -104,7 +104,7 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     prompts = partial(read_prompts, backbone, config=config)  # images may be decoded for hours
     require_valid(now, verdicts, workers=cores(), refuse_transparent=opaque, say=say, before=prompts)
     if any("reference" in method.needs for method in methods):
-        config = _with_references(config, methods, tasks)
+        config = _with_references(config, methods, tasks, say)
     validation: tuple[Task, ...] = ()
     if config.validation_share:
         draw = partial(
@@ -153,7 +153,7 @@ def check_trials(checked: Checked, configs: Sequence[Experiment]) -> None:
         methods = take(config)
         _check_added(config, methods)
         if any("reference" in method.needs for method in methods) and _references(config) not in seen:
-            _with_references(config, methods, checked.tasks)
+            _with_references(config, methods, checked.tasks, output().print)
             seen.add(_references(config))
         first_pass(backbone, checked.tasks, config, methods)
 
@@ -198,7 +198,7 @@ def _check_added(config: Experiment, methods: Sequence[Method]) -> None:
         )
 
 
-def _with_references(config: Experiment, methods: Sequence[Method], tasks: Sequence[Task]) -> Experiment:
+def _with_references(config: Experiment, methods: Sequence[Method], tasks: Sequence[Task], say: Say) -> Experiment:
     """Returns the configuration with reference images that are there, drawn for mini-MTIL where none are given."""
     if not config.distillation.reference:
         who = next(method.name for method in methods if "reference" in method.needs)
@@ -220,7 +220,8 @@ def _with_references(config: Experiment, methods: Sequence[Method], tasks: Seque
         if resolved in folders or resolved.parent in folders:
             raise MethodError(f"--distillation.reference {path} is one of the tasks; give images of no task")
     opaque = config.transparent == "refuse"
-    require_decodable(load_references(config.distillation), checked_folder(config.storage), refuse_transparent=opaque)
+    found_images, verdicts = load_references(config.distillation), checked_folder(config.storage)
+    require_decodable(found_images, verdicts, workers=cores(), refuse_transparent=opaque, say=say)
     # Absolute, for Ray Train has its workers work in a folder of their own.
     options = config.distillation
     found = {

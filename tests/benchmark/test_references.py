@@ -1,13 +1,17 @@
 """Reference images and texts: found, counted and fingerprinted by their content."""
 
+import io
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from condu_ray.benchmark import TaskError
-from condu_ray.benchmark.references import load_references
+from condu_ray.benchmark import references as module
+from condu_ray.benchmark.check import carry_verdict
+from condu_ray.benchmark.references import load_references, require_decodable
 from condu_ray.options import Distillation
 
 
@@ -115,3 +119,67 @@ def test_captions_that_are_no_texts_are_named_unless_others_are_given(write, tmp
         load(path)
     text.write_text("x\ny")
     assert load(path, captions=text).captions == ("x", "y")
+
+
+def picture(shade, mode="RGB"):
+    """A PNG of one colour; its first pixel is transparent in mode RGBA."""
+    image, buffer = Image.new(mode, (4, 4), (shade,) * len(mode)), io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_images_that_cannot_be_used_are_named_in_the_order_of_the_file(write, workers):
+    images = [picture(row % 200) for row in range(150)]
+    for row in (3, 64, 70, 71, 140, 149):
+        images[row] = b"no image"
+    path = write("some.parquet", ["a", "b"] * 75, images)
+    with pytest.raises(
+        TaskError, match=r"6 of 150 images cannot be used: row 3: .* row 64: .* row 140: .* 1 more"
+    ) as error:
+        require_decodable(load(path), workers=workers)
+    assert f"--distillation.reference {path}" in str(error.value) and "row 149" not in str(error.value)
+
+
+def test_people_are_told_that_images_are_decoded_and_how_far(write, tmp_path, monkeypatch):
+    path, said = write("some.parquet", ["a", "b"] * 50, [picture(row) for row in range(100)]), []
+    monkeypatch.setattr(module, "_TELL_SECONDS", -1.0)
+    for _ in range(2):  # the second time a verdict is there
+        require_decodable(load(path), tmp_path / "verdicts", say=said.append)
+    where = f"--distillation.reference {path}: "
+    assert said == [
+        where + end for end in ("100 images are checked, once", *(f"{n} of 100 images checked" for n in (64, 100)))
+    ]
+
+
+def test_images_of_a_task_with_a_verdict_are_not_decoded_again(make_task, write, tmp_path, monkeypatch):
+    folder = make_task("doors")
+    found, decoded = load(folder), []
+
+    def count(data):
+        decoded.append(data)
+        return inspect(data)
+
+    inspect = module.inspect_image
+    monkeypatch.setattr(module, "inspect_image", count)
+    require_decodable(found)
+    assert len(decoded) == pq.read_metadata(found.files[0]).num_rows
+    carry_verdict(found.tasks[0])
+    decoded.clear()
+    require_decodable(load(folder, write("some.parquet", ["a", "b"], [picture(1), picture(2)])), tmp_path / "verdicts")
+    assert decoded == [picture(1), picture(2)]
+
+
+def test_a_verdict_that_tells_of_transparent_images_is_none_where_these_are_refused(make_task):
+    folder = make_task("doors")
+    table = pq.read_table(folder / "train.parquet")
+    images = table["image"].to_pylist()
+    images[2] = picture(9, "RGBA")
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("image"), "image", pa.array(images)), folder / "train.parquet"
+    )
+    found = load(folder)
+    carry_verdict(found.tasks[0])
+    require_decodable(found)
+    with pytest.raises(TaskError, match=r"1 of \d+ images cannot be used: row 2: is transparent in places"):
+        require_decodable(found, refuse_transparent=True)
