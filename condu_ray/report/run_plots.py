@@ -17,10 +17,12 @@ from condu_ray.config import Protocol
 from condu_ray.metrics import HEADLINE, METRICS
 from condu_ray.report.protocols import by_method
 from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes, value_limits
-from condu_ray.report.text import as_matrix, as_number, number_text
+from condu_ray.report.sweep_tables import BOUNDS
+from condu_ray.report.text import as_matrix, as_number, counted, number_text
 from condu_ray.store.location import Place
 
-_SIDE_BY_SIDE = 8  # methods that one group of bars can hold
+_SIDE_BY_SIDE = 8  # methods that one group of bars can hold, and lines of a panel that are told apart
+_PALE = "#c8c8c8"
 _TITLE = 28  # characters of a task's name that fit above its panel
 _NUMBERED = 32  # tasks of a matrix whose cells have numbers
 _NAMED = 48  # tasks whose names stand at a matrix
@@ -98,7 +100,8 @@ def heat_map(accuracy: Sequence[Sequence[float | None]], tasks: Sequence[str], t
 def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Protocol = "task") -> Place:
     """Draws one panel per task: its accuracy (percent) after each session, a line per method.
 
-    Of more than 24 tasks there are two panels: the means over the tasks learned so far, and over those that are not.
+    Of more than eight methods the eight that are highest in the end have a colour each, the others are grey. Of more
+    than 24 tasks there are two panels: the means over the tasks learned so far, and over those that are not.
 
     Args:
         results: Results of a run, as `condu_ray.report.run_report.write_report` takes them.
@@ -110,14 +113,15 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Pr
     """
     tasks, methods = list(results["tasks"]), by_method(results, protocol)
     matrices = {name: as_matrix(entry["accuracy"], len(tasks)) for name, entry in methods.items()}
+    styles = _styles(methods)
     if len(tasks) > _PANELS:
-        return _means_over_sessions(matrices, path, protocol)
+        return _means_over_sessions(matrices, styles, path, protocol)
     columns = min(4, len(tasks))
     rows = math.ceil(len(tasks) / columns)
     legend_columns = min(len(methods), max(2, 2 * columns))
     titles = [textwrap.fill(name, _TITLE) for name in tasks]  # names have no spaces: long ones break anywhere
     row_height = 2.2 + 0.17 * max(title.count("\n") for title in titles)
-    height = row_height * rows + 0.8 + 0.22 * math.ceil(len(methods) / max(1, legend_columns))
+    height = row_height * rows + 0.8 + 0.22 * math.ceil(_told(methods) / max(1, legend_columns))
     figure = Figure(figsize=(max(5.0, 2.9 * columns), height), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     sessions = np.arange(1, len(tasks) + 1)
@@ -129,10 +133,8 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Pr
         panel.axvspan(sessions[0] - 0.4, position + 1, color="#f0f0f0", linewidth=0)
         panel.axvline(position + 1, color=MUTED, linewidth=1.0, linestyle=(0, (4, 2)))
         lines = []
-        for index, (name, values) in enumerate(matrices.items()):
-            # The first method lies on top where lines meet.
-            style = {**line_style(index), "zorder": 3 - index / 100}
-            lines += panel.plot(sessions, values[:, position], label=name, lw=1.5, ms=4, **style)
+        for name, values in matrices.items():
+            lines += panel.plot(sessions, values[:, position], ms=4, **styles[name])
         panel.set_title(titles[position], fontsize=10, loc="left")
         panel.set_xlim(sessions[0] - 0.4, sessions[-1] + 0.4)
         panel.set_ylim(*value_limits(np.array([values[:, position] for values in matrices.values()])))
@@ -142,14 +144,48 @@ def accuracy_over_sessions(results: Mapping[str, Any], path: Place, protocol: Pr
     figure.supxlabel("session (shaded: before the task is learned; dashed: the session that learns it)", fontsize=10)
     figure.supylabel(f"accuracy in %, protocol {protocol}", fontsize=10)
     if lines:
-        figure.legend(handles=lines, loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)
+        _legend(figure, lines, legend_columns)
     return save_figure(figure, path)
 
 
-def _means_over_sessions(matrices: Mapping[str, np.ndarray], path: Place, protocol: Protocol) -> Place:
+def _styles(methods: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns how each method's line is drawn, with its label; the first lies on top where lines meet."""
+    last = {name: as_number(entry.get("last")) for name, entry in methods.items()}
+    order = sorted(last, key=lambda name: -math.inf if math.isnan(last[name]) else last[name], reverse=True)
+    shown = [name for name in methods if name in order[:_SIDE_BY_SIDE]]
+    grey = {"color": _PALE, "lw": 0.9, "zorder": 1.5, "label": f"{counted(len(methods) - len(shown), 'other')}"}
+    return {
+        name: {**line_style(shown.index(name)), "lw": 1.5, "zorder": 3 - shown.index(name) / 100, "label": name}
+        if name in shown
+        else grey
+        for name in methods
+    }
+
+
+def _told(methods: Mapping[str, Any]) -> int:
+    """Returns how many entries a legend of methods has."""
+    return min(len(methods), _SIDE_BY_SIDE + 1)
+
+
+def _legend(figure: Figure, lines: Sequence[Any], columns: int) -> None:
+    """Names lines above the panels, those of one label once and the grey ones behind the others."""
+    handles = {line.get_label(): line for line in lines}
+    order = sorted(handles, key=lambda label: handles[label].get_color() == _PALE)
+    figure.legend(
+        handles=[handles[label] for label in order],
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+    )
+
+
+def _means_over_sessions(
+    matrices: Mapping[str, np.ndarray], styles: Mapping[str, dict[str, Any]], path: Place, protocol: Protocol
+) -> Place:
     """As `accuracy_over_sessions`, for more tasks than there is room for a panel each."""
     legend_columns = min(len(matrices), 4)
-    height = 3.9 + 0.22 * math.ceil(len(matrices) / max(1, legend_columns))
+    height = 3.9 + 0.22 * math.ceil(_told(matrices) / max(1, legend_columns))
     figure = Figure(figsize=(11.0, height), layout="constrained")
     parts = {"mean of the tasks learned so far": False, "mean of the tasks not learned yet": True}
     lines: list[Any] = []
@@ -161,9 +197,8 @@ def _means_over_sessions(matrices: Mapping[str, np.ndarray], path: Place, protoc
             shown[name] = np.array([row.mean() if len(row) else math.nan for row in kept])
         sessions = np.arange(1, 1 + len(next(iter(shown.values()), ())))
         lines = []
-        for index, (name, means) in enumerate(shown.items()):
-            style = {**line_style(index), "marker": "", "zorder": 3 - index / 100}
-            lines += panel.plot(sessions, means, label=name, lw=1.5, **style)
+        for name, means in shown.items():
+            lines += panel.plot(sessions, means, **{**styles[name], "marker": ""})
         panel.set_title(title, fontsize=10, loc="left")
         panel.set_ylim(*value_limits(np.array(list(shown.values()))))
         panel.set_xlim(0.5, len(sessions) + 0.5)
@@ -172,7 +207,7 @@ def _means_over_sessions(matrices: Mapping[str, np.ndarray], path: Place, protoc
     figure.supxlabel("session", fontsize=10)
     figure.supylabel(f"accuracy in %, protocol {protocol}", fontsize=10)
     if lines:
-        figure.legend(handles=lines, loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)
+        _legend(figure, lines, legend_columns)
     return save_figure(figure, path)
 
 
@@ -240,8 +275,12 @@ def _metrics_rows(methods: Mapping[str, Any], path: Place, protocol: Protocol) -
     for panel, metric in zip(panels, HEADLINE, strict=True):
         widths = np.array([as_number(methods[name].get(metric)) for name in names])
         printed = np.round(widths, 1)  # what prints the same is the same
-        best = np.nanmax(printed) if not np.isnan(printed).all() else math.nan
-        colours = [PALETTE[0] if width == best else PALETTE[4] for width in printed]
+        compared = [value for name, value in zip(names, printed, strict=True) if name not in BOUNDS and value == value]
+        best = max(compared, default=math.nan)
+        colours = [
+            _PALE if name in BOUNDS else PALETTE[0] if width == best else PALETTE[4]
+            for name, width in zip(names, printed, strict=True)
+        ]
         panel.barh(places, np.nan_to_num(widths), 0.72, color=colours, linewidth=0)
         for place, width in zip(places, widths, strict=True):
             text = "n/a" if math.isnan(width) else f"{width:.1f}"
@@ -253,5 +292,8 @@ def _metrics_rows(methods: Mapping[str, Any], path: Place, protocol: Protocol) -
         panel.tick_params(axis="y", length=0, labelsize=9)
     panels[0].set_yticks(places, names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
-    figure.supxlabel(f"{METRICS['last'].unit}, protocol {protocol} (dark: the highest)", fontsize=10)
+    bounds = (
+        f"; grey: {' and '.join(found)}, not compared" if (found := [one for one in BOUNDS if one in names]) else ""
+    )
+    figure.supxlabel(f"{METRICS['last'].unit}, protocol {protocol} (dark: the highest{bounds})", fontsize=10)
     return save_figure(figure, path)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -307,6 +308,37 @@ def test_what_prints_the_same_is_the_highest_alike(tmp_path: Path, monkeypatch: 
     metrics_bars(results, tmp_path)
     colours = [bar.get_facecolor() for bar in drawn[0].axes[2].patches]
     assert colours[0] == colours[1] != colours[2] == colours[8]
+
+
+def test_bounds_are_not_the_highest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    results = make_results(2, ("individual", *(f"method-{index}" for index in range(8))))
+    for index, entry in enumerate(results["methods"].values()):
+        entry["last"] = 90.0 - index
+    metrics_bars(results, tmp_path)
+    colours = [bar.get_facecolor() for bar in drawn[0].axes[2].patches]
+    assert len({colours[0], colours[1], colours[2]}) == 3
+    assert colours[1] == to_rgba(PALETTE[0])
+    assert "(dark: the highest; grey: individual, not compared)" in drawn[0].get_supxlabel()
+
+
+def test_of_more_than_eight_methods_the_eight_that_end_highest_have_a_colour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    results = make_results(2, tuple(f"method-{index}" for index in range(12)))
+    for index, entry in enumerate(results["methods"].values()):
+        entry["last"] = None if index == 0 else 50.0 + index % 11  # method-11 is the lowest but for the first
+    accuracy_over_sessions(results, tmp_path)
+    [legend] = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [*(f"method-{n}" for n in range(3, 11)), "4 others"]
+    lines = drawn[0].axes[0].lines[1:]  # behind the dashed one
+    coloured = [index for index, line in enumerate(lines) if line.get_color() in PALETTE]
+    assert coloured == list(range(3, 11))
+    assert len({lines[index].get_color() for index in coloured}) == 8
+    assert min(lines[index].zorder for index in coloured) > max(lines[index].zorder for index in (0, 1, 2, 11))
 
 
 @pytest.mark.parametrize("length", [4, 25, 43, 100])

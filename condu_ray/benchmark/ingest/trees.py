@@ -101,7 +101,7 @@ def read_picture(path: Path, origin: str, label: Label | None) -> Sample:
 
 def _listed(trees: list[Path], files: list[Path], notes: list[str]) -> list[tuple[str, Path]]:
     """Returns the class and path of every picture of a split, and adds all paths to `files`."""
-    found, other = [], []
+    found, other, inner = [], [], {}
     for tree in trees:
         for place in _folders(tree):
             name = unicodedata.normalize("NFC", place.name)  # a Mac's folders are decomposed, and another's are not
@@ -109,6 +109,8 @@ def _listed(trees: list[Path], files: list[Path], notes: list[str]) -> list[tupl
             for parent, names in _walk(place):
                 paths = [Path(parent, one) for one in names]
                 pictures += [path for path in paths if is_picture(path.name)]
+                if place != Path(parent) and any(is_picture(one) for one in names):
+                    inner.setdefault(place, Path(parent))
                 other += [path for path in paths if not is_picture(path.name)]
             if not pictures:
                 raise TaskError(f"{place}: a class without a picture; add some, or remove the folder")
@@ -116,6 +118,12 @@ def _listed(trees: list[Path], files: list[Path], notes: list[str]) -> list[tupl
     other = [path for path in other if path.name not in ("Thumbs.db", "desktop.ini")]
     if other:
         notes.append(f"{len(other)} files in class folders are no pictures by their names ({other[0]}), and left out")
+    if inner:
+        place, folder = next(iter(inner.items()))
+        notes.append(
+            f"{tree.name}/: pictures in folders within a class folder are of its class, as those of "
+            f"{folder.relative_to(tree)}/ of {place.name!r} ({len(inner)} class folders have such folders)"
+        )
     files += [path for _, path in found]
     return found
 

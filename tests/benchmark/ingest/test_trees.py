@@ -51,3 +51,18 @@ def test_what_a_mac_leaves_below_a_class_is_no_picture_of_it(tmp_path):
     (left / "a.png").write_bytes(encoded(picture(0, 900)))
     [task] = bring(tmp_path / "birds", tmp_path / "storage")
     assert task.train_rows == 12
+
+
+def test_pictures_in_folders_within_a_class_are_told_of(tmp_path, caplog):
+    folder = tmp_path / "birds"
+    class_folders(folder)
+    [before] = bring(folder, tmp_path / "storage")
+    assert "within a class folder" not in caplog.text
+    for name in ("SeaLake", "wren"):
+        inner = folder / "train" / name / "old" / "scans"
+        inner.mkdir(parents=True)
+        (inner / "1.png").write_bytes(encoded(picture(1, 700)))
+    [task] = bring(folder, tmp_path / "storage")
+    assert task.classes == before.classes
+    assert task.train_rows == before.train_rows + 2
+    assert "as those of SeaLake/old/scans/ of 'SeaLake' (2 class folders have such folders)" in caplog.text
