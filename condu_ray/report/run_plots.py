@@ -1,4 +1,4 @@
-"""The pictures of a run's report: matrices, accuracy over the sessions, metrics."""
+"""The pictures of a run's report: matrices, and accuracy over the sessions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from condu_ray.config import Protocol
-from condu_ray.metrics import HEADLINE, METRICS
 from condu_ray.report.protocols import by_method
-from condu_ray.report.style import MUTED, PALETTE, line_style, save_figure, style_axes, value_limits
-from condu_ray.report.sweep_tables import BOUNDS
-from condu_ray.report.text import as_matrix, as_number, counted, number_text
+from condu_ray.report.style import MUTED, PALE, SIDE_BY_SIDE, line_style, save_figure, style_axes, value_limits
+from condu_ray.report.text import as_matrix, as_number, counted
 from condu_ray.store.location import Place
 
-_SIDE_BY_SIDE = 8  # methods that one group of bars can hold, and lines of a panel that are told apart
-_PALE = "#c8c8c8"
 _TITLE = 28  # characters of a task's name that fit above its panel
 _NUMBERED = 32  # tasks of a matrix whose cells have numbers
 _NAMED = 48  # tasks whose names stand at a matrix
 _PANELS = 24  # tasks that have a panel each
-_HATCHES = ("", "///", "...", "xxx")
 _SEEN = LinearSegmentedColormap.from_list("seen", ["#f7fbff", "#9ecae1", "#4292c6", "#08519c"])
 _UNSEEN = LinearSegmentedColormap.from_list("unseen", ["#ffffff", "#c9c9c9"])
 
@@ -152,8 +147,8 @@ def _styles(methods: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns how each method's line is drawn, with its label; the first lies on top where lines meet."""
     last = {name: as_number(entry.get("last")) for name, entry in methods.items()}
     order = sorted(last, key=lambda name: -math.inf if math.isnan(last[name]) else last[name], reverse=True)
-    shown = [name for name in methods if name in order[:_SIDE_BY_SIDE]]
-    grey = {"color": _PALE, "lw": 0.9, "zorder": 1.5, "label": f"{counted(len(methods) - len(shown), 'other')}"}
+    shown = [name for name in methods if name in order[:SIDE_BY_SIDE]]
+    grey = {"color": PALE, "lw": 0.9, "zorder": 1.5, "label": f"{counted(len(methods) - len(shown), 'other')}"}
     return {
         name: {**line_style(shown.index(name)), "lw": 1.5, "zorder": 3 - shown.index(name) / 100, "label": name}
         if name in shown
@@ -164,13 +159,13 @@ def _styles(methods: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _told(methods: Mapping[str, Any]) -> int:
     """Returns how many entries a legend of methods has."""
-    return min(len(methods), _SIDE_BY_SIDE + 1)
+    return min(len(methods), SIDE_BY_SIDE + 1)
 
 
 def _legend(figure: Figure, lines: Sequence[Any], columns: int) -> None:
     """Names lines above the panels, those of one label once and the grey ones behind the others."""
     handles = {line.get_label(): line for line in lines}
-    order = sorted(handles, key=lambda label: handles[label].get_color() == _PALE)
+    order = sorted(handles, key=lambda label: handles[label].get_color() == PALE)
     figure.legend(
         handles=[handles[label] for label in order],
         loc="outside upper center",
@@ -208,92 +203,4 @@ def _means_over_sessions(
     figure.supylabel(f"accuracy in %, protocol {protocol}", fontsize=10)
     if lines:
         _legend(figure, lines, legend_columns)
-    return save_figure(figure, path)
-
-
-def metrics_bars(results: Mapping[str, Any], path: Place, protocol: Protocol = "task") -> Place:
-    """Draws Transfer, Average and Last (percent) of all methods as grouped bars; a metric without a value is "n/a".
-
-    Args:
-        results: Results of a run, as `condu_ray.report.run_report.write_report` takes them.
-        path: Where the PNG goes.
-        protocol: What is shown; methods that were not measured by it are left out.
-
-    Returns:
-        The path.
-    """
-    methods = by_method(results, protocol)
-    if len(methods) > _SIDE_BY_SIDE:
-        return _metrics_rows(methods, path, protocol)
-    legend_columns = min(len(methods), 4)
-    lines = math.ceil(len(methods) / max(1, legend_columns))
-    figure = Figure(figsize=(max(6.0, 1.8 + 0.42 * 3 * (len(methods) + 1)), 3.7 + 0.22 * lines), layout="constrained")
-    axes = figure.add_subplot()
-    width = 0.84 / max(1, len(methods))
-    for index, (name, entry) in enumerate(methods.items()):
-        places = np.arange(len(HEADLINE)) + (index - (len(methods) - 1) / 2) * width
-        heights = np.array([as_number(entry.get(metric)) for metric in HEADLINE])
-        axes.bar(
-            places,
-            np.nan_to_num(heights),
-            width * 0.92,
-            label=name,
-            color=PALETTE[index % 8],
-            hatch=_HATCHES[index // 8 % 4],
-            edgecolor="white",
-            linewidth=0,
-        )
-        for place, height in zip(places, heights, strict=True):
-            text = "n/a" if math.isnan(height) else number_text(height, 1)
-            axes.annotate(
-                text,
-                (place, 0 if math.isnan(height) else height),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                fontsize=8,
-                color="black" if text != "n/a" else MUTED,
-            )
-    axes.set_xticks(range(len(HEADLINE)), [METRICS[metric].heading for metric in HEADLINE], fontsize=11)
-    axes.set_ylim(0, 105)
-    axes.set_yticks(range(0, 101, 20))
-    axes.set_ylabel(f"{METRICS['last'].unit}, protocol {protocol}", fontsize=10)
-    style_axes(axes)
-    axes.tick_params(axis="x", length=0, labelsize=11)
-    if methods:
-        figure.legend(loc="outside upper center", ncols=legend_columns, frameon=False, fontsize=9)
-    return save_figure(figure, path)
-
-
-def _metrics_rows(methods: Mapping[str, Any], path: Place, protocol: Protocol) -> Place:
-    """As `metrics_bars`, a panel a metric and a row a method: names stand at their bars, however many there are."""
-    names = list(methods)
-    figure = Figure(figsize=(9.5, 1.1 + 0.24 * len(names)), layout="constrained")
-    panels = figure.subplots(1, len(HEADLINE), sharey=True)
-    places = np.arange(len(names))
-    for panel, metric in zip(panels, HEADLINE, strict=True):
-        widths = np.array([as_number(methods[name].get(metric)) for name in names])
-        printed = np.round(widths, 1)  # what prints the same is the same
-        compared = [value for name, value in zip(names, printed, strict=True) if name not in BOUNDS and value == value]
-        best = max(compared, default=math.nan)
-        colours = [
-            _PALE if name in BOUNDS else PALETTE[0] if width == best else PALETTE[4]
-            for name, width in zip(names, printed, strict=True)
-        ]
-        panel.barh(places, np.nan_to_num(widths), 0.72, color=colours, linewidth=0)
-        for place, width in zip(places, widths, strict=True):
-            text = "n/a" if math.isnan(width) else f"{width:.1f}"
-            panel.text((0 if math.isnan(width) else width) + 1.5, place, text, va="center", fontsize=8)
-        panel.set_title(METRICS[metric].heading, fontsize=11, loc="left")
-        panel.set_xlim(0, 112)
-        panel.set_xticks(range(0, 101, 25))
-        style_axes(panel, "x")
-        panel.tick_params(axis="y", length=0, labelsize=9)
-    panels[0].set_yticks(places, names)
-    panels[0].set_ylim(len(names) - 0.4, -0.6)
-    bounds = (
-        f"; grey: {' and '.join(found)}, not compared" if (found := [one for one in BOUNDS if one in names]) else ""
-    )
-    figure.supxlabel(f"{METRICS['last'].unit}, protocol {protocol} (dark: the highest{bounds})", fontsize=10)
     return save_figure(figure, path)

@@ -84,8 +84,9 @@ def write_report(results: Mapping[str, Any], folder: Place, pictures: bool = Tru
     if not pictures:
         return written
     # Late, for trials of sweeps draw nothing and are processes of their own.
+    from condu_ray.report.metrics_plot import metrics_bars
     from condu_ray.report.routing_plots import confusion
-    from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
+    from condu_ray.report.run_plots import accuracy_over_sessions, heat_map
 
     names = _picture_names(methods)
     written.append(write(folder / "report.md", _markdown(results, names)))

@@ -23,6 +23,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", ":", "-.")
 #: Text and lines that stand back.
 MUTED = "#5a5a5a"
+#: Lines and bars behind those that are compared.
+PALE = "#c8c8c8"
+#: Methods that one group of bars can hold, and lines of a panel that are told apart.
+SIDE_BY_SIDE = 8
 _GRID: dict[str, Any] = {"color": "#e4e4e4", "linewidth": 0.8}
 
 

@@ -18,8 +18,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
-from condu_ray.report import run_plots
-from condu_ray.report.run_plots import accuracy_over_sessions, heat_map, metrics_bars
+from condu_ray.report import metrics_plot, run_plots
+from condu_ray.report.metrics_plot import metrics_bars
+from condu_ray.report.run_plots import accuracy_over_sessions, heat_map
 from condu_ray.report.run_report import write_report
 from condu_ray.report.run_summary import summary_rows
 from condu_ray.report.style import PALETTE
@@ -283,9 +284,16 @@ def test_many_tasks_and_methods(tmp_path: Path) -> None:
         assert image.width > 20 * 60
 
 
-def test_of_a_hundred_tasks_pictures_stay_small_and_tell_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Pictures that would be written."""
+    figures: list[Figure] = []
+    for module in (run_plots, metrics_plot):
+        monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure) or path)
+    return figures
+
+
+def test_of_a_hundred_tasks_pictures_stay_small_and_tell_means(tmp_path: Path, drawn: list[Figure]) -> None:
     results = make_results(100)
     accuracy = np.array(results["methods"]["condu-ft"]["accuracy"])
     heat_map(accuracy.tolist(), results["tasks"], "x", tmp_path)
@@ -299,9 +307,7 @@ def test_of_a_hundred_tasks_pictures_stay_small_and_tell_means(tmp_path: Path, m
     assert math.isnan(others[99])  # none is left
 
 
-def test_what_prints_the_same_is_the_highest_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+def test_what_prints_the_same_is_the_highest_alike(tmp_path: Path, drawn: list[Figure]) -> None:
     results = make_results(2, tuple(f"method-{index}" for index in range(9)))
     for index, entry in enumerate(results["methods"].values()):
         entry["last"] = (86.21, 86.24, 86.1)[min(index, 2)]
@@ -310,9 +316,7 @@ def test_what_prints_the_same_is_the_highest_alike(tmp_path: Path, monkeypatch: 
     assert colours[0] == colours[1] != colours[2] == colours[8]
 
 
-def test_bounds_are_not_the_highest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+def test_bounds_are_not_the_highest(tmp_path: Path, drawn: list[Figure]) -> None:
     results = make_results(2, ("individual", *(f"method-{index}" for index in range(8))))
     for index, entry in enumerate(results["methods"].values()):
         entry["last"] = 90.0 - index
@@ -323,11 +327,7 @@ def test_bounds_are_not_the_highest(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "(dark: the highest; grey: individual, not compared)" in drawn[0].get_supxlabel()
 
 
-def test_of_more_than_eight_methods_the_eight_that_end_highest_have_a_colour(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+def test_of_more_than_eight_methods_the_eight_highest_have_a_colour(tmp_path: Path, drawn: list[Figure]) -> None:
     results = make_results(2, tuple(f"method-{index}" for index in range(12)))
     for index, entry in enumerate(results["methods"].values()):
         entry["last"] = None if index == 0 else 50.0 + index % 11  # method-11 is the lowest but for the first
@@ -342,11 +342,7 @@ def test_of_more_than_eight_methods_the_eight_that_end_highest_have_a_colour(
 
 
 @pytest.mark.parametrize("length", [4, 25, 43, 100])
-def test_long_names_of_tasks_leave_room_for_the_numbers(
-    length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(run_plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+def test_long_names_of_tasks_leave_room_for_the_numbers(length: int, tmp_path: Path, drawn: list[Figure]) -> None:
     results = make_results(3)
     results["tasks"] = [f"{name}_of_a_{'long_' * length}"[:length] for name in "abc"]
     heat_map([[50.0] * 3] * 3, results["tasks"], "x", tmp_path)
