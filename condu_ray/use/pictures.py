@@ -15,7 +15,7 @@ from condu_ray.benchmark.images import ImageError, as_seen, decode
 from condu_ray.benchmark.ingest.source import unread
 from condu_ray.vlm.preprocess import Preprocessor
 
-Picture = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
+Picture = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | np.ndarray | Tensor
 """A file's path, its bytes, an opened picture, uint8 [H, W], [H, W, 3] or [H, W, 4], or a tensor [3, H, W]."""
 
 
@@ -23,7 +23,7 @@ def single(images: object) -> bool:
     """Whether this is one picture, and no sequence of them."""
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim < 4
-    return isinstance(images, str | os.PathLike | bytes | Image.Image)
+    return isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
 
 
 def each(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
@@ -58,8 +58,8 @@ def pixels(image: Picture, preprocessor: Preprocessor) -> np.ndarray:
 
 
 def _seen(image: Picture) -> Image.Image:
-    if isinstance(image, bytes):
-        return decode(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode(bytes(image))
     if isinstance(image, str | os.PathLike):
         return decode(Path(image).read_bytes())
     if isinstance(image, Image.Image):

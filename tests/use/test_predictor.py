@@ -58,7 +58,7 @@ def test_every_form_of_a_picture_is_the_same_picture(predictor, picture, tmp_pat
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     forms = [
         str(tmp_path / "one.png"), tmp_path / "one.png", buffer.getvalue(), picture, Image.open(tmp_path / "one.png"),
-        pixels, tensor, tensor / 255,
+        pixels, tensor, tensor / 255, bytearray(buffer.getvalue()), buffer.getbuffer(),
     ]  # fmt: skip
     logits = [predictor.logits(form, task="walls") for form in forms]
     assert all(torch.equal(one, logits[0]) for one in logits)

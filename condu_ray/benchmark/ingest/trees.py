@@ -101,7 +101,8 @@ def read_picture(path: Path, origin: str, label: Label | None) -> Sample:
 
 def _listed(trees: list[Path], files: list[Path], notes: list[str]) -> list[tuple[str, Path]]:
     """Returns the class and path of every picture of a split, and adds all paths to `files`."""
-    found, other, inner = [], [], {}
+    found, other = [], []
+    inner: dict[Path, Path] = {}
     for tree in trees:
         for place in _folders(tree):
             name = unicodedata.normalize("NFC", place.name)  # a Mac's folders are decomposed, and another's are not

@@ -75,6 +75,16 @@ def differing(entry: DataSet, counts: dict[str, int]) -> str:
     return f"counts differ: {'; '.join(parts)}" if parts else ""
 
 
+def accepting(entry: DataSet, counts: dict[str, int]) -> str:
+    """Returns what can be done where counts differ: fewer images are mostly an archive that was not unpacked whole."""
+    if sum(counts.values()) < entry.train + entry.test:
+        return (
+            "images are missing, as where an archive was not unpacked to its end: bring them, and prepare again; "
+            "--allow-counts accepts what is there, and no figure of it compares with the papers'"
+        )
+    return "--allow-counts accepts them"
+
+
 def identity(entry: DataSet) -> str:
     """Returns what a converted task depends on beside the original files (hex)."""
     return content_hash([FORM, entry.name, entry.split, entry.names_sha256])
@@ -130,7 +140,7 @@ def convert(
     """
     layout = open_layout(entry, root)
     if (different := differing(entry, layout.counts)) and not allow_counts:
-        raise IngestError(f"{entry.name}: {different} (--allow-counts accepts them)")
+        raise IngestError(f"{entry.name}: {different} ({accepting(entry, layout.counts)})")
     meta: dict[str, Any] = {
         "name": entry.name,
         "title": entry.title,

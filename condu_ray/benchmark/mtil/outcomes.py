@@ -14,7 +14,7 @@ from rich.table import Table
 
 from condu_ray.benchmark.check import CARRIED, carry_verdict, cores
 from condu_ray.benchmark.mtil.catalog import CATALOG, DataSet
-from condu_ray.benchmark.mtil.convert import convert, converted, differing, open_layout
+from condu_ray.benchmark.mtil.convert import accepting, convert, converted, differing, open_layout
 from condu_ray.benchmark.mtil.download import fetch
 from condu_ray.benchmark.mtil.names import IngestError
 from condu_ray.benchmark.tasks import ORDER, load_task
@@ -115,7 +115,7 @@ def prepare_one(
         if allow_counts or not why:
             _carry(entry, out, check, workers, say)
             return Outcome(entry, "ready", meta["counts"], _remarks(entry, meta))
-        why += " (--allow-counts accepts them)"
+        why += f" ({accepting(entry, meta['counts'])})"
     counts = meta["counts"] if meta else {}
     if entry.missing(root) and download and not check:
         say(f"{entry.title}: downloading")

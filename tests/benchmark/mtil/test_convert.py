@@ -10,6 +10,7 @@ import pytest
 
 from condu_ray.benchmark import check_task, load_task, splits
 from condu_ray.benchmark.mtil import CATALOG, IngestError, convert, prepare
+from condu_ray.benchmark.mtil.convert import accepting
 from condu_ray.store.claims import Claims
 
 
@@ -22,8 +23,10 @@ def test_other_counts_are_refused_unless_they_are_accepted(trees, tmp_path):
     [outcome] = prepare([CATALOG["aircraft"]], tree.root, out)
     assert outcome.state == "failed"
     assert "counts differ: train: expected 3334, found 6; test: expected 3333, found 4" in outcome.note
+    assert "(images are missing, as where an archive was not unpacked to its end" in outcome.note
     assert "--allow-counts" in outcome.note
     assert not out.exists()
+    assert accepting(CATALOG["aircraft"], {"train": 3334, "test": 3400}) == "--allow-counts accepts them"
     [outcome] = prepare([CATALOG["aircraft"]], tree.root, out, allow_counts=True)
     assert (outcome.state, outcome.counts) == ("converted", {"train": 6, "test": 4})
     assert "expected 3334, found 6" in outcome.note
