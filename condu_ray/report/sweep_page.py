@@ -136,9 +136,10 @@ def _extremes_table(groups: Groups, protocol: Protocol) -> str:
         found = group_spread(trials, "last", protocol)
         if not found.count:
             continue
-        values = [value for value in means.values() if not math.isnan(value)]
+        measured = {order: value for order, value in means.items() if not math.isnan(value)}
+        values = list(measured.values())
         row = [escaped(group), number_text(max(values) - min(values), 1)]
-        same = "any" if len(values) > 1 else next(iter(means))
+        same = "any" if len(values) > 1 else next(iter(measured))
         for order in (found.worst, found.best):
             row += [number_text(means[order] if order else values[0], 1), escaped(order or same)]
         rows.append(row)

@@ -456,3 +456,13 @@ def shown_labels(axis: Axis) -> list[Text]:
     low, high = sorted(axis.get_view_interval())
     ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
     return [tick.label1 for tick in ticks if tick.label1.get_visible() and not tick.label1.get_rotation()]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_one_order_that_was_measured_is_named(tmp_path: Path) -> None:
+    measured = {"accuracy": [[60.0, 10.0], [50.0, 70.0]]}
+    records = [record(), record(order="ba", union=measured), record("pam", union=measured), record("pam", "ba", 50.0)]
+    sweep_report(records, tmp_path, name="x")
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert "| condu | 0.0 | 60.0 | reversed | 60.0 | reversed |" in lines
+    assert "| pam | 0.0 | 60.0 | given | 60.0 | given |" in lines
