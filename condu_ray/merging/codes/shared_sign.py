@@ -47,7 +47,7 @@ def encode(delta: Delta, *, task: str | None = None) -> dict[str, Tensor]:
         task: its name, for messages.
 
     Raises:
-        DeltaError: as `check_delta`.
+        DeltaError: as `check_delta`, or a row's L1 norm is beyond bfloat16.
     """
     check_delta(delta, task=task)
     layout = Layout.of(delta)
@@ -62,11 +62,15 @@ def encode(delta: Delta, *, task: str | None = None) -> dict[str, Tensor]:
         write_places(writer, at_R.numpy())
         write_places(writer, gone)
         writer.write(negative[~gone] if zeros else negative, 1)
-        norms.append(_sizes(rows_RC).sum(dim=1))
+        norms.append(_sizes(rows_RC).sum(dim=1).bfloat16())
+        if not bool(norms[-1].isfinite().all()):
+            raise DeltaError(
+                f"task {task!r}: tensor {name!r}: the sum of a row's sizes overflows; its values are no delta"
+            )
     return {
         "layout": layout.packed,
         "counts": torch.tensor(counts, dtype=torch.int32).reshape(-1, 2),
-        "norms": torch.cat([*norms, torch.zeros(0, dtype=torch.float64)]).bfloat16(),
+        "norms": torch.cat([*norms, torch.zeros(0, dtype=torch.bfloat16)]),
         "stream": torch.from_numpy(writer.bytes()),
     }
 

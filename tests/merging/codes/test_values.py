@@ -197,3 +197,9 @@ def test_a_magnitude_that_overflows_is_refused():
     full = {"w": torch.full((2, 2), 2**31 - 1, dtype=torch.int32)}
     with pytest.raises(DeltaError, match="task 'x': tensor 'w': the shared magnitude overflows"):
         shared_sign.add_magnitude(full, delta, task="x")
+
+
+def test_rows_whose_sizes_sum_beyond_what_is_kept_are_refused():
+    delta = {"v": torch.ones(2, 2), "w": torch.tensor([[1.0, 2.0], [3e38, -3e38]])}
+    with pytest.raises(DeltaError, match="task 'x': tensor 'w': the sum of a row's sizes overflows"):
+        shared_sign.encode(delta, task="x")
