@@ -144,3 +144,32 @@ def test_an_ignored_signal_stays_so():
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 143
+
+
+IMPORTS = """
+import os, signal, sys
+class Interrupts:
+    def find_spec(name, path, target=None):
+        if name == "{module}":
+            os.kill(os.getpid(), {number})
+sys.meta_path.insert(0, Interrupts)
+from condu_ray.commands.methods import main
+main(["--help"])
+"""
+
+
+@pytest.mark.parametrize("module", ["condu_ray.command_line", "condu_ray.orchestration.cluster.stop"])
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (signal.SIGINT, 130, "stopped by Ctrl-C: what was committed stays, and the same command goes on from there\n"),
+        (signal.SIGTERM, -signal.SIGTERM, ""),
+    ],
+)
+def test_a_signal_while_modules_are_imported_prints_no_traceback(module, number, code, words):
+    process = subprocess.run(
+        [sys.executable, "-c", IMPORTS.format(module=module, number=int(number))], capture_output=True, text=True,
+        # What runs in the background of a script inherits a Ctrl-C that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert (process.returncode, process.stderr) == (code, words)
