@@ -103,12 +103,13 @@ class Backend(Protocol):
     def probe(self, place: Place) -> None:
         """Makes a folder where there is none; raises OSError unless all that is needed can be done there."""
 
-    def remove_drafts(self, place: Place, older: float) -> int:
+    def remove_drafts(self, place: Place, older: float, of: str | None = None) -> int:
         """Removes what writers below a folder left that died, and claims of the dead.
 
         Args:
             place: a storage folder, or another one in which artifacts are.
             older: seconds without a sign of life after which a writer counts as dead, by the storage's own clock.
+            of: the name in it of the one artifact whose writers are meant; None: all.
 
         Returns:
             How many there were.

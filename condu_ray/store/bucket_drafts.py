@@ -14,18 +14,22 @@ from condu_ray.store.published import INDEX, Published
 _DRAFT = re.compile(r"(?P<folder>(?:.*/)?)\.(?P<name>[^/]+)\.[0-9a-f]{32}(?=/|\Z)")
 
 
-def remove_drafts(bucket: Bucket, storage: Location, older: float) -> int:
+def remove_drafts(bucket: Bucket, storage: Location, older: float, of: str | None = None) -> int:
     """Removes what dead writers left, claims on experts among it; returns how much it was.
 
     Args:
         bucket: that it is in.
         storage: the folder.
         older: seconds without a change after which a draft is a dead writer's, by the store's own clock.
+        of: the name in it of the one artifact whose drafts are meant; None: all.
     """
     found: dict[str, dict[str, float]] = defaultdict(dict)
     claims = f"{claims_folder(storage).key}/"
     for key, tag in bucket.below(storage.key).items():
-        if (match := _DRAFT.match(key)) or key.startswith(claims):
+        match = _DRAFT.match(key)
+        if of is not None and (match is None or (match["folder"].rstrip("/"), match["name"]) != (storage.key, of)):
+            continue
+        if match or key.startswith(claims):
             found[match[0] if match else key][key] = tag.modified
     if not found:
         return 0

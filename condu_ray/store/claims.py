@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 TOUCH_SECONDS = 5.0
 STALE_SECONDS = 30.0
 """Silence after which an owner counts as dead."""
+LOOK_SECONDS = 1.0
+"""How often an owner is looked at that may be dead."""
 
 
 def process_start(pid: int) -> str | None:
@@ -108,6 +110,25 @@ class Claims:
                 self._mine[key] = words
             self._start()
         return mine
+
+    def outlast(self, key: str) -> bool:
+        """Claims a key; an owner that cannot be seen from here is listened to until it counts as dead, or lives.
+
+        Of a claim that a dead process left on another machine, in another container, or here before the machine was
+        started anew, nothing else tells: one look at it would find it held, however often a command is repeated.
+
+        Raises:
+            WriteError: as `acquire`.
+        """
+        path, store = self._path(key), backend(self._folder)
+        deadline, first = time.monotonic() + STALE_SECONDS + 5, store.stamp(path)
+        while not self.acquire(key):
+            owner = self.owner(key)
+            alive = (owner is not None and self.beside(owner)) or store.stamp(path) != first
+            if alive or time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_SECONDS)
+        return True
 
     def _acquire(self, key: str, words: bytes) -> bool:
         path, store = self._path(key), backend(self._folder)

@@ -12,11 +12,9 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from condu_ray.store.backend import backend
-from condu_ray.store.claims import STALE_SECONDS, Claims
+from condu_ray.store.claims import LOOK_SECONDS, STALE_SECONDS, Claims
 from condu_ray.store.layout import claim_path, leases_folder
 from condu_ray.store.location import Place
-
-LOOK_SECONDS = 1.0
 
 
 class LeaseError(ValueError):
@@ -42,13 +40,8 @@ def lease(folder: Place) -> Iterator[Callable[[], None]]:
         WriteError: the storage cannot be written.
     """
     with Claims(leases_folder(folder)) as claims:
-        deadline, first = time.monotonic() + STALE_SECONDS + 5, _touched(folder)
-        while not claims.acquire(folder.name):
-            owner = claims.owner(folder.name)
-            alive = (owner is not None and claims.beside(owner)) or _touched(folder) != first
-            if alive or time.monotonic() > deadline:
-                raise LeaseError(_refusal(folder, owner))
-            time.sleep(LOOK_SECONDS)
+        if not claims.outlast(folder.name):
+            raise LeaseError(_refusal(folder, claims.owner(folder.name)))
 
         def held() -> None:
             if folder.name in claims.lost:

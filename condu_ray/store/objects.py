@@ -265,9 +265,9 @@ class Objects:
         """Tries what everything else relies on, once a process and bucket."""
         probe(*_asked(place))
 
-    def remove_drafts(self, place: Place, older: float) -> int:
+    def remove_drafts(self, place: Place, older: float, of: str | None = None) -> int:
         """By names and times of the store."""
-        return remove_drafts(*_asked(place), older)
+        return remove_drafts(*_asked(place), older, of)
 
     def _readable(self, location: Location) -> Published | None:
         """As `_published`; of a damaged index the files are found by nobody, as those of a dead writer."""

@@ -163,9 +163,9 @@ class Posix:
                 with suppress(OSError):  # where it could not be made, there is nothing to remove
                     name.unlink()
 
-    def remove_drafts(self, place: Place, older: float) -> int:
+    def remove_drafts(self, place: Place, older: float, of: str | None = None) -> int:
         """By names and times of change."""
-        return remove_drafts(Path(place), older)
+        return remove_drafts(Path(place), older, of)
 
 
 def _stamp(path: Path) -> Hashable:

@@ -38,16 +38,22 @@ def drafts(storage: Path) -> Iterator[Path]:
         folders[:] = [] if deep else [name for name in folders if not _DRAFT.fullmatch(name)]
 
 
-def remove_drafts(storage: Path, older: float) -> int:
+def _drafts_of(folder: Path, name: str) -> list[Path]:
+    return [path for path in folder.glob(".*") if _DRAFT.fullmatch(path.name) and path.stem == f".{name}"]
+
+
+def remove_drafts(storage: Path, older: float, of: str | None = None) -> int:
     """Removes what dead writers left, claims on experts among it; returns how much it was.
 
     Args:
         storage: the folder.
         older: seconds without a change after which a draft is a dead writer's. They are reckoned from the newest change
             there, so that clocks of different machines are never compared.
+        of: the name in it of the one file or folder whose drafts are meant; None: all.
     """
     found = {}
-    for path in (*drafts(storage), *claims_folder(storage).glob("[!.]*.json")):
+    everything = chain(drafts(storage), claims_folder(storage).glob("[!.]*.json"))
+    for path in everything if of is None else _drafts_of(storage, of):
         with suppress(FileNotFoundError):  # its writer has just ended
             found[path] = _changed(path)
     now = _now(storage)

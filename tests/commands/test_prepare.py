@@ -1,11 +1,14 @@
 """`condu-ray prepare --from DIR --to DIR`: a person's own data as tasks in the package's form."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from condu_ray.benchmark import check_task, load_tasks
 from condu_ray.commands.prepare import main
+from condu_ray.store.sole_writer import sole_writer
 from tests.benchmark.ingest.forms import class_folders, shards
 
 
@@ -78,3 +81,25 @@ def test_wrong_arguments_are_refused(flags, words, data, tmp_path, monkeypatch, 
     assert prepare(*flags) == 2
     told = capsys.readouterr().err
     assert [word for word in words if word not in told] == []
+
+
+def test_what_a_killed_one_left_is_removed_by_the_next(data, tmp_path):
+    target = tmp_path / "tasks"
+    script = (
+        "import os\nfrom condu_ray.benchmark.ingest import convert\nfrom condu_ray.commands.prepare import main\n"
+        "write = convert.write_split\n"
+        "convert.write_split = lambda *given: (write(*given), os._exit(9))\n"
+        f"main(['--from', {str(data)!r}, '--to', {str(target)!r}])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+    assert sorted(path.name.split(".")[1] for path in target.iterdir()) == ["birds", "birds"]  # half of it, and a claim
+    (target / ".birds.of.mine").mkdir()
+    assert prepare("--from", data, "--to", target) == 0
+    assert sorted(path.name for path in target.iterdir()) == [".birds.of.mine", "birds", "tools"]
+
+
+def test_what_is_being_prepared_is_refused(data, tmp_path, capsys):
+    with sole_writer(tmp_path / "tasks" / "birds"):
+        assert prepare("--from", data, "--to", tmp_path / "tasks") == 2
+    assert "birds: another process is writing it; wait for it" in capsys.readouterr().err
+    assert prepare("--from", data, "--to", tmp_path / "tasks") == 0

@@ -252,6 +252,16 @@ def test_dead_writers_are_cleared_away_and_nothing_else(store, place):
     assert inside(store, place / "experts" / "key") == ["data", "meta"]
 
 
+def test_what_one_name_was_left_of_is_cleared_away_alone(store, place):
+    draft = "0123456789abcdef" * 2
+    others = [place / f".more.data.{draft}", place / "below" / f".data.{draft}"]
+    for folder in (place / f".data.{draft}", *others):
+        store.replace(folder / "half", b"1")
+    assert store.remove_drafts(place, 0.0, "data") == 1
+    assert not store.exists(place / f".data.{draft}")
+    assert [store.names(folder) for folder in others] == [["half"], ["half"]]
+
+
 ONLY_STORE = re.compile(r"os\.(rename|replace|link|utime|truncate|fsync)|fcntl|\.(rename|touch|hardlink_to)\(|st_mtime")
 PACKAGE = Path(condu_ray.__file__).parent
 ON_ITS_OWN = {

@@ -16,7 +16,6 @@ from condu_ray.config import Experiment
 from condu_ray.plan.repair import damaged, mend, set_aside
 from condu_ray.store import claims as claims_module
 from condu_ray.store import layout
-from condu_ray.store import lease as lease_module
 from condu_ray.store.artifacts import (
     ArtifactError,
     check_writable,
@@ -225,7 +224,7 @@ def test_of_many_that_take_over_one_wins(storage, clock):
 def test_one_driver_at_a_time(storage, monkeypatch):
     folder = layout.run_folder(storage, "r")
     monkeypatch.setattr(claims_module, "STALE_SECONDS", 0.3)
-    monkeypatch.setattr(lease_module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(claims_module, "LOOK_SECONDS", 0.05)
     with lease(folder), pytest.raises(LeaseError, match=r"runs/r: held by process"), lease(folder):
         pytest.fail("two drivers at one run")
     silent = elsewhere(layout.leases_folder(folder))

@@ -73,7 +73,7 @@ def elsewhere(folder):
 def test_a_silent_holder_on_another_machine_is_waited_for_and_taken_over(folder, monkeypatch):
     elsewhere(folder)
     monkeypatch.setattr(claims, "STALE_SECONDS", 0.5)
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(claims, "LOOK_SECONDS", 0.1)
     begin = time.monotonic()
     with lease(folder):
         assert time.monotonic() - begin > 0.5
@@ -81,7 +81,7 @@ def test_a_silent_holder_on_another_machine_is_waited_for_and_taken_over(folder,
 
 def test_a_living_holder_on_another_machine_is_not_waited_for(folder, monkeypatch):
     path = elsewhere(folder)
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(claims, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(module.time, "sleep", lambda seconds: os.utime(path, ns=(1, time.monotonic_ns())))
     with pytest.raises(LeaseError, match="held by process 7 on elsewhere, since 2001-09-"), lease(folder):
         pytest.fail("two drivers at one run")
@@ -91,7 +91,7 @@ def test_a_living_holder_in_another_container_of_this_host_is_not_taken_over(fol
     path = elsewhere(folder)
     words = json.loads(path.read_text()) | {"host": socket.gethostname(), "pid": 1, "space": "this boot pid:[7]"}
     path.write_text(json.dumps(words))
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(claims, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(module.time, "sleep", lambda seconds: os.utime(path, ns=(1, time.monotonic_ns())))
     with pytest.raises(LeaseError, match="held by process 1 on "), lease(folder):
         pytest.fail("two drivers at one run")

@@ -23,6 +23,7 @@ from condu_ray.config import content_hash
 from condu_ray.store.artifacts import exists, publish, read_meta, writing
 from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.location import Place
+from condu_ray.store.sole_writer import sole_writer
 
 FORM = 1
 """Part of what a converted task is known by: raise it when folders are written in another way."""
@@ -152,6 +153,7 @@ def prepare_own(source: Source, target: Place, options: Options, say: Say) -> di
 
     Raises:
         TaskError: as `convert`, or other data have the place.
+        BusyError: another process is preparing it.
     """
     folder, known = target / source.name, stamp(source, options)
     if backend(folder).exists(folder):
@@ -163,7 +165,8 @@ def prepare_own(source: Source, target: Place, options: Options, say: Say) -> di
             f"{folder}: is there already, of other data or options, or by another version; move it, or give another "
             "--to"
         )
-    return convert(source, lambda _: folder, target, options, say, {"stamp": known})
+    with sole_writer(folder):
+        return convert(source, lambda _: folder, target, options, say, {"stamp": known})
 
 
 def _made(folder: Place) -> Path | None:

@@ -19,9 +19,8 @@ from condu_ray.benchmark.tasks import TEST, TRAIN
 from condu_ray.config import content_hash
 from condu_ray.store.artifacts import ArtifactError, exists, publish, read_meta, verified
 from condu_ray.store.backend import backend
-from condu_ray.store.claims import Claims
-from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.location import Place
+from condu_ray.store.sole_writer import BusyError, sole_writer
 
 FORM = 1
 """Part of what identifies a converted task: raise it when the files come out otherwise, and all are written anew."""
@@ -136,7 +135,7 @@ def convert(
 
     Raises:
         IngestError: the layout is not the data set's, counts differ, images do not decode, or another process writes
-            into `out`.
+            the same folder.
     """
     layout = open_layout(entry, root)
     if (different := differing(entry, layout.counts)) and not allow_counts:
@@ -155,8 +154,7 @@ def convert(
         "names_sha256": entry.names_sha256,
         "ingest": identity(entry),
     }
-    with _alone(out), ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
-        remove_drafts(out, older=0.0)  # of killed attempts: nobody else is writing here
+    with _alone(out / entry.name), ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
 
         def write(folder: Path) -> None:
             digests = {split: _write_split(folder / split, layout, meta, pool) for split in (TRAIN, TEST)}
@@ -205,9 +203,10 @@ def _write_split(path: Path, layout: Layout, meta: dict[str, Any], pool: ThreadP
 
 
 @contextmanager
-def _alone(out: Place) -> Iterator[None]:
-    """Keeps a second process from writing into the same folder."""
-    with Claims(out) as claims:
-        if not claims.acquire(".writing"):
-            raise IngestError(f"{out}: another process is writing data sets there; wait for it")
-        yield
+def _alone(folder: Place) -> Iterator[None]:
+    """Keeps a second process from writing the same folder."""
+    try:
+        with sole_writer(folder):
+            yield
+    except BusyError as error:
+        raise IngestError(str(error)) from error

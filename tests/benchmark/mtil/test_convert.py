@@ -117,7 +117,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(trees, tmp_path):
     assert process.exitcode == 9
     draft, claim = sorted(out.iterdir())
     assert draft.name.startswith(".oxford_pets.")
-    assert claim.name == ".writing.json"
+    assert claim.name == ".oxford_pets.json"
     assert (draft / "train.parquet").is_file()
     assert [outcome.state for outcome in prepare([entry], tree.root, out, check=True)] == ["found"]
     (out / ".oxford_pets_of_mine").mkdir()
@@ -178,8 +178,8 @@ def test_a_folder_of_somebody_else_is_not_touched(content, trees, tmp_path):
 def test_two_processes_do_not_write_into_the_same_folder(trees, tmp_path):
     tree = trees("mnist")
     with Claims(tmp_path) as claims:
-        assert claims.acquire(".writing")
-        with pytest.raises(IngestError, match="another process is writing data sets there"):
+        assert claims.acquire(".mnist")
+        with pytest.raises(IngestError, match="mnist: another process is writing it; wait for it"):
             convert.convert(trees.entry("mnist", tree), tree.root, tmp_path)
     convert.convert(trees.entry("mnist", tree), tree.root, tmp_path)
 
