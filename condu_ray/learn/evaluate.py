@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,8 +107,7 @@ def class_texts(
     rows_C = torch.arange(sum(len(task.classes) for task in space))
     if apart:
         # One prompt has one feature, to the last bit, whichever batch it was encoded in: a tie goes to the first.
-        first: dict[int, int] = {}
-        rows_C = torch.tensor([first.setdefault(name, place) for place, name in enumerate(class_ids(space).tolist())])
+        rows_C = _first_read_alike(space, features.backbone.tokenizer)
     owner_C = torch.arange(len(space)).repeat_interleave(torch.tensor([len(task.classes) for task in space]))
     needed = set(owner_C[rows_C if columns is None else rows_C[columns]].tolist())
     found = {place: features.text(weights, space[place], precision) for place in sorted(needed)}
@@ -115,6 +115,23 @@ def class_texts(
     for place, text in found.items():
         text_CD[owner_C == place] = text
     return text_CD[rows_C]
+
+
+def _first_read_alike(space: Sequence[Task | Labels], tokenizer: Any) -> Tensor:
+    """Returns the first class whose prompts are to the backbone each class's own, int64 [sum of C].
+
+    Names that are compared as one may be two prompts: `dark_grey` has another token than `dark grey`, and there are
+    tokenizers to which a capital is another letter.
+    """
+    prompts = [[one.replace("{}", name) for one in task.templates] for task in space for name in task.classes]
+    spelt: dict[int, set[str]] = {}
+    for number, texts in zip(numbers := class_ids(space).tolist(), prompts, strict=True):
+        spelt.setdefault(number, set()).add("\0".join(texts))
+    first: dict[tuple[int, bytes], int] = {}
+    return torch.tensor([
+        first.setdefault((number, tokenizer(texts).numpy().tobytes() if len(spelt[number]) > 1 else b""), place)
+        for place, (number, texts) in enumerate(zip(numbers, prompts, strict=True))
+    ])  # fmt: skip
 
 
 class Evaluator:

@@ -122,6 +122,8 @@ def measurement_key(
         weights.append(sorted(content_hash([other.classes, other.templates]) for other in space))
     if protocol == "xtail":  # classes of one name are counted in another way
         weights.append(protocol)
+        if _spelt_in_several_ways(tuple(space)):  # all of them had the first one's prompt once
+            weights.append("prompts as they are spelt")
     measured = [config.evaluation.max_images, precision]
     if config.evaluation.fidelity == "whole" and judged(method, seen, protocol):
         measured.append("whole fidelity")
@@ -143,3 +145,12 @@ def _standing(space: tuple[Task, ...], learned: tuple[Task, ...]) -> list[Any]:
             if plain(name) not in known:
                 said.setdefault(plain(name), []).append([name, task.templates])
     return sorted([name, prompts[0]] for name, prompts in said.items() if any(one != prompts[0] for one in prompts))
+
+
+@lru_cache(maxsize=64)
+def _spelt_in_several_ways(space: tuple[Task, ...]) -> bool:
+    """Whether some classes have one name as names are compared, and several as they are prompted."""
+    from condu_ray.learn.routing import plain  # loads torch
+
+    names = {name for task in space for name in task.classes}
+    return len({plain(name) for name in names}) < len(names)

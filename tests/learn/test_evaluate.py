@@ -135,6 +135,25 @@ def test_under_xtail_a_class_is_right_only_in_its_own_task_and_all_have_one_temp
     assert templates > 0  # else one template or several would be the same, and this test says nothing of it
 
 
+def test_under_xtail_a_class_has_its_own_prompt_where_its_name_is_only_spelt_otherwise(
+    evaluator, tasks, small_backbone
+):
+    spelt = (("dark_red", "GREEN", "blue"), ("green", "dark red"), ("Dark  Red", "blue", "Dark_Red", "black"))
+    renamed = [replace(task, classes=names) for task, names in zip(tasks, spelt, strict=True)]
+    space = label_space("xtail", renamed)  # cars, doors, walls
+    first = [0, 1, 2, 3, 4, 0, 2, 4, 1]  # tokens of CLIP's are those of small letters and single spaces, with the `_`
+    differing = 0
+    for place, task in ((0, renamed[2]), (4, renamed[1]), (6, renamed[0])):
+        for seed in range(1, 7):
+            weights = named(noise(evaluator.features.theta0, seed), f"w{seed}")
+            scores, labels = logits_by_hand(small_backbone, task, seed, space)
+            right = int((scores[:, first].argmax(1) == place + labels).sum())
+            assert evaluator.known(task, weights, space, apart=True).correct == right
+            one_prompt = [0, 1, 0, 3, 4, 0, 0, 4, 1]
+            differing += int((scores[:, one_prompt].argmax(1) == place + labels).sum()) != right
+    assert differing > 0
+
+
 @pytest.fixture
 def experts(evaluator):
     deltas = {name: noise(evaluator.features.theta0, seed) for seed, name in enumerate(("a", "b"))}

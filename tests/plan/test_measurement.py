@@ -11,6 +11,7 @@ from condu_ray.benchmark.tasks import load_task
 from condu_ray.config import Evaluation, Experiment, Training
 from condu_ray.methods import METHODS, ModelState, get
 from condu_ray.options import Inference
+from condu_ray.plan import measurement
 from condu_ray.plan.measurement import measurement_key, protocols, routed
 from tests.conftest import give_label
 
@@ -169,6 +170,22 @@ def test_union_and_xtail_are_two_measurements_where_their_prompts_are_the_same(t
     about = (Experiment(), "theta0", "fp32", get(name), STATE, alike[0], True)
     spaces = {protocol: label_space(protocol, alike) for protocol in ("union", "xtail")}
     assert len({measurement_key(*about, protocol, space) for protocol, space in spaces.items()}) == 2
+
+
+@pytest.mark.parametrize("protocol", ["union", "xtail"])
+def test_names_that_are_spelt_in_several_ways_are_measured_anew_under_xtail_alone(tasks, protocol, monkeypatch):
+    """Their prompts were all the first one's once; other measurements are found again."""
+
+    def key(among):
+        about = (Experiment(), "theta0", "fp32", get("condu"), STATE, among[0], True, protocol)
+        return measurement_key(*about, label_space(protocol, among))
+
+    spelt = [*tasks[:2], replace(tasks[2], classes=("WHITE", "blue", "red", "green"))]
+    now = key(tasks), key(spelt)
+    monkeypatch.setattr(measurement, "_spelt_in_several_ways", lambda space: False)
+    assert [one == other for one, other in zip(now, (key(tasks), key(spelt)), strict=True)] == [
+        True, protocol == "union",
+    ]  # fmt: skip
 
 
 def test_a_label_space_is_the_tasks_whose_classes_are_chosen_from(tasks):
