@@ -131,7 +131,8 @@ def whole(code: Code, name: str, values: Tensor, like: Tensor) -> Tensor:
         return values.to(like.dtype, copy=True).view(like.shape)
     found = torch.zeros(like.shape, dtype=like.dtype, device=like.device)
     kept_R = unpack(rows, (len(like),))
-    found.view(len(like), -1)[kept_R] = values.to(like.dtype).view(int(kept_R.sum()), -1)
+    width = like.numel() // len(like)  # not -1, which no row at all leaves open: a matrix that a task did not touch
+    found.view(len(like), width)[kept_R] = values.to(like.dtype).view(-1, width)
     return found
 
 

@@ -124,6 +124,20 @@ class TestEveryRule:
         served = RULES[rule](named(deltas)).decode("task 0")
         assert served["matrix"][4:20].any() != ROWS[rule].zeros or rule == "consensus"
 
+    @pytest.mark.parametrize("untouched", [(0,), (0, 1)])
+    def test_a_matrix_that_a_task_did_not_touch(self, rule, untouched):
+        deltas = normal_deltas(2, shapes=SHAPES)
+        for place in untouched:
+            deltas[place]["matrix"].zero_()
+            deltas[place]["kernel"].zero_()
+        found = RULES[rule](named(deltas))
+        for place, task in enumerate(found.codes):
+            served = found.decode(task)
+            assert {name: tensor.shape for name, tensor in served.items()} == SHAPES
+            shared = ROWS[rule].shared and len(untouched) == 1  # of what is another task's something may come back
+            assert place not in untouched or shared or not served["matrix"].any()
+            assert served["vector"].any() or rule == "consensus"
+
     def test_other_tasks_move_a_code_only_where_something_is_shared(self, rule):
         deltas = named(normal_deltas(4, shapes=SHAPES))
         some = RULES[rule](dict(list(deltas.items())[:3])).decode("task 1")
