@@ -29,7 +29,7 @@ test: setup  ## all tests
 	$(PY) -m pytest $(SIDE_BY_SIDE)
 
 test-fast: setup  ## tests that start no Ray cluster and are not slow
-	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not ray and not slow"
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not ray and not slow and not long"
 
 test-long: setup  ## the tests that take minutes each
 	$(PY) -m pytest -m long

@@ -161,6 +161,12 @@ def test_targets_of_make_that_are_named_are_there(page):
     assert {*fenced, *re.findall(r"`make ([a-z-]+)", TEXTS[page])} <= targets
 
 
+def test_what_takes_minutes_is_left_to_its_own_target():
+    """An expression given to pytest takes the place of the default one, which leaves these out."""
+    made = re.findall(r"^(\S+):.*\n\t.* -m pytest .*-m (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert {target: "not long" in chosen for target, chosen in made} == {"test-fast": True, "test-long": False}
+
+
 @each_page
 def test_python_in_a_page_compiles(page):
     for code in re.findall(r"^```python\n(.*?)^```", TEXTS[page], re.MULTILINE | re.DOTALL):
