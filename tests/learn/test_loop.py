@@ -7,6 +7,7 @@ import torch
 
 from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment, Training
+from condu_ray.learn import loop
 from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import DivergedError, fine_tune, learning_rate
@@ -116,6 +117,62 @@ def test_the_plain_loss_is_the_cross_entropy_over_the_class_prompts(small_backbo
         log = (model.logit_scale.exp() * image @ text.T).log_softmax(dim=1)
     own = log[torch.arange(12), torch.from_numpy(rows["label"])]
     assert loss == pytest.approx(float(-(0.9 * own + 0.1 * log.mean(dim=1)).mean()), rel=1e-5)
+
+
+def test_a_training_in_bf16_is_one(small_backbone, task_data):
+    plain, other = (
+        [one.loss for one in trained(make_lesson(small_backbone, task_data, precision=precision, steps=2))[1]]
+        for precision in ("fp32", "bf16")
+    )
+    assert other != plain
+    assert other == pytest.approx(plain, rel=0.05)
+
+
+def test_steps_are_adamws_as_its_page_has_them(small_backbone, task_data):
+    """By hand, of gradients by hand: rate of the step, both betas and their corrections, decay beside the gradient."""
+    about = {"steps": 3, "lr": 1e-3, "warmup": 0.5, "beta2": 0.95, "weight_decay": 0.3, "label_smoothing": 0.2}
+    lesson, fresh = (make_lesson(small_backbone, task_data, **about) for _ in range(2))
+    trained(lesson)
+    model, tokens = fresh.backbone.model, fresh.tokens(["a red walls.", "a green walls.", "a blue walls."])
+    means, squares = ({name: torch.zeros_like(p) for name, p in fresh.parameters.items()} for _ in range(2))
+    for step, rows in enumerate(stream(fresh)):
+        image = model.encode_image(fresh.images(rows["image"]), normalize=True)
+        logits = model.logit_scale.exp() * image @ model.encode_text(tokens, normalize=True).T
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(rows["label"]), label_smoothing=0.2)
+        grads = dict(zip(fresh.parameters, torch.autograd.grad(loss, [*fresh.parameters.values()]), strict=True))
+        rate = learning_rate(step, 3, 0.5, 1e-3)
+        for name, p in fresh.parameters.items():
+            means[name] = 0.9 * means[name] + 0.1 * grads[name]
+            squares[name] = 0.95 * squares[name] + 0.05 * grads[name] ** 2
+            mean, square = means[name] / (1 - 0.9 ** (step + 1)), squares[name] / (1 - 0.95 ** (step + 1))
+            p.data -= rate * (0.3 * p.data + mean / (square.sqrt() + 1e-8))
+    for name, p in lesson.parameters.items():
+        if name.endswith("in_proj_bias"):
+            continue  # no score depends on a bias of the keys, so that its gradient is rounding
+        moved = (p - lesson.theta0[name]).norm()
+        assert (p - fresh.parameters[name]).norm() < 1e-3 * moved, name
+
+
+def test_speed_and_the_wait_for_data_are_as_a_clock_has_them(small_backbone, task_data, monkeypatch):
+    """Of steps of 3 seconds and batches that come after 1: the first one's wait is its stream's start-up."""
+    now, told = [100.0], []
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+
+    class Slow(Objective):
+        def after_step(self, step, optimizer):
+            now[0] += 3.0
+
+    def late(batches):
+        for batch in batches:
+            now[0] += 1.0
+            yield batch
+
+    lesson = make_lesson(small_backbone, task_data, steps=4)
+    fine_tune(ClipClassifier(lesson.backbone.model), late(stream(lesson)), Slow(lesson), told.append)
+    for count, one in enumerate(told, start=1):
+        elapsed = 3.0 * count + (count - 1)
+        assert one.images_per_second == pytest.approx(12 * count / elapsed)
+        assert one.data_wait == pytest.approx((count - 1) / elapsed)
 
 
 class Recorder(Objective):
