@@ -96,6 +96,18 @@ def test_the_errors_of_the_curve_are_those_of_what_comes_back():
     assert slopes == sorted(slopes, reverse=True)
 
 
+@pytest.mark.parametrize("zeros", [0, 9])
+def test_the_bits_of_the_curve_are_those_that_are_written(zeros):
+    """Or budgets would be of other bits than storage has: 16 a factor, 8 a pair of widths, and the places of rows."""
+    live = decaying(12, 10, 0.7, 5)
+    delta = {"w": torch.cat([torch.zeros(zeros, 10), live])}
+    curve = spectrum(live.double(), overhead=12 + zeros if zeros else 0)
+    assert {corner.signs for corner in curve.hull[1:]} == {True, False}
+    for corner in curve.hull[1:]:
+        code = low_rank.encode(delta, corner.bits / delta["w"].numel() + 1e-9)
+        assert 0 <= 8 * (code["stream"].nbytes + code["widths"].nbytes + code["factors"].nbytes) - corner.bits < 8
+
+
 def test_what_a_smaller_budget_buys_a_larger_one_buys_too():
     hulls = {
         name: [Corner(0, 10.0, 0, False), *(Corner(cost * n, 10.0 / (n + 1), n, False) for n in range(1, 9))]

@@ -102,6 +102,14 @@ class TestBoth:
         with pytest.raises(DeltaError, match=r"task 'dtd': tensor 'scale' is torch.float64 \(\)"):
             found.unify("dtd", delta_of("dtd") | {"scale": torch.tensor(1.0, dtype=torch.float64)})
 
+    def test_a_value_that_float16_has_not_is_refused(self, value):
+        """Factors are rounded to bfloat16's numbers, 65504 to 65536, and infinity would be merged into a model."""
+        signs = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).sign()
+        about = {LowRankDeltas: {"bits": 1.26}, SignedDeltas: {}}[value]  # of signs alone
+        state = value.empty().unify("a", {"w": (65504 * signs).half()}, **about)
+        with pytest.raises(DeltaError, match=r"tensor 'w' holds -?inf"):
+            state.decouple("a")
+
     def test_a_damaged_file_is_named(self, value, tmp_path):
         files(kept(value), tmp_path / "v")
         path = tmp_path / "v" / "task-dtd.safetensors"
