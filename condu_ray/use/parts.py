@@ -62,7 +62,7 @@ class Parts:
         if known is None and any(folder.iterdir()):
             raise UseError(f"--output {folder}: something else is there already; give another folder")
         if known is not None and known != (now := json.loads(json.dumps(about))):
-            differs = next(key for key in now if known.get(key) != now[key])
+            differs = next(key for key in now | known if known.get(key) != now.get(key))
             raise UseError(f"--output {folder}: holds predictions of another {differs}; give another folder")
         if known is None:
             write_text(index, json.dumps(about))

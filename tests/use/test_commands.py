@@ -209,6 +209,10 @@ class TestPredict:
         ):
             with pytest.raises(UseError, match=words):
                 list(predict_parts(*changed))
+        index = out / "predictions.json"  # of a state whose experts had temperatures, which they have no more
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"temperatures": {"walls": 2.0}}))
+        with pytest.raises(UseError, match="another temperatures"):
+            list(predict_parts(predictor, [str(folder)], out, asked, 3))
 
     def test_parts_by_the_command(self, console, folder, tmp_path):
         for said in ("part-000000.parquet\n", "part-000000.parquet: was there\n"):
