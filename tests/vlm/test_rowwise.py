@@ -109,3 +109,32 @@ def test_other_towers_are_left_to_swapping():
     assert not supported(make(patch_dropout=0.5))
     assert not supported(torch.nn.Linear(2, 2))
     assert supported(CustomTextCLIP(16, VISION, TEXT))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda block: setattr(block, "ln_1", torch.nn.RMSNorm(32)),
+        lambda block: setattr(block, "ln_2", torch.nn.RMSNorm(32)),
+        lambda block: setattr(block.mlp, "c_fc", torch.nn.Identity()),
+        lambda block: setattr(block.mlp, "c_proj", torch.nn.Identity()),
+        lambda block: block.mlp.add_module("more", torch.nn.Identity()),
+        lambda block: setattr(block.attn, "add_zero_attn", True),
+        lambda block: setattr(block.attn, "bias_k", torch.nn.Parameter(torch.zeros(1, 1, 32))),
+        lambda block: setattr(block.attn, "_qkv_same_embed_dim", False),
+        lambda block: setattr(block, "attn", torch.nn.Identity()),
+        lambda block: setattr(block, "ln_1_kv", torch.nn.LayerNorm(32)),
+    ],
+)
+def test_a_block_of_other_parts_is_left_to_swapping(change):
+    """They would be computed as the plain ones, without a word."""
+    model = make()
+    change(model.visual.transformer.resblocks[1])
+    assert not supported(model)
+
+
+def test_a_first_or_last_norm_of_another_kind_is_left_to_swapping():
+    for name in ("ln_pre", "ln_post"):
+        model = make()
+        setattr(model.visual, name, torch.nn.RMSNorm(32))
+        assert not supported(model)
