@@ -31,6 +31,7 @@ from condu_ray.orchestration.run import LOOK_SECONDS
 from condu_ray.orchestration.trial import Shared, tune_function
 from condu_ray.orchestration.watch.lines import LINE_SECONDS, Lines
 from condu_ray.orchestration.watch.mlflow_address import check_tracking, elsewhere, tracking_uri
+from condu_ray.orchestration.watch.mlflow_sync import sync
 from condu_ray.orchestration.watch.news import News
 from condu_ray.orchestration.watch.sweep_tracking import Parent
 from condu_ray.plan.idle import idle_axes
@@ -113,9 +114,9 @@ def run_sweep(sweep: Sweep) -> list[Place]:
             if left:
                 with cluster():
                     work().run(parent, held, [(trial, done[trial.id]) for trial in trials if trial.id in done])
-                    parent.heard(read_records(folder, left).values())
             with at_work():
                 files = _report(base, name, parent, time.perf_counter() - begin, lines)
+            parent.heard(read_records(folder, trials).values(), lambda: _send(base, name, lines))
         if parent.complete:
             remember_sweep(checked, sweep, folder, [trial.id for trial in trials])
         return files
@@ -152,7 +153,8 @@ def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial], content: str
     known: dict[str, Any] = {
         "identity": identity,
         "content": content,
-        "config": base.model_dump(mode="json", exclude=left_out),
+        "config": base.model_dump(mode="json", exclude=left_out)
+        | {"tracking": {"experiment": base.tracking.experiment}},  # where what MLflow missed is sent later
     }
     known |= {"trials": records, "versions": provenance()}
     artifacts.write_text(path, json.dumps(known, indent=1))
@@ -266,6 +268,12 @@ class _Running:
         training = words if len(news.trained) < wanted else []
         where = [f"{finished}/{len(self.left)} trials", f"{len(news.trained)}/{wanted} experts trained", *training]
         self.say("; ".join([*where, *self.engine.waiting(news)]))
+
+
+def _send(sweep: Sweep, name: str, lines: Lines) -> None:
+    """Sends MLflow what it missed, as where its server was started after the sweep."""
+    words = sync(sweep.storage, find(sweep.storage, name), sweep.tracking.uri)
+    lines.console.print(f"MLflow answers again: {words}")
 
 
 def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, lines: Lines) -> list[Place]:

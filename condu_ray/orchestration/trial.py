@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from condu_ray.config import Experiment
+from condu_ray.config import Experiment, Tracking
 from condu_ray.methods.tallies import drop_counted
 from condu_ray.orchestration.lanes.crew import BOARD
 from condu_ray.orchestration.measure.measuring import MEASURING
@@ -46,7 +46,7 @@ class Shared:
         trials: every trial by its identity.
         precision: resolved training precision.
         namespace: of the board and the measuring service.
-        parent: MLflow run of the sweep, or None.
+        parent: MLflow run of the sweep; None where it could not be opened: then the sweep sends its trials in the end.
         tracking: variables of the driver's environment that say where MLflow is: a worker does not have it, and Ray
             puts trials wherever there is room. They may hold a password, and go by memory alone.
     """
@@ -75,7 +75,10 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
     write_config(config)
     board = ray.get_actor(BOARD, namespace=shared.namespace)
     measuring = ray.get_actor(MEASURING, namespace=shared.namespace)
-    results = Results(plan_run(shared.checked.under(config), shared.precision))
+    # Without their parent its runs would be nobody's, and be there a second time when the sweep sends them as its own.
+    unheard = config.tracking.enabled and shared.parent is None
+    told = config.model_copy(update={"tracking": Tracking(enabled=False)}) if unheard else config
+    results = Results(plan_run(shared.checked.under(told), shared.precision))
     with merging(config.absolute()) as keeper, Recorder(results, shared.parent, labels(trial)) as recorder:
         merger = Merger(results, lambda name, session: ray.put(keeper.merge(name, session)), board, measuring)
         while not results.complete:
@@ -104,7 +107,7 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
         "measurements_reused": merger.reused,
         "metrics": {k: v for k, v in shown.items() if k in ("transfer", "average", "last", "backward_transfer")},
         "mlflow": recorder.tracker.run_id(trial.method),
-        MLFLOW_COMPLETE: recorder.tracker.complete,  # a trial's own warnings are read by nobody
+        MLFLOW_COMPLETE: recorder.tracker.complete and not unheard,  # a trial's own warnings are read by nobody
     }
     artifacts.write_sealed(record_path(shared.folder, trial.id), record)
     telemetry.forget(run=config.run_name)

@@ -194,6 +194,37 @@ def test_what_mlflow_missed_is_sent_later_and_only_once(both, tmp_path, task_dat
         assert parent.data.metrics[f"last/{method}"] == pytest.approx(sum(values) / len(values))
 
 
+@pytest.mark.long
+def test_trials_have_their_parent_where_mlflow_comes_up_after_the_sweep_began(tmp_path, task_data, small_backbone):
+    from mlflow import MlflowClient
+
+    place, uri = tmp_path / "db", f"sqlite:///{tmp_path}/db/mlflow.db"
+    place.write_text("no folder yet")  # as a server that is not there yet
+    flags = ("--orders", "1", "--tracking.enabled", "true", "--tracking.uri", uri, "--tracking.experiment", "late")
+    job = SweepJob(tmp_path / "s", task_data, small_backbone, "one", *flags)
+    try:
+        job.wait_for(lambda: "its trials are sent when they are finished" in job.log.read_text(), timeout=200)
+        place.unlink()
+        place.mkdir()
+        job.finish()
+    finally:
+        if job.process.poll() is None:
+            job.stop()
+    assert "MLflow answers again: 2 trials are in MLflow" in job.log.read_text()
+    client = MlflowClient(uri)
+
+    def runs():
+        return client.search_runs([client.get_experiment_by_name("late").experiment_id])
+
+    before = runs()
+    (parent,) = (run for run in before if run.data.tags.get("kind") == "sweep")
+    children = [run.data.tags.get("mlflow.parentRunId") for run in before if run is not parent]
+    assert children == [parent.info.run_id] * 2
+    assert {run.info.status for run in before} == {"FINISHED"}
+    report.main(["one", "--storage", str(job.storage), "--sync-mlflow", "--tracking-uri", uri])
+    assert len(runs()) == 3  # in the experiment that the sweep was given, and known there
+
+
 def test_two_sweeps_make_one_report(both, tmp_path, capsys):
     storage = str(both[0][0].storage)
     report.main(["one", "two", "--storage", storage, "--out", str(tmp_path), "--published"])

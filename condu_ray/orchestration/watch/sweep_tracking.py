@@ -45,7 +45,7 @@ class Parent:
 
     def __enter__(self) -> Parent:
         if self._config.tracking.enabled:
-            self._try(self._open, OPEN_SECONDS)
+            self._try(self._open, OPEN_SECONDS, "its trials are sent when they are finished, if it answers then; ")
         return self
 
     def __exit__(
@@ -78,20 +78,27 @@ class Parent:
         kept = self._config.identity(exclude={"method": True, "tasks": True, "keep_sessions": True} | ELSEWHERE)
         return content_hash([kept, [trial.record() for trial in self._trials]])[:24]
 
-    def heard(self, records: Iterable[Mapping[str, object]]) -> None:
-        """Tells of trials of which MLflow has not heard all.
+    def heard(self, records: Iterable[Mapping[str, object]], send: Callable[[], None]) -> None:
+        """Sends trials of which MLflow has not heard all, where it answers now, and tells of them where it does not.
 
         Args:
-            records: of the trials that were run now.
+            records: of the trials.
+            send: sends what is missing, from storage; raises TrackingError where it is not taken.
         """
         lacking = sum(not record.get(MLFLOW_COMPLETE, True) for record in records)
-        if lacking:
+        if not lacking or not self._config.tracking.enabled:
+            return
+        try:
+            send()
+        except (RuntimeError, ValueError, OSError) as error:
             self.complete = False
             log.warning(
                 "MLflow at %s: has not heard all of %d trials, as when it was down; `condu-ray report %s "
-                "--sync-mlflow` sends what is missing, and the report is in the sweep's folder all the same",
-                *(shown_uri(self._config), lacking, self._config.run_name),
+                "--sync-mlflow` sends what is missing, and the report is in the sweep's folder all the same (%s)",
+                *(shown_uri(self._config), lacking, self._config.run_name, without_passwords(str(error))),
             )
+        else:
+            self.complete = True
 
     def finish(self, metrics: Mapping[str, float], report: Place) -> None:
         """Attaches the sweep's report and its aggregate metrics, and closes the run."""
@@ -118,7 +125,7 @@ class Parent:
         if self.run is not None:
             open_experiment(self._config)[0].set_terminated(self.run, status)
 
-    def _try(self, job: Callable[[], None], seconds: float) -> None:
+    def _try(self, job: Callable[[], None], seconds: float, more: str = "") -> None:
         """Does something in a thread, for MLflow's client tries a server that hangs for a quarter of an hour."""
         failed: list[Exception] = []
 
@@ -134,4 +141,4 @@ class Parent:
         if failed or thread.is_alive():
             self.complete = False
             where, why = shown_uri(self._config), without_passwords(str(failed[0])) if failed else "is slow"
-            log.warning("MLflow at %s: %s; the report is in the sweep's folder all the same", where, why)
+            log.warning("MLflow at %s: %s; %sthe report is in the sweep's folder all the same", where, why, more)

@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 
 from condu_ray.config import Experiment, Tracking
 from condu_ray.orchestration.watch import sweep_tracking, tracking
-from condu_ray.orchestration.watch.mlflow_address import tracking_uri
+from condu_ray.orchestration.watch.mlflow_address import TrackingError, tracking_uri
 from condu_ray.orchestration.watch.sweep_tracking import MLFLOW_COMPLETE, Parent
 from condu_ray.orchestration.watch.tracking import IDENTITY, Tracker, ended, flatten, log_params, open_experiment
 from condu_ray.plan.trials import Trial
@@ -110,10 +110,16 @@ def test_a_sweep_waits_but_briefly_for_a_server_that_hangs(tmp_path, monkeypatch
 def test_a_sweep_says_of_how_many_of_its_trials_mlflow_has_not_heard_all(tmp_path, caplog):
     parent = Parent(Experiment(storage=tmp_path, run="orders"), {}, [])
     records = [{MLFLOW_COMPLETE: True}, {}, {MLFLOW_COMPLETE: False}]  # an earlier release said nothing of it
+
+    def refused():
+        raise TrackingError("nobody is there")
+
     with caplog.at_level(logging.WARNING):
-        parent.heard(records[:2])
+        parent.heard(records[:2], refused)
         assert (parent.complete, caplog.text) == (True, "")
-        parent.heard(records)
+        parent.heard(records, lambda: None)
+        assert (parent.complete, caplog.text) == (True, "")
+        parent.heard(records, refused)
     assert not parent.complete
     assert "has not heard all of 1 trials" in caplog.text
     assert "`condu-ray report orders --sync-mlflow` sends what is missing" in caplog.text
