@@ -91,10 +91,11 @@ def read_meta(path: Place, errors: list[str]) -> tuple[tuple[str, ...], tuple[st
     for index, name in enumerate(classes):
         if not isinstance(name, str) or not name.strip():
             errors.append(f"{path}: 'classes'[{index}] is {name!r}; give it a name that is not empty")
-        # CLIP's tokenizer ignores case and runs of spaces: such names would be one prompt.
-        elif (earlier := first.setdefault(" ".join(name.split()).casefold(), index)) != index:
+        # CLIP's tokenizer ignores case and runs of spaces: such names would be one prompt. Of `_` it makes a token, but
+        # a label space counts classes as one whose names differ by it (`learn.routing.plain`).
+        elif (earlier := first.setdefault(" ".join(name.replace("_", " ").split()).casefold(), index)) != index:
             both = f"'classes'[{index}] {name!r} repeats 'classes'[{earlier}] {classes[earlier]!r}"
-            errors.append(f"{path}: {both} (case and spaces do not count); rename or join them")
+            errors.append(f"{path}: {both} (case, spaces and _ do not count); rename or join them")
         elif sign := unseen(name):
             errors.append(f"{path}: 'classes'[{index}] {name!r} holds {sign}, which nobody sees; write it without")
     templates = [meta["template"]] if "template" in meta else meta.get("templates")

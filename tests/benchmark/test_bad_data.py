@@ -308,6 +308,9 @@ METADATA = {
     "repeated but for spaces": (
         meta(classes=["dog", "big cat", " big\t cat"]), ["[2] ' big\\t cat' repeats 'classes'[1] 'big cat'"], RENAME,
     ),
+    "repeated but for _": (
+        meta(classes=["big_cat", "dog", "Big cat"]), ["[2] 'Big cat' repeats 'classes'[0] 'big_cat'"], RENAME,
+    ),
     "empty class": (meta(classes=["cat", "", "dog"]), ["'classes'[1] is ''"], "give it a name that is not empty"),
     "blank class": (meta(classes=["cat", " ", "dog"]), ["'classes'[1] is ' '"], "give it a name that is not empty"),
     **{
