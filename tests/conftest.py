@@ -1,21 +1,13 @@
 import ast
+import gc
 import io
 import json
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import open_clip
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
-
-from condu_ray.vlm.model import EMBEDDED, MERGES
-
-torch.set_num_threads(1)  # tests share two cores; small models gain nothing from a second thread
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 230), "white": (240, 240, 240)}
 TASKS = {"walls": ("red", "green", "blue"), "doors": ("green", "white"), "cars": ("white", "blue", "red", "green")}
@@ -25,7 +17,7 @@ TASKS = {"walls": ("red", "green", "blue"), "doors": ("green", "white"), "cars":
 def marks(file: str) -> dict[str, str]:
     """What is written above the tests and classes of a file, by name; of the whole file under the empty one."""
     found = {"": ""}
-    for node in ast.walk(ast.parse((Path(__file__).parents[1] / file).read_text())):
+    for node in ast.walk(ast.parse(text_of(file))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found[node.name] = " ".join(map(ast.unparse, node.decorator_list))
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
@@ -33,10 +25,36 @@ def marks(file: str) -> dict[str, str]:
     return found
 
 
+@cache
+def text_of(file: str) -> str:
+    """A file's text."""
+    return (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+
+
 def marked(test: str, mark: str) -> bool:
     """Whether a test has a mark, by its node id: who shares out tests has no more of them."""
     file, *names = test.partition("[")[0].split("::")
-    return any(f"mark.{mark}" in marks(file).get(name, "") for name in ("", *names))
+    return f"mark.{mark}" in text_of(file) and any(f"mark.{mark}" in marks(file).get(name, "") for name in ("", *names))
+
+
+def pytest_collectstart() -> None:
+    """Who collects tests keeps what it makes: a search for garbage would go through it again and again."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now is there till the end, and no search for garbage in tests goes through it."""
+    import torch
+
+    torch.set_num_threads(1)  # tests share two cores; small models gain nothing from a second thread
+    gc.freeze()
+    gc.set_threshold(50_000)  # a figure is made of thousands of things: not a search for each
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """At its end a process tidies up all that it has."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,6 +78,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 def write_task(folder: Path, classes: tuple[str, ...], seed: int, per_class: int = 8, row_group: int = 10) -> Path:
     """A task whose images are noisy planes of their class's colour, shifted a little by the task's seed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     for split in ("train", "test"):
@@ -79,6 +100,9 @@ def write_task(folder: Path, classes: tuple[str, ...], seed: int, per_class: int
 
 def give_label(path: Path, row: int, label: int | None) -> None:
     """Gives a row of a split another label."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     table = pq.read_table(path)
     labels = table["label"].to_pylist()
     labels[row] = label
@@ -97,6 +121,12 @@ def task_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_backbone(tmp_path_factory) -> Path:
     """A very small random CLIP in open_clip's folder form."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    from condu_ray.vlm.model import EMBEDDED, MERGES
+
     folder = tmp_path_factory.mktemp("backbone")
     vocabulary = len(open_clip.tokenizer.SimpleTokenizer(bpe_path=str(EMBEDDED / MERGES)).encoder)
     config = {
