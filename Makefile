@@ -4,6 +4,8 @@ PY := .venv/bin/python
 STORAGE ?= storage
 # A crash is a failure once: with a new worker in the crashed one's place, pytest-xdist 3.8 tries again, or waits for ever.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --max-worker-restart 0
+# Each process that tests or a run start would compile condu_ray anew, and each that collects tests all of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast test-long lint audit docs format clean setup lock mlflow help
 
