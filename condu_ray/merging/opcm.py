@@ -49,8 +49,8 @@ def project(before: Projected | None, delta: Delta, *, alpha: float = 0.5, task:
     """Take one more delta.
 
     With ``U diag(S) V^T`` of a matrix of the sum so far, ``P(delta)`` is delta less the entries of ``U^T delta V`` on
-    its diagonal and in its first r rows and columns, r the number of largest singular values that together are at most
-    ``alpha`` of their sum. What is no matrix is added as it is, and so is the first delta.
+    its diagonal and in the block of its first r rows and first r columns, r the number of largest singular values that
+    together are at most ``alpha`` of their sum. What is no matrix is added as it is, and so is the first delta.
 
     Args:
         before: Result for the earlier deltas; ``None`` before the first. It is left as it is.
