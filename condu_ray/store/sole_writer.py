@@ -1,7 +1,7 @@
 """One writer of a user's own folder at a time, so that what an earlier one left there that died can be cleared away.
 
-In storage a draft goes when nobody has touched it for a day (drafts.py); a folder of tasks that `prepare` writes is
-looked through by no run, and what is half of SUN397 takes 37 GB.
+In storage a draft goes when nobody has touched it for a day (drafts.py); what `prepare` and `export` write is looked
+through by no run, and half of SUN397 takes 37 GB.
 """
 
 from __future__ import annotations

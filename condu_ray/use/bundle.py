@@ -28,6 +28,7 @@ from condu_ray.methods import get
 from condu_ray.methods.session import read_session
 from condu_ray.store import artifacts
 from condu_ray.store.location import Place
+from condu_ray.store.sole_writer import sole_writer
 from condu_ray.use.model_folder import write_model
 from condu_ray.use.served import Served, UseError
 from condu_ray.vlm.model import WEIGHTS, BackboneSpec, backbone_spec, load_backbone
@@ -63,6 +64,7 @@ def write_bundle(served: Served, folder: Place, theta0: Theta0 = "include") -> N
 
     Raises:
         UseError: the folder is there already, or theta0 is a file of this machine and cannot be a reference.
+        BusyError: another process is writing it.
         WriteError: the disk is full or fails; nothing appeared.
     """
     refuse_existing(folder)
@@ -108,7 +110,8 @@ def write_bundle(served: Served, folder: Place, theta0: Theta0 = "include") -> N
         if theta0 == "include":
             write_model(served.backbone, beside, compact=True)
 
-    artifacts.publish(folder, meta, write)
+    with sole_writer(folder):
+        artifacts.publish(folder, meta, write)
 
 
 def read_bundle(folder: Place) -> Served:

@@ -10,6 +10,7 @@ from condu_ray.learn.features import PRETRAINED, Weights
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
 from condu_ray.store.location import Place
+from condu_ray.store.sole_writer import sole_writer
 from condu_ray.use.bundle import refuse_existing
 from condu_ray.use.card import card
 from condu_ray.use.hugging_face import write_clip
@@ -36,6 +37,7 @@ def export_model(served: Served, folder: Place, task: str | None = None, form: F
 
     Raises:
         UseError: nothing may be exported so; says why, and what can.
+        BusyError: another process is writing it.
         WriteError: the disk is full or fails; nothing appeared.
     """
     refuse_existing(folder)
@@ -59,7 +61,7 @@ def export_model(served: Served, folder: Place, task: str | None = None, form: F
         (beside / LABELS).write_text(json.dumps(named, indent=1, ensure_ascii=False), encoding="utf-8")
         (beside / CARD).write_text(card(served, task, form, adapter), encoding="utf-8")
 
-    with artifacts.writing(folder):
+    with artifacts.writing(folder), sole_writer(folder):
         backend(folder).publish(folder, fill, CARD)
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import open_clip
@@ -322,3 +323,12 @@ class TestBundle:
             Predictor.load(tmp_path / "bundle", session=0)
         with pytest.raises(UseError, match="something is there already"):
             write_bundle(served(found, "condu"), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("write", [write_bundle, partial(export_model, task="doors")])
+def test_what_a_killed_export_left_is_removed_by_the_next(found, tmp_path, write):
+    left = tmp_path / f".model.{'0123456789abcdef' * 2}"
+    left.mkdir()
+    (left / "half.safetensors").write_bytes(b"half")
+    write(served(found, "condu"), tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
