@@ -1,5 +1,7 @@
 """A run that learned three tasks, made without Ray: experts of noise, merged and measured as a run's are."""
 
+import shutil
+
 import pytest
 
 from condu_ray import Experiment, open_run
@@ -7,6 +9,8 @@ from tests.learnt import learn_here
 
 METHODS = ("condu", "individual", "average", "sequential", "zero-shot", "condu-lora", "pam", "condu-svd")
 TASKS = ("walls", "doors", "cars")
+MADE = []
+"""Storage with the run, as it was made."""
 
 
 def make_run(storage, task_data, small_backbone, methods=METHODS):
@@ -21,7 +25,10 @@ def make_run(storage, task_data, small_backbone, methods=METHODS):
 
 @pytest.fixture(scope="session")
 def storage(tmp_path_factory, task_data, small_backbone):
-    return make_run(tmp_path_factory.mktemp("used") / "storage", task_data, small_backbone)
+    """The run, made once a process: each file that takes this fixture from here has a copy."""
+    if not MADE:
+        MADE.append(make_run(tmp_path_factory.mktemp("made") / "storage", task_data, small_backbone))
+    return shutil.copytree(MADE[0], tmp_path_factory.mktemp("used") / "storage")
 
 
 @pytest.fixture(scope="session")
