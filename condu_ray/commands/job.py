@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +12,16 @@ from contextlib import contextmanager
 from condu_ray.command_line import refuse
 from condu_ray.console import steady
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk says that is full: it shows once work was done. Who may not write is told at once."""
+
 
 @contextmanager
 def job() -> Iterator[None]:
     """Runs a command and ends its process with one of `command_line.EXIT_CODES`.
 
-    Bad input ends it with its message and 2, a run that failed with its message and 1, a signal with a sentence and 130
-    or 143. What needs torch or Ray is imported inside the block: the environment is set by then.
+    Bad input ends it with its message and 2, a run that failed or a full disk with its message and 1, a signal with a
+    sentence and 130 or 143. What needs torch or Ray is imported inside the block: the environment is set by then.
     """
     steady()
     from condu_ray.orchestration.cluster import env, stop
@@ -25,7 +30,7 @@ def job() -> Iterator[None]:
     env.apply()
     from condu_ray.orchestration.cluster.failure import RunError
     from condu_ray.orchestration.cluster.room import ResourceError
-    from condu_ray.store.artifacts import ArtifactError
+    from condu_ray.store.artifacts import ArtifactError, WriteError
 
     try:
         with stop.stoppable():
@@ -35,6 +40,8 @@ def job() -> Iterator[None]:
         if number is not None:
             sys.stdout.flush()
             stop.end(number)
+        if isinstance(error, WriteError) and any(os.strerror(number) in str(error) for number in _FULL):
+            stop.fail(error)
         if isinstance(error, ValueError | ArtifactError | ResourceError):
             refuse(error)
         if isinstance(error, RunError):

@@ -1,10 +1,12 @@
 """How a command ends: the exit code and the message for what was raised in it, whatever becomes of what it says."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,7 @@ from condu_ray.command_line import EXIT_CODES
 from condu_ray.commands.job import job
 from condu_ray.orchestration.cluster.failure import RunError, at_work
 from condu_ray.orchestration.cluster.room import ResourceError
-from condu_ray.store.artifacts import ArtifactError
+from condu_ray.store.artifacts import ArtifactError, writing
 
 
 class ActorError(ValueError):
@@ -51,6 +53,14 @@ class TestTheEnd:
             raise error
         assert str(end.value.code).startswith("error: ")  # which Python prints, and ends with 1
         assert words in end.value.code
+
+    @pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EACCES, 2)])
+    def test_a_disk_that_is_full_has_cost_work_and_one_that_may_not_be_written_has_not(self, number, code, capsys):
+        with pytest.raises(SystemExit) as end, job(), writing(Path("bundle")):
+            raise OSError(number, os.strerror(number))
+        told = capsys.readouterr().err if code == 2 else end.value.code  # which Python prints, and ends with 1
+        assert told.startswith(f"error: bundle: cannot be written ({os.strerror(number)})")
+        assert (end.value.code == 2) == (code == 2)
 
     def test_what_nobody_foresaw_keeps_its_traceback(self):
         with pytest.raises(KeyError, match="a bug"), job(), at_work():
