@@ -147,7 +147,7 @@ class Tracker:
         self._finished: set[str] = set()
         self._client: Any = None
         self._broken = self._closed = self._down = False
-        self._given_up = threading.Event()
+        self._given_up, self._saying = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         if config.tracking.enabled:
             self._thread.start()
@@ -167,9 +167,10 @@ class Tracker:
     def _reached(self) -> bool:
         """Waits until a server answers that does not; returns whether one does before nobody waits for it any more."""
         while not self._given_up.is_set() and (why := unreachable(tracking_uri(self._config))):
-            if not self._down:
-                self._down = True
-                self._warn(f"{why}. What is to be logged is sent when it answers again, or later {SENT_BY}")
+            with self._saying:  # either this or `close` says it: not both, nor each that the other does
+                if not self._down and not self._given_up.is_set():
+                    self._down = True
+                    self._warn(f"{why}. What is to be logged is sent when it answers again, or later {SENT_BY}")
             self._given_up.wait(AGAIN_SECONDS)
         self._down = self._given_up.is_set()
         return not self._given_up.is_set()
@@ -286,6 +287,9 @@ class Tracker:
             self._thread.join(left)
             why = "is slow"
         if self._thread.is_alive():
-            self._given_up.set()
-            if not self._down:  # else it was said
-                log.warning("MLflow at %s: %s; the last entries may be missing: they are sent %s", where, why, SENT_BY)
+            with self._saying:
+                self._given_up.set()
+                if not self._down:  # else it was said
+                    log.warning(
+                        "MLflow at %s: %s; the last entries may be missing: they are sent %s", where, why, SENT_BY
+                    )

@@ -41,6 +41,24 @@ def test_a_dead_server_costs_a_warning_and_no_waiting(tmp_path, monkeypatch, cap
     assert "secret" not in ours[0]
 
 
+def test_the_end_does_not_come_between_a_dead_server_and_its_warning(tmp_path, monkeypatch, caplog):
+    says, warn = threading.Event(), Tracker._warn
+
+    def slowly(tracker, why):
+        says.set()
+        time.sleep(0.3)
+        warn(tracker, why)
+
+    monkeypatch.setattr(Tracker, "_warn", slowly)
+    tracker = Tracker(Experiment(storage=tmp_path, tracking=Tracking(uri="http://127.0.0.1:9")), ["a"])
+    tracker.start("condu", "state")
+    assert says.wait(60)
+    with caplog.at_level(logging.WARNING):
+        tracker.close()
+    [told] = [record.getMessage() for record in caplog.records if record.name.startswith("condu_ray")]
+    assert "no server answers there" in told
+
+
 @pytest.mark.usefixtures("own_store")
 def test_what_a_server_missed_that_went_away_is_sent_when_it_answers_again(tmp_path, monkeypatch, caplog):
     away = threading.Event()
