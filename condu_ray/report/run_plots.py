@@ -148,7 +148,7 @@ def _styles(methods: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     last = {name: as_number(entry.get("last")) for name, entry in methods.items()}
     order = sorted(last, key=lambda name: -math.inf if math.isnan(last[name]) else last[name], reverse=True)
     shown = [name for name in methods if name in order[:SIDE_BY_SIDE]]
-    grey = {"color": PALE, "lw": 0.9, "zorder": 1.5, "label": f"{counted(len(methods) - len(shown), 'other')}"}
+    grey = {"color": PALE, "lw": 0.9, "zorder": 1.5, "label": counted(len(methods) - len(shown), "other")}
     return {
         name: {**line_style(shown.index(name)), "lw": 1.5, "zorder": 3 - shown.index(name) / 100, "label": name}
         if name in shown
