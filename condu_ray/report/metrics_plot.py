@@ -17,8 +17,6 @@ from condu_ray.report.sweep_tables import BOUNDS
 from condu_ray.report.text import as_number, number_text
 from condu_ray.store.location import Place
 
-_HATCHES = ("", "///", "...", "xxx")
-
 
 def metrics_bars(results: Mapping[str, Any], path: Place, protocol: Protocol = "task") -> Place:
     """Draws Transfer, Average and Last (percent) of all methods as grouped bars; a metric without a value is "n/a".
@@ -47,8 +45,7 @@ def metrics_bars(results: Mapping[str, Any], path: Place, protocol: Protocol = "
             np.nan_to_num(heights),
             width * 0.92,
             label=name,
-            color=PALETTE[index % 8],
-            hatch=_HATCHES[index // 8 % 4],
+            color=PALETTE[index],
             edgecolor="white",
             linewidth=0,
         )
