@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "condu_ray"
 FLOORS = (
-    "merging", "metrics", "names", "pairs", "console", "constants",
+    "merging", "metrics", "names", "pairs", "console", "constants", "without_compiler",
     "store.location", "settings", "options", "store.layout", "config", "recipes", "store", "command_line", "benchmark",
     "report",
     "vlm", "learn", "methods", "plan", "ablation", "use",

@@ -17,7 +17,7 @@ from condu_ray.vlm.model import CONFIG, MERGES, WEIGHTS, Backbone
 
 def model_config(backbone: Backbone) -> dict[str, Any]:
     """Returns open_clip's configuration of a backbone as it was built: `model_cfg` and `preprocess_cfg`."""
-    import open_clip
+    from condu_ray.vlm.library import open_clip
 
     config: dict[str, Any] = json.loads(json.dumps(open_clip.get_model_config(backbone.spec.model)))
     if backbone.spec.quick_gelu:

@@ -1,7 +1,8 @@
 """Backbones: any open_clip model by name and tag or file, a folder in open_clip's form, or the embedded tiny CLIP.
 
-open_clip takes longer to import than torch (it brings torchvision, timm and torch's compiler), so only what makes a
-model or its transforms does: processes that merge, wait or steer start in half the time without.
+open_clip takes half as long to import as torch (it brings torchvision and timm), and as long as torch with the
+compiler that those would load (`library.py` leaves it out), so only what makes a model or its transforms does:
+processes that merge, wait or steer start sooner without.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
         BackboneError: the weights cannot be read, do not fit the architecture or its tokenizer, or are not finite; or
             the model does not take the images that its preprocessing makes.
     """
-    import open_clip
+    from condu_ray.vlm.library import open_clip
 
     here = spec.here()
     config = open_clip.get_model_config(here.model)
@@ -165,7 +166,7 @@ def build(spec: BackboneSpec) -> tuple[CLIP, Any, tuple[str, ...]]:
     Raises:
         BackboneError: the weights cannot be read or do not fit.
     """
-    import open_clip
+    from condu_ray.vlm.library import open_clip
 
     local = spec.file
     said: list[str] = []

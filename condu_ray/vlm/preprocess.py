@@ -30,9 +30,9 @@ class Preprocessor:
         self._crop = RandomCrop(*shape(preprocess)) if augment else None
         if augment:
             return
-        from open_clip.transform import PreprocessCfg, image_transform_v2
+        from condu_ray.vlm.library import open_clip
 
-        whole = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
+        whole = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**preprocess), is_train=False)
         self._steps = whole.transforms[:-2]  # the last two make a float tensor and normalise it: inputs.py
 
     def pixels(self, encoded: bytes, seed: int = 0) -> np.ndarray:

@@ -108,8 +108,7 @@ def backbone_spec(
         BackboneError: nothing of that name (nearest names are given), an architecture that contradicts the tag, or a
             file of weights whose preprocessing nothing says.
     """
-    import open_clip
-    from open_clip.pretrained import is_pretrained_cfg
+    from condu_ray.vlm.library import open_clip
 
     model, given = model.removeprefix(FOLDER), Path(pretrained).expanduser() if pretrained else None
     if model.startswith(HUB):
@@ -132,7 +131,7 @@ def backbone_spec(
         tags = open_clip.list_pretrained_tags_by_model(model)
         if pretrained is None or given is None:
             raise BackboneError(f"--model {model} needs --pretrained: a checkpoint file or one of {', '.join(tags)}")
-        if is_pretrained_cfg(model, pretrained):
+        if open_clip.pretrained.is_pretrained_cfg(model, pretrained):
             found = _tag_spec(model, pretrained, config)
         elif given.is_file():
             return _file_spec(model, given.absolute(), preprocess, config)
@@ -193,16 +192,15 @@ def _tag_spec(model: str, tag: str, config: Mapping[str, Any]) -> BackboneSpec:
 
 
 def _file_spec(model: str, path: Path, preprocess: str | None, config: Mapping[str, Any]) -> BackboneSpec:
-    import open_clip
-    from open_clip.pretrained import get_pretrained_cfg, is_pretrained_cfg
+    from open_clip.pretrained import get_pretrained_cfg, is_pretrained_cfg, list_pretrained_tags_by_model
 
     check_weights(path)
-    tags = open_clip.list_pretrained_tags_by_model(model)
+    tags = list_pretrained_tags_by_model(model)
     if preprocess is not None:
         architecture, _, tag = preprocess.rpartition(":")
         architecture = architecture or model
         if not is_pretrained_cfg(architecture, tag):
-            known = open_clip.list_pretrained_tags_by_model(architecture)
+            known = list_pretrained_tags_by_model(architecture)
             near = nearest(tag, known, label="tags") if known else ""
             raise BackboneError(
                 f"--preprocess {preprocess}: {architecture} has no tag {tag!r}{near}; give TAG or ARCHITECTURE:TAG"

@@ -66,7 +66,7 @@ def _there(spec: BackboneSpec, folder: Place, fingerprint: str) -> BackboneSpec:
 
 def _write(folder: Path, spec: BackboneSpec) -> None:
     """Writes weights as the model has them, and what its architecture and tokenizer are made of."""
-    import open_clip
+    from condu_ray.vlm.library import open_clip
 
     backbone = load_backbone(spec)
     artifacts.save_tensors(folder / WEIGHTS, _apart(backbone.model.state_dict()))

@@ -16,6 +16,11 @@ LOADED = {
         f"from {HERE}.lanes import stream; stream.DecodeChunks({{'size': 32}}, True, False)",
         ("torch", "open_clip", "torchvision", "timm", "mlflow", "scipy"),
     ),
+    "who predicts, and who prepares the benchmark's data": (
+        "from condu_ray.vlm.model import backbone_spec, load_backbone; from condu_ray.benchmark.mtil import download, "
+        "sources; load_backbone(backbone_spec()).snapshot()",
+        ("torch._dynamo", "torch._inductor", "sympy", "ray", "mlflow"),
+    ),
 }
 
 

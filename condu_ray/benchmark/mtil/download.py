@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torchvision import datasets
-from torchvision.datasets.utils import download_and_extract_archive
-
 from condu_ray.benchmark.mtil.catalog import DataSet
 from condu_ray.benchmark.mtil.names import IngestError
+from condu_ray.without_compiler import without_compiler
+
+with without_compiler():
+    from torchvision import datasets
+    from torchvision.datasets.utils import download_and_extract_archive
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a connection is given up; torchvision itself would wait for ever."""

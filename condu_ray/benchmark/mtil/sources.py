@@ -15,9 +15,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Subset, random_split
-from torchvision import datasets
 
 from condu_ray.benchmark.mtil.names import IngestError
+from condu_ray.without_compiler import without_compiler
+
+with without_compiler():
+    from torchvision import datasets
 
 SEED = 42
 """Of the 80/20 splits (as ZSCL's `split_dataset`) and of the order of rows."""
