@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 #: Decimals (of percent) that count: sums of the same accuracies in another order differ by rounding.
 _DECIMALS = 9
@@ -137,6 +136,8 @@ def signed_rank_p(differences: Sequence[float] | np.ndarray) -> float:
     Returns:
         The p-value; 1 if no difference is left, nan if there was none.
     """
+    from scipy.stats import rankdata  # longer to load than the rest of a report takes, and only sweeps compare
+
     rounded = np.round(np.asarray(differences, dtype=np.float64), _DECIMALS)
     if rounded.size == 0:
         return math.nan

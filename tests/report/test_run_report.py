@@ -363,6 +363,8 @@ assert "matplotlib" not in sys.modules
 import condu_ray.report.ablation_report, condu_ray.report.run_report, condu_ray.report.sweep_report
 heavy = {"torch", "ray", "mlflow", "open_clip", "matplotlib.pyplot"} & set(sys.modules)
 assert not heavy, heavy
+import condu_ray.report.metrics_plot, condu_ray.report.run_plots
+assert not {"scipy.stats", "matplotlib.pyplot"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
