@@ -18,7 +18,6 @@ from condu_ray.plan.stored_run import StoredRun, stored_run
 from condu_ray.plan.trials import Trial, read_records
 from condu_ray.report.protocols import PROTOCOLS, accuracies, matrices, measured
 from condu_ray.report.published import LeftOut, every_row, fitting
-from condu_ray.report.sweep_report import sweep_report
 from condu_ray.settings import flatten
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
@@ -224,6 +223,8 @@ def write_sweep_report(
     Raises:
         ConfigError: nothing is finished, or results contradict one another.
     """
+    from condu_ray.report.sweep_report import sweep_report  # draws: who predicts needs a run's records alone
+
     records = together(found) if len(found) > 1 else list(found[0].records)
     if not records:
         raise ConfigError(f"{', '.join(one.name for one in found)}: no trial is finished; run the command again")

@@ -18,8 +18,8 @@ LOADED = {
     ),
     "who predicts, and who prepares the benchmark's data": (
         "from condu_ray.vlm.model import backbone_spec, load_backbone; from condu_ray.benchmark.mtil import download, "
-        "sources; load_backbone(backbone_spec()).snapshot()",
-        ("torch._dynamo", "torch._inductor", "sympy", "ray", "mlflow"),
+        "sources; from condu_ray.use import loading; load_backbone(backbone_spec()).snapshot()",
+        ("torch._dynamo", "torch._inductor", "sympy", "ray", "mlflow", "matplotlib", "scipy", "pandas"),
     ),
 }
 
