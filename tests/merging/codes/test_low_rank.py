@@ -119,6 +119,8 @@ def test_what_a_smaller_budget_buys_a_larger_one_buys_too():
         assert sum(corner.bits for corner in now.values()) <= budget
         assert all(now[name].steps >= before[name].steps for name in hulls)
         before = now
+    assert {name: corner.steps for name, corner in allocate(hulls, 8).items()} == {"a": 1, "b": 1}  # all 8 bits
+    assert allocate(hulls, 3, {"a": 1.0}) == allocate(hulls, 3)  # what has no weight counts once
 
 
 def test_a_flat_spectrum_is_kept_as_signs_and_a_steep_one_is_not():
