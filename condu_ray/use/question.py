@@ -12,7 +12,7 @@ from condu_ray.learn.routing import plain
 from condu_ray.plan.measurement import kind, routed
 from condu_ray.use.prediction import THETA0
 from condu_ray.use.served import Served, UseError
-from condu_ray.vlm.texts import read
+from condu_ray.vlm.texts import alike, read, shown
 
 Space = Literal["union", "xtail"]
 """How the classes of all tasks are chosen from, as a run's protocol of that name does."""
@@ -87,21 +87,27 @@ def words(served: Served, classes: Sequence[str], templates: Sequence[str]) -> L
     """Returns words that a user gives as classes.
 
     Raises:
-        UseError: they are no good for prompts: none, an empty one, one twice, one too long, a template without `{}`.
+        UseError: they are no good for prompts: none, an empty one, one twice, one too long, two that are the same
+            tokens to the backbone, one of which nothing is left, a template without `{}`.
     """
     _listed("templates", templates)
     classes, templates = tuple(_listed("classes", classes)), tuple(templates)
     if not classes or not all(isinstance(name, str) and name.strip() for name in classes):
         raise UseError("classes: give at least one word, and no empty one")
-    alike = [plain(name) for name in classes]
-    if doubled := [place for place, name in enumerate(alike) if name in alike[:place]]:
-        first, again = classes[alike.index(alike[doubled[0]])], classes[doubled[0]]
+    names = [plain(name) for name in classes]
+    if doubled := [place for place, name in enumerate(names) if name in names[:place]]:
+        first, again = classes[names.index(names[doubled[0]])], classes[doubled[0]]
         also = "" if first == again else f", as {first!r} (case and _ do not count)"
         raise UseError(f"classes: {again!r} is there twice{also}")
     for template in templates:
         if template.count("{}") != 1:
             raise UseError(f"template {template!r}: has to have one {{}}, where the class goes")
-        _require_short(served, classes, [template.replace("{}", name) for name in classes])
+        # A prompt without its word tells whether anything is left of a word.
+        prompts = [template.replace("{}", name) for name in (*classes, "")]
+        tokens, _, is_cut = read(served.backbone.tokenizer, prompts)
+        _require_short(served, classes, is_cut)
+        if equal := alike(classes, tokens, is_cut):
+            raise UseError(f"template {shown(template)}: to backbone {served.backbone.spec.name} {equal}")
     return Labels("", classes, templates)
 
 
@@ -114,7 +120,7 @@ def sentences(served: Served, texts: Sequence[str]) -> Labels:
     texts = tuple(_listed("texts", texts))
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UseError("texts: give at least one sentence, and no empty one")
-    _require_short(served, texts, texts)
+    _require_short(served, texts, read(served.backbone.tokenizer, texts)[2])
     return Labels("", texts, ("{}",))
 
 
@@ -124,9 +130,7 @@ def _listed(name: str, given: Sequence[str]) -> Sequence[str]:
     return given
 
 
-def _require_short(served: Served, words: Sequence[str], prompts: Sequence[str]) -> None:
-    cut = read(served.backbone.tokenizer, prompts)[2]
-    if any(cut) and served.method.config.long_prompts == "refuse":
-        raise UseError(
-            f"{words[cut.index(True)]!r}: has more tokens than {served.backbone.spec.name} reads; shorten it"
-        )
+def _require_short(served: Served, words: Sequence[str], is_cut: Sequence[bool]) -> None:
+    long = [word for word, cut in zip(words, is_cut, strict=False) if cut]
+    if long and served.method.config.long_prompts == "refuse":
+        raise UseError(f"{long[0]!r}: has more tokens than {served.backbone.spec.name} reads; shorten it")

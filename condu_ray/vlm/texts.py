@@ -61,10 +61,10 @@ def check_texts(tokenizer: Any, task: Task, backbone: str, *, cut: bool) -> Text
         shortened = [index for index in range(len(task.classes)) if is_cut[index]]
         if shortened and not lost:
             longest_one = max(shortened, key=lengths.__getitem__)
-            example = f"{_shown(prompts[longest_one])} with {lengths[longest_one]}"
+            example = f"{shown(prompts[longest_one])} with {lengths[longest_one]}"
         lost += len(shortened)
         longest = max([longest, *lengths[:-1]])
-        equal = equal or _equal(task, tokens, is_cut)
+        equal = equal or alike(task.classes, tokens, is_cut)
     by_chance = getattr(tokenizer, "reduction_fn", None) is not None
     where = f"{task.folder / META}"
     if lost and (by_chance or not cut):
@@ -108,8 +108,14 @@ def _lengths(tokens_PL: Tensor, empty_1L: Tensor) -> list[int]:
     return [int(length) for length in ((tokens_PL != empty_1L) * places).amax(dim=1)]
 
 
-def _equal(task: Task, tokens: Tensor, is_cut: Sequence[bool]) -> str:
-    """Says which classes have equal tokens, or none of their own; empty where there are none."""
+def alike(classes: Sequence[str], tokens: Tensor, is_cut: Sequence[bool]) -> str:
+    """Says which classes have equal tokens, or none of their own; empty where there are none.
+
+    Args:
+        classes: their names.
+        tokens: of a prompt each, and of one without a name behind them; as of `read`.
+        is_cut: of the same.
+    """
     first: dict[bytes, int] = {}
     pairs: list[tuple[int, int]] = []
     rows = [row.tobytes() for row in tokens.numpy()]
@@ -119,20 +125,21 @@ def _equal(task: Task, tokens: Tensor, is_cut: Sequence[bool]) -> str:
     lost = first.get(rows[-1])
     if lost is not None:
         why = " once its prompt is cut" if is_cut[lost] else ""
-        return f"nothing is left of class {lost} {_shown(task.classes[lost])}{why}; give it a name of letters or digits"
+        return f"nothing is left of class {lost} {shown(classes[lost])}{why}; give it a name of letters or digits"
     if not pairs:
         return ""
     one, other = pairs[0]
-    names = task.classes[one], task.classes[other]
-    alike = len({unicodedata.normalize("NFKC", name) for name in names}) == 1  # would look the same in a message
-    shown = [ascii(name) if alike else _shown(name) for name in names]
+    both = classes[one], classes[other]
+    look_alike = len({unicodedata.normalize("NFKC", name) for name in both}) == 1  # in a message
+    told = [ascii(name) if look_alike else shown(name) for name in both]
     more = f", as are {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
     why = " once their prompts are cut" if is_cut[one] or is_cut[other] else ""
     return (
-        f"classes {one} {shown[0]} and {other} {shown[1]} are the same tokens{why}{more}, so that they can never both "
+        f"classes {one} {told[0]} and {other} {told[1]} are the same tokens{why}{more}, so that they can never both "
         "be right; rename or join them"
     )
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """Returns a text as messages have it, the middle of a long one left out."""
     return repr(text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}")

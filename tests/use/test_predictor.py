@@ -1,6 +1,7 @@
 """The predictor agrees with the run's evaluators, takes pictures in every form, and refuses in a sentence."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from PIL import Image
 from condu_ray import Predictor
 from condu_ray.benchmark.images import ImageError
 from condu_ray.plan.measurement import protocols
+from condu_ray.use.question import words
 from condu_ray.use.served import UseError
 from tests.use.conftest import METHODS, TASKS
 
@@ -129,11 +131,11 @@ def test_texts_are_sentences_that_may_be_there_twice(predictor):
     assert torch.equal(found[0], found[2])
     for text, feature_D in zip(texts, found, strict=True):
         assert torch.allclose(feature_D, predictor.features(texts=[text])[1][0], atol=1e-6)
-    for wrong in ([], [""], [None]):
+    for wrong in ([], [""], [None], [" "], ["a", ""]):
         with pytest.raises(UseError, match="texts: give at least one sentence"):
             predictor.features(texts=wrong)
     with pytest.raises(UseError, match=r"'one two .*': has more tokens"):
-        predictor.features(texts=["one two three four five six seven eight nine ten eleven"])
+        predictor.features(texts=["one", "one two three four five six seven eight nine ten eleven"])
 
 
 def test_the_first_tasks_are_unlearned_in_an_earlier_session(found, picture):
@@ -181,12 +183,18 @@ def test_what_is_no_picture_is_told(predictor, image, words):
     [
         ({"task": "wals"}, "did you mean walls"),
         ({"classes": []}, "at least one word"),
+        ({"classes": ["a", " "]}, "no empty one"),
+        ({"classes": ["a", None]}, "no empty one"),
         ({"classes": ["a", "a"]}, "'a' is there twice"),
+        (
+            {"classes": ["3", "12", "1 2"]},
+            r"template 'a photo of a .*': to .* 1 '12' and 2 '1 2' are the same",
+        ),
         ({"classes": ["big cat", "dog", "Big_Cat"]}, "'Big_Cat' is there twice, as 'big cat'"),
         ({"classes": "cat"}, r"classes: is the text 'cat'; give a list, such as \['cat'\]"),
         ({"classes": ["a"], "templates": "{}"}, "templates: is the text"),
         ({"errors": "ignore"}, "give 'raise' or 'keep'"),
-        ({"classes": ["one two three four five six seven eight nine ten eleven"]}, "more tokens"),
+        ({"classes": ["one", "one two three four five six seven eight nine ten eleven"]}, "'one two .*': has more"),
         ({"classes": ["a"], "templates": ["photo"]}, "has to have one"),
         ({"templates": ["a {}"]}, "leave them out"),
         ({"top_k": 0}, "1 or more"),
@@ -195,6 +203,16 @@ def test_what_is_no_picture_is_told(predictor, image, words):
 def test_what_cannot_be_asked_is_refused(predictor, picture, arguments, words):
     with pytest.raises(UseError, match=words):
         predictor.predict(picture, **arguments)
+
+
+def test_words_of_which_nothing_is_left_once_prompts_are_cut_are_refused(predictor):
+    """Or the first of them would be every picture's."""
+    cut = SimpleNamespace(config=SimpleNamespace(long_prompts="cut"))
+    served = SimpleNamespace(backbone=predictor.served.backbone, method=cut)
+    long = "one two three four five six seven eight nine ten {}"
+    with pytest.raises(UseError, match="nothing is left of class 0 'cat' once its prompt is cut"):
+        words(served, ["cat", "dog"], ["{}", long])
+    assert words(served, ["cat", "dog"], [f"{{}} {long[:-3]}"]).classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize(
