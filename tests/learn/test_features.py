@@ -68,8 +68,14 @@ def test_each_is_computed_once(make, tasks, counted):
         assert torch.equal(kind[0], kind[2])
         assert torch.equal(kind[1], kind[3])
         assert not torch.allclose(kind[0], kind[1], atol=1e-2)
-    features.image(one, tasks[0], precision="bf16")  # another precision is another measurement
+    other = features.image(one, tasks[0], precision="bf16")  # another precision is another measurement
     assert counted["images"] == 3 * tasks[0].test_rows
+    assert 0 < (other - first[0]).abs().max() < 0.1
+    words = features.text(one, tasks[0], precision="bf16")
+    assert 0 < (words - texts[0]).abs().max() < 0.1
+    own = make(precision="bf16")
+    assert torch.equal(own.image(one, tasks[0]), other)
+    assert torch.equal(own.text(one, tasks[0]), words)
 
 
 def test_weights_are_placed_only_when_their_name_changes(make, tasks, counted):
@@ -115,6 +121,14 @@ def test_features_that_are_no_numbers_are_refused_and_not_kept(make, tasks, fact
         with pytest.raises(FeatureError, match=r"classes .* NaN"):
             features.text(large, tasks[0])
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_one_class_that_is_no_numbers_is_enough(make, tasks):
+    features = make()
+    table = torch.zeros_like(features.theta0["token_embedding.weight"])
+    table[features.backbone.tokenizer([tasks[0].classes[1]])[0, 1]] = torch.nan
+    with pytest.raises(FeatureError, match="NaN"):
+        features.text(Weights("w", lambda: {"token_embedding.weight": table}), tasks[0])
 
 
 def test_max_images_takes_a_sample(make, tasks):
@@ -183,6 +197,7 @@ def test_theta0_is_encoded_once_for_all_evaluators_of_a_storage(make, tasks, cou
     again.image(PRETRAINED, tasks[1])
     make(storage=tmp_path, max_images=3).image(PRETRAINED, tasks[0])
     assert counted["images"] == 2 * tasks[0].test_rows + tasks[1].test_rows + 3  # each is something else
+    assert len(list(tmp_path.glob("features/*"))) == 5  # and what is not theta0's is not stored
 
 
 def test_damaged_features_are_named_and_not_used(make, tasks, tmp_path):
