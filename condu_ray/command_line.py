@@ -30,7 +30,10 @@ from condu_ray.store.passwords import without_passwords
 
 CONSOLE = "condu-ray"
 """The console command."""
-EXIT_CODES = "exit codes: 0 done, 1 failed, 2 refused (nothing was spent), 130 or 143 stopped by Ctrl-C or SIGTERM"
+EXIT_CODES = (
+    "exit codes: 0 done, 1 failed, 2 refused (nothing was spent), 130, 143 or 129 stopped by Ctrl-C, SIGTERM or SIGHUP "
+    "(a terminal that is closed)"
+)
 """What a command's end means; its help ends with it."""
 YAML_BYTES = 1_000_000
 """Largest file of settings that is read."""

@@ -21,7 +21,7 @@ def job() -> Iterator[None]:
     """Runs a command and ends its process with one of `command_line.EXIT_CODES`.
 
     Bad input ends it with its message and 2, a run that failed or a full disk with its message and 1, a signal with a
-    sentence and 130 or 143. What needs torch or Ray is imported inside the block: the environment is set by then.
+    sentence and 130, 143 or 129. What needs torch or Ray is imported inside the block: the environment is set by then.
     """
     steady()
     from condu_ray.orchestration.cluster import env, stop

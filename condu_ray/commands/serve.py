@@ -19,7 +19,7 @@ HOST, PORT = "127.0.0.1", 8000
 
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serves until Ctrl-C or SIGTERM."""
+    """Serves until Ctrl-C, SIGTERM or SIGHUP."""
     from condu_ray.use.serving import ServeArguments, Serving, Source
 
     parser = run_parser(__doc__)

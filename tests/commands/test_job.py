@@ -122,7 +122,9 @@ def test_what_a_command_says_never_changes_its_end(case, code):
         assert out.endswith("done\n")
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C"), (signal.SIGHUP, "SIGHUP")]
+)
 def test_a_signal_ends_a_command_at_once_with_a_sentence(number, name):
     process = started(0, "time.sleep(60)")
     assert process.stdout.readline() == "done\n"

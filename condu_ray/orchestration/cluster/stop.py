@@ -1,4 +1,7 @@
-"""SIGTERM and Ctrl-C: how a driver is asked to end, by a person, `ray job stop`, `kubectl delete` or a spot notice."""
+"""How a driver is asked to end: by SIGTERM (`ray job stop`, `kubectl delete`, a spot notice), Ctrl-C or SIGHUP.
+
+The last one is what a terminal that is closed, or a connection that is lost, sends to what was started there.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from condu_ray.orchestration.cluster.background import busy
 
 GRACE_SECONDS = 15.0
 """How long a driver takes at most to tell MLflow and to free what it holds."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 COMMITTED = "what was committed stays, and the same command goes on from there"
