@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from condu_ray.command_line import refuse
+from condu_ray.command_line import ConfigError, refuse
 from condu_ray.console import steady
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -24,6 +24,7 @@ def job() -> Iterator[None]:
     sentence and 130, 143 or 129. What needs torch or Ray is imported inside the block: the environment is set by then.
     """
     steady()
+    _somewhere()
     from condu_ray.orchestration.cluster import env, stop
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -47,3 +48,11 @@ def job() -> Iterator[None]:
         if isinstance(error, RunError):
             stop.fail(error)
         raise
+
+
+def _somewhere() -> None:
+    """Refuses a working folder that was removed: torch's libraries end the process in it with a sentence about them."""
+    try:
+        os.getcwd()
+    except OSError:
+        refuse(ConfigError("the folder that this was called in is not there any more; cd to one that is"))

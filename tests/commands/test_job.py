@@ -62,6 +62,17 @@ class TestTheEnd:
         assert told.startswith(f"error: bundle: cannot be written ({os.strerror(number)})")
         assert (end.value.code == 2) == (code == 2)
 
+    def test_a_working_folder_that_was_removed_is_refused(self, tmp_path, monkeypatch, capsys):
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(SystemExit) as end, job():
+            pass
+        assert end.value.code == 2
+        assert capsys.readouterr().err == (
+            "error: the folder that this was called in is not there any more; cd to one that is\n"
+        )
+
     def test_what_nobody_foresaw_keeps_its_traceback(self):
         with pytest.raises(KeyError, match="a bug"), job(), at_work():
             raise KeyError("a bug")
