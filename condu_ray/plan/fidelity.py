@@ -62,8 +62,8 @@ class Fidelity:
         estimated = method.config.evaluation.fidelity == "sample" and any(
             judged(method, task in state.tasks, protocol) for protocol in method.config.protocol
         )
-        key = self._key(method, state, task)
-        if delta is not None and estimated and key not in self._found:
+        # What is served of a task that nothing was trained for (`zero-shot`) has no expert to be compared with.
+        if delta is not None and estimated and (key := self._key(method, state, task)) not in self._found:
             _keep(self._found, key, estimate(self._sample(method, state.expert_of(task)), delta), FOUND)
         return delta
 

@@ -84,6 +84,12 @@ def test_no_expert_is_read_where_it_has_a_sample_and_one_that_has_none_is_read_o
     assert read == ["key-doors"]
 
 
+def test_theta0_serves_a_learned_task_that_nothing_was_trained_for():
+    """As `zero-shot` does, where an evaluator has another method's weights in place."""
+    state = ModelState("s", ("walls",), (None,))
+    assert Fidelity().weights(get("zero-shot"), state, "walls").delta() is None
+
+
 def test_a_damaged_sample_is_named(learned, tmp_path):
     learned("condu")
     folder = expert_folder(tmp_path, "key-walls")
