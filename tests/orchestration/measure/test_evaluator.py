@@ -43,3 +43,14 @@ def test_prototypes_are_read_once_for_all_sessions_and_protocols(task_data, smal
     settings = {"storage": tmp_path / "storage", "data": task_data, "pretrained": str(small_backbone)}
     learn_here(Experiment(**settings, method=("condu", "average"), protocol=("task", "union")))
     assert sorted(read) == ["cars", "doors", "walls"]
+
+
+def test_theta0_in_a_triggers_place_says_nothing_of_the_expert(task_data, small_backbone, tmp_path):
+    """Its measurement is `zero-shot`'s, and that of every run: whoever comes first, the same is kept."""
+    settings = {"storage": tmp_path / "storage", "data": task_data, "pretrained": str(small_backbone)}
+    settings |= {"tasks": ("walls", "doors"), "validation_share": 0.25, "evaluation": {"first_session": "pretrained"}}
+    results = learn_here(Experiment(**settings, method=("condu", "zero-shot")))
+    first, later = (results.session("condu", "task", place).found["walls"] for place in (0, 1))
+    assert first == results.session("zero-shot", "task", 0).found["walls"]
+    assert (first.relative_l2, first.rescaler, first.temperature, first.calibration_before) == (None,) * 4
+    assert None not in (later.temperature, later.relative_l2)
