@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,8 @@ from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.experts import load_expert
 from condu_ray.vlm.model import Backbone, load_backbone
 from condu_ray.vlm.novelty import Known
+
+log = logging.getLogger(__name__)
 
 
 class UseError(ValueError):
@@ -186,21 +189,25 @@ def served_run(found: StoredRun, method: str | None = None, session: int | None 
         prototypes=prototypes,
         factors=partial(load_expert, config.storage, form="factors"),
         known=known,
-        about=_about(found, name, state),
+        about=_about(found, one.method, state),
     )
 
 
-def _about(found: StoredRun, method: str, state: ModelState) -> dict[str, Any]:
+def _about(found: StoredRun, method: Method, state: ModelState) -> dict[str, Any]:
     """What a card says of a run: where its data and accuracies stand after the session; no path of this machine."""
     rows, session = found.rows(), len(state.tasks) - 1
-    rows = rows[(rows["method"] == method) & (rows["session"] == session)] if len(rows) else rows
+    rows = rows[(rows["method"] == method.name) & (rows["session"] == session)] if len(rows) else rows
     rows = rows[rows["task"].isin([task.name for task in found.tasks])]
     accuracy: dict[str, dict[str, float]] = {}
     temperatures: dict[str, float] = {}
     for row in rows.itertuples():
         accuracy.setdefault(str(row.protocol), {})[str(row.task)] = round(float(row.accuracy), 4)
+        if row.protocol == "task" and method.skips_trigger(state):
+            continue  # earlier releases kept theta0's there
         if row.temperature is not None and not math.isnan(temperature := float(row.temperature)):
             temperatures[str(row.task)] = temperature
+    if found.plan.checked.validation and method.routes and method.inference.aggregation == "mixture":
+        _warn_of_lacking(found.config.run_name, method.name, [one for one in state.tasks if one not in temperatures])
     return {
         "run": found.config.run_name,
         "session": session,
@@ -212,3 +219,13 @@ def _about(found: StoredRun, method: str, state: ModelState) -> dict[str, Any]:
         **({"temperatures": temperatures} if temperatures else {}),
         "settings": found.config.model_dump(mode="json", exclude={"storage", "tracking", "cluster", "data", "run"}),
     }
+
+
+def _warn_of_lacking(run: str, method: str, tasks: Sequence[str]) -> None:
+    """Says of which experts nothing that was measured has the temperature by which the run's evaluators mix them."""
+    if tasks:
+        log.warning(
+            "%s/%s: of %s no temperature was measured yet, so that a mixture takes it at 1 and may answer otherwise "
+            "than the run's evaluators; finish the run first, or, where an earlier release measured it without the "
+            "protocol task, run it again with --protocol task beside the others", run, method, ", ".join(tasks),
+        )  # fmt: skip

@@ -60,7 +60,10 @@ def test_temperatures_are_of_the_images_that_nobody_trained_on(run, told):
     for row in last.itertuples():
         found = (row.temperature, row.calibration_before, row.calibration_after)
         assert found == pytest.approx(told[row.task], rel=1e-4)
-    others = rows[(rows.method == "average") | (rows.protocol == "union") | ~rows.seen]
+    mixed = rows[(rows.method == "condu-svd") & (rows.session == 2) & (rows.protocol == "union")]
+    assert mixed.temperature.tolist() == last.temperature.tolist()  # by which the mixture was made
+    assert mixed.calibration_before.isna().all()
+    others = rows[(rows.method == "average") | ~rows.seen]
     assert others[["temperature", "calibration_before"]].isna().all(axis=None)
 
 
@@ -83,6 +86,29 @@ def test_predictions_use_them(run, told, tmp_path):
     measured = rows[(rows.method == "condu-svd") & (rows.session == 2) & (rows.protocol == "union")]
     right = sum(one.label == name for one, name in zip(carried.predict(pictures), names, strict=True))
     assert right == int(measured[measured.task == task.name].correct.iloc[0])
+
+
+def test_a_run_that_measures_mixtures_alone_has_temperatures_too(run, told):
+    _, before = run
+    alone = {"run": "mixtures", "method": ("condu-svd",), "protocol": ("own", "union")}
+    results = learn_here(before.config.model_copy(update=alone))
+    found = open_run(before.config.storage, "mixtures")
+    predictor = Predictor.load(found)
+    assert predictor.served.temperatures == pytest.approx({task: told[task][0] for task in TASKS}, rel=1e-4)
+    for task in found.tasks:
+        pictures, names = images(task)
+        right = sum(one.label == name for one, name in zip(predictor.predict(pictures), names, strict=True))
+        assert right == results.session("condu-svd", "union", 2).found[task.name].correct
+
+
+def test_who_answers_by_a_mixture_that_is_not_measured_yet_is_told(run, caplog, monkeypatch):
+    _, found = run
+    rows = type(found).rows
+    monkeypatch.setattr(type(found), "rows", lambda self: rows(self)[lambda one: one.task != "doors"])
+    served_run(found, "average")
+    assert not caplog.records
+    served_run(found, "condu-svd")
+    assert "c/condu-svd: of doors no temperature was measured yet" in caplog.text
 
 
 def test_the_report_says_before_and_after(run, told, tmp_path):

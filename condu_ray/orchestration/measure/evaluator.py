@@ -172,7 +172,10 @@ class Measurer:
         prototypes = routing.prototypes if routing else {
             one.name: self._prototypes_of(method, one) for one in learned
         }  # fmt: skip
-        return self._evaluator.aggregated(task, experts, prototypes, options, space, apart, routing, learned)
+        found = self._evaluator.aggregated(task, experts, prototypes, options, space, apart, routing, learned)
+        # Who predicts as this mixture did (`condu_ray.use`) has its experts' temperatures from what was measured.
+        mixed = routing.temperatures if routing and wanted.seen else {}
+        return replace(found, temperature=mixed.get(wanted.task))
 
     def _prototypes_of(self, method: Method, task: Task) -> Tensor:
         config, options, theta0 = method.config, method.inference, self._evaluator.features.backbone.fingerprint
