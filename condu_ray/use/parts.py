@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from condu_ray.options import MIXTURE_VERSION
 from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import write_text
 from condu_ray.use.predictor import Predictor
+from condu_ray.use.question import question
 from condu_ray.use.rows import output
 from condu_ray.use.served import Served, UseError
 from condu_ray.use.sources import Piece, called, pictures, pieces, read
@@ -33,7 +34,8 @@ class Parts:
         part: pictures a part.
 
     Raises:
-        UseError: the folder holds other predictions: of another state, question or other pictures.
+        UseError: the folder holds other predictions: of another state, question, other pictures or settings of the
+            run; or what is asked cannot be answered.
         WriteError: the disk is full or fails.
     """
 
@@ -48,6 +50,7 @@ class Parts:
     ) -> None:
         if not folder.parent.is_dir():
             raise UseError(f"--output {folder}: there is no folder {folder.parent}; make it first")
+        later = _answered_by(served, asked)
         folder.mkdir(exist_ok=True)
         index = folder / INDEX
         about = {
@@ -58,7 +61,8 @@ class Parts:
             about["mixture"] = MIXTURE_VERSION
         if served.temperatures:
             about["temperatures"] = dict(served.temperatures)
-        known = json.loads(index.read_text()) if index.exists() else None
+        about |= later
+        known = later | json.loads(index.read_text()) if index.exists() else None  # earlier releases did not say it
         if known is None and any(folder.iterdir()):
             raise UseError(f"--output {folder}: something else is there already; give another folder")
         if known is not None and known != (now := json.loads(json.dumps(about))):
@@ -109,6 +113,17 @@ def predict_parts(
         if made:
             make_part(predictor, path, places, asked)
         yield path, made
+
+
+def _answered_by(served: Served, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer depends on beside state and question: settings of the run, and tasks that it learns later."""
+    one = question(
+        served, *(asked.get(name) for name in ("task", "classes", "templates")), asked.get("protocol", "union")
+    )
+    found = {"label space": content_hash([vars(labels) for labels in one.space])}
+    if one.weights is None:
+        return found | {"inference": served.method.inference.identity()}
+    return found | {"expert": one.weights.name}
 
 
 def _called(places: Sequence[Piece]) -> Iterator[str]:

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,8 @@ from PIL import Image
 
 from condu_ray import Predictor
 from condu_ray.commands.__main__ import main
+from condu_ray.methods import get
+from condu_ray.options import Inference
 from condu_ray.use import rows as rows_module
 from condu_ray.use.bundle import write_bundle
 from condu_ray.use.parts import predict_parts
@@ -209,10 +213,35 @@ class TestPredict:
         ):
             with pytest.raises(UseError, match=words):
                 list(predict_parts(*changed))
+        about = json.loads((out / "predictions.json").read_text())
+        for key in ("label space", "inference"):  # as an earlier release wrote it
+            del about[key]
+        (out / "predictions.json").write_text(json.dumps(about))
+        assert len(list(predict_parts(predictor, [str(folder)], out, asked, part=3))) == 2
         index = out / "predictions.json"  # of a state whose experts had temperatures, which they have no more
         index.write_text(json.dumps(json.loads(index.read_text()) | {"temperatures": {"walls": 2.0}}))
         with pytest.raises(UseError, match="another temperatures"):
             list(predict_parts(predictor, [str(folder)], out, asked, 3))
+
+    def test_parts_of_a_run_whose_settings_were_changed_are_another_folders(self, found, folder, tmp_path):
+        """Its states stay what they are: neither how pictures are routed nor which tasks it learns later is of them."""
+        asked = {"task": None, "classes": None, "top_k": 2, "templates": None}
+        served, out = served_run(found, "condu", 1), tmp_path / "out"
+        list(predict_parts(Predictor(served), [str(folder)], out, asked))
+        for change, words in (
+            ({"inference": Inference(top_k=1)}, "another inference"),
+            ({"evaluation": found.config.evaluation.model_copy(update={"fidelity": "whole"})}, ""),
+        ):
+            method = get("condu", found.config.model_copy(update=change))
+            again = predict_parts(Predictor(replace(served, method=method)), [str(folder)], out, asked)
+            with pytest.raises(UseError, match=words) if words else nullcontext():
+                list(again)
+        more = Predictor(replace(served, labels=served.labels[:2]))
+        with pytest.raises(UseError, match="another label space"):
+            list(predict_parts(more, [str(folder)], out, asked))
+        with pytest.raises(UseError, match="did you mean walls"):
+            list(predict_parts(more, [str(folder)], tmp_path / "not made", asked | {"task": "wals"}))
+        assert not (tmp_path / "not made").exists()
 
     def test_parts_by_the_command(self, console, folder, tmp_path):
         for said in ("part-000000.parquet\n", "part-000000.parquet: was there\n"):
