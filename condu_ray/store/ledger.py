@@ -71,7 +71,11 @@ class Mark:
 
 
 class LedgerError(ValueError):
-    """A ledger that is damaged; the message names the file and the line, and what to do."""
+    """A ledger that is damaged, or of a newer release; the message names the file and the line, and what to do."""
+
+
+class _UnknownError(ValueError):
+    """A line that is as it was written, and says what this release has no word for."""
 
 
 def to_line(line: Entry | Mark) -> bytes:
@@ -84,18 +88,28 @@ def from_line(line: bytes) -> Entry | Mark:
     """Returns what a line says; one without a checksum was written before there were any.
 
     Raises:
-        ValueError: the line is torn or damaged.
+        ValueError: the line is torn or damaged, or of a newer release.
     """
     if not line.endswith(b"\n"):
         raise ValueError("torn line")
     try:
         values = json.loads(line)
         seal = values.pop("seal", None) if isinstance(values, dict) else None
-        made: Entry | Mark = Mark(**values) if "mark" in values else Entry(**values)
-    except (TypeError, RecursionError) as error:
+    except RecursionError as error:
         raise ValueError(str(error)) from error
     if seal is not None and seal != content_hash(values)[:16]:
         raise ValueError("differs from its checksum")
+    try:
+        return _made(values)
+    except ValueError as error:
+        raise (_UnknownError if seal is not None else ValueError)(str(error)) from error
+
+
+def _made(values: Any) -> Entry | Mark:
+    try:
+        made: Entry | Mark = Mark(**values) if "mark" in values else Entry(**values)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
     if isinstance(made, Mark):
         states: list[str] = values["undone"]
         texts = [made.mark, made.at, made.task or ""]
@@ -116,7 +130,7 @@ def read_history(path: Place) -> tuple[list[Entry | Mark], bool]:
         What they say, and whether a torn or damaged last line follows them.
 
     Raises:
-        LedgerError: it cannot be read, or another line than the last is damaged.
+        LedgerError: it cannot be read, another line than the last is damaged, or one is of a newer release.
     """
     try:
         lines = backend(path).lines(path)
@@ -126,6 +140,10 @@ def read_history(path: Place) -> tuple[list[Entry | Mark], bool]:
     for number, line in enumerate(lines, start=1):
         try:
             found.append(from_line(line))
+        except _UnknownError as error:  # which no kill leaves, and which counts: it must not be cut off as torn
+            raise LedgerError(
+                f"{path}: line {number} is of a newer condu_ray ({error}); update condu_ray, or run under another name"
+            ) from error
         except ValueError as error:
             if number < len(lines):
                 raise LedgerError(

@@ -3,7 +3,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from condu_ray.store.ledger import ROOT, Entry, Ledger, Mark, from_line, state_id, to_line
+from condu_ray.config import content_hash
+from condu_ray.store.ledger import ROOT, Entry, Ledger, LedgerError, Mark, from_line, state_id, to_line
 
 
 def entries(count):
@@ -60,6 +61,19 @@ def test_identity_depends_on_all_of_its_history():
         state_id(ROOT, "condu", "a", "k", {"rescaler": "tensor_mean"}),
     ]
     assert len({base, *others}) == 6
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("more", [{"layers": 3}, {"mark": "split"}, {"expert": ["a", "b"]}])
+def test_a_whole_line_of_a_newer_release_is_refused_and_never_cut_off_as_torn(tmp_path, number, more):
+    path = tmp_path / "ledger.jsonl"
+    lines = [to_line(entry) for entry in entries(2)]
+    values = asdict(entries(2)[number - 1]) | more
+    lines[number - 1] = json.dumps(values | {"seal": content_hash(values)[:16]}).encode() + b"\n"
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(LedgerError, match=f"line {number} is of a newer condu_ray .*update condu_ray"):
+        Ledger(path)
+    assert path.read_bytes() == b"".join(lines)
 
 
 ENTRY = Entry(1, "walls", "key", ROOT, "state", 0.5)
