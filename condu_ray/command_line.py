@@ -112,8 +112,8 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _explain(error: ValidationError, source: str, kind: type[Experiment]) -> ConfigError:
-    """Turns pydantic's errors into lines a person can act on."""
+def explained(error: ValidationError, source: str, kind: type[Experiment] = Experiment) -> ConfigError:
+    """Turns pydantic's errors into lines a person can act on, each with where the settings are from."""
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
@@ -255,7 +255,7 @@ def _layered(settings: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]
         try:
             found = kind.model_validate(settings)
         except ValidationError as error:
-            raise _explain(error, given_by, kind) from error
+            raise explained(error, given_by, kind) from error
     return found
 
 

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
-from condu_ray.command_line import ConfigError, nearest
+from pydantic import ValidationError
+
+from condu_ray.command_line import ConfigError, explained, nearest
 from condu_ray.config import Experiment
 from condu_ray.metrics import continual_metrics
 from condu_ray.plan.preflight import check
@@ -65,8 +67,17 @@ class Stored:
     records: tuple[Mapping[str, Any], ...]
 
     def experiment(self, storage: Place) -> Experiment:
-        """Returns the settings on a storage folder, which may have been moved."""
-        return Experiment.model_validate({**self.config, "storage": storage})
+        """Returns the settings on a storage folder, which may have been moved.
+
+        Raises:
+            ConfigError: they are not what this release reads; names the file and the setting.
+        """
+        try:
+            return Experiment.model_validate({**self.config, "storage": storage})
+        except ValidationError as error:
+            path = sweep_config_path(self.folder) if self.kind == "sweep" else config_path(self.folder)
+            found = explained(error, str(path))
+            raise ConfigError(f"{found}\nIf a newer condu_ray wrote it, update condu_ray") from error
 
     def runs(self, storage: Place) -> dict[str, StoredRun]:
         """Opens a run, or all trials of a sweep.

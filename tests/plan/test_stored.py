@@ -87,6 +87,18 @@ def test_a_damaged_report_of_a_run_is_named_and_not_its_settings(storage):
         stored.find(storage, "plain")
 
 
+@pytest.mark.parametrize(("name", "file"), [("plain", "runs/plain/config"), ("one", "sweeps/one/sweep-config")])
+@pytest.mark.parametrize("change", [{"novel": 1}, {"training": {"novel": 1}}, {"protocol": ["novel"]}])
+def test_settings_of_a_newer_release_are_named_with_their_file(storage, name, file, change):
+    path = storage / f"{file}.json"
+    kept = json.loads(path.read_text())
+    kept.get("config", kept).update(change)
+    path.write_text(json.dumps(kept))
+    with pytest.raises(ConfigError, match=rf"{file}\.json: .*novel[^\0]*update condu_ray$") as caught:
+        stored.find(storage, name).experiment(storage)
+    assert "pydantic" not in str(caught.value)
+
+
 def test_equal_trials_of_two_sweeps_count_once(storage):
     write_sweep(storage, "two", [record("condu", "abc"), record("condu", "bca")])
     found = [stored.find(storage, name) for name in ("one", "two")]
