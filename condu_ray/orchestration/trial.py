@@ -29,7 +29,7 @@ from condu_ray.orchestration.watch.sweep_tracking import MLFLOW_COMPLETE
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
-from condu_ray.plan.trials import Trial, labels
+from condu_ray.plan.trials import Trial, labels, made_of
 from condu_ray.report.protocols import accuracies, matrices
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder, record_path
@@ -101,6 +101,7 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
         **accuracies(found),
         "seconds": seconds,
         "experts": keys,
+        "made": made_of(results.plan),
         "experts_trained": trained,
         "experts_reused": len(keys) - trained,
         "measurements": merger.made,

@@ -20,10 +20,12 @@ from condu_ray.methods.registry import take
 from condu_ray.options import Distillation
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.rates import FIELDS, unused_rates
-from condu_ray.plan.run_plan import plan_run
+from condu_ray.plan.results import Results
+from condu_ray.plan.run_plan import RunPlan, plan_run
 from condu_ray.store.artifacts import names, read_sealed
 from condu_ray.store.backend import backend
-from condu_ray.store.layout import record_path, trials_folder
+from condu_ray.store.layout import ledger_path, measurement_path, record_path, trials_folder
+from condu_ray.store.ledger import Entry, read_entries
 from condu_ray.store.location import Place, given
 
 SECTIONS = ("evaluation", "tracking", "cluster")
@@ -229,8 +231,24 @@ def read_records(folder: Place, trials: Sequence[Trial]) -> dict[str, dict[str, 
     return found
 
 
+def made_of(plan: RunPlan) -> list[str]:
+    """Returns what a trial's accuracies are of (hex): hashes of its states, and of the keys of its measurements."""
+    states, keys = _made(plan)
+    return [content_hash(states)[:16], content_hash(keys)[:16]]
+
+
+def _made(plan: RunPlan) -> tuple[list[str], list[str]]:
+    results, states, keys = Results(plan), list[str](), list[str]()
+    for one in plan.methods:
+        for at in one.sessions:
+            entry = Entry(at.position, at.task, at.expert.key if at.expert else None, at.parent, at.state, 0.0)
+            states.append(at.state)
+            keys += [measurement.key for measurement in results.measurements(one, entry)]
+    return states, keys
+
+
 def require_alike(checked: Checked, name: str, done: Sequence[tuple[Trial, Mapping[str, Any]]], precision: str) -> None:
-    """Refuses to go on with a sweep whose finished trials have other experts than the same trials would have now.
+    """Refuses to go on with a sweep whose finished trials are of other experts, or states, than they would be now.
 
     Args:
         checked: what all trials share.
@@ -242,11 +260,32 @@ def require_alike(checked: Checked, name: str, done: Sequence[tuple[Trial, Mappi
         ValueError: names a trial.
     """
     for trial, record in {trial.method: (trial, record) for trial, record in done}.values():
-        experts = plan_run(checked.under(trial.config(checked.config, name)), precision).experts
-        keys = [expert.key for expert in experts]
+        plan = plan_run(checked.under(trial.config(checked.config, name)), precision)
+        keys = [expert.key for expert in plan.experts]
         if record.get("experts", keys) != keys:
             raise ValueError(
                 f"--run {name}: {trial.id} was finished with other experts than this command trains, which is in "
                 f"{precision} here: by another --training.precision (auto is what a machine has), version of condu_ray "
                 "or reference images; one table would have both. Give that precision, or another name"
             )
+        if not _same(plan, record):
+            raise ValueError(
+                f"--run {name}: {trial.id} was finished by a version of condu_ray that merged or measured otherwise, "
+                "or what it measured is no longer in storage; one table would have both. Give another name: what is in "
+                "storage of before is found again"
+            )
+
+
+def _same(plan: RunPlan, record: Mapping[str, Any]) -> bool:
+    """Whether a record is of what a plan makes; one of before records said so, by what its trial left in storage."""
+    if "made" in record:
+        return bool(record["made"] == made_of(plan))
+    config, (states, keys) = plan.config, _made(plan)
+    committed = {
+        entry.state
+        for one in plan.methods
+        if backend(path := ledger_path(config.run_folder, one.method.name)).exists(path)
+        for entry in read_entries(path)[0]
+    }
+    measured = (measurement_path(config.storage, key) for key in keys)
+    return committed.issuperset(states) and all(backend(path).exists(path) for path in measured)

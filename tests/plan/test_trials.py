@@ -11,10 +11,21 @@ from condu_ray.config import Experiment, Sweep
 from condu_ray.constants import ORDER_1
 from condu_ray.methods.registry import MethodError
 from condu_ray.plan.preflight import check
+from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
-from condu_ray.plan.trials import base_of, make_trials, read_axes, read_records, record_path, require_alike, sweep_name
+from condu_ray.plan.trials import (
+    base_of,
+    made_of,
+    make_trials,
+    read_axes,
+    read_records,
+    record_path,
+    require_alike,
+    sweep_name,
+)
 from condu_ray.recipes import mtil_order1
 from tests.conftest import write_task
+from tests.learnt import work_here
 
 TASKS = ("a", "b", "c")
 
@@ -179,10 +190,50 @@ def test_finished_trials_of_another_precision_are_not_gone_on_with(task_data, sm
 
     def record(trial, precision):
         plan = plan_run(checked.under(trial.config(checked.config, "s")), precision)
-        return trial, {"experts": [expert.key for expert in plan.experts]}
+        return trial, {"experts": [expert.key for expert in plan.experts], "made": made_of(plan)}
 
     require_alike(checked, "s", [], "fp32")
     require_alike(checked, "s", [record(trial, "fp32") for trial in made], "fp32")
-    require_alike(checked, "s", [(made[0], {})], "fp32")  # a record of before there were experts in it
     with pytest.raises(ValueError, match=r"condu\.seed0 was finished with other experts .* in bf16 here"):
         require_alike(checked, "s", [record(trial, "fp32") for trial in made], "bf16")
+
+
+class TestOtherVersions:
+    """Trials that an earlier version finished with the same experts, and merged or measured otherwise."""
+
+    @pytest.fixture(scope="class")
+    def finished(self, task_data, small_backbone, tmp_path_factory):
+        storage = tmp_path_factory.mktemp("sweep")
+        settings = {"storage": storage, "data": task_data, "pretrained": str(small_backbone), "run": "s"}
+        base = Sweep(**settings, method=("zero-shot",), orders="1", protocol=("task", "union"))
+        checked = check(base.experiment())
+        (trial,) = make_trials(base, resolve_orders("1", [task.name for task in checked.tasks], 0))
+        work_here(under := checked.under(trial.config(checked.config, "s")), Results(plan_run(under, "fp32")))
+        return checked, trial, made_of(plan_run(under, "fp32"))
+
+    def test_what_is_alike_goes_on(self, finished):
+        checked, trial, made = finished
+        for record in ({"made": made}, {}):  # one of before records had it
+            require_alike(checked, "s", [(trial, {"experts": [], **record})], "fp32")
+
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_other_states_and_measurements_are_refused_by_the_record(self, finished, place):
+        checked, trial, made = finished
+        made = [*made[:place], "0" * 16, *made[place + 1 :]]
+        with pytest.raises(ValueError, match=f"--run s: {trial.id} was finished by a version .*Give another name"):
+            require_alike(checked, "s", [(trial, {"experts": [], "made": made})], "fp32")
+
+    @pytest.mark.parametrize("gone", ["runs/s.*/zero-shot/ledger.jsonl", "evaluations/*.json"])
+    def test_and_of_before_records_said_so_by_what_is_in_storage(self, finished, gone):
+        checked, trial, _ = finished
+        path = sorted(Path(checked.config.storage).glob(gone))[0]
+        kept = path.read_bytes()
+        path.unlink()
+        try:
+            self.refused(checked, trial)
+        finally:
+            path.write_bytes(kept)
+
+    def refused(self, checked, trial):
+        with pytest.raises(ValueError, match=f"--run s: {trial.id} was finished by a version .*Give another name"):
+            require_alike(checked, "s", [(trial, {"experts": []})], "fp32")
