@@ -38,6 +38,9 @@ sums every tensor's mean |delta_j| (the authors' code), so that a bias weighs as
 FUSED_FROM = 1 << 21
 """Positions of a delta from which on the compiled loops are worth being loaded, or, once a machine, compiled."""
 
+DECOUPLED_FROM = 1 << 25
+"""As `FUSED_FROM`, where a process has decoupled alone: torch takes 8 ns a position for that, the loops half of it."""
+
 CPU = torch.device("cpu")
 
 GPUS = frozenset({"cuda"})
@@ -46,7 +49,7 @@ GPUS = frozenset({"cuda"})
 FUSED_AFTER = 1 << 27
 """Positions times tasks that a process unified by torch, a second or so, after which they are worth it always."""
 
-_by_torch = [0]  # positions times tasks that this process unified by torch
+_by_torch = [0]  # positions times tasks that this process unified by torch, and positions that it decoupled
 
 
 class Unification(NamedTuple):
@@ -240,7 +243,10 @@ def decouple(
     if out and (kernels := gpu_kernels(out, "decouple")):
         kernels.decouple([(u.view(-1), triggers[name][task], out[name].view(-1)) for name, u in unified.items()], scale)
         return out
-    loops = fused_loops(unified)
+    loaded = fused.cache_info().currsize or _by_torch[0] >= FUSED_AFTER
+    loops = fused_loops(unified) if loaded or _positions(unified) >= DECOUPLED_FROM else None
+    if not loops:
+        _by_torch[0] += _positions(unified)
     compiled = {torch.float32, torch.float64} if loops else set()
     if loops:
         fetch_pages(one for one in out.values() if one.dtype in compiled)

@@ -142,3 +142,20 @@ def test_a_process_that_unifies_much_takes_the_compiled_loops(monkeypatch):
         taken.append(module.fused_loops(delta) is not None)
         state = state.unify(task, delta)
     assert taken == [False, False, True]
+
+
+def test_what_decouples_alone_takes_them_later(monkeypatch):
+    monkeypatch.setattr(module, "FUSED_FROM", 1)
+    monkeypatch.setattr(module, "FUSED_AFTER", 25)
+    state = UnifiedDelta.empty().unify("a", {"w": torch.arange(-4.0, 5)})
+    answers = []
+    for first in (9, 10):  # positions from which on they are taken at once; else when 25 positions were done without
+        monkeypatch.setattr(module, "DECOUPLED_FROM", first)
+        monkeypatch.setattr(module, "_by_torch", [0])
+        module.fused.cache_clear()
+        loaded = []
+        for _ in range(4):
+            answers.append(state.decouple("a")["w"])
+            loaded.append(module.fused.cache_info().currsize)
+        assert loaded == ([1, 1, 1, 1] if first == 9 else [0, 0, 0, 1])
+    assert all(torch.equal(one, torch.arange(-4.0, 5)) for one in answers)
