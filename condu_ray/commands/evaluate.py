@@ -62,11 +62,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from condu_ray.report.text import json_text, write
     from condu_ray.use.confusion import confusion
     from condu_ray.use.predictor import Predictor
+    from condu_ray.vlm.texts import check_texts
 
     tasks = tasks_to_measure(arguments)
     predictor, console = Predictor(served(arguments), arguments.device), output()
     if arguments.by is not None:
         predictor.classes(arguments.by)
+    backbone, cut = predictor.served.backbone, predictor.served.method.config.long_prompts == "cut"
+    for task in tasks:  # all of them before the first is measured
+        check_texts(backbone.tokenizer, task, backbone.spec.name, cut=cut)
     found = []
     for task in tasks:
         one = confusion(predictor, task, arguments.by)

@@ -380,6 +380,16 @@ class TestEvaluate:
         assert code == 2
         assert f"test.parquet: row 5 has label {label}; write labels from 0 to 1" in error
 
+    def test_classes_that_are_one_text_are_refused_before_the_first_task_is_measured(self, console, tmp_path):
+        write_task(tmp_path / "data" / "doors", TASKS["doors"], 1)
+        meta = write_task(tmp_path / "data" / "years", TASKS["doors"], 1) / "meta.json"
+        meta.write_text(json.dumps(json.loads(meta.read_text()) | {"classes": ["12", "1 2"]}))
+        code, shown, error = console("evaluate", "--method", "condu", "--data", tmp_path / "data")
+        assert (code, "images" in shown) == (2, False)
+        assert re.search(r"years/meta\.json: to backbone .* classes 0 '12' and 1 '1 2' are the same tokens", error), (
+            error
+        )
+
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
