@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from condu_ray.merging import DeltaError, DuplicateTaskError, UnknownTaskError, reconstruction
 from condu_ray.merging.codes import reference, shared_sign
@@ -117,6 +119,16 @@ class TestBoth:
         for damaged in (content[:-1], content[:-1] + bytes([content[-1] ^ 1]), b"", b"x" * 99):
             path.write_bytes(damaged)
             with pytest.raises(CodeFileError, match=r"task-dtd\.safetensors"):
+                value.load(tmp_path / "v")
+        path.write_bytes(content)
+        with safe_open(path, "pt") as file:
+            tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+        for other, words in (
+            (None, "metadata cannot be read"),
+            (metadata | {"x": "1"}, "keys that it should not have"),
+        ):
+            save_file(tensors, path, metadata=other)
+            with pytest.raises(CodeFileError, match=rf"task-dtd\.safetensors: .*{words}"):
                 value.load(tmp_path / "v")
         shutil.copy(tmp_path / "v" / "task-dtd.safetensors", path.with_name("task-x.safetensors"))
         other = files(kept(*(one for one in VALUES if one is not value)), tmp_path / "other")
