@@ -1,5 +1,6 @@
 """Prompts that a backbone cuts or cannot tell apart are found by every kind of tokenizer that open_clip has."""
 
+import unicodedata
 from types import SimpleNamespace
 
 import pytest
@@ -113,6 +114,11 @@ def test_names_that_a_tokenizer_makes_one_are_refused_where_it_does(one, other, 
         assert word in message
     first, second = message[message.index("classes 1") : message.index(" are the same")].split(" and 2 ")
     assert first.removeprefix("classes 1 ") != second  # shown so that a person sees the difference
+    if len({unicodedata.normalize("NFKC", name) for name in (one, other)}) == 1:
+        assert (first + second).isascii()
+    assert "more pairs" not in message
+    with pytest.raises(TaskError, match="tokens, as are 2 more pairs, so that"):
+        check(tokenizer, one, other, "5 6", "56", "tree", "7 8", "78")
 
 
 def test_words_that_a_vocabulary_lacks_are_one():
@@ -138,6 +144,7 @@ LONG = "a photo that somebody took of a {}"
         (("cat", "dog"), (LONG,), ["2 of 2 prompts", "than the 8", "of a cat' with 10", "--long_prompts cut"], "left"),
         (("cat",), (LONG,), ["1 of 1 prompts"], "nothing is left of class 0 'cat' once its prompt is cut"),
         (("cat", "dog"), ("a {}.", LONG), ["2 of 4 prompts", "with 10"], "nothing is left"),
+        (("cat", "dog"), (LONG, "a {}."), ["2 of 4 prompts", "with 10"], "nothing is left"),  # whichever comes last
         (
             ("the very old tabby cat", "the very old tabby dog", "fish"),
             ("a picture of a {}.",),
