@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -11,9 +10,6 @@ from contextlib import contextmanager
 
 from condu_ray.command_line import ConfigError, refuse
 from condu_ray.console import steady
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What a disk says that is full: it shows once work was done. Who may not write is told at once."""
 
 
 @contextmanager
@@ -32,6 +28,7 @@ def job() -> Iterator[None]:
     from condu_ray.orchestration.cluster.failure import RunError
     from condu_ray.orchestration.cluster.room import ResourceError
     from condu_ray.store.artifacts import ArtifactError, WriteError
+    from condu_ray.store.full import disk_full
 
     try:
         with stop.stoppable():
@@ -41,7 +38,7 @@ def job() -> Iterator[None]:
         if number is not None:
             sys.stdout.flush()
             stop.end(number)
-        if isinstance(error, WriteError) and any(os.strerror(number) in str(error) for number in _FULL):
+        if isinstance(error, WriteError) and disk_full(error):  # who may not write is told before anything is spent
             stop.fail(error)
         if isinstance(error, ValueError | ArtifactError | ResourceError):
             refuse(error)

@@ -23,7 +23,7 @@ from condu_ray.config import Sweep, Tracking, content_hash
 from condu_ray.orchestration.again import remember_sweep, shown_costs
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.background import background
-from condu_ray.orchestration.cluster.failure import RunError, at_work
+from condu_ray.orchestration.cluster.failure import RunError, at_work, told
 from condu_ray.orchestration.cluster.ray_storage import ray_storage
 from condu_ray.orchestration.cluster.room import TRIAL_CPUS
 from condu_ray.orchestration.engine import Engine
@@ -254,7 +254,7 @@ class _Running:
                 callbacks=[],
             ),
         )
-        errors = [str(error) for error in tuner.fit().errors]
+        errors = [told(error) for error in tuner.fit().errors]
         if errors:
             raise RunError(f"{len(errors)} trials failed, the first: {errors[0]}. What is finished stays.")
 

@@ -17,6 +17,7 @@ import ray
 
 from condu_ray.config import Experiment, Tracking
 from condu_ray.methods.tallies import drop_counted
+from condu_ray.orchestration.cluster.failure import full_disk_ends
 from condu_ray.orchestration.lanes.crew import BOARD
 from condu_ray.orchestration.measure.measuring import MEASURING
 from condu_ray.orchestration.merger import Merger
@@ -136,6 +137,7 @@ def tune_function(config: dict[str, Any], shared: Shared) -> None:
     from ray import tune
 
     os.environ.update(shared.tracking)
-    record = run_trial(shared, shared.trials[config["trial"]])
+    with full_disk_ends(ray.get_actor(BOARD, namespace=shared.namespace)):
+        record = run_trial(shared, shared.trials[config["trial"]])
     metrics = {name: value for name, value in record["metrics"].items() if value is not None}
     tune.report(metrics | {"trial_name": record["trial"]})

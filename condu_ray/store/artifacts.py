@@ -6,7 +6,6 @@ manifest (`meta.json`) holds the sha256 of each file, so that damage is found at
 
 from __future__ import annotations
 
-import errno
 import filecmp
 import hashlib
 import json
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from condu_ray.store.backend import backend, on_disk
+from condu_ray.store.full import disk_full
 from condu_ray.store.layout import PLACES, marker_path
 from condu_ray.store.location import Place
 from condu_ray.store.provenance import command, provenance  # noqa: F401
@@ -59,8 +59,7 @@ def writing(path: Place) -> Iterator[None]:
         raise
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in why
-        advice = "free some space" if full else "look at the disk and its permissions"
+        advice = "free some space" if disk_full(error) else "look at the disk and its permissions"
         raise WriteError(f"{path}: cannot be written ({why}); {advice}, then the same command goes on") from error
 
 

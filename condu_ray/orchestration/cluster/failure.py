@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from condu_ray.orchestration.cluster.room import ResourceError
-from condu_ray.store.artifacts import ArtifactError
+from condu_ray.store.artifacts import ArtifactError, WriteError
+from condu_ray.store.full import disk_full
 
 
 class RunError(RuntimeError):
@@ -53,6 +55,36 @@ def at_work() -> Iterator[None]:
             raise
         cause = getattr(error, "cause", None)  # of an actor's error, whose own text is a traceback
         raise RunError(_sentence(cause if isinstance(cause, Exception) else error)) from error
+
+
+@contextmanager
+def full_disk_ends(board: Any) -> Iterator[None]:
+    """Has the driver end with the sentence of a disk that is full, for it would be as full at every further try.
+
+    Args:
+        board: handle of the lanes' board, by which a driver hears of it.
+    """
+    try:
+        yield
+    except WriteError as error:
+        if disk_full(error):
+            import ray
+
+            ray.get(board.fail.remote(str(error)))
+        raise
+
+
+def told(error: BaseException) -> str:
+    """Returns what a person is told of an error of a lane or a trial: its sentence alone where it is of a file.
+
+    Else all that Ray says, for its tracebacks are all that tells of what nobody foresaw.
+
+    Args:
+        error: as Ray Train or Ray Tune brings it from its processes.
+    """
+    workers = getattr(error, "worker_failures", {}).values()
+    own = [getattr(error, "cause", None), *(getattr(one, "_base_exc", one) for one in workers)]
+    return next((str(one) for one in own if isinstance(one, ArtifactError)), str(error))
 
 
 def _sentence(error: Exception) -> str:

@@ -12,7 +12,7 @@ import ray
 from condu_ray.config import Experiment
 from condu_ray.orchestration.cluster.background import background
 from condu_ray.orchestration.cluster.env import named
-from condu_ray.orchestration.cluster.failure import RunError
+from condu_ray.orchestration.cluster.failure import RunError, told
 from condu_ray.orchestration.cluster.room import ResourceError, Room, room_for
 from condu_ray.orchestration.lanes.board import Board
 from condu_ray.orchestration.lanes.fit import Fit
@@ -108,11 +108,9 @@ class Crew:
         if news.failure:
             return news
         for number, future in enumerate(self._futures):
-            if future.done() and future.exception() is not None:
-                raise RunError(
-                    f"lane {number} failed: {future.exception()}. What was committed stays; the same command goes on "
-                    "from there."
-                ) from future.exception()
+            if future.done() and (error := future.exception()) is not None:
+                words = f"lane {number} failed: {told(error)}"
+                raise RunError(f"{words}. What was committed stays; the same command goes on from there.") from error
         if self._keys <= news.there:
             if self.working:  # again and again: a board that died comes back open
                 self.board.close.remote()

@@ -23,6 +23,7 @@ from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.chunks import training_chunks
 from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
 from condu_ray.learn.retry import local_stream, lower_rates
+from condu_ray.orchestration.cluster.failure import full_disk_ends
 from condu_ray.orchestration.cluster.memory import keep_freed
 from condu_ray.orchestration.cluster.sight import SightError, VersionsError, require_sight, require_versions
 from condu_ray.orchestration.lanes.lane import Lane, at_once
@@ -51,6 +52,7 @@ def work(lane: Lane) -> None:
         DivergedError: after telling the board, so that the driver stops instead of trying again. All workers raise the
             same one and tell the board, which keeps the first word: whichever of them Ray ends first, it is told.
         ChangedError: likewise, by those workers whose files are others.
+        WriteError: likewise, where the disk is full.
         SightError, VersionsError, TaskError: likewise, by those that do not see storage or the data, or have other
             versions than the driver.
     """
@@ -86,7 +88,8 @@ def work(lane: Lane) -> None:
                 begin, tags = time.perf_counter(), {"run": lane.run, "method": expert.method}
                 try:
                     kept, report = _checkpoints(lane, expert, world), reporter(lane, rank, expert)
-                    _train(trainer, expert, stream, tasks[expert.task], report, kept, done)
+                    with full_disk_ends(board):
+                        _train(trainer, expert, stream, tasks[expert.task], report, kept, done)
                 except (DivergedError, ChangedError) as error:
                     ray.get(board.fail.remote(str(error)))
                     raise
