@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +162,9 @@ class Tracker:
                     if unreachable(tracking_uri(self._config)):
                         continue  # jobs can be done twice: the server may have gone in the midst of one
                     self._broken = True
-                    self._warn(without_passwords(str(error)))
+                    self._warn(f"{without_passwords(str(error))}; what is missing is sent {SENT_BY}")
+                    with suppress(Exception):  # or its runs would seem to be at work for ever
+                        self._fail("FAILED")
 
     def _reached(self) -> bool:
         """Waits until a server answers that does not; returns whether one does before nobody waits for it any more."""

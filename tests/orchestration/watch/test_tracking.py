@@ -299,6 +299,26 @@ def test_an_experiment_that_was_deleted_says_how_to_restore_it(tmp_path, caplog)
 
 
 @pytest.mark.usefixtures("own_store")
+def test_a_run_of_which_mlflow_has_refused_something_is_not_at_work_for_ever(tmp_path, monkeypatch, caplog):
+    def full(client, run, folder, place):
+        raise OSError(28, "No space left on device")
+
+    config = Experiment(storage=tmp_path)
+    tracker = Tracker(config, ["a"])
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
+        patched.setattr(MlflowClient, "log_artifacts", full)
+        tracker.start("condu", "state")
+        tracker.finish("condu", tmp_path / "report")
+        tracker.close()
+    assert "No space left on device; what is missing is sent by `condu-ray report NAME --sync-mlflow`" in caplog.text
+    client, experiment = open_experiment(config)
+    assert [run.info.status for run in client.search_runs([experiment])] == ["FAILED"]
+    assert not tracker.complete
+    finished(tmp_path)
+    assert [run.info.status for run in client.search_runs([experiment])] == ["FINISHED"]
+
+
+@pytest.mark.usefixtures("own_store")
 @pytest.mark.parametrize(("error", "status"), [(ValueError(), "FAILED"), (KeyboardInterrupt(), "KILLED")])
 def test_what_a_run_and_a_sweep_with_its_trials_end_as(tmp_path, error, status):
     config = Experiment(storage=tmp_path, run="sweep")
