@@ -9,7 +9,7 @@ from types import TracebackType
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.mlflow_address import shown_uri
-from condu_ray.orchestration.watch.tracking import IDENTITY, ended, log_params, open_experiment
+from condu_ray.orchestration.watch.tracking import IDENTITY, create_run, ended, log_params, open_experiment
 from condu_ray.plan.trials import ELSEWHERE, Trial
 from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import local
@@ -70,7 +70,7 @@ class Parent:
             client.update_run(self.run, status="RUNNING")
             return
         tags = {IDENTITY: identity, "kind": "sweep", **provenance()}
-        self.run = client.create_run(experiment, run_name=self._config.run_name, tags=tags).info.run_id
+        self.run = create_run(client, experiment, self._config.run_name, tags)
         log_params(client, self.run, self._params)
 
     def _content(self) -> str:

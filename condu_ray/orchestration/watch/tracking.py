@@ -122,6 +122,23 @@ def log_params(client: MlflowClient, run: str, params: Mapping[str, object]) -> 
         client.log_batch(run, params=listed[begin : begin + 100])
 
 
+def create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+    """Makes a run and returns its id; where the answer is lost, MLflow's client asks again, and there are two.
+
+    Args:
+        client: of the server or database.
+        experiment: its id.
+        name: the run's, for people.
+        tags: `IDENTITY` among them, which no other run that is at work in the same storage has.
+    """
+    run = client.create_run(experiment, run_name=name, tags=dict(tags)).info.run_id
+    same = f"tags.`{IDENTITY}` = '{tags[IDENTITY]}' and attributes.status = 'RUNNING'"
+    for other in client.search_runs([experiment], same):
+        if other.info.run_id != run and other.data.tags.get(STORAGE) == tags.get(STORAGE):
+            client.delete_run(other.info.run_id)
+    return str(run)
+
+
 class Tracker:
     """Queues what shall be logged; a thread sends it. Failures are warned of once and cost nothing but the log.
 
@@ -211,13 +228,12 @@ class Tracker:
         tags["measured_on"] = self._config.measure_on
         if self._parent:
             tags["mlflow.parentRunId"] = self._parent
-        run = self._client.create_run(identity, run_name=name, tags=tags)
-        self._runs[method] = run.info.run_id
+        self._runs[method] = run = create_run(self._client, identity, name, tags)
         # MLflow's plots of several runs open with the first parameters that differ: in a sweep, what it varies.
         own = self._labels or {"order": tags["order"], "run": self._config.run_name}
         settings = {key: value for key, value in flatten(relevant).items() if key not in ("run", "tasks")}
         settings |= {"method": method} | own
-        log_params(self._client, run.info.run_id, settings)
+        log_params(self._client, run, settings)
 
     def _name(self, method: str) -> str:
         """A run's name in MLflow's lists: run and method, or what tells a trial of a sweep from others."""

@@ -299,6 +299,21 @@ def test_an_experiment_that_was_deleted_says_how_to_restore_it(tmp_path, caplog)
 
 
 @pytest.mark.usefixtures("own_store")
+def test_a_run_whose_making_was_answered_at_the_second_try_alone_is_there_once(tmp_path, monkeypatch):
+    create = MlflowClient.create_run
+
+    def again(client, experiment, **more):
+        create(client, experiment, **more)  # its answer is lost, and MLflow's client asks again by itself
+        return create(client, experiment, **more)
+
+    monkeypatch.setattr(MlflowClient, "create_run", again)
+    client, run = finished(tmp_path)
+    with Parent(Experiment(storage=tmp_path, run="sweep"), {}, []) as parent:
+        found = {one.info.run_id: one.info.status for one in client.search_runs([run.info.experiment_id])}
+    assert found == {run.info.run_id: "FINISHED", parent.run: "RUNNING"}
+
+
+@pytest.mark.usefixtures("own_store")
 def test_a_run_of_which_mlflow_has_refused_something_is_not_at_work_for_ever(tmp_path, monkeypatch, caplog):
     def full(client, run, folder, place):
         raise OSError(28, "No space left on device")
