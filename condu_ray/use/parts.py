@@ -117,9 +117,8 @@ def predict_parts(
 
 def _answered_by(served: Served, asked: Mapping[str, Any]) -> dict[str, Any]:
     """What an answer depends on beside state and question: settings of the run, and tasks that it learns later."""
-    one = question(
-        served, *(asked.get(name) for name in ("task", "classes", "templates")), asked.get("protocol", "union")
-    )
+    task, classes, templates = (asked.get(name) for name in ("task", "classes", "templates"))
+    one = question(served, task, classes, templates, asked.get("protocol", "union"))
     found = {"label space": content_hash([vars(labels) for labels in one.space])}
     if one.weights is None:
         return found | {"inference": served.method.inference.identity()}
