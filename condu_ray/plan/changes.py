@@ -134,9 +134,10 @@ def rolled_back(found: StoredRun, sessions: int) -> Experiment:
     Raises:
         ConfigError: a method has not committed so many sessions.
     """
-    there = min(len(one.entries) for one in found.methods.values())
+    name, least = min(found.methods.items(), key=lambda one: len(one[1].entries))
+    there = len(least.entries)
     if not there:
-        raise ConfigError(f"{found.config.run_name}: has committed no session yet; give its own command again first")
+        raise ConfigError(f"{found.config.run_name}: {name} {least.why_none}")
     if not 1 <= sessions <= there:
         raise ConfigError(f"--session {sessions}: {found.config.run_name} has sessions 1 to {there}")
     return _only(named(found), [task.name for task in found.tasks[:sessions]])

@@ -60,10 +60,25 @@ class StoredMethod:
         Raises:
             LedgerError: the ledger is damaged.
         """
-        path = ledger_path(self.config.run_folder, self.method.name)
-        there = {entry.state: entry for entry in read_entries(path)[0]} if backend(path).exists(path) else {}
+        there = {entry.state: entry for entry in self._committed()}
         found = takewhile(lambda entry: entry is not None, (there.get(one.state) for one in self.plan.sessions))
         return tuple(entry for entry in found if entry is not None)
+
+    def _committed(self) -> list[Entry]:
+        """All sessions that the ledger has, also those that the settings do not ask for."""
+        path = ledger_path(self.config.run_folder, self.method.name)
+        return read_entries(path)[0] if backend(path).exists(path) else []
+
+    @property
+    def why_none(self) -> str:
+        """Says why there are no `entries`, and what to do."""
+        if not (count := len(self._committed())):
+            return "has committed no session yet; let the run learn a task first"
+        return (
+            f"has {count} session{'s' * (count > 1)} in storage, of which its settings ask for none now: its data or "
+            "backbone have changed since, or an earlier condu_ray wrote them. Put the data back, or give the run's own "
+            "command again, which makes them anew"
+        )
 
     def load(self, key: str) -> Delta:
         """Loads an expert's weight delta by its key, its checksum checked the first time.

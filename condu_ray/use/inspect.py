@@ -44,7 +44,8 @@ def inspected(found: StoredRun, method: str | None = None, images: int = 200) ->
     """
     begun = [one for one in found.methods.values() if one.entries]
     if not begun:
-        raise UseError(f"{found.config.run_name}: has committed no session yet; let the run learn a task first")
+        name, first = next(iter(found.methods.items()))
+        raise UseError(f"{found.config.run_name}: {name} {first.why_none}")
     chosen = method or next((one.method.name for one in begun if one.method.routes), begun[0].method.name)
     served = served_run(found, chosen)
     features = Features(

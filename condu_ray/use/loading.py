@@ -74,7 +74,7 @@ def resolved(source: Source) -> Source:
     method = chosen_method(run, source.method)
     there = len(run.methods[method].entries)
     if not there:
-        raise UseError(f"{source.run}: {method} has committed no session yet; let the run learn a task first")
+        raise UseError(f"{source.run}: {method} {run.methods[method].why_none}")
     if source.session is not None and source.session > there:
         raise UseError(f"{source.run}: {method} has committed {there} sessions, not {source.session}")
     session = source.session or there

@@ -167,7 +167,7 @@ def served_run(found: StoredRun, method: str | None = None, session: int | None 
     name = chosen_method(found, method)
     one, config = found.methods[name], found.config
     if not one.entries:
-        raise UseError(f"{config.run_name}: {name} has committed no session yet; let the run learn a task first")
+        raise UseError(f"{config.run_name}: {name} {one.why_none}")
     state = found.state(name, -1 if session is None else session)
     backbone, options = load_backbone(found.plan.checked.spec), one.method.inference
     tasks = {task.name: task for task in found.tasks}

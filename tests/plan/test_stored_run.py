@@ -14,6 +14,7 @@ from condu_ray.config import Experiment
 from condu_ray.learn.prototype_store import FILE, has_prototypes
 from condu_ray.methods import get
 from condu_ray.methods.session import load_session
+from condu_ray.plan.changes import rolled_back
 from condu_ray.plan.opened import open_run
 from condu_ray.plan.preflight import check
 from condu_ray.plan.repair import damaged
@@ -26,6 +27,8 @@ from condu_ray.store.experts import load_expert
 from condu_ray.store.ledger import read_entries
 from condu_ray.store.measurements import read_measurement
 from condu_ray.store.posix import Posix
+from condu_ray.use.inspect import inspected
+from condu_ray.use.served import served_run
 from jobs.report import main
 
 WRITTEN = Path(__file__).parents[1] / "data" / "stored_run"
@@ -105,6 +108,21 @@ def test_a_run_of_the_same_settings_finds_none_of_its_measurements(name):
         for entry in read_entries(layout.ledger_path(layout.run_folder(DISK, name), plan.method.name))[0]:
             for measurement in results.measurements(plan, entry):
                 assert read_measurement(DISK, measurement.key) is None
+
+
+def test_who_asks_for_sessions_whose_keys_have_moved_is_told_that_they_are_there_and_why_none_counts():
+    found = open_run(DISK, "run")
+    words = r"run: condu has 2 sessions in storage, of which .* an earlier condu_ray wrote them\. .* own command again"
+    for ask in (lambda: served_run(found, "condu"), lambda: inspected(found), lambda: rolled_back(found, 1)):
+        with pytest.raises(ValueError, match=words):
+            ask()
+    ledger = Path(layout.ledger_path(layout.run_folder(DISK, "run"), "condu"))
+    ledger.rename("kept")
+    try:
+        with pytest.raises(ValueError, match="condu has committed no session yet"):
+            served_run(found, "condu")
+    finally:
+        Path("kept").rename(ledger)
 
 
 def test_prototypes_are_made_anew_and_the_old_ones_stay():
