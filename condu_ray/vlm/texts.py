@@ -132,7 +132,7 @@ def alike(classes: Sequence[str], tokens: Tensor, is_cut: Sequence[bool]) -> str
     both = classes[one], classes[other]
     look_alike = len({unicodedata.normalize("NFKC", name) for name in both}) == 1  # in a message
     told = [ascii(name) if look_alike else shown(name) for name in both]
-    more = f", as are {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
+    more = {1: "", 2: ", as is 1 more pair"}.get(len(pairs), f", as are {len(pairs) - 1} more pairs")
     why = " once their prompts are cut" if is_cut[one] or is_cut[other] else ""
     return (
         f"classes {one} {told[0]} and {other} {told[1]} are the same tokens{why}{more}, so that they can never both "

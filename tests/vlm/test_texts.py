@@ -116,7 +116,9 @@ def test_names_that_a_tokenizer_makes_one_are_refused_where_it_does(one, other, 
     assert first.removeprefix("classes 1 ") != second  # shown so that a person sees the difference
     if len({unicodedata.normalize("NFKC", name) for name in (one, other)}) == 1:
         assert (first + second).isascii()
-    assert "more pairs" not in message
+    assert " more pair" not in message
+    with pytest.raises(TaskError, match="tokens, as is 1 more pair, so that"):
+        check(tokenizer, one, other, "5 6", "56", "tree")
     with pytest.raises(TaskError, match="tokens, as are 2 more pairs, so that"):
         check(tokenizer, one, other, "5 6", "56", "tree", "7 8", "78")
 

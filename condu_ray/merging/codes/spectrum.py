@@ -27,7 +27,7 @@ MAX_RANK = 128
 _STRIP = 192
 """Columns of a Gram matrix that are computed at a time."""
 _NOTHING = 1e-12
-"""Share of a matrix's largest singular value below which another one is rounding."""
+"""Share of a matrix's largest squared singular value below which another one's square is rounding."""
 
 
 @dataclass(frozen=True)

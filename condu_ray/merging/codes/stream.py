@@ -11,8 +11,6 @@ class Writer:
 
     def __init__(self) -> None:
         self._parts: list[NDArray[np.uint8]] = []
-        self.bits = 0
-        """Bits so far."""
 
     def write(self, values: NDArray[np.integer], width: int) -> None:
         """Appends integers in [0, 2^width), whatever their shape; a width of 0 appends nothing."""
@@ -25,7 +23,6 @@ class Writer:
             shifts = np.arange(width - 1, -1, -1, dtype=np.int64)
             bits = ((flat.astype(np.int64)[:, None] >> shifts) & 1).astype(np.uint8).reshape(-1)
         self._parts.append(bits)
-        self.bits += bits.size
 
     def bytes(self) -> NDArray[np.uint8]:
         """Returns all of it, uint8."""

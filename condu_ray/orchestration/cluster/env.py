@@ -27,6 +27,8 @@ SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Ray's usage report needs the network, and asks for it at every start.
     "RAY_USAGE_STATS_ENABLED": "0",
+    # So does MLflow's, which a process waits for at its end.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     # Ray otherwise hides GPUs from processes that asked for none, with a warning a process.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # cuBLAS is deterministic only with a fixed workspace.
