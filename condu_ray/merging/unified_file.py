@@ -8,6 +8,7 @@ with it the file's bytes, depends on the content alone; its ``fingerprint`` is a
 import hashlib
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import get_args
@@ -85,6 +86,8 @@ def write_whole(path: Path, tensors: dict[str, Tensor], header: str) -> None:
         save_file(tensors, partial, metadata={KEY: json.dumps(marked, sort_keys=True)})
         os.replace(partial, path)
     except SafetensorError as error:  # its writer's own form of an OSError
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise OSError(f"{path}: cannot be written ({error})") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from condu_ray.store.full import disk_full
 from condu_ray.store.layout import PLACES, marker_path
 from condu_ray.store.location import Place
 from condu_ray.store.provenance import command, provenance  # noqa: F401
-from condu_ray.store.seal import FORMAT, SealError, opened, sealed
+from condu_ray.store.seal import FORMAT, SealError, opened, sealed, told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,7 +157,7 @@ def read_sealed(path: Place, *, required: bool = False) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except SealError as error:
-        raise ArtifactError(f"{path}: {error}; remove it to have it made again") from error
+        raise ArtifactError(f"{path}: {told(error, str(error), 'it')}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: cannot be read as JSON ({error}); remove it to have it made again") from error
 
@@ -222,7 +222,7 @@ def read_meta(folder: Place) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{folder}: no artifact here ({MANIFEST} is missing)") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: damaged manifest ({error}); remove {folder} to have it made again") from error
+        raise ArtifactError(f"{path}: {told(error, f'damaged manifest ({error})', str(folder))}") from error
     return loaded
 
 

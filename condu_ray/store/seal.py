@@ -20,6 +20,15 @@ class SealError(ValueError):
     """An object that is damaged, another one, or written by a newer release; the message says which."""
 
 
+class NewerError(SealError):
+    """One that a newer release wrote: nothing is wrong with it, and what it is of must not be removed."""
+
+
+def told(error: Exception, damage: str, what: str) -> str:
+    """Returns what a person reads of an object that cannot be opened: to remove what, unless it is only newer."""
+    return str(error) if isinstance(error, NewerError) else f"{damage}; remove {what} to have it made again"
+
+
 def sealed(value: Mapping[str, Any], of: str) -> dict[str, Any]:
     """Returns an object with its seal.
 
@@ -44,7 +53,8 @@ def opened(found: Any, of: str, *, required: bool = False) -> dict[str, Any]:
         returned as it is.
 
     Raises:
-        SealError: it is no object, damaged, another one, or written by a newer release.
+        SealError: it is no object, damaged, or another one.
+        NewerError: it is written by a newer release.
     """
     if not isinstance(found, dict):
         raise SealError(f"holds a {type(found).__name__} instead of an object")
@@ -53,7 +63,7 @@ def opened(found: Any, of: str, *, required: bool = False) -> dict[str, Any]:
     content = {name: value for name, value in found.items() if name not in MARKS}
     written = found.get("format")
     if isinstance(written, int) and written > FORMAT:
-        raise SealError(f"written by a newer condu_ray (format {written}, this one reads {FORMAT}): update condu_ray")
+        raise NewerError(f"written by a newer condu_ray (format {written}, this one reads {FORMAT}): update condu_ray")
     if found.get("seal") != content_hash({name: value for name, value in found.items() if name != "seal"}):
         raise SealError("differs from its checksum")
     if found.get("of") != of:

@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from condu_ray.merging import UnifiedDelta, UnifiedFileError
+from condu_ray.store.artifacts import WriteError, writing
 from tests.merging.deltas import DTYPES, small_delta, three_tasks
 
 
@@ -121,3 +122,15 @@ def test_a_failed_save_keeps_the_old_file(saved, monkeypatch):
         three_tasks().unify("food", small_delta(7)).save(saved)
     assert UnifiedDelta.load(saved).equal(three_tasks())
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_what_the_system_says_of_a_failed_save_is_said_once(saved, monkeypatch):
+    def fail(*_args, **_options):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("condu_ray.merging.unified_file.save_file", fail)
+    with pytest.raises(WriteError) as caught, writing(saved):
+        three_tasks().save(saved)
+    assert str(caught.value) == (
+        f"{saved}: cannot be written (No space left on device); free some space, then the same command goes on"
+    )
