@@ -12,7 +12,7 @@ from condu_ray.commands.job import job
 from condu_ray.commands.using import precision_flag, run_parser, served, words
 from condu_ray.console import output, whole
 from condu_ray.names import nearest
-from condu_ray.store.location import given
+from condu_ray.store.location import given, home
 
 if TYPE_CHECKING:
     from condu_ray.benchmark import Task
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", help="such as cpu or cuda; default: the GPU if there is one")
     precision_flag(parser)
     arguments = parser.parse_args(argv)
-    path = Path(arguments.output) if arguments.output else None
+    path = Path(home(arguments.output)) if arguments.output else None
     if path is not None and (path.suffix != ".json" or not path.parent.is_dir()):
         raise ConfigError(f"--output {path}: give a name that ends with .json, in a folder that is there")
     from rich.table import Table

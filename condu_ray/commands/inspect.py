@@ -6,6 +6,7 @@ from pathlib import Path
 from condu_ray.command_line import EXIT_CODES, ConfigError, program
 from condu_ray.commands.job import job
 from condu_ray.console import output
+from condu_ray.store.location import home
 
 
 @job()
@@ -20,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=200, help="test images a task, at most; 0: all (default: 200)")
     parser.add_argument("--output", metavar="FILE", help="an .html file; default: inspect.html in the run's report")
     arguments = parser.parse_args(argv)
-    if arguments.output and (Path(arguments.output).suffix != ".html" or not Path(arguments.output).parent.is_dir()):
+    page = Path(home(arguments.output)) if arguments.output else None
+    if page and (page.suffix != ".html" or not page.parent.is_dir()):
         raise ConfigError(f"--output {arguments.output}: give a name that ends with .html, in a folder that is there")
     if arguments.images < 0:
         raise ConfigError(f"--images {arguments.images}: give 1 or more, or 0 for all")
@@ -30,5 +32,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     from condu_ray.use.inspect import inspected
 
     found = open_run(*run_place(arguments.run, arguments.storage))
-    path = Path(arguments.output) if arguments.output else inspect_path(found.config.run_folder)
+    path = page or inspect_path(found.config.run_folder)
     output().print(f"page: {write(path, inspected(found, arguments.method, arguments.images))}")

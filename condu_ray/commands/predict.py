@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from condu_ray.use.rows import check_output, output
     from condu_ray.use.sources import pictures
 
-    path = Path(arguments.output) if arguments.output else None
+    path = Path(home(arguments.output)) if arguments.output else None
     in_parts = path is not None and not path.suffix and not path.is_file()
     if path is not None and not in_parts:
         check_output(path)

@@ -263,6 +263,8 @@ class TestPredict:
             (["a.png", "--workers", "2"], "an --output that is a folder"),
             (["a.png", "--output", "x.txt"], "ends with one of .parquet"),
             (["a.png", "--output", "no/x.csv"], "there is no folder no"),
+            (["a.png", "--output=~/no/x.csv"], f"there is no folder {os.path.expanduser('~')}/no"),
+            (["a.png", "--output", "~nobody0/x.csv"], "~nobody0 is no user's home"),
             (["a.png", "--template", "a {}"], "is for --classes"),
             (["a.png", "--method", "condu", "--session", "0"], "counted from 1"),
             (["a.png", "--method", "condu", "--session", "4"], "is not committed; there are 3"),
@@ -397,6 +399,7 @@ class TestEvaluate:
             (["--tasks", "nothing"], "no task 'nothing'"),
             (["--tasks", "carts"], "is no task of r (did you mean cars?)"),
             (["--output", "x.csv"], "ends with .json"),
+            (["--output", "~nobody0/x.json"], "~nobody0 is no user's home"),
             (["--method", "individual", "--session", "1"], "cannot predict without one"),
         ],
     )
@@ -414,4 +417,5 @@ def test_the_page_is_written_beside_the_report(console, storage, tmp_path):
     assert (storage / "runs" / "r" / "report" / "inspect.html").read_text().startswith("<!DOCTYPE html>")
     assert "inspect.html" in shown
     assert console("inspect", "--output", tmp_path / "x.txt")[0] == 2
+    assert "is no user's home" in console("inspect", "--output", "~nobody0/x.html")[2]
     assert console("inspect", "--images", "-1")[0] == 2
