@@ -68,7 +68,10 @@ def resolved(source: Source) -> Source:
         except ValidationError as error:
             raise UseError(f"{place}: its meta.json is not what a bundle's is ({error}); export it again") from error
         precision = source.precision or meta["bundle"].get("precision")
-        return source.model_copy(update=found | {"state": _mark(meta["state"], inference), "precision": precision})
+        found |= {"state": _mark(meta["state"], inference), "precision": precision}
+        return source.model_copy(
+            update=found | {"tasks": tuple(one["name"] for one in meta["bundle"].get("labels", ()))}
+        )
     storage, name = run_place(source.run, source.storage)
     run = open_run(storage, name)
     method = chosen_method(run, source.method)
@@ -81,7 +84,8 @@ def resolved(source: Source) -> Source:
     state = run.methods[method].entries[session - 1].state
     found = {"run": name, "storage": str(storage.absolute()), "method": method, "session": session}
     precision = source.precision or run.plan.precision
-    return source.model_copy(update=found | {"state": _mark(state, run.config.inference), "precision": precision})
+    found |= {"state": _mark(state, run.config.inference), "precision": precision}
+    return source.model_copy(update=found | {"tasks": tuple(task.name for task in run.tasks)})
 
 
 def _mark(state: str, inference: Inference) -> str:
@@ -99,9 +103,11 @@ def load_source(source: Source) -> Served:
     found = load_served(
         source.run, source.session - 1, source.method, storage=source.storage, precision=source.precision
     )
-    if source.state not in (None, _mark(found.state.id, found.method.config.inference)):
+    labels = tuple(one for one in found.labels if not source.tasks or one.name in source.tasks)
+    same = source.state in (None, _mark(found.state.id, found.method.config.inference))
+    if not same or len(labels) < len(source.tasks):
         raise UseError(
             f"{source.run}: session {source.session} of {source.method} is another state, or predicts otherwise, than "
             "when it was named: the run or bundle has changed under its name; serve it anew, or with --follow"
         )
-    return found
+    return replace(found, labels=labels)

@@ -134,10 +134,23 @@ def test_another_state_under_the_same_name_is_told_and_not_loaded(found, tmp_pat
         load_source(last.model_copy(update={"state": source.state}))
 
 
+def test_a_task_that_is_added_later_is_no_answer_of_a_replica_that_starts_then(storage, found, tmp_path):
+    last = resolved(Source(run="r", storage=str(storage), method="condu", session=2))
+    assert last.tasks == ("walls", "doors", "cars")  # of a run of three, though two were learned
+    before = last.model_copy(update={"tasks": ("walls", "doors")})  # as it was named when there were two
+    assert [one.name for one in load_source(before).labels] == ["walls", "doors"]
+    assert load_source(before).state.id == load_source(last).state.id
+    assert [one.name for one in load_source(last.model_copy(update={"tasks": ()})).labels] == list(last.tasks)
+    write_bundle(load_source(before), tmp_path / "bundle")
+    assert resolved(Source(run=str(tmp_path / "bundle"))).tasks == ("walls", "doors")
+    with pytest.raises(UseError, match="serve it anew"):  # one of them was forgotten
+        load_source(last.model_copy(update={"tasks": ("walls", "gone")}))
+
+
 def test_a_source_is_resolved_or_refused(storage, found, tmp_path, monkeypatch):
     last = resolved(Source(run="r", storage=str(storage), method="condu"))
     known = {"run": "r", "storage": str(storage), "method": "condu", "session": 3}
-    known |= {"state": last.state, "precision": "fp32"}
+    known |= {"state": last.state, "precision": "fp32", "tasks": tuple(task.name for task in found.tasks)}
     assert last == Source(**known)
     assert last.state is not None
     monkeypatch.chdir(storage.parent)
