@@ -99,8 +99,8 @@ def started(lines, end, shell='exec {python} -c "$SCRIPT"', hold=60, **variables
         ["bash", "-o", "pipefail", "-c", shell.format(python=sys.executable)],
         env=os.environ | {"SCRIPT": script} | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         encoding="utf-8", errors="replace",
-        # What runs in the background of a script inherits a Ctrl-C that is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # What runs in the background of a script inherits a Ctrl-C that is ignored, and by nohup a SIGHUP.
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)],
     )  # fmt: skip
 
 
@@ -163,9 +163,10 @@ def test_a_second_signal_does_not_wait_for_what_the_first_one_started():
 
 
 def test_an_ignored_signal_stays_so():
-    process = started(0, "time.sleep(60)", shell="trap '' INT; exec {python} -c \"$SCRIPT\"")
+    process = started(0, "time.sleep(60)", shell="trap '' INT HUP; exec {python} -c \"$SCRIPT\"")
     assert process.stdout.readline() == "done\n"
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 143
 
@@ -193,7 +194,7 @@ main(["--help"])
 def test_a_signal_while_modules_are_imported_prints_no_traceback(module, number, code, words):
     process = subprocess.run(
         [sys.executable, "-c", IMPORTS.format(module=module, number=int(number))], capture_output=True, text=True,
-        # What runs in the background of a script inherits a Ctrl-C that is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # What runs in the background of a script inherits a Ctrl-C that is ignored, and by nohup a SIGHUP.
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)],
     )  # fmt: skip
     assert (process.returncode, process.stderr) == (code, words)
