@@ -204,10 +204,16 @@ def gpu_kernels(delta: Delta, work: Literal["unify", "decouple"]) -> ModuleType 
     return kernels if kernels.trusted(device, dtype, work) else None
 
 
-def fused_loops(delta: Delta) -> ModuleType | None:
-    """The compiled loops, if they take this delta: on a CPU, and with enough to do to be worth their loading."""
+def fused_loops(delta: Delta, *, decouples: bool = False) -> ModuleType | None:
+    """The compiled loops, if they take this delta: on a CPU, and with enough to do to be worth their loading.
+
+    Args:
+        delta: What is worked on.
+        decouples: Whether it is decoupled alone, for which alone they are loaded later.
+    """
     on_cpu = all(tensor.device.type == "cpu" for tensor in delta.values())
-    large = _positions(delta) >= FUSED_FROM or _by_torch[0] >= FUSED_AFTER
+    first = DECOUPLED_FROM if decouples and not fused.cache_info().currsize else FUSED_FROM
+    large = _positions(delta) >= first or _by_torch[0] >= FUSED_AFTER
     return fused() if on_cpu and large else None
 
 
@@ -243,8 +249,7 @@ def decouple(
     if out and (kernels := gpu_kernels(out, "decouple")):
         kernels.decouple([(u.view(-1), triggers[name][task], out[name].view(-1)) for name, u in unified.items()], scale)
         return out
-    loaded = fused.cache_info().currsize or _by_torch[0] >= FUSED_AFTER
-    loops = fused_loops(unified) if loaded or _positions(unified) >= DECOUPLED_FROM else None
+    loops = fused_loops(unified, decouples=True)
     if not loops:
         _by_torch[0] += _positions(unified)
     compiled = {torch.float32, torch.float64} if loops else set()

@@ -68,10 +68,8 @@ def resolved(source: Source) -> Source:
         except ValidationError as error:
             raise UseError(f"{place}: its meta.json is not what a bundle's is ({error}); export it again") from error
         precision = source.precision or meta["bundle"].get("precision")
-        found |= {"state": _mark(meta["state"], inference), "precision": precision}
-        return source.model_copy(
-            update=found | {"tasks": tuple(one["name"] for one in meta["bundle"].get("labels", ()))}
-        )
+        mark, tasks = _mark(meta["state"], inference), tuple(one["name"] for one in meta["bundle"].get("labels", ()))
+        return source.model_copy(update=found | {"state": mark, "precision": precision, "tasks": tasks})
     storage, name = run_place(source.run, source.storage)
     run = open_run(storage, name)
     method = chosen_method(run, source.method)
@@ -84,8 +82,8 @@ def resolved(source: Source) -> Source:
     state = run.methods[method].entries[session - 1].state
     found = {"run": name, "storage": str(storage.absolute()), "method": method, "session": session}
     precision = source.precision or run.plan.precision
-    found |= {"state": _mark(state, run.config.inference), "precision": precision}
-    return source.model_copy(update=found | {"tasks": tuple(task.name for task in run.tasks)})
+    mark, tasks = _mark(state, run.config.inference), tuple(task.name for task in run.tasks)
+    return source.model_copy(update=found | {"state": mark, "precision": precision, "tasks": tasks})
 
 
 def _mark(state: str, inference: Inference) -> str:
