@@ -1,21 +1,24 @@
-"""Loading torchvision and timm without torch's compiler, which most processes never use.
+"""Loading torchvision and timm, and making an optimiser, without torch's compiler, which most processes never use.
 
 `torch._dynamo` and what it loads (SymPy, inductor, distributed tensors: 870 modules) take a third of open_clip's
 start. torchvision loads it for one function that tracing asks (`ops/roi_align.py`), timm for a decorator
-(`layers/typing.py`). Both are put off until they are called; the first step of an optimiser loads it all the same.
+(`layers/typing.py`): both are put off until they are called. An optimiser loads it to have its methods left out of what
+is compiled, which none of ours is part of.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
 COMPILER = "torch._dynamo"
 ASKED = f"{COMPILER}.utils"
+_DISABLED = "__dynamo_disable"
+"""Where `torch._disable_dynamo` keeps what it calls, which it loads the compiler for at the first call."""
 
 
 class _Later(ModuleType):
@@ -61,3 +64,16 @@ def without_compiler() -> Iterator[None]:
         torch.compiler.disable = disable
         if sys.modules.get(ASKED) is later:
             del sys.modules[ASKED]
+
+
+def undecorated(inner: Callable[..., Any]) -> None:
+    """Has a function that torch keeps out of compiled ones (`torch._disable_dynamo`) run as it is.
+
+    A compiled function that calls it would trace it, then. Where the compiler is loaded already nothing changes.
+
+    Args:
+        inner: as torch decorated it; where torch has another way by now, nothing changes either.
+    """
+    fn = getattr(inner, "__wrapped__", None)
+    if fn is not None and COMPILER not in sys.modules and getattr(fn, _DISABLED, None) is None:
+        setattr(fn, _DISABLED, fn)

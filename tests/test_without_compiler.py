@@ -88,3 +88,17 @@ assert tower(torch.zeros(1, 3, 32, 32)).shape == (1, 32)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_function_kept_from_the_compiler_runs_as_it_is(compiler):
+    import torch
+
+    def plain(number):
+        return number + 1
+
+    module.undecorated(plain)  # where torch has another way by then, nothing changes
+    assert not vars(plain)
+    inner = torch._disable_dynamo(plain)
+    module.undecorated(inner)
+    assert inner(1) == 2
+    assert vars(plain) == {"__dynamo_disable": plain}

@@ -20,6 +20,7 @@ from condu_ray.benchmark import Task
 from condu_ray.config import Experiment, Training
 from condu_ray.learn.loop import learning_rate
 from condu_ray.learn.objective import classification_loss
+from condu_ray.learn.optimiser import adamw
 from condu_ray.learn.retry import local_stream
 from condu_ray.merging.delta import Delta
 from condu_ray.options import Lora
@@ -107,13 +108,7 @@ class SideBySide:
         most = max(len(one.tokens) for one in streams)
         tokens_MCL = torch.stack([_padded(one.tokens, most, longest) for one in streams])
         forward = vmap(self._forward, in_dims=(0, 0, 0))
-        optimizer = torch.optim.AdamW(
-            list(parameters.values()),
-            lr=settings.lr,
-            betas=(0.9, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        optimizer = adamw(parameters.values(), settings, settings.lr)
         train_mode(self._both)
         for step in range(settings.steps):
             pixels = torch.stack([one.pixels[step] for one in streams])

@@ -20,6 +20,7 @@ from condu_ray.learn.agreement import CHECK_STEPS, Agreement, named
 from condu_ray.learn.draws import Draws
 from condu_ray.learn.losses import READ_STEPS, DivergedError, Losses
 from condu_ray.learn.objective import Batch, ClipClassifier, Objective
+from condu_ray.learn.optimiser import adamw
 from condu_ray.learn.strictness import Around, strictly
 from condu_ray.vlm.inputs import on_device
 from condu_ray.vlm.towers import train_mode
@@ -97,13 +98,7 @@ def fine_tune(
     lesson = objective.lesson
     settings, task, device = lesson.settings, lesson.task.name, lesson.device
     peak = settings.rate(task)
-    optimizer = torch.optim.AdamW(
-        list(lesson.parameters.values()),
-        lr=peak,
-        betas=(0.9, settings.beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = adamw(lesson.parameters.values(), settings, peak)
     agreement, agreed = Agreement(lesson.parameters, lesson.rank, lesson.world), lesson.begin
     train_mode(classifier)
     losses = Losses(agreement, task, peak, 1 if device.type == "cpu" else READ_STEPS)

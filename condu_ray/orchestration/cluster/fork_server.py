@@ -31,8 +31,8 @@ from typing import NoReturn
 
 from threadpoolctl import threadpool_limits
 
-LIBRARIES = ("numpy", "pyarrow.parquet", "pandas", "torch", "torch._dynamo", "open_clip", "PIL.JpegImagePlugin")
-"""Loaded at once. The first step of an optimiser loads `torch._dynamo`."""
+LIBRARIES = ("numpy", "pyarrow.parquet", "pandas", "torch", "open_clip", "PIL.JpegImagePlugin")
+"""Loaded at once."""
 MODULES = ("ray.data", "ray.train.torch")
 """Loaded in the first worker's environment, which Ray's modules read."""
 LATE = {"RAY_JOB_ID", "PWD", "OLDPWD", "SHLVL", "_"}
