@@ -17,12 +17,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         show()
         return
     from condu_ray.orchestration.again import again
+    from condu_ray.orchestration.cluster.forks import forks
     from condu_ray.orchestration.watch.lines import Lines
 
     if again(config) is not None:
         return
     lines = Lines()
-    with lines.waiting("torch and Ray are loaded"):
-        from condu_ray.orchestration.run import run
+    with forks(config.cluster.address, lines.waiting("torch is loaded")):
+        with lines.waiting("Ray is loaded"):
+            from condu_ray.orchestration.run import run
 
-    run(config, lines)
+        run(config, lines)

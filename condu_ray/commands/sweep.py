@@ -12,9 +12,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parses the settings, then sweeps; bad input ends with its message and exit code 2, a failed sweep with 1."""
     sweep = main_config(Sweep, __doc__, argv)
     from condu_ray.orchestration.again import sweep_again
+    from condu_ray.orchestration.cluster.forks import forks
+    from condu_ray.orchestration.watch.lines import Lines
 
     if sweep_again(sweep) is not None:
         return
-    from condu_ray.orchestration.sweep import run_sweep
+    lines = Lines()
+    with forks(sweep.cluster.address, lines.waiting("torch is loaded")):
+        with lines.waiting("Ray is loaded"):
+            from condu_ray.orchestration.sweep import run_sweep
 
-    run_sweep(sweep)
+        run_sweep(sweep)

@@ -1,4 +1,4 @@
-"""Deterministic attention on a GPU, which torch has only where every operation has to be deterministic.
+"""Deterministic algorithms; on a GPU attention's too, which torch has only where every operation has to have one.
 
 Where it is only to warn of those that are not, the backward passes of its fast kernels add up in any order, without a
 word. Three blocks of 128 keys are enough for other bits each time: a ViT-L/14 has 257, a ViT-B/16 197.
@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from condu_ray.config import Training
 from condu_ray.learn.draws import Draws
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,20 @@ WORDS = "does not have a deterministic implementation"
 """What torch says of an operation that has none."""
 
 Around = Callable[[], AbstractContextManager[object]]
+
+
+def deterministic(settings: Training) -> None:
+    """Has torch take deterministic algorithms where it has them, or not; and its compiler, where that is used.
+
+    `torch.use_deterministic_algorithms` says so to the compiler too, for which it loads it: 3 CPU seconds.
+
+    Args:
+        settings: of the training.
+    """
+    if settings.compile:
+        torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+    else:
+        torch.set_deterministic_debug_mode("warn" if settings.deterministic else "default")
 
 
 def strictly(clip: nn.Module, images_BCHW: Tensor, tokens_CL: Tensor, computing: Around) -> Around:
@@ -73,8 +88,8 @@ def _step() -> Iterator[None]:
 @contextmanager
 def _strict() -> Iterator[None]:
     lenient = torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=False)
+    torch.set_deterministic_debug_mode("error")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(True, warn_only=lenient)
+        torch.set_deterministic_debug_mode("warn" if lenient else "error")

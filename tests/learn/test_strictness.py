@@ -4,6 +4,7 @@ from functools import partial
 import pytest
 import torch
 
+from condu_ray.config import Training
 from condu_ray.learn import strictness as module
 from condu_ray.learn.loop import fine_tune
 from condu_ray.learn.objective import ClipClassifier, Objective
@@ -89,3 +90,13 @@ def test_who_does_not_ask_for_deterministic_algorithms_has_no_pass_more(small_ba
     seen, _ = trained(small_backbone, task_data)
     assert len(seen) == 3
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_torch_is_asked_for_what_the_settings_say(wanted, compiled):
+    module.deterministic(Training(deterministic=wanted, compile=compiled))
+    assert torch.are_deterministic_algorithms_enabled() is wanted
+    assert torch.is_deterministic_algorithms_warn_only_enabled() or not wanted
+    if compiled:
+        assert torch._inductor.config.deterministic is wanted

@@ -5,6 +5,9 @@ cores. Forked, it has what the server loaded, shares its memory, and takes 0.04.
 hands its arguments, environment and files over (a Unix socket in a folder that only this user can enter); the fork then
 runs Ray's `default_worker.py`, as if Ray had started it.
 
+The server is a program of its own, or a fork itself (`forked_server.py`): of a command that has loaded the libraries
+and nothing of Ray, and goes on with them.
+
 What is read where a library is loaded must be as in a worker of its own: Ray's modules are loaded when the first worker
 asks, in its environment, and a worker whose environment is another one (but for `LATE`) is refused, and starts by
 itself. No thread runs when it forks, but pyarrow's, which its allocator takes care of.
@@ -31,8 +34,8 @@ from typing import NoReturn
 
 from threadpoolctl import threadpool_limits
 
-LIBRARIES = ("numpy", "pyarrow.parquet", "pandas", "torch", "open_clip", "PIL.JpegImagePlugin")
-"""Loaded at once."""
+LIBRARIES = ("numpy", "pyarrow.parquet", "pandas", "torch", "condu_ray.vlm.library", "PIL.JpegImagePlugin")
+"""Loaded at once: open_clip as this package loads it."""
 MODULES = ("ray.data", "ray.train.torch")
 """Loaded in the first worker's environment, which Ray's modules read."""
 LATE = {"RAY_JOB_ID", "PWD", "OLDPWD", "SHLVL", "_"}
@@ -104,9 +107,21 @@ def main(path: str) -> NoReturn:
     server = socket.socket(fileno=int(os.environ.pop(LISTENS)))
     if not sys.flags.safe_path:
         sys.path.pop(0)  # this folder, whose files are no modules of the top level
+    _libraries()
+    forget_own_modules()
+    serve(server, path)
+
+
+def forget_own_modules() -> None:
+    """Leaves this package for the workers to load, which may have another one (`PYTHONPATH`), and what it keeps."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "condu_ray"]:
+        del sys.modules[name]
+
+
+def serve(server: socket.socket, path: str) -> NoReturn:
+    """Forks until the process that began this one is gone; in a fork, is the worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no dead child waits
-    _libraries()
     if wanted := _served(server):
         wanted.become()
     shutil.rmtree(Path(path).parent, ignore_errors=True)
@@ -129,7 +144,7 @@ def _served(server: socket.socket) -> Wanted | None:
                     _modules()
                     if not _distinct():
                         return None
-                if wanted.same(first) and _alone() and os.fork() == 0:
+                if wanted.same(first) and alone() and os.fork() == 0:
                     server.close()
                     _handed_over(client)
                     for number, file in enumerate(files):
@@ -145,7 +160,7 @@ def _libraries() -> None:
     """Loads libraries as a worker does that Ray gives one CPU or none (`_threads_follow`)."""
     threads = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _load(LIBRARIES)
+    load(LIBRARIES)
     if threads is None:
         del os.environ["OMP_NUM_THREADS"]
 
@@ -160,7 +175,7 @@ def _modules() -> None:
             return ActorClassID(os.urandom(ActorClassID.size()))
 
     vars(actor)["ActorClassID"] = Drawn  # an actor's class, which a module defines, has an identifier
-    _load(MODULES)
+    load(MODULES)
     vars(actor)["ActorClassID"] = ActorClassID
 
 
@@ -194,11 +209,14 @@ def _threads_follow() -> None:
     utils.set_omp_num_threads_if_unset = said
 
 
-def _load(modules: tuple[str, ...]) -> None:
+def load(modules: tuple[str, ...]) -> None:
+    """Loads modules, so that forks of this process have them."""
     for module in modules:
         importlib.import_module(module)
-    if os.fork() == 0:  # OpenBLAS ends its threads when a process forks, and starts them when they are used
+    if (pid := os.fork()) == 0:  # OpenBLAS ends its threads when a process forks, and starts them when they are used
         os._exit(0)
+    with suppress(ChildProcessError):  # where dead children are ignored
+        os.waitpid(pid, 0)
     gc.collect()
     gc.freeze()  # so that no collection in a fork touches, and thereby copies, what is shared
 
@@ -217,7 +235,7 @@ def _environment(wanted: dict[str, str]) -> dict[str, str]:
     return wanted
 
 
-def _alone() -> bool:
+def alone() -> bool:
     """Whether no thread runs that a fork would miss."""
     threads = (task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid()))
     return {(task / "comm").read_text().strip() for task in threads} <= IDLE_THREADS

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from condu_ray.orchestration.cluster import fork_server, forked_worker
+from condu_ray.orchestration.cluster import fork_server, forked_server, forked_worker
 
 SWITCH = "CONDU_RAY_FORK"
 """The environment variable that, when 0, has each worker load everything for itself."""
@@ -27,19 +28,21 @@ _paths: list[str] = []
 
 
 @contextmanager
-def forks(address: str | None) -> Iterator[None]:
-    """Has a fork server while the block runs, which loads from its beginning on what workers will need.
+def forks(address: str | None, loading: AbstractContextManager[None] | None = None) -> Iterator[None]:
+    """Has a fork server while the block runs, with what workers will need loaded, or being loaded.
 
     Within another such block, and where none is of use (a cluster is joined, there is a GPU), nothing happens.
 
     Args:
         address: of the cluster to be joined or started, as `ray_cluster` takes it.
+        loading: says that this process, a command's, loads the libraries, which the server, a fork of it, need not
+            then; None: the server is a program of its own.
     """
     if _paths or not _of_use(address):
         yield
         return
     try:
-        process, path = _begun()
+        end, path = _begun(loading)
     except OSError:  # as where the temporary folder's name is too long for a socket: workers start as ever
         yield
         return
@@ -48,18 +51,23 @@ def forks(address: str | None) -> Iterator[None]:
         yield
     finally:
         _paths.remove(path)
-        process.kill()
-        process.communicate()
+        end()
         shutil.rmtree(Path(path).parent, ignore_errors=True)
 
 
-def _begun() -> tuple[subprocess.Popen[bytes], str]:
+def _begun(loading: AbstractContextManager[None] | None) -> tuple[Callable[[], object], str]:
+    """Begins the server; returns what ends it, and its socket's path."""
     folder = Path(tempfile.mkdtemp(prefix="condu_ray-"))
     path = str(folder / "fork")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
             listening.bind(path)
             listening.listen(64)
+            if loading is not None:
+                with loading:
+                    ready = forked_server.loaded()
+                if ready and fork_server.alone():
+                    return _forked(listening, path), path
             process = subprocess.Popen(
                 [sys.executable, fork_server.__file__, path],
                 stdin=subprocess.PIPE,  # its end tells the server that this process is gone, whatever ended it
@@ -72,7 +80,28 @@ def _begun() -> tuple[subprocess.Popen[bytes], str]:
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return process, path
+
+    def end() -> None:
+        process.kill()
+        process.communicate()
+
+    return end, path
+
+
+def _forked(listening: socket.socket, path: str) -> Callable[[], object]:
+    here, there = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if (pid := os.fork()) == 0:
+        forked_server.forked(listening, path, here)
+    os.close(here)
+
+    def end() -> None:
+        os.close(there)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    return end
 
 
 @contextmanager

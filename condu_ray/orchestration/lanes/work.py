@@ -23,6 +23,7 @@ from condu_ray.learn.checkpoint_store import CheckpointStore
 from condu_ray.learn.chunks import training_chunks
 from condu_ray.learn.loop import DivergedError, Progress, WorkersDifferError
 from condu_ray.learn.retry import local_stream, lower_rates
+from condu_ray.learn.strictness import deterministic
 from condu_ray.orchestration.cluster.failure import full_disk_ends
 from condu_ray.orchestration.cluster.memory import keep_freed
 from condu_ray.orchestration.cluster.sight import SightError, VersionsError, require_sight, require_versions
@@ -66,7 +67,7 @@ def work(lane: Lane) -> None:
     if device.type == "cpu":
         keep_freed()
     torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(settings.deterministic, warn_only=True)
+    deterministic(settings)
     take_hashes(lane.hashes)
     tasks = _tasks(lane)
     trainer: Trainer | None = None

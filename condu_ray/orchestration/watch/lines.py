@@ -42,8 +42,10 @@ class Lines:
                 pause = WAIT_SECONDS
                 self.say(f"waiting: {what} ({time.monotonic() - begin:.0f} s)")
 
-        threading.Thread(target=tell, name="waiting", daemon=True).start()
+        told = threading.Thread(target=tell, name="waiting", daemon=True)
+        told.start()
         try:
             yield
         finally:
             over.set()
+            told.join(1.0)  # a process that forks next has no thread then; one that can't write is not waited for

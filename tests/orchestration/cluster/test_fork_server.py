@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from condu_ray.orchestration.cluster.fork_server import LATE, Wanted, _alone
+from condu_ray.orchestration.cluster.fork_server import LATE, Wanted, alone
 
 PLAIN = {"env_vars": {"A": "1"}, "py_executable": sys.executable, "command_prefix": [], "java_jars": []}
 
@@ -60,7 +60,7 @@ def test_no_fork_while_a_thread_runs():
     thread = threading.Thread(target=done.wait)
     thread.start()
     try:
-        assert not _alone()
+        assert not alone()
     finally:
         done.set()
         thread.join()

@@ -1,16 +1,18 @@
 """A local cluster's workers are forked where that is of use, are as workers of their own, and leave nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 
-from condu_ray.orchestration.cluster import env, fork_server, forked_worker, forks
+from condu_ray.orchestration.cluster import env, fork_server, forked_server, forked_worker, forks
 from condu_ray.orchestration.watch.lines import Lines
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
@@ -92,17 +94,29 @@ def test_where_no_socket_can_be_workers_start_as_ever(useful, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_it_ends_with_the_process_that_began_it_whatever_ended_that(useful):
+@pytest.mark.parametrize("loading", ["None", "nullcontext()"])
+def test_it_ends_with_the_process_that_began_it_whatever_ended_that(useful, loading):
     begun = "from condu_ray.orchestration.cluster import forks; import time; forks.GPUS = ()"
-    code = begun + "\nwith forks.forks('local'): print('up', flush=True); time.sleep(60)"
+    begun += "\nfrom contextlib import nullcontext"
+    code = begun + f"\nwith forks.forks('local', {loading}): print('up', flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"up\n"
     (server,) = psutil.Process(process.pid).children()
-    folder = Path(command(server)[2]).parent
+    assert (fork_server.__file__ in command(server)) == (loading == "None")
+    (socket,) = (Path(one.laddr) for one in server.net_connections("unix") if "condu_ray-" in str(one.laddr))
+    folder = socket.parent
     process.send_signal(signal.SIGKILL)
     process.communicate()
     server.wait(60)
     assert not folder.exists()
+
+
+def test_a_process_in_which_others_have_loaded_torch_is_not_forked(useful):
+    import torch  # noqa: F401
+
+    assert not forked_server.loaded()
+    with forks.forks(None, nullcontext()):
+        assert len(servers()) == 1
 
 
 class Worker:
@@ -159,3 +173,62 @@ def test_workers_are_forked_and_as_workers_of_their_own(useful):
     while (left := [pid for pid in forked if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
+
+
+@pytest.mark.ray
+def test_a_commands_forks_are_as_workers_of_their_own(tmp_path):
+    """The server is a fork of the command, of which nothing is left: a worker that loads for itself is the same."""
+    script = tmp_path / "command.py"
+    script.write_text(
+        """
+import atexit, json, logging, os, signal, sys, threading, uuid
+import numpy
+from condu_ray.commands.job import job
+from condu_ray.orchestration.cluster import env, forks
+from condu_ray.orchestration.watch.lines import Lines
+
+
+class Worker:
+    def looked(self):
+        import pyarrow, threadpoolctl, torch
+        import condu_ray.orchestration.cluster.stop as stop
+        from condu_ray.vlm.library import open_clip
+
+        threads = {one["num_threads"] for one in threadpoolctl.threadpool_info()}
+        files = [os.readlink(f"/proc/self/fd/{number}") for number in range(3)]
+        drawn = numpy.random.rand(), torch.rand(1).item(), str(uuid.uuid4())
+        return os.getpid(), drawn, {
+            "signals": [str(signal.getsignal(one)).partition(" at ")[0] for one in (*stop.SIGNALS, signal.SIGCHLD)],
+            "threads": sorted(threads | {torch.get_num_threads(), pyarrow.cpu_count()}),
+            "path": sorted({os.path.realpath(one) for one in sys.path}), "folder": os.getcwd(),
+            "hook": sys.excepthook is sys.__excepthook__,
+            "logging": str(logging.root.handlers), "streams": [sys.stdout.encoding, type(sys.stdout).__name__],
+            "files": [file.rpartition(".")[2] for file in files], "stop": [stop._asked, stop._left],
+            "loaded": sorted(name for name in sys.modules if name.partition(".")[0] == "condu_ray"),
+            "compiler": "torch._dynamo" in sys.modules, "main": threading.current_thread() is threading.main_thread(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(), "environment": sorted(os.environ),
+        }
+
+
+forks.GPUS = ()
+with job(), forks.forks("local", Lines().waiting("torch is loaded")), env.ray_cluster("local", "forked", Lines()):
+    import psutil, ray
+
+    here = psutil.Process()
+    (server,) = [one for one in here.children() if one.cmdline() == here.cmdline()]
+    actor = ray.remote(num_cpus=0)(Worker)
+    made = [actor.remote(), actor.remote(), actor.options(runtime_env={"env_vars": {"OWN": "1"}}).remote()]
+    one, other, own = ray.get([each.looked.remote() for each in made])
+    forked = {child.pid for child in server.children()}
+    print(json.dumps([one, other, own, [each[0] in forked for each in (one, other, own)]]))
+"""
+    )
+    plain = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", forks.SWITCH)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=plain, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other, own, forked = json.loads(done.stdout.splitlines()[-1])
+    assert forked == [True, True, False]
+    assert not {*one[1]} & {*other[1]}
+    assert one[2] == other[2]
+    own[2]["environment"].remove("OWN")
+    assert one[2] == own[2]
