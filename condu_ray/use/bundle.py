@@ -30,7 +30,7 @@ from condu_ray.store import artifacts
 from condu_ray.store.location import Place
 from condu_ray.store.sole_writer import sole_writer
 from condu_ray.use.model_folder import write_model
-from condu_ray.use.served import Served, UseError
+from condu_ray.use.served import DATA, Served, UseError
 from condu_ray.vlm.model import WEIGHTS, BackboneSpec, backbone_spec, load_backbone
 from condu_ray.vlm.moments import Moments
 from condu_ray.vlm.novelty import Known
@@ -239,5 +239,5 @@ def _portable(about: Mapping[str, Any]) -> dict[str, Any]:
     return {**about, "settings": settings}
 
 
-PLACES = ("model", "pretrained", "preprocess", "data", "storage", "run", "tracking", "cluster")
+PLACES = ("model", "pretrained", "preprocess", *DATA, "storage", "run", "tracking", "cluster")
 """Settings that say where something is, or how a machine is used."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from condu_ray.report.text import escaped, fenced, json_text, markdown_page, markdown_table
 from condu_ray.store.provenance import provenance
 from condu_ray.use.bundle import by_name
-from condu_ray.use.served import Served
+from condu_ray.use.served import DATA, Served
 
 if TYPE_CHECKING:
     from condu_ray.use.peft import Adapter
@@ -65,7 +65,8 @@ def _base(served: Served) -> str:
 def _told(served: Served) -> dict[str, Any]:
     """The settings without the places of a machine."""
     local = () if by_name(served.backbone.spec) else ("model", "pretrained")
-    return {key: value for key, value in served.about["settings"].items() if key not in (*local, "distillation")}
+    left_out = (*local, *DATA, "distillation")
+    return {key: value for key, value in served.about["settings"].items() if key not in left_out}
 
 
 def _accuracies(served: Served, task: str | None) -> list[str]:

@@ -26,6 +26,9 @@ from condu_ray.vlm.novelty import Known
 
 log = logging.getLogger(__name__)
 
+DATA = ("data", "more_data", "task_data", "probe")
+"""Settings that say where data are: places of a machine, which nobody else has."""
+
 
 class UseError(ValueError):
     """What cannot be served, predicted or exported; the message says what to give."""
@@ -217,7 +220,7 @@ def _about(found: StoredRun, method: Method, state: ModelState) -> dict[str, Any
         },
         "accuracy": accuracy,
         **({"temperatures": temperatures} if temperatures else {}),
-        "settings": found.config.model_dump(mode="json", exclude={"storage", "tracking", "cluster", "data", "run"}),
+        "settings": found.config.model_dump(mode="json", exclude={"storage", "tracking", "cluster", "run", *DATA}),
     }
 
 

@@ -264,6 +264,23 @@ class TestBundle:
         for path in (found.config.storage, found.config.data, found.config.pretrained):
             assert str(path) not in told
 
+    def test_neither_it_nor_a_card_says_where_more_data_are(self, task_data, small_backbone, tmp_path):
+        """As after `condu-ray add`, and of probes."""
+        places = {name: tmp_path / name for name in ("more", "other", "probes")}
+        for folder, task in zip(places.values(), TASKS, strict=True):
+            shutil.copytree(task_data / task, folder / task)
+        learn_here(Experiment.model_validate({
+            "data": places["more"], "task_data": {"doors": places["other"]}, "more_data": (tmp_path / "other",),
+            "probe": (places["probes"],), "method": "average", "pretrained": str(small_backbone),
+            "storage": tmp_path / "storage", "run": "a", "training": {"precision": "fp32"},
+        }))  # fmt: skip
+        one = served(open_run(tmp_path / "storage", "a"), "average")
+        write_bundle(one, tmp_path / "bundle")
+        export_model(one, tmp_path / "model")
+        for told in (tmp_path / "bundle" / "meta.json", tmp_path / "model" / "README.md"):
+            assert not [path for path in places.values() if str(path) in told.read_text()], told
+        assert read_bundle(tmp_path / "bundle").state.tasks == ("walls", "doors")
+
     def test_weights_that_half_precision_holds_are_stored_in_it(self, found, tmp_path):
         write_bundle(served(found, "condu"), tmp_path / "bundle")
         with safe_open(tmp_path / "bundle" / "open_clip_model.safetensors", "pt") as file:
