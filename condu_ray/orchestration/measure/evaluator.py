@@ -89,7 +89,7 @@ class Measurer:
         )
         self._tasks = {name: load_task(folder) for name, folder in folders.items()}
         self._held_out = {name: load_task(folder) for name, folder in (held_out or {}).items()}
-        self._temperatures: dict[str, float] = {}
+        self._temperatures: dict[tuple[str, str], float] = {}
         self._fidelity = Fidelity()
         self._probes = {name: load_task(folder) for name, folder in (probes or {}).items()}
         self._states: OrderedDict[str, ModelState] = OrderedDict()
@@ -207,9 +207,10 @@ class Measurer:
 
     def _temperature(self, task: str, weights: Weights) -> float:
         """Of a task's expert, from the images of the task that were held out."""
-        if weights.name not in self._temperatures:
-            self._temperatures[weights.name] = self._evaluator.temperature(weights, self._held_out[task])
-        return self._temperatures[weights.name]
+        key = (task, weights.name)  # an expert from elsewhere may be two tasks'
+        if key not in self._temperatures:
+            self._temperatures[key] = self._evaluator.temperature(weights, self._held_out[task])
+        return self._temperatures[key]
 
     def _with_calibration(self, found: Accuracy, task: Task, weights: Weights) -> Accuracy:
         """How much what an expert says of its own task's images can be believed."""

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 
 from condu_ray.benchmark.content import ChangedError
 from condu_ray.config import Experiment
@@ -12,6 +13,8 @@ from condu_ray.orchestration.measure.evaluator import Measurer
 from condu_ray.plan.claim import BEFORE
 from condu_ray.plan.measurement import Measurement
 from condu_ray.plan.preflight import check
+from condu_ray.store.experts import save_expert
+from condu_ray.vlm.model import backbone_spec, load_backbone
 from tests.learnt import learn_here
 
 
@@ -54,3 +57,18 @@ def test_theta0_in_a_triggers_place_says_nothing_of_the_expert(task_data, small_
     assert first == results.session("zero-shot", "task", 0).found["walls"]
     assert (first.relative_l2, first.rescaler, first.temperature, first.calibration_before) == (None,) * 4
     assert None not in (later.temperature, later.relative_l2)
+
+
+def test_an_expert_of_two_tasks_has_a_temperature_of_each(task_data, small_backbone, tmp_path):
+    """As of a checkpoint that was imported for both: which is measured first does not count."""
+    backbone, found = load_backbone(backbone_spec(pretrained=str(small_backbone))), dict[str, float]()
+    delta = {name: 0.2 * torch.randn(one.shape) for name, one in backbone.snapshot().items()}
+    for tasks in (("walls",), ("doors",), ("walls", "doors")):
+        storage = tmp_path / "-".join(tasks)
+        save_expert(storage, "both", delta, {"task": "walls", "backbone": backbone.fingerprint, "seconds": 0.0})
+        settings = {"storage": storage, "data": task_data, "pretrained": str(small_backbone), "tasks": tasks}
+        settings |= {"imported": dict.fromkeys(tasks, "both"), "validation_share": 0.25, "method": ("individual",)}
+        last = learn_here(Experiment(**settings)).session("individual", "task", len(tasks) - 1).found
+        found |= {f"{task}, one of {len(tasks)}": last[task].temperature for task in tasks}
+    assert found["walls, one of 1"] != found["doors, one of 1"]
+    assert all(found[f"{task}, one of 1"] == found[f"{task}, one of 2"] for task in ("walls", "doors"))
