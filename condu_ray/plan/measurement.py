@@ -114,7 +114,7 @@ def measurement_key(
             weights.append(MIXTURE_VERSION)
             weights += ["experts' temperatures"] if config.validation_share else []
             if protocol == "union" and (standing := _standing(tuple(space), tuple(learned))):
-                weights.append(standing)
+                weights.append(["in the run's order", standing])  # sweeps measured by their own order once
         # Prototypes are of their training data too, which the key of an expert from elsewhere says nothing of.
         if brought := {one.name: one.train_fingerprint for one in learned if one.name in config.imported}:
             weights.append(brought)

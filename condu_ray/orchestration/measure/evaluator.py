@@ -151,7 +151,9 @@ class Measurer:
     def _measure(self, wanted: Measurement) -> Accuracy:
         method, task = get(wanted.method, wanted.config), (self._tasks | self._probes)[wanted.task]
         state = self._state(method, wanted.entry)
-        space, apart = label_space(wanted.protocol, list(self._tasks.values())), wanted.protocol == "xtail"
+        # In the asker's order: of a class that several tasks have and none has learned, the first one's prompt counts.
+        tasks = [self._tasks[name] for name in wanted.config.tasks or self._tasks]
+        space, apart = label_space(wanted.protocol, tasks), wanted.protocol == "xtail"
         if not routed(method, wanted.seen, wanted.protocol):
             skipped = wanted.seen and method.skips_trigger(state)
             weights = PRETRAINED if skipped else self._fidelity.weights(method, state, wanted.task)

@@ -13,7 +13,10 @@ from condu_ray.orchestration.measure.evaluator import Measurer
 from condu_ray.plan.claim import BEFORE
 from condu_ray.plan.measurement import Measurement
 from condu_ray.plan.preflight import check
+from condu_ray.plan.run_plan import plan_run
+from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.experts import save_expert
+from condu_ray.vlm.mixture import Mixture
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from tests.learnt import learn_here
 
@@ -72,3 +75,20 @@ def test_an_expert_of_two_tasks_has_a_temperature_of_each(task_data, small_backb
         found |= {f"{task}, one of {len(tasks)}": last[task].temperature for task in tasks}
     assert found["walls, one of 1"] != found["doors, one of 1"]
     assert all(found[f"{task}, one of 1"] == found[f"{task}, one of 2"] for task in ("walls", "doors"))
+
+
+def test_a_sweeps_evaluator_measures_by_the_trials_own_order(task_data, small_backbone, tmp_path, monkeypatch):
+    """White is of cars and doors, which nobody has learned yet: the prompt of the first of them stands for it."""
+    chances = []
+    monkeypatch.setattr(Mixture, "predicted", lambda self: chances.append(self.chance) or self.chance.argmax(dim=1))
+    config = Experiment(
+        storage=tmp_path, data=task_data, pretrained=str(small_backbone), tasks=("walls", "cars", "doors"),
+        method=("condu-sign",), protocol=("union",),
+    )  # fmt: skip
+    learn_here(config)
+    checked = check(config)
+    wanted = next(one for one in StoredRun(plan_run(checked, "fp32")).wanted if one.task == "cars")
+    for names in (("walls", "cars", "doors"), ("walls", "doors", "cars")):
+        folders = {name: task_data / name for name in names}
+        Measurer(checked.spec, config.absolute(), "fp32", folders, False, contents=checked.contents).measure(wanted)
+    assert torch.equal(*chances[-2:])
