@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from condu_ray import Predictor
+from condu_ray.orchestration.watch import registry
 from condu_ray.orchestration.watch.mlflow_address import sqlite_uri
 from condu_ray.orchestration.watch.registry import register_bundle
 from condu_ray.use.bundle import write_bundle
@@ -54,6 +55,14 @@ def test_rows_of_several_tasks_are_answered_in_their_order(found, tmp_path):
     assert list(answers["class"]) == [one.label for one in expected]
     assert list(answers["task"]) == [one.task for one in expected]
     assert list(model.predict(None, rows[["image"]])["class"]) == [one.label for one in predictor.predict(images)]
+
+
+def test_what_it_needs_can_be_installed_from_anywhere(monkeypatch):
+    """Of torch's builds for a CPU alone, or one CUDA, `pip install torch==2.15.0+cpu` finds none on PyPI."""
+    monkeypatch.setattr(registry, "version", lambda name: "2.15.0+cpu" if name == "torch" else "1.0")
+    found = registry._requirements()
+    assert found[0] == "torch==2.15.0"
+    assert not [one for one in found if "+" in one]
 
 
 def test_a_missing_picture_is_a_row_with_an_error_and_no_rows_have_the_columns(found, tmp_path):

@@ -55,7 +55,7 @@ def register_bundle(
                 python_model=str(Path(__file__).with_name(CODE)),
                 artifacts={"bundle": str(folder.absolute())},
                 code_paths=[str(Path(package).parent)],
-                pip_requirements=[f"{one}=={version(one)}" for one in NEEDS],
+                pip_requirements=_requirements(),
                 signature=_signature(),
                 input_example=_example(served),
                 registered_model_name=name,
@@ -66,6 +66,11 @@ def register_bundle(
     for key, value in _tags(served).items():
         client.set_model_version_tag(name, number, key, value)
     return f"MLflow at {shown_uri(config)}: models:/{name}/{number}"
+
+
+def _requirements() -> list[str]:
+    """`NEEDS` at their versions; without the mark of a build (`+cpu`, `+cu128`), which only its own index has."""
+    return [f"{one}=={version(one).partition('+')[0]}" for one in NEEDS]
 
 
 def _signature() -> Any:
