@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 PRIVATE = (
     "storage", "tracking", "cluster", "run", "method", "tasks", "seed", "protocol", "label_space",
-    "evaluation.batch_size", "evaluation.evaluators", "evaluation.fidelity",
+    "evaluation.batch_size", "evaluation.evaluators", "evaluation.fidelity", "keep_sessions", "merging.shards",
+    "on_mismatch", "training.lanes", "training.max_failures", "training.checkpoint_minutes",
 )  # fmt: skip
 """Settings, and parts of them, in which two runs differ without being compared by them."""
 

@@ -124,9 +124,11 @@ def test_what_is_measured_in_another_way_is_not_averaged(storage, setting, value
     assert [one["settings"][f"evaluation.{setting}"] for one in joined] == [values[0]] * 3 + [values[1]]
 
 
-def test_who_measures_and_what_an_earlier_release_had_no_word_for_keep_nothing_apart(storage):
+def test_who_works_and_what_an_earlier_release_had_no_word_for_keep_nothing_apart(storage):
     newer = {"evaluation": {"batch_size": 9, "evaluators": 2, "fidelity": "whole"}, "validation_share": 0.0}
-    newer |= {"inference": {"prototype_text": "unit"}, "cluster": {"check_above": 3}}
+    newer |= {"inference": {"prototype_text": "unit"}, "cluster": {"check_above": 3}, "keep_sessions": "last"}
+    newer |= {"training": {"steps": 10, "lanes": 2, "max_failures": 9, "checkpoint_minutes": 1.0}}
+    newer |= {"merging": {"shards": 4}, "on_mismatch": "warn"}
     write_sweep(storage, "two", [record("condu", "abc", seed=1)], **newer)
     joined = stored.together([stored.find(storage, name) for name in ("one", "two")])
     assert all(one["settings"] == {} for one in joined)
