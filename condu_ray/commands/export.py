@@ -1,7 +1,6 @@
 """Hand on what was learned: one task's model for other tools, or all of it as a bundle."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from condu_ray.command_line import ConfigError
 from condu_ray.commands.job import job
@@ -38,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError("--tracking_uri: is for --mlflow NAME")
     if arguments.bundle is not None and arguments.format != "open_clip":
         raise ConfigError(f"--format {arguments.format}: is for --task and --merged; a bundle has a form of its own")
+    from condu_ray.store.artifacts import local
     from condu_ray.use.bundle import sizes, write_bundle
     from condu_ray.use.export import export_model
 
@@ -49,11 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         export_model(loaded, folder, arguments.task, arguments.format)
     console = output()
     console.print(f"{folder}: {arguments.task or 'all'} of {loaded.name}")
-    for name, size in sizes(Path(folder)).items():
+    for name, size in sizes(folder).items():
         console.print(f"  {size / 1e6:10.3f} MB  {name}")
     if arguments.mlflow:
         from condu_ray.orchestration.watch.registry import register_bundle
 
         console.print(
-            register_bundle(Path(folder), arguments.mlflow, loaded, arguments.tracking_uri, arguments.storage)
+            register_bundle(local(folder), arguments.mlflow, loaded, arguments.tracking_uri, arguments.storage)
         )

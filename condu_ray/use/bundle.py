@@ -181,10 +181,9 @@ def refuse_existing(folder: Place) -> None:
         raise UseError(f"{folder}: something is there already; give another folder, or remove it")
 
 
-def sizes(folder: Path) -> dict[str, int]:
+def sizes(folder: Place) -> dict[str, int]:
     """Returns the bytes of each file of a folder, the largest first."""
-    found = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    return dict(sorted(artifacts.sizes(folder).items(), key=lambda item: -item[1]))
 
 
 def _moments(served: Served) -> dict[str, Tensor]:

@@ -13,12 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from obstore.store import MemoryStore
 from PIL import Image
 
 from condu_ray import Predictor
 from condu_ray.commands.__main__ import main
 from condu_ray.methods import get
 from condu_ray.options import Inference
+from condu_ray.orchestration.watch import registry
+from condu_ray.store.bucket import CONNECTED, Bucket
 from condu_ray.use import rows as rows_module
 from condu_ray.use.bundle import write_bundle
 from condu_ray.use.parts import predict_parts
@@ -294,6 +297,19 @@ class TestExport:
         assert code == 0
         assert "unified.safetensors" in shown
         assert Predictor.load(tmp_path / "bundle").tasks == ("walls", "doors")
+
+    def test_into_a_bucket(self, console, monkeypatch, tmp_path):
+        """It ended in a traceback once all was written, before it registered anything."""
+        monkeypatch.setenv("CONDU_RAY_CACHE", str(tmp_path / "copies"))
+        monkeypatch.setitem(CONNECTED, "s3://exported", Bucket(MemoryStore(), "s3://exported"))
+        registered = []
+        monkeypatch.setattr(registry, "register_bundle", lambda folder, *_: registered.append(folder) or "registered")
+        asked = ("--method", "condu", "--bundle", "s3://exported/bundle", "--mlflow", "name")
+        code, shown, _ = console("export", *asked)
+        assert (code, "unified.safetensors" in shown, "registered" in shown) == (0, True, True)
+        assert (registered[0] / "unified.safetensors").is_file()
+        assert console("export", "--method", "condu", "--task", "cars", "--to", "s3://exported/cars")[0] == 0
+        assert Predictor.load("s3://exported/bundle").tasks == tuple(TASKS)
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
