@@ -32,7 +32,7 @@ from condu_ray.merging.delta import Delta, check_delta
 from condu_ray.methods import get
 from condu_ray.methods.registry import MethodError
 from condu_ray.methods.training import Worker, train_expert
-from condu_ray.store.location import Place
+from condu_ray.store.location import Place, given, home
 from condu_ray.vlm import model as vlm
 from condu_ray.vlm.model import Backbone, set_weights
 from condu_ray.vlm.texts import check_texts
@@ -75,11 +75,12 @@ def load_tasks(
     for name, place in (("folder", folder), ("cache", cache)):
         if place is not None and not str(place).strip():
             raise TaskError(f"{name}: is empty; give the name of a folder, such as . for the one you are in")
-    home = Path(cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "condu_ray")
+    own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "condu_ray"
+    made = own if cache is None else Path(home(str(cache)))
     if folder is not None:
-        return bring(folder, home, names)
+        return bring(given(folder), made, names)
     names = names or MINI_MTIL_DEFAULT
-    drawn = home / f"mini_mtil-{MINI_MTIL_VERSION}"
+    drawn = made / f"mini_mtil-{MINI_MTIL_VERSION}"
     mini_mtil(drawn, tasks=[name for name in MINI_MTIL_TASKS if name in names])
     return benchmark.load_tasks(drawn, names)
 

@@ -181,6 +181,17 @@ def test_an_empty_name_is_not_the_folder_one_is_in(given):
         load_tasks(**given)
 
 
+def test_a_folder_below_home_is_one(task_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").symlink_to(task_data)
+    assert [task.name for task in load_tasks("~/mine")] == [*TASKS]
+    drawn = []
+    monkeypatch.setattr("condu_ray.face.learning.mini_mtil", lambda folder, tasks: drawn.append(folder))
+    monkeypatch.setattr("condu_ray.benchmark.load_tasks", lambda folder, names: [])
+    load_tasks(names=["faces"], cache="~/cache")
+    assert drawn[0].parent == tmp_path / "cache"
+
+
 def test_mini_mtil_is_drawn_into_the_cache_once(tmp_path):
     (task,) = load_tasks(names=["faces"], cache=tmp_path)
     drawn = task.train.stat()
