@@ -2,7 +2,7 @@
 
 Those of MTIL are the public scripts' hyperparameters (github.com/zhangzicong518/ConDU), for `--data` as
 `condu-ray prepare` writes it; condu_ray/constants.py says of each where it comes from. `xtail` has no such
-script: it is RAIL's protocol with order I's rates and steps.
+script: it is RAIL's protocol on MTIL's splits and class names, with order I's rates and steps.
 """
 
 from __future__ import annotations
@@ -85,7 +85,10 @@ def task_agnostic() -> Experiment:
 
 
 def xtail() -> Experiment:
-    """RAIL's X-TAIL: MTIL without CIFAR100, 16 images a class, classes of all sets, one template for all; our rates."""
+    """X-TAIL by RAIL's rules on MTIL's data without CIFAR100 (RAIL has CoOp's splits and names); rates are ours.
+
+    16 images a class (Flowers has 10 in MTIL's training split), classes of all sets, one template for all.
+    """
     tasks = tuple(task for task in ORDER_1 if task != "cifar100")
     return mtil_order1().model_copy(update={"recipe": "xtail", "tasks": tasks, "shots": 16, "protocol": ("xtail",)})
 
