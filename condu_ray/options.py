@@ -153,7 +153,7 @@ class Replay(Settings):
     per_class: int = Field(5, ge=1)
     """`rehearsal`: exemplars a class."""
     memory: int = late(10_000, ge=2)
-    """`icarl`: exemplars of all earlier tasks together, of each the same number (ZSCL's public code)."""
+    """`icarl`: exemplars of all earlier tasks together (10,000 in ZSCL's public code), of each the same number."""
 
 
 MIXTURE_VERSION = 2

@@ -2,8 +2,8 @@
 
 The terms are those of ZSCL's public code (github.com/Thunderbeee/ZSCL, mtil/src/models/finetune.py): both models' image
 features against the teacher's text features, image-to-text and text-to-image, each the cross entropy of distributions
-softened by T, times T^2. Its scripts for LwF and LwF-VR also mix 5,000 images of ImageNet into every task's training
-images (`--fair`), which is not done here.
+softened by T, times T^2. Its scripts for LwF and LwF-VR give `--fair`, by which an earlier version of that code mixed
+images of ImageNet into every task's own, and which its latest reads nowhere; the published rows are without it.
 """
 
 from __future__ import annotations

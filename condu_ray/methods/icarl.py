@@ -77,7 +77,12 @@ class Icarl(Sequential):
 
     From ZSCL's public code, whose row is published: one memory for all earlier data sets, herding by data set and not
     by class, no cross entropy on exemplars, theta0 as the teacher, over the current task's prompts. From iCaRL's paper:
-    herding. Its rehearsal by class is the method `rehearsal`.
+    herding, and as many images of each data set; its rehearsal by class is the method `rehearsal`.
+
+    That code (`mtil/src/dynamic_dataset.py`) does otherwise than it says, which is not copied: of t earlier data sets
+    the newest keeps memory - memory / t images, half of all that is distilled on; herding counts a place among the
+    images that are left as one among all, so that others are kept, some twice; the first data set is not herded; and
+    steps take the memory's images in their order, one data set after the other, where ours are drawn from all.
     """
 
     needs = frozenset({"exemplars"})
