@@ -160,6 +160,10 @@ MIXTURE_VERSION = 2
 """Raised whenever a `mixture` predicts otherwise; 2 averages probabilities over classes that no expert knows."""
 
 
+RIDGE_VERSION = 2
+"""Raised whenever `ridge` routes otherwise; 2 has every task weigh alike, whatever images it has."""
+
+
 class Inference(Settings):
     """How a task that was not learned yet is predicted from the experts that there are."""
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from condu_ray.config import Experiment, Protocol, content_hash
-from condu_ray.options import MIXTURE_VERSION
+from condu_ray.options import MIXTURE_VERSION, RIDGE_VERSION
 from condu_ray.store.ledger import ROOT, Entry
 
 if TYPE_CHECKING:
@@ -115,6 +115,8 @@ def measurement_key(
             weights += ["experts' temperatures"] if config.validation_share else []
             if protocol == "union" and (standing := _standing(tuple(space), tuple(learned))):
                 weights.append(["in the run's order", standing])  # sweeps measured by their own order once
+        if inference.router == "ridge":
+            weights.append(["ridge", RIDGE_VERSION])
         # Prototypes are of their training data too, which the key of an expert from elsewhere says nothing of.
         if brought := {one.name: one.train_fingerprint for one in learned if one.name in config.imported}:
             weights.append(brought)

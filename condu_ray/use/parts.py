@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from condu_ray.options import MIXTURE_VERSION
+from condu_ray.options import MIXTURE_VERSION, RIDGE_VERSION
 from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import write_text
 from condu_ray.use.predictor import Predictor
@@ -59,6 +59,8 @@ class Parts:
         }  # fmt: skip
         if served.method.inference.aggregation == "mixture":
             about["mixture"] = MIXTURE_VERSION
+        if served.method.inference.router == "ridge":
+            about["ridge"] = RIDGE_VERSION
         if served.temperatures:
             about["temperatures"] = dict(served.temperatures)
         about |= later

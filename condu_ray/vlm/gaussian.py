@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from condu_ray.vlm.moments import GRID, Moments
+from condu_ray.vlm.moments import GRID, RANDOM_GRID, Moments
 
 
 class Totals:
@@ -23,9 +23,8 @@ class Totals:
     """
 
     def __init__(self, tasks: Mapping[str, Moments] | None = None) -> None:
-        self._tasks: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+        self._tasks: dict[str, Moments] = {}
         self._second: Tensor | None = None
-        self._random_second: Tensor | None = None
         for name, moments in (tasks or {}).items():
             self.add(name, moments)
 
@@ -44,14 +43,8 @@ class Totals:
             raise ValueError(f"task {name}: the router has it already; forget it first")
         if not moments.images:
             raise ValueError(f"task {name}: has no training image, so that no router can know it")
-        self._tasks[name] = (moments.counts, moments.sums, moments.random_sums)
-        if self._second is None or self._random_second is None:
-            self._second, self._random_second = moments.second.clone(), moments.random_second.clone()
-        else:
-            self._second, self._random_second = (
-                self._second + moments.second,
-                self._random_second + moments.random_second,
-            )
+        self._tasks[name] = moments
+        self._second = moments.second.clone() if self._second is None else self._second + moments.second
 
     def forget(self, name: str, moments: Moments) -> None:
         """Takes away what `add` added.
@@ -65,32 +58,27 @@ class Totals:
         """
         if name not in self._tasks:
             raise ValueError(f"task {name}: the router does not have it")
-        if not torch.equal(self._tasks[name][1], moments.sums):
+        if not torch.equal(self._tasks[name].sums, moments.sums):
             raise ValueError(f"task {name}: was added with other moments; give those")
         del self._tasks[name]
         assert self._second is not None
-        assert self._random_second is not None
-        self._second, self._random_second = self._second - moments.second, self._random_second - moments.random_second
+        self._second = self._second - moments.second
 
     def second(self) -> Tensor:
         """Sum of the outer products of all features, float64 [D, D]."""
         assert self._second is not None, "a router has a task"
         return self._second / GRID**2
 
-    def random_second(self) -> Tensor:
-        """Sum of the outer products of all random features, float64 [M, M], in steps of their grid."""
-        assert self._random_second is not None, "a router has a task"
-        return self._random_second
-
     def classes(self, name: str) -> tuple[Tensor, Tensor]:
         """Returns a task's images a class, float64, and their sums, float64 [., D], of classes that have an image."""
-        counts, sums, _ = self._tasks[name]
+        counts, sums = self._tasks[name].counts, self._tasks[name].sums
         return counts[counts > 0].double(), sums[counts > 0] / GRID
 
-    def random_sums(self, name: str) -> tuple[float, Tensor]:
-        """Returns a task's images, and the sum of their random features [M], in steps of their grid."""
-        counts, _, random_sums = self._tasks[name]
-        return float(counts.sum()), random_sums.sum(dim=0)
+    def random_means(self, name: str) -> tuple[Tensor, Tensor]:
+        """Returns the means over a task's images of their random features [M], and of the outer products [M, M]."""
+        moments = self._tasks[name]
+        steps = moments.images * RANDOM_GRID
+        return moments.random_sums.sum(dim=0) / steps, moments.random_second / (steps * RANDOM_GRID)
 
 
 @dataclass(frozen=True)

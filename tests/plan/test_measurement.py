@@ -106,6 +106,15 @@ def test_a_key_has_the_methods_own_routing_where_nobody_says_otherwise(tasks, na
     assert routed_key(tasks, name, **MIXTURE) != routed_key(tasks, name, **PLAIN)
 
 
+def test_another_version_of_ridge_is_another_measurement_of_it_alone(tasks, monkeypatch):
+    asked = ({"router": "ridge"}, {**MIXTURE, "router": "ridge"}, PLAIN, MIXTURE)
+    before = [routed_key(tasks, "condu", **options) for options in asked]
+    monkeypatch.setattr("condu_ray.plan.measurement.RIDGE_VERSION", 1)
+    assert [routed_key(tasks, "condu", **options) == key for options, key in zip(asked, before, strict=True)] == [
+        False, False, True, True,
+    ]  # fmt: skip
+
+
 def test_keys_of_the_papers_rule_are_those_of_before_there_was_another(tasks):
     told = Inference().resolved().identity()
     assert told == {

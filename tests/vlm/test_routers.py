@@ -125,13 +125,27 @@ def test_shrinking_is_scikit_learns():
 
 
 def test_ridge_is_the_regression_on_every_image(tasks):
-    rows = torch.cat([random_features(on_grid(draw(name, 60)[0]).double()) for name in sorted(CLASSES)]) / RANDOM_GRID
-    targets = torch.eye(3).double().repeat_interleave(60, dim=0)
-    centred = rows - rows.mean(0)
-    penalty = PENALTY * float((centred**2).sum(0).mean())
-    dual = torch.linalg.solve(centred @ centred.T + penalty * torch.eye(180).double(), targets - targets.mean(0))
-    new = random_features(on_grid(IMAGES).double()) / RANDOM_GRID - rows.mean(0)
-    assert torch.allclose(ridge(Totals(tasks)).scores(IMAGES), new @ centred.T @ dual + 1 / 3, atol=1e-8)
+    """Over all images, each with a task's share of the weight: here 60, 12 and 60 of them."""
+    counts = {"a": 60, "b": 12, "c": 60}
+    rows = [random_features(on_grid(draw(name, counts[name])[0]).double()) / RANDOM_GRID for name in sorted(counts)]
+    weight = torch.cat([torch.full((len(part),), 1 / (3 * len(part)), dtype=torch.float64) for part in rows])
+    targets = torch.eye(3).double().repeat_interleave(torch.tensor(list(counts.values())), dim=0)
+    middle = torch.cat(rows).T @ weight
+    centred, aims = torch.cat(rows) - middle, targets - 1 / 3
+    penalty = PENALTY * float(weight @ (centred**2).mean(1))
+    root = weight.sqrt().unsqueeze(1)
+    dual = torch.linalg.solve((root * centred) @ (root * centred).T + penalty * torch.eye(132).double(), root * aims)
+    new = random_features(on_grid(IMAGES).double()) / RANDOM_GRID - middle
+    found = ridge(Totals({name: moments(name, count) for name, count in counts.items()})).scores(IMAGES)
+    assert torch.allclose(found, new @ (root * centred).T @ dual + 1 / 3, atol=1e-8)
+
+
+@pytest.mark.parametrize(("kind", "means"), ROUTERS)
+def test_a_task_of_few_images_is_found_beside_those_of_many(prototypes, kind, means):
+    counts = {"a": 1500, "b": 15, "c": 1500}
+    router = Router(kind, Totals({name: moments(name, count) for name, count in counts.items()}), means, prototypes)
+    right = router.scores(IMAGES).argmax(1) == torch.tensor([1, 0, 2]).repeat_interleave(20)  # images of b, a and c
+    assert [float(part.double().mean()) > 0.6 for part in right.split(20)] == [True] * 3
 
 
 def test_images_that_judge_are_in_no_sum(tasks):
