@@ -17,20 +17,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     from condu_ray.orchestration.changing import change
     from condu_ray.plan.changes import named, open_to_change, require_finished, without
-    from condu_ray.plan.forgetting import forgotten_before, purge
+    from condu_ray.plan.forgetting import Purged, forgotten_before, purge
     from condu_ray.plan.opened import run_place
 
     storage, name = run_place(arguments.run, arguments.storage)
-    found = open_to_change(storage, name)
+    found, purged = open_to_change(storage, name), list[Purged]()
+
+    def remove() -> None:  # while the run is held: nobody may learn the task anew meanwhile
+        purged.append(purge(storage, name, arguments.task))
+
     if any(one.name == arguments.task for one in found.tasks) or not forgotten_before(
         found.config.run_folder, arguments.task
     ):
         require_finished(found)
         config = without(found, arguments.task)
-        change(found, config, "forget", arguments.task, None)
+        change(found, config, "forget", arguments.task, None, remove)
     else:  # a kill came between, or a rollback before
-        change(found, named(found), "forget", arguments.task, None)
-    done, console = purge(storage, name, arguments.task), output()
+        change(found, named(found), "forget", arguments.task, None, remove)
+    [done], console = purged, output()
     for path in done.removed:
         console.print(f"removed: {path}")
     for path, runs in done.held:

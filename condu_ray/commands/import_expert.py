@@ -41,13 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--storage", help="storage folder (default: storage)")
     arguments, rest = parser.parse_known_args(argv)
-    from condu_ray.orchestration.changing import roll_back
+    from condu_ray.orchestration.changing import leased, roll_back
     from condu_ray.orchestration.run import run
     from condu_ray.plan.imported import import_expert, with_expert
     from condu_ray.vlm.model import backbone_spec, load_backbone
 
     try:
-        config = _begun(arguments.run, arguments.storage)
+        begun = config = _begun(arguments.run, arguments.storage)
         checkpoint = Path(home(arguments.checkpoint)).absolute()
         data = given(arguments.data).absolute() if arguments.data else None
     except LocationError as error:
@@ -79,9 +79,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if left := [name for name in before if name not in config.method]:
         console.print(f"{config.run_name} goes on without {', '.join(left)}, whose sessions stay in its folder")
     config = with_expert(config, arguments.task, key)
-    run(config)
-    if earlier is not None:
-        roll_back(config, "import", arguments.task)
+    if begun is None:
+        run(config)
+        return
+    with leased(begun) as held:
+        run(config, held=held)
+        if earlier is not None:
+            roll_back(config, held, "import", arguments.task)
 
 
 def _earlier(config: Experiment, session: int) -> Experiment:

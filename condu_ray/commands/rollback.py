@@ -15,12 +15,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = change_parser(__doc__)
     parser.add_argument("--session", type=int, required=True, metavar="N", help="keep the first N learned tasks")
     arguments = parser.parse_args(argv)
-    from condu_ray.orchestration.changing import roll_back
-    from condu_ray.plan.changes import open_to_change, rolled_back
+    from condu_ray.orchestration.changing import leased, roll_back
+    from condu_ray.plan.changes import open_to_change, opened, rolled_back
     from condu_ray.plan.opened import run_place
 
     found = open_to_change(*run_place(arguments.run, arguments.storage))
     config = rolled_back(found, arguments.session)
-    count = roll_back(config)
+    with leased(opened(found)) as held:
+        count = roll_back(config, held)
     said = f"{count} sessions of its methods count no more" if count else "it was there already"
     output().print(f"{config.run_name}: at session {arguments.session} ({', '.join(config.tasks or ())}); {said}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.markup import escape
 from rich.table import Table
 
+from condu_ray.command_line import ConfigError
 from condu_ray.config import Experiment
 from condu_ray.console import whole
 from condu_ray.orchestration.cluster import env
@@ -16,17 +18,49 @@ from condu_ray.orchestration.run import run, work, write_config
 from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.orchestration.watch.mlflow_address import check_tracking
 from condu_ray.orchestration.watch.progress import Display
-from condu_ray.plan.changes import Moved, moved, named
+from condu_ray.plan.changes import Moved, moved, named, opened
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.results import Results
 from condu_ray.plan.staging import commit_staged, drop_staged, settle
+from condu_ray.plan.stored import find
 from condu_ray.plan.stored_run import StoredRun, finished_run, stored_run
 from condu_ray.report.text import rounded
 from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.lease import lease
 
 
-def change(found: StoredRun, config: Experiment, what: str, task: str | None, max_drop: float | None) -> None:
+@contextmanager
+def leased(before: Experiment) -> Iterator[Callable[[], None]]:
+    """Holds the lease of a run that is changed, which nobody may have changed since it was opened.
+
+    Args:
+        before: its settings as they were then.
+
+    Yields:
+        As `lease`.
+
+    Raises:
+        ConfigError: they are others by now.
+        LeaseError: another driver is at this run.
+    """
+    with lease(before.run_folder) as held:
+        now, named_so = find(before.storage, before.run_name).experiment(before.storage), {"run": before.run}
+        if now.model_copy(update=named_so) != before:
+            raise ConfigError(
+                f"{before.run_name}: was changed since this command looked at it; see what it has now (condu-ray "
+                "report), and give the command again"
+            )
+        yield held
+
+
+def change(
+    found: StoredRun,
+    config: Experiment,
+    what: str,
+    task: str | None,
+    max_drop: float | None,
+    last: Callable[[], None] = lambda: None,
+) -> None:
     """Makes another run of a finished one, and its report.
 
     Args:
@@ -35,51 +69,61 @@ def change(found: StoredRun, config: Experiment, what: str, task: str | None, ma
         what: is done, as the ledger says it: `add`, `again` or `forget`.
         task: with which task; None: with several.
         max_drop: points that a learned task may lose, at most; None: any.
+        last: is done in the end, before another driver may begin.
 
     Raises:
         RunError: one would lose more, and the run is as it was; or training failed.
+        ConfigError: it was changed since it was found.
         LeaseError: another driver is at this run.
         ValueError, RuntimeError: bad input, before anything was spent.
     """
     lines = Lines()
     check_tracking(config)
-    if config == named(found):  # by a command that was killed after it had committed
-        with lease(config.run_folder):
+    with leased(opened(found)) as held:
+        if config == named(found):  # by a command that was killed after it had committed
             settle(found.plan, what, task)
             drop_staged(found.plan)
-        run(config)
-        lines.say(f"{config.run_name}: that was done already")
-        return
+            run(config, held=held)
+            lines.say(f"{config.run_name}: that was done already")
+        else:
+            _change(found, config, what, task, max_drop, lines, held)
+        last()
+
+
+def _change(
+    found: StoredRun, config: Experiment, what: str, task: str | None, max_drop: float | None, lines: Lines,
+    held: Callable[[], None],
+) -> None:  # fmt: skip
     with lines.waiting("tasks and backbone are checked"):
         checked = check(config, lambda words: lines.say(escape(words)))
     config, tasks = checked.config, [one.name for one in checked.tasks]
-    with lease(config.run_folder) as held:
-        remove_drafts(config.storage)
-        with Display(tasks, config.training.steps, lines) as display:
-            results = on_trial(checked, display, lines, held)
-        rows = moved(found, results)
-        for table in tables(rows):
-            lines.console.print(whole(table, lines.console))
-        worst = min(rows, key=lambda row: row.change)
-        if max_drop is not None and -worst.change > max_drop:
-            drop_staged(results.plan)
-            raise RunError(
-                f"{worst.task} would lose {-worst.change:.2f} points by {worst.method} under the protocol "
-                f"{worst.protocol}, more than --max_drop {max_drop:g}: {config.run_name} is as it was"
-            )
-        held()
-        commit_staged(results.plan)
-        write_config(config)
-        settle(results.plan, what, task)
+    remove_drafts(config.storage)
+    with Display(tasks, config.training.steps, lines) as display:
+        results = on_trial(checked, display, lines, held)
+    rows = moved(found, results)
+    for table in tables(rows):
+        lines.console.print(whole(table, lines.console))
+    worst = min(rows, key=lambda row: row.change)
+    if max_drop is not None and -worst.change > max_drop:
         drop_staged(results.plan)
-    run(config)
+        raise RunError(
+            f"{worst.task} would lose {-worst.change:.2f} points by {worst.method} under the protocol "
+            f"{worst.protocol}, more than --max_drop {max_drop:g}: {config.run_name} is as it was"
+        )
+    held()
+    commit_staged(results.plan)
+    write_config(config)
+    settle(results.plan, what, task)
+    drop_staged(results.plan)
+    run(config, held=held)
 
 
-def roll_back(config: Experiment, what: str = "rollback", task: str | None = None) -> int:
+def roll_back(config: Experiment, held: Callable[[], None], what: str = "rollback", task: str | None = None) -> int:
     """Has a run be what its settings are now, of which all sessions are committed; then makes its report.
 
     Args:
         config: its settings, with fewer tasks.
+        held: of its lease (`leased`).
         what: is done, as the ledger says it.
         task: with which task.
 
@@ -91,12 +135,12 @@ def roll_back(config: Experiment, what: str = "rollback", task: str | None = Non
     """
     lines = Lines()
     checked = check(config, lambda words: lines.say(escape(words)))
-    with lease(config.run_folder):
-        write_config(checked.config)
-        plan = stored_run(checked).plan
-        count = settle(plan, what, task)
-        drop_staged(plan)
-    run(config)
+    held()
+    write_config(checked.config)
+    plan = stored_run(checked).plan
+    count = settle(plan, what, task)
+    drop_staged(plan)
+    run(config, held=held)
     return count
 
 

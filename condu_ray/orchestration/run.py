@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from rich.markup import escape
@@ -39,12 +40,13 @@ LOOK_SECONDS = 0.1
 """How often the main loop looks whether something can go on."""
 
 
-def run(config: Experiment, lines: Lines | None = None) -> dict[str, Any]:
+def run(config: Experiment, lines: Lines | None = None, held: Callable[[], None] | None = None) -> dict[str, Any]:
     """Runs every method of the configuration and writes the report.
 
     Args:
         config: the run's configuration.
         lines: says the lines; None: new ones, whose time begins now.
+        held: of the run's lease, which the caller has; None: it is taken here.
 
     Returns:
         The results as `results.json` has them.
@@ -59,14 +61,16 @@ def run(config: Experiment, lines: Lines | None = None) -> dict[str, Any]:
     if config.repair:
         mend(config.storage)
     with forks(config.cluster.address):
-        return _run(config, lines)
+        return _run(config, lines, held)
 
 
-def _run(config: Experiment, lines: Lines) -> dict[str, Any]:
+def _run(config: Experiment, lines: Lines, held: Callable[[], None] | None) -> dict[str, Any]:
     with lines.waiting("tasks and backbone are checked"):
         checked = check(config, lambda words: lines.say(escape(words)), later=True)
     config, tasks = checked.config, [task.name for task in checked.tasks]
-    with lease(config.run_folder) as held, Display(tasks, config.training.steps, lines) as display:
+    leased = lease(config.run_folder) if held is None else nullcontext(held)
+    with leased as held, Display(tasks, config.training.steps, lines) as display:
+        held()
         remove_drafts(config.storage)
         write_config(config)
         for line in (*checked.words, *elsewhere(config)):

@@ -176,6 +176,11 @@ def without(found: StoredRun, task: str) -> Experiment:
     return _only(config, [one.name for one in found.tasks if one.name != task])
 
 
+def opened(found: StoredRun) -> Experiment:
+    """Returns a run's settings as its `config.json` had them when it was opened."""
+    return found.plan.checked.given or found.config
+
+
 def named(found: StoredRun) -> Experiment:
     """Returns a run's settings with its tasks by name, where they were all those of its data."""
     return found.config.model_copy(update={"tasks": tuple(task.name for task in found.tasks)})

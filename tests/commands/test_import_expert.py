@@ -27,7 +27,7 @@ def call(monkeypatch, capsys):
 
     def run(*flags):
         made = []
-        monkeypatch.setattr(main_job, "run", made.append)
+        monkeypatch.setattr(main_job, "run", lambda config, **_: made.append(config))
         try:
             main([str(flag) for flag in flags])
         except SystemExit as end:

@@ -20,7 +20,7 @@ from condu_ray.plan.changes import moved, open_to_change, rolled_back, taught_ag
 from condu_ray.plan.preflight import check
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
-from condu_ray.store import artifacts
+from condu_ray.store import artifacts, lease
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.store.layout import (
     expert_folder,
@@ -256,7 +256,7 @@ def test_a_kill_anywhere_leaves_the_old_run_or_the_new_one(home, command, monkey
     call(flags[0], home, *flags[1:])
     new, wanted = [one.entries[-1].state for one in opened(home).methods.values()], tasks_of(opened(home))
     steps, seen = count_steps(monkeypatch), set()
-    monkeypatch.setattr(changing, "run", lambda config: None)  # it has tests of its own
+    monkeypatch.setattr(changing, "run", lambda config, **_: None)  # it has tests of its own
     for number in range(200):
         shutil.rmtree(home / "storage")
         shutil.copytree(home / "before", home / "storage")
@@ -304,6 +304,38 @@ def count_steps(monkeypatch):
 
         monkeypatch.setattr(Posix, name, counted)
     return steps
+
+
+@pytest.mark.parametrize("late", ["add", "again", "rollback", "forget", "import"])
+def test_who_opened_a_run_before_another_changed_it_changes_nothing(home, late, monkeypatch, small_backbone):
+    """Two people at once: the second looked at the run before the first was done, and would undo what that did."""
+    model = load_backbone(backbone_spec(pretrained=str(small_backbone))).model
+    with torch.no_grad():
+        model.visual.proj.add_(0.01)
+    torch.save(model.state_dict(), home / "pillars.pt")
+    write_task(home / "more" / "pillars", ("red", "blue"), 8)
+    flags = {
+        "add": (add, "--data", home / "more", "--tasks", "pillars", "--max_drop", 100),
+        "again": (add, "--again", "doors", "--data", home / "grown", "--max_drop", 100),
+        "rollback": (rollback, "--session", 1),
+        "forget": (forget, "--task", "walls"),
+        "import": (import_expert, "--task", "pillars", "--data", home / "more", "--checkpoint", home / "pillars.pt"),
+    }[late]
+    take, kept = lease.lease, []
+
+    def later(folder):
+        if not kept:
+            kept.append(None)  # the first one's own lease
+            call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 100)
+            kept.append(state_of(home))
+        return take(folder)
+
+    for module in (changing, main_job, import_expert):
+        monkeypatch.setattr(module, "lease", later, raising=False)
+    with pytest.raises(ConfigError, match=r"r: was changed since this command looked at it; .*give the command again"):
+        call(flags[0], home, *flags[1:])
+    assert state_of(home) == kept[1]
+    assert tasks_of(opened(home)) == [["walls", "doors", "gates"]] * len(METHODS)
 
 
 def test_an_expert_from_elsewhere_goes_on_from_an_earlier_session(home, small_backbone):
