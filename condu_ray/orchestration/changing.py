@@ -14,7 +14,7 @@ from condu_ray.console import whole
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.failure import RunError, at_work
 from condu_ray.orchestration.engine import Engine
-from condu_ray.orchestration.run import run, work, write_config
+from condu_ray.orchestration.run import run, work, write_config, write_settings
 from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.orchestration.watch.mlflow_address import check_tracking
 from condu_ray.orchestration.watch.progress import Display
@@ -26,6 +26,7 @@ from condu_ray.plan.stored import find
 from condu_ray.plan.stored_run import StoredRun, finished_run, stored_run
 from condu_ray.report.text import rounded
 from condu_ray.store.drafts import remove_drafts
+from condu_ray.store.layout import trial_path
 from condu_ray.store.lease import lease
 
 
@@ -98,6 +99,7 @@ def _change(
         checked = check(config, lambda words: lines.say(escape(words)))
     config, tasks = checked.config, [one.name for one in checked.tasks]
     remove_drafts(config.storage)
+    write_settings(trial_path(config.run_folder), config)  # who forgets a task for another run sees that it is wanted
     with Display(tasks, config.training.steps, lines) as display:
         results = on_trial(checked, display, lines, held)
     rows = moved(found, results)

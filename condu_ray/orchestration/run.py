@@ -187,6 +187,10 @@ def report(recorder: Recorder, begin: float, *, reused: int, trained: int, pictu
 
 def write_config(config: Experiment) -> Place:
     """Writes a run's `config.json`, without the tracking address, which may hold a password."""
-    path = config_path(config.run_folder)
+    return write_settings(config_path(config.run_folder), config)
+
+
+def write_settings(path: Place, config: Experiment) -> Place:
+    """Writes a run's settings into a file of its folder, as `write_config`."""
     artifacts.write_text(path, config.model_dump_json(indent=1, exclude={"tracking": {"uri"}}))
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from condu_ray.store.layout import (
     sweep_folder,
     sweeps_folder,
     tallies_folder,
+    trial_path,
 )
 from condu_ray.store.lease import driven
 from condu_ray.store.ledger import Entry, read_entries, read_history
@@ -119,10 +120,19 @@ def _at_work(storage: Place, run_name: str, task: str) -> set[str]:
     runs = ((name, run_folder(storage, name)) for name in artifacts.names(runs_folder(storage)) if name != run_name)
     sweeps = ((name, sweep_folder(storage, name)) for name in artifacts.names(sweeps_folder(storage)))
     places = itertools.chain(
-        ((name, folder, config_path(folder)) for name, folder in runs),
-        ((name, folder, sweep_config_path(folder)) for name, folder in sweeps),
+        ((name, folder, (config_path(folder), trial_path(folder))) for name, folder in runs),
+        ((name, folder, (sweep_config_path(folder),)) for name, folder in sweeps),
     )
-    return {name for name, folder, path in places if task in _tasks(path, task) and driven(folder)}
+    return {
+        name
+        for name, folder, paths in places
+        if any(task in _tasks(path, task) for path in _there(paths)) and driven(folder)
+    }
+
+
+def _there(paths: Sequence[Place]) -> Sequence[Place]:
+    """Settings that are written; those of what has just begun may not be yet, and are the first."""
+    return [path for path in paths if path == paths[0] or backend(path).exists(path)]
 
 
 def _tasks(path: Place, task: str) -> Collection[str]:

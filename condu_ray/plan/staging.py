@@ -24,6 +24,7 @@ from condu_ray.store.layout import (
     sessions_folder,
     staged_path,
     tallies_folder,
+    trial_path,
 )
 from condu_ray.store.ledger import Entry, Ledger, Mark
 from condu_ray.store.location import Place
@@ -45,7 +46,7 @@ def commit_staged(plan: RunPlan) -> None:
 
 
 def drop_staged(plan: RunPlan) -> None:
-    """Removes what was on trial and is in no ledger: the lines, and the sessions' files, also those of a kill.
+    """Removes what was on trial and is in no ledger: settings, lines, and the sessions' files, also those of a kill.
 
     Who merges writes a session's files before its line, so that files without any line are nobody's; the caller holds
     the run's lease.
@@ -62,6 +63,7 @@ def drop_staged(plan: RunPlan) -> None:
                 backend(folder).remove(folder)
         if backend(path).exists(path):
             backend(path).remove(path)
+    backend(run_folder := plan.config.run_folder).remove(trial_path(run_folder))
 
 
 def settle(plan: RunPlan, what: str, task: str | None = None) -> int:

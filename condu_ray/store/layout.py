@@ -163,6 +163,11 @@ def config_path(run: P) -> P:
     return run / "config.json"
 
 
+def trial_path(run: P) -> P:
+    """The settings that a run would have by a change that is on trial."""
+    return run / "trial.json"
+
+
 def receipt_path(run: P) -> P:
     """By which files a run was finished."""
     return run / "receipt.json"

@@ -306,6 +306,28 @@ def count_steps(monkeypatch):
     return steps
 
 
+def test_what_another_run_is_about_to_learn_stays(home, task_data, small_backbone, monkeypatch, capsys):
+    """By `add`, whose settings are the other run's only once all is measured."""
+    other = config(home / "storage", task_data, small_backbone, tasks=("walls",), run="other", method=("individual",),
+                   protocol=("task",))  # fmt: skip
+    learn_here(other)
+    work, [key] = changing.work, [one.key for one in opened(home).methods["condu"].plan.experts if one.task == "doors"]
+
+    def meanwhile(*rest, **more):
+        monkeypatch.setattr(changing, "work", work)
+        call(forget, home, "--task", "doors")
+        return work(*rest, **more)
+
+    monkeypatch.setattr(changing, "work", meanwhile)
+    add.main.__wrapped__(["other", "--storage", str(home / "storage"), "--tasks", "doors", "--max_drop", "100"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"kept, for other runs hold it: experts/{key} (other)" in said
+    assert "what other may be about to read, being at work: give this command again when that has ended" in said
+    assert opened(home, "other").complete
+    assert artifacts.exists(expert_folder(Location(home / "storage"), key))
+    assert not (home / "storage/runs/other/trial.json").exists()
+
+
 @pytest.mark.parametrize("late", ["add", "again", "rollback", "forget", "import"])
 def test_who_opened_a_run_before_another_changed_it_changes_nothing(home, late, monkeypatch, small_backbone):
     """Two people at once: the second looked at the run before the first was done, and would undo what that did."""

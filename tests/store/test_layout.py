@@ -38,6 +38,7 @@ OF_RUNS = (
     "ablation",
     "inspect",
     "tally",
+    "trial",
     "tallies",
 )
 """First words of the names of functions whose run is no sweep."""
