@@ -65,7 +65,8 @@ class Parts:
             about["temperatures"] = dict(served.temperatures)
         about |= later
         known = later | json.loads(index.read_text()) if index.exists() else None  # earlier releases did not say it
-        if known is None and any(folder.iterdir()):
+        # What is hidden is nobody's predictions: a draft that a kill left, or what a desktop puts into folders.
+        if known is None and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UseError(f"--output {folder}: something else is there already; give another folder")
         if known is not None and known != (now := json.loads(json.dumps(about))):
             differs = next(key for key in now | known if known.get(key) != now.get(key))

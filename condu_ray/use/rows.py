@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from condu_ray.store.artifacts import writing
+from condu_ray.store.posix import sync
 from condu_ray.use.prediction import Prediction
 from condu_ray.use.served import UseError
 
@@ -102,7 +103,9 @@ def output(path: Path) -> Iterator[Sink]:
         yield Sink(path, inner)
         with writing(path):
             inner.close()
+            sync(draft)  # else a power cut may leave the name without the rows, which would count as made
             os.replace(draft, path)
+            sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 

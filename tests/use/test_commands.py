@@ -226,6 +226,23 @@ class TestPredict:
         with pytest.raises(UseError, match="another temperatures"):
             list(predict_parts(predictor, [str(folder)], out, asked, 3))
 
+    def test_a_part_is_on_the_disk_before_it_has_its_name(self, found, folder, tmp_path, monkeypatch):
+        """Whoever goes on after a power cut takes what is there for made."""
+        said, sync, replace = [], rows_module.sync, os.replace
+        monkeypatch.setattr(rows_module, "sync", lambda path: (said.append(f"sync {path.name[:6]}"), sync(path)))
+        monkeypatch.setattr(os, "replace", lambda a, b: (said.append(f"appear {b.name[:6]}"), replace(a, b)))
+        asked = {"task": "walls", "classes": None, "top_k": 2, "templates": None}
+        list(predict_parts(Predictor.load(found, method="condu"), [str(folder)], tmp_path / "out", asked))
+        assert said[-3:] == ["sync .part-", "appear part-0", "sync out"]
+
+    def test_what_is_hidden_in_a_folder_of_parts_is_none(self, found, folder, tmp_path):
+        """Such as the draft of one that was killed before its index was there."""
+        asked, out = {"task": "walls", "classes": None, "top_k": 2, "templates": None}, tmp_path / "out"
+        out.mkdir()
+        (out / f".predictions.json.{32 * 'a'}").write_text("{")
+        predictor = Predictor.load(found, method="condu")
+        assert list(predict_parts(predictor, [str(folder)], out, asked)) == [(out / "part-000000.parquet", True)]
+
     def test_parts_of_a_run_whose_settings_were_changed_are_another_folders(self, found, folder, tmp_path):
         """Its states stay what they are: neither how pictures are routed nor which tasks it learns later is of them."""
         asked = {"task": None, "classes": None, "top_k": 2, "templates": None}
