@@ -10,6 +10,7 @@ import json
 import os
 import re
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -83,7 +84,11 @@ def write_whole(path: Path, tensors: dict[str, Tensor], header: str) -> None:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         marked = json.loads(header) | {"fingerprint": checksum(tensors, header)}
+        with partial.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
         save_file(tensors, partial, metadata={KEY: json.dumps(marked, sort_keys=True)})
+        with suppress(OSError):  # a file system without permissions
+            partial.chmod(mode)  # what a new file has here, by the umask: safetensors makes it for one user
         os.replace(partial, path)
     except SafetensorError as error:  # its writer's own form of an OSError
         if number := re.search(r"os error (\d+)", str(error)):

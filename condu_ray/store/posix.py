@@ -101,6 +101,7 @@ class Posix:
         try:
             fill(beside)
             for path in beside.iterdir():
+                _permit(path, beside)
                 sync(path)
             sync(beside)
             _appear(beside, folder, last)
@@ -184,6 +185,15 @@ def _draft(path: Path, content: bytes) -> Iterator[Path]:
         yield beside
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _permit(path: Path, beside: Path) -> None:
+    """Lets a file be read by whom the folder lets in, as the umask has it: safetensors makes files for one user."""
+    has = path.stat().st_mode & 0o777
+    wanted = has | (beside.stat().st_mode & 0o666)
+    if wanted != has:
+        with suppress(OSError):  # a link to a file of another user, a file system without permissions
+            path.chmod(wanted)
 
 
 def _tried(names: Sequence[Path]) -> None:

@@ -1,6 +1,7 @@
 """The file of a unified delta: bit for bit there and back, and refusals."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -111,6 +112,15 @@ def test_other_files_are_refused(tmp_path):
     save_file({"w": torch.ones(2)}, tmp_path / "other")
     with pytest.raises(UnifiedFileError, match="metadata"):
         UnifiedDelta.load(tmp_path / "other")
+
+
+def test_a_file_is_for_whom_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        three_tasks().save(tmp_path / "a")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_failed_save_keeps_the_old_file(saved, monkeypatch):

@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from condu_ray.store.artifacts import save_tensors
 from condu_ray.store.backend import POSIX
 
 DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{32}")
@@ -86,3 +88,19 @@ def test_a_folder_appears_unless_a_whole_one_is_there(tmp_path, there):
     assert [(path.name[:8], (path / "two").read_text()) for path in aside] == (
         [(".folder.", "before")] if there == "remains" else []
     )
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077, 0o027])
+def test_files_of_a_folder_are_for_whom_the_umask_says(tmp_path, mask):
+    """Of several users who share storage, each reads what the others made: safetensors writes for its user alone."""
+
+    def tensors(folder):
+        save_tensors(folder / "one", {"a": torch.ones(2)})
+        (folder / "two").write_text("2")
+
+    before = os.umask(mask)
+    try:
+        POSIX.publish(tmp_path / "folder", tensors, "one")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "folder").iterdir()} == {0o666 & ~mask}
