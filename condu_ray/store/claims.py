@@ -34,7 +34,10 @@ LOOK_SECONDS = 1.0
 
 
 def process_start(pid: int) -> str | None:
-    """Returns what tells a process from a later one of the same number; None when there is no such process."""
+    """Returns what tells a process from a later one of the same number; None when there is no such process.
+
+    Empty of one that is there and shows no more: no /proc, or one that hides other users' processes (`hidepid`).
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -143,9 +146,13 @@ class Claims:
         return False
 
     def beside(self, owner: Mapping[str, Any]) -> bool:
-        """Whether an owner's process, if it lives, can be seen from here; by its host alone in claims of before."""
+        """Whether an owner's process, if it lives, can be seen from here; by its host alone in claims of before.
+
+        Another user's that is hidden (`hidepid`) is none: it would be told by nothing from a later one of its number.
+        """
         space = self._owner["space"]
-        return owner.get("host") == self._owner["host"] and owner.get("space", space) == space
+        same = owner.get("host") == self._owner["host"] and owner.get("space", space) == space
+        return same and process_start(int(owner["pid"])) != ""
 
     def owner(self, key: str) -> dict[str, Any] | None:
         """Returns who holds a key (`host`, `pid`, `since` in seconds since 1970), or None."""

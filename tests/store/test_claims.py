@@ -121,6 +121,32 @@ def test_a_process_of_another_container_or_machine_with_this_name_is_not_looked_
     assert waiter.acquire(KEY)
 
 
+def test_another_users_process_that_is_hidden_is_not_taken_over_while_it_touches(tmp_path, make, clock, monkeypatch):
+    """On a machine whose /proc has `hidepid`, as many clusters' login nodes: it was taken for one that has ended."""
+    owner = make()
+    assert owner.acquire(KEY)
+    hidden = {os.getpid(): ""}
+    monkeypatch.setattr(module, "process_start", lambda pid: hidden.get(pid, process_start(pid)))
+    waiter = make()
+    assert not waiter.acquire(KEY)
+    assert not waiter.ended(waiter.owner(KEY))
+    for _ in range(3):
+        clock.seconds += STALE_SECONDS - 1
+        os.utime(tmp_path / f"{KEY}.json")
+        assert not waiter.acquire(KEY)
+    clock.seconds += STALE_SECONDS + 1  # it is silent, so that it is dead for all that it shows
+    assert waiter.acquire(KEY)
+
+
+def test_what_a_process_shows_that_is_hidden(monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(module.Path, "read_text", denied)
+    assert process_start(os.getpid()) == ""
+    assert process_start(2**22 + 1) is None
+
+
 def test_a_killed_process_of_an_earlier_version_is_taken_over_at_once(tmp_path, make, clock, dead):
     write(tmp_path, {name: value for name, value in dead.items() if name != "space"})
     assert make().acquire(KEY)
