@@ -57,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = Path(home(arguments.output)) if arguments.output else None
     if path is not None and (path.suffix != ".json" or not path.parent.is_dir()):
         raise ConfigError(f"--output {path}: give a name that ends with .json, in a folder that is there")
+    if path is not None:
+        from condu_ray.store.writable import require_writable
+
+        require_writable(path)
     from rich.table import Table
 
     from condu_ray.report.text import json_text, write

@@ -28,9 +28,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"--images {arguments.images}: give 1 or more, or 0 for all")
     from condu_ray.plan.opened import open_run, run_place
     from condu_ray.report.text import write
+    from condu_ray.store.artifacts import WriteError
     from condu_ray.store.layout import inspect_path
+    from condu_ray.store.writable import require_writable
     from condu_ray.use.inspect import inspected
 
     found = open_run(*run_place(arguments.run, arguments.storage))
     path = page or inspect_path(found.config.run_folder)
+    try:
+        require_writable(path)
+    except WriteError as error:
+        raise ConfigError(f"{error}; --output FILE writes the page elsewhere") from error
     output().print(f"page: {write(path, inspected(found, arguments.method, arguments.images))}")

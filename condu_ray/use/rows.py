@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from condu_ray.store.artifacts import writing
 from condu_ray.store.posix import sync
+from condu_ray.store.writable import require_writable
 from condu_ray.use.prediction import Prediction
 from condu_ray.use.served import UseError
 
@@ -82,11 +83,13 @@ def check_output(path: Path) -> None:
 
     Raises:
         UseError: its suffix is none of `KINDS`, or its folder is not there.
+        WriteError: it cannot be written there.
     """
     if path.suffix not in KINDS:
         raise UseError(f"--output {path}: give a name that ends with one of {', '.join(KINDS)}")
     if not path.parent.is_dir():
         raise UseError(f"--output {path}: there is no folder {path.parent}; make it first")
+    require_writable(path)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from condu_ray.commands.__main__ import main
 from condu_ray.methods import get
 from condu_ray.options import Inference
 from condu_ray.orchestration.watch import registry
+from condu_ray.store.artifacts import WriteError
 from condu_ray.store.bucket import CONNECTED, Bucket
 from condu_ray.use import rows as rows_module
 from condu_ray.use.bundle import write_bundle
@@ -442,6 +443,37 @@ class TestEvaluate:
         code, _, error = console("evaluate", *data, *method, *arguments)
         assert code == 2
         assert words in error
+
+
+@pytest.mark.parametrize("where", ["/proc/out", "a folder"])
+@pytest.mark.parametrize("command", ["predict", "evaluate", "inspect"])
+def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(
+    console, folder, tmp_path, monkeypatch, command, where
+):
+    """Exit code 2 says that nothing was spent."""
+
+    def load(*_, **__):
+        raise AssertionError("a model is loaded")
+
+    for module in ("predictor.Predictor.__init__", "inspect.inspected"):
+        monkeypatch.setattr(f"condu_ray.use.{module}", load)
+    out = f"{tmp_path / 'out' if where == 'a folder' else where}.{'html' if command == 'inspect' else 'json'}"
+    if where == "a folder":
+        os.mkdir(out)
+    what = {"predict": [folder, "--method", "condu"], "evaluate": ["--method", "condu"], "inspect": []}[command]
+    code, _, error = console(command, *what, "--output", out)
+    assert (code, f"{out}: " in error) == (2, True)
+    assert "cannot be written" in error
+    assert not list(tmp_path.glob("out*/*"))
+
+
+def test_the_page_of_a_run_that_cannot_be_written_to_may_go_elsewhere(console, storage, tmp_path, monkeypatch):
+    def full(path):
+        raise WriteError(f"{path}: cannot be written (Read-only file system); look at the disk")
+
+    monkeypatch.setattr("condu_ray.store.writable.require_writable", full)
+    code, _, error = console("inspect")
+    assert (code, "inspect.html: cannot be written" in error, "--output FILE" in error) == (2, True, True)
 
 
 def test_the_page_is_written_beside_the_report(console, storage, tmp_path):
