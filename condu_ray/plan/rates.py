@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 
 from condu_ray.benchmark import Task
@@ -10,9 +11,10 @@ from condu_ray.benchmark.tasks import TaskError
 from condu_ray.config import Experiment
 from condu_ray.methods import Method
 from condu_ray.names import nearest
-from condu_ray.plan.data import drawn
+from condu_ray.plan.data import drawn, has
 from condu_ray.recipes import RECIPES
 from condu_ray.store import artifacts
+from condu_ray.store.layout import config_path
 
 FIELDS = {"training": "full", "lora": "lora"}
 """Parts of the settings that have rates, and which methods train by them, by what these train."""
@@ -21,15 +23,17 @@ FIELDS = {"training": "full", "lora": "lora"}
 def check_rates(config: Experiment, tasks: Sequence[Task]) -> None:
     """Refuses a learning rate for a task that does not exist; the recipe's own, and those of other tasks, may stay.
 
+    So may those that the run was begun with: a task that it has forgotten since may be nowhere any more.
+
     Raises:
         TaskError: there is one.
     """
     data = config.data or drawn(config)
     known = {task.name for task in tasks} | set(artifacts.names(data)) | set(MINI_MTIL_TASKS)
     for field in FIELDS:
-        of_recipe: dict[str, float] = getattr(_recipe(config), field).lr_by_task
+        expected = known | getattr(_recipe(config), field).lr_by_task.keys()
         for name in getattr(config, field).lr_by_task:
-            if name not in known and name not in of_recipe:
+            if name not in expected and not has(config, name) and name not in _begun_with(config, field):
                 names = [task.name for task in tasks]
                 raise TaskError(f"--{field}.lr_by_task {name}: no such task in {data}{nearest(name, names)}")
 
@@ -56,6 +60,15 @@ def unused_rates(
                 f"--{field}.lr {given.lr}: no task is trained by it, for each has a rate of its own "
                 f"(--{field}.lr_by_task); give these"
             )
+
+
+def _begun_with(config: Experiment, field: str) -> Collection[str]:
+    """The tasks that have rates in the settings of the run as storage has them."""
+    try:
+        found: dict[str, float] = json.loads(artifacts.read_text(config_path(config.run_folder)))[field]["lr_by_task"]
+        return found.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it is not there yet
+        return ()
 
 
 def _recipe(config: Experiment) -> Experiment:

@@ -1,12 +1,20 @@
-"""Rates by which no task is trained are told of."""
+"""Rates by which no task is trained are told of; those of tasks that do not exist are refused."""
+
+import shutil
 
 import pytest
 
+from condu_ray.benchmark import load_tasks
+from condu_ray.benchmark.tasks import TaskError
+from condu_ray.config import Experiment
 from condu_ray.constants import ORDER_1
 from condu_ray.methods import get
 from condu_ray.options import Lora
-from condu_ray.plan.rates import unused_rates
+from condu_ray.plan.rates import check_rates, unused_rates
 from condu_ray.recipes import mini_mtil, mtil_order1
+from condu_ray.store.artifacts import write_text
+from condu_ray.store.layout import config_path
+from tests.conftest import write_task
 
 
 def said(config, method, tasks=ORDER_1):
@@ -39,3 +47,23 @@ def test_a_rate_beside_a_recipes_rates_for_all_tasks_is_told_of():
 )
 def test_a_rate_that_is_used_or_was_meant_is_not(config, method, tasks):
     assert said(config, method, tasks) == []
+
+
+@pytest.mark.parametrize("part", ["training", "lora"])
+def test_a_rate_of_a_task_that_a_further_folder_has_may_stay_and_of_one_that_is_forgotten(tmp_path, task_data, part):
+    write_task(tmp_path / "more" / "gates", ("red", "blue"), 5)
+    config = Experiment.model_validate({
+        "data": task_data, "more_data": (tmp_path / "more",), "storage": tmp_path / "storage",
+        "tasks": ("walls", "doors"), part: {"lr_by_task": {"gates": 1e-4}},
+    })  # fmt: skip
+    tasks = load_tasks(task_data, ["walls", "doors"])
+    check_rates(config, tasks)  # as after a rollback, or before gates is added
+    with pytest.raises(TaskError, match=f"--{part}.lr_by_task gate: no such task in .*did you mean gates"):
+        check_rates(with_rate(config, part, 1e-4, lr_by_task={"gate": 1e-4}), tasks + load_tasks(tmp_path / "more"))
+    shutil.rmtree(tmp_path / "more")
+    with pytest.raises(TaskError, match=f"--{part}.lr_by_task gates: no such task"):
+        check_rates(config, tasks)
+    write_text(config_path(config.run_folder), config.model_dump_json())  # the run is there, and had learned it once
+    check_rates(config, tasks)
+    with pytest.raises(TaskError, match=f"--{part}.lr_by_task dors: no such task .*did you mean doors"):
+        check_rates(with_rate(config, part, 1e-4, lr_by_task={"gates": 1e-4, "dors": 1e-4}), tasks)
