@@ -72,7 +72,8 @@ def _run(config: Experiment, lines: Lines, held: Callable[[], None] | None) -> d
     with leased as held, Display(tasks, config.training.steps, lines) as display:
         held()
         remove_drafts(config.storage)
-        write_config(config)
+        # By name: what a run has learned stays the same when its data get another folder, which `add` may then learn.
+        write_config(config.model_copy(update={"tasks": tuple(tasks)}))
         for line in (*checked.words, *elsewhere(config)):
             display.say(escape(line))
         results = from_storage(checked, display)

@@ -79,6 +79,7 @@ def with_new_tasks(found: StoredRun, tasks: Sequence[str], data: Place | None) -
     if known[-len(tasks) :] == list(tasks) and config == before:
         return before
     if old := [task for task in tasks if task in known]:
+        require_finished(found)  # or it may not have come to it yet
         raise ConfigError(
             f"--tasks {old[0]}: {config.run_name} has learned it; --again {old[0]} teaches it anew in its place"
         )

@@ -133,6 +133,27 @@ def test_a_task_more_is_measured_first_and_then_committed(home, capsys):
     assert state_of(home) == kept
 
 
+def test_a_folder_more_in_the_data_of_a_run_that_named_no_tasks_is_a_task_to_add(home, task_data, small_backbone):
+    for task in ("walls", "doors"):
+        shutil.copytree(task_data / task, home / "own" / task)
+    begun = config(home / "storage", home / "own", small_backbone, run="all", method=("condu",), protocol=("union",))
+    main_job.run(begun)
+    learned = opened(home, "all").methods["condu"].entries
+    assert [entry.task for entry in learned] == ["doors", "walls"]
+    shutil.copytree(task_data / "cars", home / "own" / "cars")  # before the others by its name
+    found = opened(home, "all")
+    assert (found.complete, found.methods["condu"].entries) == (True, learned)
+    add.main.__wrapped__(["all", "--storage", str(home / "storage"), "--tasks", "cars", "--max_drop", "100"])
+    assert [entry.task for entry in opened(home, "all").methods["condu"].entries] == ["doors", "walls", "cars"]
+
+
+def test_a_task_that_a_run_has_not_come_to_yet_is_not_called_learned(home, task_data, small_backbone):
+    kept = config(home / "storage", task_data, small_backbone, tasks=("walls", "cars", "doors"))
+    main_job.write_config(kept)
+    with pytest.raises(ConfigError, match="r: has sessions or measurements left to do; give its own command again"):
+        call(add, home, "--tasks", "cars")
+
+
 def test_a_loss_that_is_too_large_keeps_the_old_state(home, monkeypatch):
     monkeypatch.setattr(changing, "moved", lambda found, results: worse(moved(found, results)))
     before = state_of(home)
