@@ -46,6 +46,7 @@ def tasks_of(config: Experiment, say: Say) -> list[Task]:
             )
         raise TaskError(f"no task {unknown[0]!r} in --data or --more_data{nearest(unknown[0], list(found), most=3)}")
     every = {folder: ours(folder) for folder in found.values() if folder != drawn(config)}
+    empty = {config.data, *config.more_data, *config.task_data.values()} - {None, *every}  # of tasks that are forgotten
     tasks: dict[str, Task] = {}
     for folder in dict.fromkeys(found[name] for name in order):
         own = [name for name in order if found[name] == folder]
@@ -53,7 +54,7 @@ def tasks_of(config: Experiment, say: Say) -> list[Task]:
             mini_mtil(folder, tasks=[name for name in MINI_MTIL_TASKS if name in own])
             loaded = load_tasks(folder, own)
         else:  # options are for data in another form; where there is none, they are refused
-            said = options if not every[folder] or all(every.values()) else None
+            said = options if not every[folder] or (all(every.values()) and not empty) else None
             loaded = bring(folder, config.storage, own, said, say)
         tasks |= {task.name: task for task in loaded}
     return [tasks[name] for name in order]
