@@ -80,6 +80,21 @@ class StoredMethod:
             "command again, which makes them anew"
         )
 
+    @property
+    def why_fewer(self) -> str:
+        """Says of the first session that `entries` lack that it is there for other data or settings, where it is."""
+        place = len(self.entries)
+        if not place or place == len(self.plan.sessions):
+            return ""
+        lacking = self.plan.sessions[place]
+        if not any((one.parent, one.task) == (lacking.parent, lacking.task) for one in self._committed()):
+            return ""
+        return (
+            f"its session of {lacking.task}, number {place + 1}, is in storage and counts no more, nor do those after "
+            "it, for the task's data or settings have changed since; put them back, or give the run's own command "
+            "again, which makes these sessions anew"
+        )
+
     def load(self, key: str) -> Delta:
         """Loads an expert's weight delta by its key, its checksum checked the first time.
 

@@ -199,8 +199,9 @@ class StoredRun:
         try:
             return one.state(session)
         except IndexError:
+            why = f"; {one.why_fewer}" if one.why_fewer else ""
             raise ValueError(
-                f"{method}: session {session} (counted from 0) is not committed; there are {len(one.entries)}"
+                f"{method}: session {session} (counted from 0) is not committed; there are {len(one.entries)}{why}"
             ) from None
 
     def expert(self, task: str, method: str | None = None) -> Delta:

@@ -13,7 +13,7 @@ from condu_ray.settings import content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.location import Place, given
 from condu_ray.use.bundle import is_bundle, read_bundle
-from condu_ray.use.served import Served, UseError, chosen_method, served_run
+from condu_ray.use.served import Served, UseError, chosen_method, served_run, warn_of_fewer
 from condu_ray.use.serving import Source
 
 
@@ -78,6 +78,8 @@ def resolved(source: Source) -> Source:
         raise UseError(f"{source.run}: {method} {run.methods[method].why_none}")
     if source.session is not None and source.session > there:
         raise UseError(f"{source.run}: {method} has committed {there} sessions, not {source.session}")
+    if source.session is None:
+        warn_of_fewer(run.config.run_name, method, there, run.methods[method].why_fewer)
     session = source.session or there
     state = run.methods[method].entries[session - 1].state
     found = {"run": name, "storage": str(storage.absolute()), "method": method, "session": session}

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor
@@ -171,6 +171,8 @@ def served_run(found: StoredRun, method: str | None = None, session: int | None 
     one, config = found.methods[name], found.config
     if not one.entries:
         raise UseError(f"{config.run_name}: {name} {one.why_none}")
+    if session in (None, -1):
+        warn_of_fewer(config.run_name, name, len(one.entries), one.why_fewer)
     state = found.state(name, -1 if session is None else session)
     backbone, options = load_backbone(found.plan.checked.spec), one.method.inference
     tasks = {task.name: task for task in found.tasks}
@@ -194,6 +196,20 @@ def served_run(found: StoredRun, method: str | None = None, session: int | None 
         known=known,
         about=_about(found, one.method, state),
     )
+
+
+@cache
+def warn_of_fewer(run: str, method: str, count: int, why: str) -> None:
+    """Says once why an earlier state answers than the run had committed.
+
+    Args:
+        run: its name.
+        method: whose state it is.
+        count: sessions that count.
+        why: `StoredMethod.why_fewer`; empty: none.
+    """
+    if why:
+        log.warning("%s/%s answers as after session %d: %s", run, method, count, why)
 
 
 def _about(found: StoredRun, method: Method, state: ModelState) -> dict[str, Any]:

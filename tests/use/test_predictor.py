@@ -1,6 +1,8 @@
 """The predictor agrees with the run's evaluators, takes pictures in every form, and refuses in a sentence."""
 
 import io
+import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from condu_ray import Predictor
+from condu_ray import Predictor, open_run
 from condu_ray.benchmark.images import ImageError
 from condu_ray.plan.measurement import protocols
+from condu_ray.use.loading import resolved
 from condu_ray.use.question import words
 from condu_ray.use.served import UseError
+from condu_ray.use.serving import Source
 from tests.use.conftest import METHODS, TASKS
 
 
@@ -255,6 +259,31 @@ def test_what_cannot_be_loaded_is_refused(found, storage, picture):
         Predictor.load("s", storage=storage)
     with pytest.raises(UseError, match="cannot predict without knowing the task; give one of walls"):
         Predictor.load(found, method="individual").predict(picture)
+
+
+def test_an_earlier_state_that_answers_for_changed_data_or_settings_says_so(storage, tmp_path, caplog):
+    """It did so silently: of three tasks two were known."""
+    place = shutil.copytree(storage, tmp_path / "storage")
+    path = place / "runs" / "r" / "config.json"
+    kept = json.loads(path.read_text())
+    kept["training"]["lr_by_task"] = {"cars": 0.5}  # as if its images were others, too
+    path.write_text(json.dumps(kept))
+    changed = open_run(place, "r")
+    for _ in range(2):  # and once
+        assert Predictor.load(changed, method="condu").tasks == ("walls", "doors")
+    assert resolved(Source(run="r", storage=str(place), method="condu-svd")).session == 2
+    said = [record.getMessage() for record in caplog.records]
+    for method in ("condu", "condu-svd"):
+        start = (
+            f"r/{method} answers as after session 2: its session of cars, number 3, is in storage and counts no more"
+        )
+        assert [line.startswith(start) for line in said].count(True) == 1
+    with pytest.raises(ValueError, match=r"session 2 .* is not committed; there are 2; its session of cars"):
+        Predictor.load(changed, method="condu", session=2)
+    caplog.clear()
+    Predictor.load(changed, method="condu", session=0)  # which was asked for
+    Predictor.load(changed, method="zero-shot")
+    assert not caplog.records
 
 
 def test_a_runs_folder_names_it_too(storage, predictor, picture, monkeypatch):
