@@ -63,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         require_writable(path)
     from rich.table import Table
 
+    from condu_ray.benchmark.subset import read_labels
+    from condu_ray.benchmark.tasks import TEST
     from condu_ray.report.text import json_text, write
-    from condu_ray.use.confusion import confusion
+    from condu_ray.use.confusion import confusion, who_answers
     from condu_ray.use.predictor import Predictor
     from condu_ray.vlm.texts import check_texts
 
@@ -75,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     backbone, cut = predictor.served.backbone, predictor.served.method.config.long_prompts == "cut"
     for task in tasks:  # all of them before the first is measured
         check_texts(backbone.tokenizer, task, backbone.spec.name, cut=cut)
+        who_answers(predictor, task, arguments.by)
+        read_labels(task, TEST)
     found = []
     for task in tasks:
         one = confusion(predictor, task, arguments.by)

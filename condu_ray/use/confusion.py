@@ -65,19 +65,16 @@ class Confusion:
         return sorted(found, key=lambda one: -one[2])
 
 
-def confusion(predictor: Predictor, task: Task, by: str | None = None) -> Confusion:
-    """Measures a task's test images, over its own classes and templates.
+def who_answers(predictor: Predictor, task: Task, by: str | None = None) -> str | None:
+    """Returns whose expert answers for a task's images; None: the router's, or the method's one model.
 
     Args:
         predictor: what predicts.
-        task: any task's folder, whether or not the run knows it.
-        by: whose expert answers; None: that of the task of this name where it is learned, else who answers for a task
-            that is not: the router's experts, or the method's one model.
+        task: any task.
+        by: whose shall; None: that of the task of this name where it is learned.
 
     Raises:
         UseError: the method cannot predict without knowing a task, and has learned none of this name.
-        TaskError: a label is null or no class; names file and row.
-        ImageError: an image cannot be read; names file and row.
     """
     who = by or (task.name if task.name in predictor.tasks else None)
     if who is None and kind(predictor.served.method) == "task identity":
@@ -85,6 +82,23 @@ def confusion(predictor: Predictor, task: Task, by: str | None = None) -> Confus
             f"{predictor.served.name}: has learned no task {task.name}, and {predictor.served.method.name} cannot "
             f"predict without one; name whose expert shall answer: {', '.join(predictor.tasks)}"
         )
+    return who
+
+
+def confusion(predictor: Predictor, task: Task, by: str | None = None) -> Confusion:
+    """Measures a task's test images, over its own classes and templates.
+
+    Args:
+        predictor: what predicts.
+        task: any task's folder, whether or not the run knows it.
+        by: as for `who_answers`.
+
+    Raises:
+        UseError: as `who_answers`.
+        TaskError: a label is null or no class; names file and row.
+        ImageError: an image cannot be read; names file and row.
+    """
+    who = who_answers(predictor, task, by)
     labels = read_labels(task, TEST)  # before anything is computed
     predictions = predictor.stream(
         _images(task),

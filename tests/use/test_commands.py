@@ -410,10 +410,11 @@ class TestEvaluate:
 
     @pytest.mark.parametrize("label", [-1, 2, None])
     def test_a_label_that_is_no_class_is_refused(self, console, tmp_path, label):
-        write_task(tmp_path / "data" / "doors", TASKS["doors"], 1)
+        for task in ("cars", "doors"):
+            write_task(tmp_path / "data" / task, TASKS["doors"], 1)
         give_label(tmp_path / "data" / "doors" / "test.parquet", 5, label)
-        code, _, error = console("evaluate", "--method", "condu", "--data", tmp_path / "data")
-        assert code == 2
+        code, shown, error = console("evaluate", "--method", "condu", "--data", tmp_path / "data")
+        assert (code, "images" in shown) == (2, False)  # before the first task is measured
         assert f"test.parquet: row 5 has label {label}; write labels from 0 to 1" in error
 
     def test_classes_that_are_one_text_are_refused_before_the_first_task_is_measured(self, console, tmp_path):
@@ -440,8 +441,8 @@ class TestEvaluate:
     def test_refusals(self, console, task_data, arguments, words):
         method = [] if "--method" in arguments else ["--method", "condu"]
         data = () if arguments == ["--tasks", "carts"] else ("--data", task_data)
-        code, _, error = console("evaluate", *data, *method, *arguments)
-        assert code == 2
+        code, shown, error = console("evaluate", *data, *method, *arguments)
+        assert (code, "images" in shown) == (2, False)
         assert words in error
 
 
