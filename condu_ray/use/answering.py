@@ -16,7 +16,7 @@ from condu_ray.learn.evaluate import class_ids, class_texts, mix
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.learn.routing import Logits, Routing, answers, mixture
 from condu_ray.use.prediction import THETA0
-from condu_ray.use.served import Served
+from condu_ray.use.served import Served, to_swap
 from condu_ray.vlm import router
 from condu_ray.vlm.rowwise import LowRankExpert, supported
 
@@ -74,12 +74,12 @@ class Answering:
     """
 
     def __init__(self, served: Served, device: str, batch_size: int) -> None:
-        self.served, self.batch_size = served.to(device), batch_size
+        self.served, self.batch_size = to_swap(served).to(device), batch_size
         self.features = Features(
-            served.backbone, batch_size=batch_size, max_images=0, precision=served.precision, device=device
+            self.served.backbone, batch_size=batch_size, max_images=0, precision=served.precision, device=device
         )
         self.lock = threading.RLock()
-        self._scale = float(served.backbone.model.logit_scale.detach().exp())
+        self._scale = float(self.served.backbone.model.logit_scale.detach().exp())
         self._prototypes: dict[str, Tensor] = {}
         self._narrow: dict[str, LowRankExpert] | None = None
 

@@ -30,7 +30,7 @@ from condu_ray.store import artifacts
 from condu_ray.store.location import Place
 from condu_ray.store.sole_writer import sole_writer
 from condu_ray.use.model_folder import write_model
-from condu_ray.use.served import DATA, Served, UseError
+from condu_ray.use.served import DATA, Served, UseError, at_theta0
 from condu_ray.vlm.model import WEIGHTS, BackboneSpec, backbone_spec, load_backbone
 from condu_ray.vlm.moments import Moments
 from condu_ray.vlm.novelty import Known
@@ -58,7 +58,7 @@ def write_bundle(served: Served, folder: Place, theta0: Theta0 = "include") -> N
     """Writes what is served as a bundle.
 
     Args:
-        served: a method's state, whose backbone is at theta0.
+        served: a method's state.
         folder: where it shall be; nothing may be there.
         theta0: whether the pretrained weights are in it.
 
@@ -68,6 +68,7 @@ def write_bundle(served: Served, folder: Place, theta0: Theta0 = "include") -> N
         WriteError: the disk is full or fails; nothing appeared.
     """
     refuse_existing(folder)
+    served = at_theta0(served)
     if theta0 == "reference" and not by_name(served.backbone.spec):
         raise UseError(
             f"{served.name}: its pretrained weights are a file of this machine, which nobody else finds by a name; "

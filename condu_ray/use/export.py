@@ -16,7 +16,7 @@ from condu_ray.use.card import card
 from condu_ray.use.hugging_face import write_clip
 from condu_ray.use.model_folder import write_model
 from condu_ray.use.peft import low_rank, write_adapter
-from condu_ray.use.served import Served, UseError
+from condu_ray.use.served import Served, UseError, at_theta0
 from condu_ray.vlm.model import set_weights
 
 Format = Literal["open_clip", "hf", "peft"]
@@ -29,7 +29,7 @@ def export_model(served: Served, folder: Place, task: str | None = None, form: F
     """Writes a folder that other tools load without this package: weights, configuration, classes, and a model card.
 
     Args:
-        served: what the run serves, whose backbone is at theta0, and is again afterwards.
+        served: what the run serves.
         folder: where it shall be; nothing may be there.
         task: whose model; None: the one model that a method has for all tasks.
         form: `open_clip`; `hf`: a `CLIPModel` of Hugging Face's transformers; `peft`: a LoRA adapter on open_clip's
@@ -41,6 +41,7 @@ def export_model(served: Served, folder: Place, task: str | None = None, form: F
         WriteError: the disk is full or fails; nothing appeared.
     """
     refuse_existing(folder)
+    served = at_theta0(served)
     if form not in FORMATS:
         raise UseError(f"format {form!r}: give one of {', '.join(FORMATS)}")
     weights = _weights(served, task)

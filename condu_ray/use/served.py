@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
+from weakref import WeakSet
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ from condu_ray.vlm.model import Backbone, load_backbone
 from condu_ray.vlm.novelty import Known
 
 log = logging.getLogger(__name__)
+_SWAPPED: WeakSet[Any] = WeakSet()
+"""Models whose weights a predictor swaps: who takes what they are now for theta0 takes an expert for it."""
 
 DATA = ("data", "more_data", "task_data", "probe")
 """Settings that say where data are: places of a machine, which nobody else has."""
@@ -136,6 +139,29 @@ class Served:
         model = self.state.model
         moved = model.to(device) if hasattr(model, "to") and device != "cpu" else model
         return replace(self, state=replace(self.state, model=moved), _kept=KeptDeltas())
+
+
+def at_theta0(served: Served) -> Served:
+    """Returns the same with a backbone that is at theta0: where a predictor swaps the weights of its own, another one.
+
+    Raises:
+        UseError: what the backbone was loaded from has changed since.
+    """
+    if served.backbone.model not in _SWAPPED:
+        return served
+    backbone = load_backbone(served.backbone.spec)
+    if backbone.fingerprint != served.backbone.fingerprint:
+        raise UseError(
+            f"{served.name}: {backbone.spec.name} has other weights now than when it was loaded; load it anew"
+        )
+    return replace(served, backbone=backbone)
+
+
+def to_swap(served: Served) -> Served:
+    """As `at_theta0`, for a predictor, which alone swaps this backbone's weights from now on."""
+    found = at_theta0(served)
+    _SWAPPED.add(found.backbone.model)
+    return found
 
 
 def chosen_method(found: StoredRun, method: str | None) -> str:

@@ -14,9 +14,11 @@ from PIL import Image
 from condu_ray import Predictor, open_run
 from condu_ray.benchmark.images import ImageError
 from condu_ray.plan.measurement import protocols
+from condu_ray.use.bundle import write_bundle
+from condu_ray.use.export import export_model
 from condu_ray.use.loading import resolved
 from condu_ray.use.question import words
-from condu_ray.use.served import UseError
+from condu_ray.use.served import UseError, served_run
 from condu_ray.use.serving import Source
 from tests.use.conftest import METHODS, TASKS
 
@@ -284,6 +286,25 @@ def test_an_earlier_state_that_answers_for_changed_data_or_settings_says_so(stor
     Predictor.load(changed, method="condu", session=0)  # which was asked for
     Predictor.load(changed, method="zero-shot")
     assert not caplog.records
+
+
+def test_what_a_predictor_serves_is_served_exported_and_bundled_as_if_it_had_never_answered(found, picture, tmp_path):
+    """The expert that had answered last was taken for theta0, silently."""
+    fresh = served_run(found, "condu")
+    expected, used = Predictor(fresh).logits(picture), Predictor.load(found, method="condu")
+    used.predict(picture, task="doors")
+    for other in (Predictor(used.served), Predictor(used.served, at_once=True)):
+        assert torch.equal(other.logits(picture), expected)
+        assert torch.equal(used.logits(picture), expected)
+    export_model(served_run(found, "condu"), tmp_path / "a", "walls")
+    export_model(used.served, tmp_path / "b", "walls")
+    write_bundle(served_run(found, "condu"), tmp_path / "c")
+    write_bundle(used.served, tmp_path / "d")
+    for one, same in (("a", "b"), ("c", "d")):
+        files = [sorted(path.name for path in (tmp_path / name).glob("*.safetensors")) for name in (one, same)]
+        assert files[0] == files[1]
+        assert all((tmp_path / one / name).read_bytes() == (tmp_path / same / name).read_bytes() for name in files[0])
+    assert torch.equal(used.logits(picture), expected)
 
 
 def test_a_runs_folder_names_it_too(storage, predictor, picture, monkeypatch):
