@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.mlflow_address import (
@@ -20,7 +22,10 @@ from condu_ray.plan.stored import Stored, aggregates, written_report
 from condu_ray.plan.stored_run import finished_run
 from condu_ray.plan.trials import labels
 from condu_ray.report.run_report import write_report
-from condu_ray.store.layout import report_folder
+from condu_ray.report.text import json_text
+from condu_ray.store.artifacts import read_text
+from condu_ray.store.backend import backend
+from condu_ray.store.layout import report_folder, results_path
 from condu_ray.store.location import Place
 
 
@@ -75,11 +80,28 @@ def _send(checked: Checked, seconds: float, parent: str | None = None, labels: M
             pass
         folder = report_folder(checked.config.run_folder)
         summary = recorder.results.summary(seconds, reused=len(found.measured), trained=0)
-        write_report(summary, folder, pictures=False)
+        if not _written(checked.config, summary):
+            write_report(summary, folder, pictures=False)
         recorder.finish(folder)
     if not recorder.tracker.complete:
         raise _lacking(checked.config)
     return True
+
+
+def _written(config: Experiment, summary: Mapping[str, Any]) -> bool:
+    """Whether the run's own results say the same; they also say how long it took, what it trained and by what command.
+
+    Args:
+        config: the run's settings.
+        summary: what storage has of it now.
+    """
+    path = results_path(config.run_folder)
+    if not backend(path).exists(path):
+        return False
+    try:
+        return bool(json.loads(read_text(path))["methods"] == json.loads(json_text(summary["methods"])))
+    except (ValueError, KeyError, TypeError):  # damaged
+        return False
 
 
 def _lacking(config: Experiment) -> TrackingError:

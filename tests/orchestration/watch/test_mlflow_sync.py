@@ -1,3 +1,4 @@
+import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -8,6 +9,9 @@ from condu_ray.config import Experiment
 from condu_ray.orchestration.watch import mlflow_sync
 from condu_ray.orchestration.watch.mlflow_address import TrackingError
 from condu_ray.orchestration.watch.mlflow_sync import sync
+from condu_ray.report.run_report import write_report
+from condu_ray.store.artifacts import read_text
+from condu_ray.store.layout import report_folder, results_path
 
 
 def stored(tmp_path):
@@ -33,3 +37,24 @@ def test_what_mlflow_did_not_take_is_not_said_to_be_there(tmp_path, monkeypatch)
         sync(tmp_path, one, f"sqlite:///{tmp_path}/mlflow.db")
     recorder.tracker.complete = True
     assert sync(tmp_path, one, f"sqlite:///{tmp_path}/mlflow.db") == "is in MLflow"
+
+
+@pytest.mark.parametrize(("accuracy", "command"), [(50.0, "run"), (60.0, "report")])
+def test_a_run_keeps_what_it_said_of_its_own_work(tmp_path, monkeypatch, accuracy, command):
+    """Such as by which command; where storage has other accuracies than it says, all is written anew."""
+    one = stored(tmp_path)
+    config = one.experiment(tmp_path)
+
+    def numbers(accuracy, command):
+        methods = {"condu": {"accuracy": [[accuracy]], "transfer": float("nan"), "seconds": 1.0}}
+        return {"tasks": ["walls"], "methods": methods, "command": command}
+
+    write_report(numbers(50.0, "run"), report_folder(config.run_folder), pictures=False)
+    monkeypatch.setattr(mlflow_sync, "check", lambda config: SimpleNamespace(config=config))
+    monkeypatch.setattr(mlflow_sync, "finished_run", lambda checked: SimpleNamespace(plan=None, measured=()))
+    monkeypatch.setattr(mlflow_sync, "Results", MagicMock())
+    recorder = MagicMock(tracker=SimpleNamespace(complete=True))
+    recorder.results.summary.return_value = numbers(accuracy, "report")
+    monkeypatch.setattr(mlflow_sync, "Recorder", lambda *what: nullcontext(recorder))
+    sync(tmp_path, one, f"sqlite:///{tmp_path}/mlflow.db")
+    assert json.loads(read_text(results_path(config.run_folder)))["command"] == command
