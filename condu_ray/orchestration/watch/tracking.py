@@ -22,6 +22,7 @@ from condu_ray.orchestration.watch.mlflow_address import (
     tracking_uri,
     unreachable,
 )
+from condu_ray.orchestration.watch.mlflow_tables import make_tables
 from condu_ray.settings import content_hash, flatten
 from condu_ray.store import artifacts
 from condu_ray.store.layout import mlflow_artifacts_folder, mlflow_database
@@ -57,8 +58,9 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
 
     for noisy in ("alembic", "mlflow"):  # each prints how it sets up a new SQLite file
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=uri)
     name = config.tracking.experiment
+    make_tables(uri)
+    client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(name)
     local = uri.startswith("sqlite")
     place = mlflow_artifacts_folder(own_folder(config)).absolute().as_uri() if local else None
