@@ -78,7 +78,11 @@ class Posix:
         """Removes a file or a folder."""
         path = Path(place)
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            while path.exists():
+                try:
+                    shutil.rmtree(path)
+                except FileNotFoundError:  # another removes it at the same time, as two runs that begin at once do
+                    continue
         else:
             path.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -104,3 +105,29 @@ def test_files_of_a_folder_are_for_whom_the_umask_says(tmp_path, mask):
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "folder").iterdir()} == {0o666 & ~mask}
+
+
+def test_a_folder_that_others_remove_at_the_same_time_is_removed(tmp_path):
+    """As two runs do that begin at once and find the checkpoints of an expert that is finished."""
+    wrong = []
+
+    def remove(folder, ready):
+        try:
+            ready.wait(20)
+            POSIX.remove(folder)
+        except OSError as error:
+            wrong.append(error)
+
+    for number in range(10):
+        folder = tmp_path / str(number)
+        for step in range(50):
+            (folder / str(step)).mkdir(parents=True)
+            (folder / str(step) / "file").touch()
+        ready = threading.Barrier(3)
+        threads = [threading.Thread(target=remove, args=(folder, ready)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert not folder.exists()
+    assert wrong == []
