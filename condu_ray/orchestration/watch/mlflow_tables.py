@@ -7,13 +7,12 @@ nobody else: a file that is left so is never mended, and of two processes that b
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
 from condu_ray.orchestration.watch.mlflow_address import sqlite_uri
-from condu_ray.store.posix import sync
+from condu_ray.store.backend import backend
 from condu_ray.store.posix_drafts import draft_of
 
 
@@ -34,18 +33,15 @@ def make_tables(uri: str) -> None:
 
     folder = draft_of(path)  # of what a kill leaves there, a journal too, nobody reads anything
     folder.mkdir(parents=True)
-    made, whole = folder / "made.db", folder / "whole.db"
+    made, store = folder / "made.db", backend(path)
     try:
         MlflowClient(tracking_uri=sqlite_uri(made)).search_experiments(max_results=1)
-        shutil.copyfile(made, whole)  # which no connection has open
-        sync(whole)
+        content = made.read_bytes()  # a copy, for a connection has the file open
         try:
-            os.link(whole, path)
-        except FileExistsError:
-            return
-        except OSError as error:  # a file system without links
+            store.create(path, content)
+        except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
-            os.replace(whole, path)
+            store.replace(path, content)  # a file system without links, on which storage cannot be, but MLflow's file
     finally:
         shutil.rmtree(folder, ignore_errors=True)
