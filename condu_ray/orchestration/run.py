@@ -26,6 +26,7 @@ from condu_ray.orchestration.watch.mlflow_address import check_tracking, elsewhe
 from condu_ray.orchestration.watch.progress import Display
 from condu_ray.orchestration.watch.recorder import Recorder
 from condu_ray.plan.preflight import Checked, check
+from condu_ray.plan.remarks import left_out
 from condu_ray.plan.repair import mend
 from condu_ray.plan.results import Results, SessionResult
 from condu_ray.plan.stored_run import finished_run
@@ -73,8 +74,9 @@ def _run(config: Experiment, lines: Lines, held: Callable[[], None] | None) -> d
         held()
         remove_drafts(config.storage)
         # By name: what a run has learned stays the same when its data get another folder, which `add` may then learn.
+        words = (*checked.words, *left_out(config, tasks), *elsewhere(config))
         write_config(config.model_copy(update={"tasks": tuple(tasks)}))
-        for line in (*checked.words, *elsewhere(config)):
+        for line in words:
             display.say(escape(line))
         results = from_storage(checked, display)
         if results is None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 from condu_ray.config import Experiment
 from condu_ray.methods import Method
+from condu_ray.store import artifacts
+from condu_ray.store.layout import config_path
 
 
 def remarks(config: Experiment, methods: Sequence[Method], tasks: int) -> Iterator[str]:
@@ -31,6 +34,27 @@ def remarks(config: Experiment, methods: Sequence[Method], tasks: int) -> Iterat
             f"--pam.align_every {every}: a training of {steps} steps ends before, so that {', '.join(aligned)} "
             f"{'aligns' if len(aligned) == 1 else 'align'} nothing, as pam-noalign; give fewer, or more "
             "--training.steps"
+        )
+
+
+def left_out(config: Experiment, tasks: Sequence[str]) -> Iterator[str]:
+    """Yields what to say where the run has learned more than it shall know now, as by `condu-ray add`.
+
+    A job that is started again with its first command would take that back without a word.
+
+    Args:
+        config: the run's settings now.
+        tasks: what it is to know.
+    """
+    try:
+        before: list[str] = json.loads(artifacts.read_text(config_path(config.run_folder)))["tasks"] or []
+    except (OSError, ValueError, KeyError, TypeError):  # it begins now
+        return
+    if gone := [name for name in before if name not in tasks]:
+        names, name = ",".join(gone), config.run_name
+        yield (
+            f"{name} had {names} too, which this command leaves out: sessions with {'it' if gone[1:] == [] else 'them'}"
+            f" count no more; experts stay in storage, and condu-ray add {name} --tasks {names} takes them up again"
         )
 
 

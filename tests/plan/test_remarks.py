@@ -4,7 +4,9 @@ import pytest
 
 from condu_ray.config import Experiment
 from condu_ray.methods.registry import take
-from condu_ray.plan.remarks import remarks
+from condu_ray.plan.remarks import left_out, remarks
+from condu_ray.store.artifacts import write_text
+from condu_ray.store.layout import config_path
 
 
 def said(method, tasks=3, **changes):
@@ -44,3 +46,23 @@ def test_no_expert_among_the_candidates_is_told_of():
     (line,) = said("condu,condu-svd", inference={"top_k": 1})
     assert "no expert of condu is asked" in line
     assert said("condu", inference={"top_k": 1, "include_pretrained": False}) == said("condu") == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "named"),
+    [
+        ('{"tasks": ["walls", "doors", "cars"]}', ["walls"], "r had doors,cars too"),
+        ('{"tasks": ["walls", "doors"]}', ["doors"], "condu-ray add r --tasks walls"),
+        ('{"tasks": ["walls"]}', ["walls", "doors"], None),
+        ('{"tasks": null}', ["walls"], None),
+        ("no settings", ["walls"], None),
+        (None, ["walls"], None),
+    ],
+)
+def test_tasks_that_a_run_has_learned_and_is_not_to_know_are_told_of(tmp_path, before, now, named):
+    config = Experiment(storage=tmp_path, run="r")
+    if before is not None:
+        write_text(config_path(config.run_folder), before)
+    found = list(left_out(config, now))
+    assert len(found) == (named is not None)
+    assert named is None or named in found[0]
