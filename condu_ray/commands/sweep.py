@@ -22,4 +22,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         with lines.waiting("Ray is loaded"):
             from condu_ray.orchestration.sweep import run_sweep
 
-        run_sweep(sweep)
+        run_sweep(sweep, lines)

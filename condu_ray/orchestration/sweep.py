@@ -60,11 +60,12 @@ MOST_TRIALS = 8
 """Trials side by side, unless `--trials` says otherwise: each is a process of some hundred megabytes."""
 
 
-def run_sweep(sweep: Sweep) -> list[Place]:
+def run_sweep(sweep: Sweep, lines: Lines | None = None) -> list[Place]:
     """Runs what is left of a sweep and writes its report.
 
     Args:
         sweep: its settings.
+        lines: says the lines; None: new ones, whose time begins now.
 
     Returns:
         The report's files.
@@ -74,7 +75,7 @@ def run_sweep(sweep: Sweep) -> list[Place]:
         LeaseError: another driver is at this sweep.
         ValueError, RuntimeError: bad input, before anything was spent.
     """
-    begin, lines = time.perf_counter(), Lines()
+    begin, lines = time.perf_counter(), lines or Lines()
     check_tracking(sweep)
     if sweep.shots is not None and sweep.seeds > 1:
         raise ValueError(
