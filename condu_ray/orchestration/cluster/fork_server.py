@@ -80,15 +80,20 @@ class Wanted:
         mine = self.environment
         return {name for name in mine.keys() | environment.keys() if mine.get(name) != environment.get(name)} <= LATE
 
-    def become(self) -> NoReturn:
-        """Makes this process the worker."""
+    def become(self, interrupted: bool) -> NoReturn:
+        """Makes this process the worker.
+
+        Args:
+            interrupted: whether Ctrl-C reaches it; not where the command's own parent has it ignored.
+        """
         os.chdir(self.folder)
         if self.score is not None:
             with suppress(OSError):
                 Path("/proc/self/oom_score_adj").write_text(self.score)
         _environment(self.environment)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if interrupted:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.modules["numpy"].random.seed()  # Python's own generator is seeded anew by itself
         sys.modules["torch"].seed()
         _threads_follow()
@@ -120,10 +125,10 @@ def forget_own_modules() -> None:
 
 def serve(server: socket.socket, path: str) -> NoReturn:
     """Forks until the process that began this one is gone; in a fork, is the worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN) != signal.SIG_IGN
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that no dead child waits
     if wanted := _served(server):
-        wanted.become()
+        wanted.become(interrupted)
     shutil.rmtree(Path(path).parent, ignore_errors=True)
     os._exit(0)  # Python's own end would take a while, and has nothing to see to
 
