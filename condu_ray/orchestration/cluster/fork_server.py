@@ -242,8 +242,12 @@ def _environment(wanted: dict[str, str]) -> dict[str, str]:
 
 def alone() -> bool:
     """Whether no thread runs that a fork would miss."""
-    threads = (task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid()))
-    return {(task / "comm").read_text().strip() for task in threads} <= IDLE_THREADS
+    names = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # one that has ended meanwhile
+            if task.name != str(os.getpid()):
+                names.add((task / "comm").read_text().strip())
+    return names <= IDLE_THREADS
 
 
 def _handed_over(client: socket.socket) -> None:

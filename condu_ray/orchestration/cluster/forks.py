@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ SWITCH = "CONDU_RAY_FORK"
 
 GPUS = ((Path("/dev"), "nvidia[0-9]*"), (Path("/dev"), "kfd"))
 """Where the system shows a GPU: folders, and names in them."""
+
+SETTLE_SECONDS = 1.0
+"""How long threads that have ended may take to be gone."""
 
 _paths: list[str] = []
 
@@ -66,7 +70,7 @@ def _begun(loading: AbstractContextManager[None] | None) -> tuple[Callable[[], o
             if loading is not None:
                 with loading:
                     ready = forked_server.loaded()
-                if ready and fork_server.alone():
+                if ready and _alone():
                     return _forked(listening, path), path
             process = subprocess.Popen(
                 [sys.executable, fork_server.__file__, path],
@@ -86,6 +90,14 @@ def _begun(loading: AbstractContextManager[None] | None) -> tuple[Callable[[], o
         process.communicate()
 
     return end, path
+
+
+def _alone() -> bool:
+    """Whether no thread runs that a fork would miss; one that has ended is there for a moment more."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not (found := fork_server.alone()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
 
 
 def _forked(listening: socket.socket, path: str) -> Callable[[], object]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +65,13 @@ def test_no_fork_while_a_thread_runs():
     finally:
         done.set()
         thread.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_thread_that_ends_while_it_is_looked_at_is_none(monkeypatch):
+    gone = [Path("/proc/self/task/0"), Path("/proc/self/task/4194305")]
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter(gone))
+    assert alone()
 
 
 @pytest.mark.slow
