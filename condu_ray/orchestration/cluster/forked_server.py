@@ -82,5 +82,5 @@ def _bare(server: socket.socket, begun: int) -> None:
     if "OMP_NUM_THREADS" not in os.environ:  # as the server has where it is a program
         sys.modules["torch"].set_num_threads(1)
         threadpool_limits(1)
-    load(LIBRARIES)
+    load(())  # they are there: for what else it does, that forks share them
     forget_own_modules()

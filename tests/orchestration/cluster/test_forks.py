@@ -223,8 +223,8 @@ with job(), forks.forks("local", Lines().waiting("torch is loaded")), env.ray_cl
     print(json.dumps([one, other, own, [each[0] in forked for each in (one, other, own)]]))
 """
     )
-    other = ("RAY_ADDRESS", forks.SWITCH, "PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONDEVMODE")  # none is forked then
-    plain = {name: value for name, value in os.environ.items() if name not in other}
+    without = ("RAY_ADDRESS", forks.SWITCH, "PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONDEVMODE")  # none is forked then
+    plain = {name: value for name, value in os.environ.items() if name not in without}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=plain, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     one, other, own, forked = json.loads(done.stdout.splitlines()[-1])
