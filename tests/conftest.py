@@ -2,6 +2,7 @@ import ast
 import gc
 import io
 import json
+import random
 from functools import cache
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(50_000)  # a figure is made of thousands of things: not a search for each
     gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws without a seed of its own is the same at each run, whichever test came before it."""
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_unconfigure() -> None:
