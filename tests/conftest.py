@@ -2,6 +2,7 @@ import ast
 import gc
 import io
 import json
+import os
 import random
 from functools import cache
 from pathlib import Path
@@ -36,6 +37,11 @@ def marked(test: str, mark: str) -> bool:
     """Whether a test has a mark, by its node id: who shares out tests has no more of them."""
     file, *names = test.partition("[")[0].split("::")
     return f"mark.{mark}" in text_of(file) and any(f"mark.{mark}" in marks(file).get(name, "") for name in ("", *names))
+
+
+def pytest_configure() -> None:
+    """No test cuts the power of the machine that it runs on: nothing need be on a disk before the next line."""
+    os.fsync = lambda handle: None
 
 
 def pytest_collectstart() -> None:

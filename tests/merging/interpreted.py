@@ -17,7 +17,7 @@ import condu_ray.merging.unify as module
 from condu_ray.merging import UnifiedDelta, blocks
 from tests.merging.deltas import DTYPES, grid_deltas, normal_deltas
 
-SOME = {"blocks": (8 * blocks.BLOCK,), "more": (5, 997), "odd": (13,), "scalar": (), "nothing": (0, 3)}
+SOME = {"blocks": (2 * blocks.BLOCK,), "more": (5, 997), "odd": (13,), "scalar": (), "nothing": (0, 3)}
 SESSIONS = {torch.float32: (0, 1, 9), torch.bfloat16: (0, 9)}
 """Which sessions are held against torch's, of others than these dtypes the last: the interpreter is slow."""
 TASKS = 10
