@@ -184,6 +184,7 @@ def test_activations_that_are_computed_again_change_no_bit(kind, spec, task_data
     assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vision transformer", "ModifiedResNet", "custom text", "ConvNeXt"], indirect=True)
 def test_compiled_blocks_have_the_gradients_of_the_others_and_are_what_they_were_after(kind, spec):
     backbone = load_backbone(spec)

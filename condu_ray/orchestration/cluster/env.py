@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from condu_ray.orchestration.cluster import stop
 from condu_ray.orchestration.cluster.background import busy, join
 from condu_ray.orchestration.cluster.forks import forking, forks
+from condu_ray.orchestration.cluster.local_head import lean
 from condu_ray.orchestration.cluster.surroundings import SurroundingsError, check_surroundings
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _init(address: str, space: str) -> None:
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        with quiet(), forking():
+        with quiet(), forking(), lean(address):
             ray.init(
                 address=address,
                 namespace=space,
