@@ -46,7 +46,10 @@ def work_here(checked: Checked, results: Results, *, staged: bool = False) -> No
                 seed = len(one.method.name) + session.position
                 write_expert(config.storage, backbone, one.method, session.expert, seed)
             entry = keeper.merge(one.method.name, session)
-            for wanted in results.measurements(one, entry):
+            asked = results.measurements(one, entry)
+            for encoding in results.encodings(asked):
+                actor.measure(encoding)
+            for wanted in asked:
                 found = read_measurement(config.storage, wanted.key)
                 if found is None:
                     found = actor.measure(wanted)

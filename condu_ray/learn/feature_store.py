@@ -45,6 +45,10 @@ class FeatureStore:
         what = [task.classes, task.templates, CUT] if kind == "text" else [_images(task), count]
         return feature_folder(self._storage, content_hash([*self._identity, kind, precision, what])[:24])
 
+    def has(self, kind: Literal["image", "text"], task: Task | Labels, precision: str, count: int = 0) -> bool:
+        """Whether features are there; arguments as of `load`."""
+        return artifacts.exists(self._path(kind, task, precision, count))
+
     def load(
         self, kind: Literal["image", "text"], task: Task | Labels, precision: str, count: int = 0
     ) -> Tensor | None:

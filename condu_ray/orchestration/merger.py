@@ -9,7 +9,7 @@ import ray
 
 from condu_ray.orchestration.cluster.failure import not_killed
 from condu_ray.orchestration.watch.news import News
-from condu_ray.plan.measurement import Measurement
+from condu_ray.plan.measurement import Encoding, Wanted
 from condu_ray.plan.results import Results, SessionResult
 from condu_ray.plan.retention import Retention
 from condu_ray.plan.sessions import MethodPlan, PlannedSession
@@ -40,7 +40,7 @@ class Merger:
         self._merge, self._board, self._measuring = merge, board, measuring
         self._experts = {expert.key: expert for expert in plan.experts}
         self._merging: dict[Any, MethodPlan] = {}
-        self._measured: dict[Any, Sequence[Measurement]] = {}
+        self._measured: dict[Any, Sequence[Wanted]] = {}
         self._sessions: dict[Any, tuple[MethodPlan, Entry]] = {}
         # What is on trial may be dropped again: until then the session before it is the last one.
         self._retention = Retention("all" if results.trial else plan.config.keep_sessions)
@@ -93,7 +93,8 @@ class Merger:
             after = plan.sessions[entry.position + 1 :][:1]
             if plan.method.starts_from == "state" and after and after[0].expert and after[0].expert.needs:
                 self._board.merged.remote(after[0].expert.needs)
-            wanted = self.results.measurements(plan, entry)
+            measurements = self.results.measurements(plan, entry)
+            wanted: list[Wanted] = [*measurements, *self.results.encodings(measurements)]
             asked = self._measuring.measure.remote(wanted)
             self._measured[asked], self._sessions[asked] = wanted, (plan, entry)
             self._retention.committed(plan, entry)
@@ -106,6 +107,8 @@ class Merger:
         for reference in _ready(self._measured):
             wanted = self._measured.pop(reference)
             for one, (accuracy, before) in zip(wanted, ray.get(reference), strict=True):
+                if isinstance(one, Encoding):
+                    continue
                 self.reused, self.made = self.reused + before, self.made + (not before)
                 session = self.results.add(one, accuracy)
                 if session is not None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment
@@ -54,9 +53,9 @@ def routing_confusion(
             assert router != "auto", "resolved"
             asked.setdefault(router, method.inference)
             names.setdefault(router, []).append(method.name)
-    features = _features(config, fingerprint, preprocess, tasks) if asked else None
     images = config.inference.prototype_images
-    if features is None or not all(has_prototypes(config.storage, fingerprint, task, images) for task in tasks):
+    stores = [encoded(config, fingerprint, preprocess, task) for task in tasks] if asked else [None]
+    if None in stores or not all(has_prototypes(config.storage, fingerprint, task, images) for task in tasks):
         return None
     confusion: dict[str, list[list[float]]] = {}
     for kind, inference in asked.items():
@@ -65,7 +64,9 @@ def routing_confusion(
         judge = Router(kind, totals, inference.router_means, known.prototypes)
         columns = torch.tensor([[task.name for task in tasks].index(one) for one in judge.names])
         rows = []
-        for feature_ND in features:
+        for task, store in zip(tasks, stores, strict=True):
+            feature_ND = store.load("image", task, "fp32", _count(config, task)) if store else None
+            assert feature_ND is not None, "it is there"
             best = [columns[judge.scores(part).argmax(dim=1)] for part in feature_ND.split(_IMAGES)]
             counts = torch.bincount(torch.cat(best), minlength=len(tasks))
             rows.append((100 * counts.double() / len(feature_ND)).tolist())
@@ -73,17 +74,18 @@ def routing_confusion(
     return {"tasks": [task.name for task in tasks], "confusion": confusion, "methods": names}
 
 
-def _features(
-    config: Experiment, fingerprint: str, preprocess: Mapping[str, Any], tasks: Sequence[Task]
-) -> list[Tensor] | None:
-    """Theta0's features of all test images that are measured, by whichever kind of device."""
-    for device in ("cpu", "cuda"):
-        store, found = FeatureStore(config.storage, fingerprint, preprocess, device), []
-        for task in tasks:
-            count = min(task.test_rows, config.evaluation.max_images or task.test_rows)
-            if (feature_ND := store.load("image", task, "fp32", count)) is None:
-                break
-            found.append(feature_ND)
-        if len(found) == len(tasks):
-            return found
-    return None
+def encoded(config: Experiment, fingerprint: str, preprocess: Mapping[str, Any], task: Task) -> FeatureStore | None:
+    """Returns where theta0's features of a task's measured test images are, by whichever kind of device; None: nowhere.
+
+    Args:
+        config: the run's settings, with its storage.
+        fingerprint: theta0's.
+        preprocess: open_clip's PreprocessCfg as a dict.
+        task: the task.
+    """
+    stores = (FeatureStore(config.storage, fingerprint, preprocess, device) for device in ("cpu", "cuda"))
+    return next((store for store in stores if store.has("image", task, "fp32", _count(config, task))), None)
+
+
+def _count(config: Experiment, task: Task) -> int:
+    return min(task.test_rows, config.evaluation.max_images or task.test_rows)

@@ -56,6 +56,32 @@ class Measurement:
     protocol: Protocol
     key: str
 
+    @property
+    def state(self) -> str:
+        """Identity of the state."""
+        return self.entry.state
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """theta0's features of a task's test images, which routed measurements leave in storage, made on their own.
+
+    Attributes:
+        task: whose test images.
+    """
+
+    task: str
+    state = ROOT
+
+    @property
+    def key(self) -> str:
+        """What it is known by while it is made."""
+        return f"features of {self.task}"
+
+
+Wanted = Measurement | Encoding
+"""What evaluators are asked for."""
+
 
 def kind(method: Method) -> Kind:
     """Returns what a method is by what it predicts with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,15 +12,15 @@ from condu_ray.config import Protocol
 from condu_ray.methods import ModelState, get
 from condu_ray.metrics import METRICS, MORE, continual_metrics
 from condu_ray.plan.claim import BEFORE, claim
-from condu_ray.plan.confusion import routing_confusion
+from condu_ray.plan.confusion import encoded, routing_confusion
 from condu_ray.plan.kept import kept_bits
-from condu_ray.plan.measurement import Measurement, measurement_key, protocols, routed
+from condu_ray.plan.measurement import Encoding, Measurement, measurement_key, protocols, routed
 from condu_ray.plan.run_plan import RunPlan
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder, rows_path
 from condu_ray.store.ledger import ROOT, Entry
-from condu_ray.store.measurements import Accuracy
+from condu_ray.store.measurements import Accuracy, has_measurement
 from condu_ray.store.provenance import command, provenance
 from condu_ray.store.results import write_rows
 
@@ -67,6 +67,7 @@ class Results:
         self._sessions: dict[tuple[str, Protocol, int], SessionResult] = {}
         self._probes = [probe.name for probe in plan.probes]
         self._pretrained: dict[str, Accuracy] = {}
+        self._looked: set[str] = set()
         self._seconds: dict[str, dict[str, float]] = {one.method.name: {} for one in plan.methods}
 
     @property
@@ -102,6 +103,26 @@ class Results:
             if entry.position == 0 and plan is run.methods[0]:
                 key = measurement_key(*about[:3], get(PRETRAINED, run.config), ModelState(), probe, False)
                 found.append(Measurement(run.config, PRETRAINED, BEFORE, probe.name, False, "task", key))
+        return found
+
+    def encodings(self, wanted: Sequence[Measurement]) -> list[Encoding]:
+        """Returns the features that measurements would leave, where storage has these and no more what they left.
+
+        `forget` removes the features and no accuracy; the report says by them where a task's images are routed to.
+
+        Args:
+            wanted: measurements of a session; of a task the first that is routed is looked at, once.
+        """
+        run, found = self.plan, list[Encoding]()
+        methods, tasks = {one.method.name: one.method for one in run.methods}, {task.name: task for task in run.tasks}
+        for one in wanted:
+            if one.task in self._looked or one.task not in tasks or one.method not in methods:
+                continue
+            if routed(methods[one.method], one.seen, one.protocol):
+                self._looked.add(one.task)
+                known = (run.config, run.checked.backbone, run.checked.spec.preprocess, tasks[one.task])
+                if encoded(*known) is None and has_measurement(run.config.storage, one.key):
+                    found.append(Encoding(one.task))
         return found
 
     def add(self, measurement: Measurement, accuracy: Accuracy) -> SessionResult | None:

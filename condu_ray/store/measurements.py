@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from condu_ray.store.artifacts import ArtifactError, read_sealed, write_sealed
+from condu_ray.store.backend import backend
 from condu_ray.store.layout import measurement_path
 from condu_ray.store.location import Place
 
@@ -64,6 +65,12 @@ def write_measurement(storage: Place, key: str, found: Accuracy) -> None:
     """
     values = {name: value for name, value in asdict(found).items() if value is not None}
     write_sealed(measurement_path(storage, key), values)
+
+
+def has_measurement(storage: Place, key: str) -> bool:
+    """Whether a measurement is there, right or damaged."""
+    path = measurement_path(storage, key)
+    return backend(path).exists(path)
 
 
 def read_measurement(storage: Place, key: str) -> Accuracy | None:

@@ -302,6 +302,16 @@ def test_a_kill_anywhere_leaves_the_old_run_or_the_new_one(home, command, monkey
     assert seen == {True, False}
 
 
+def test_a_task_that_is_learned_again_is_routed_in_the_report_again(home):
+    """How many are routed rightly is measured already, and nothing of theta0 was left to say where they go."""
+    report = home / "storage/runs/r/report/results.json"
+    call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 100)
+    before = json.loads(report.read_text())["routing"]
+    call(forget, home, "--task", "gates")
+    call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 100)
+    assert json.loads(report.read_text()).get("routing") == before
+
+
 STEPS = ("storage.json", "/runs/r/config.json", "ledger.jsonl", "staged.jsonl", "/sessions/")
 """What a change changes, one after the other."""
 

@@ -15,7 +15,7 @@ from condu_ray.orchestration.cluster.sight import versions
 if TYPE_CHECKING:
     from condu_ray.config import Experiment
     from condu_ray.learn.prototype_pass import Chunk
-    from condu_ray.plan.measurement import Measurement
+    from condu_ray.plan.measurement import Wanted
     from condu_ray.plan.preflight import Checked
     from condu_ray.store.measurements import Accuracy
 
@@ -39,7 +39,7 @@ class EvaluatorActor:
     def here(self) -> None:
         """Says that it has begun, by returning."""
 
-    def measure(self, wanted: Measurement) -> Accuracy:
+    def measure(self, wanted: Wanted) -> Accuracy:
         """As `Measurer.measure`."""
         return self._measurer.measure(wanted)
 

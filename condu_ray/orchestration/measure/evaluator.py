@@ -28,7 +28,7 @@ from condu_ray.orchestration.cluster.memory import keep_freed
 from condu_ray.orchestration.cluster.sight import require_sight, require_versions
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.fidelity import Fidelity
-from condu_ray.plan.measurement import Measurement, judged, routed
+from condu_ray.plan.measurement import Encoding, Measurement, Wanted, judged, routed
 from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
@@ -123,8 +123,8 @@ class Measurer:
         features.place(PRETRAINED)
         return save(ChunkEncoder(features.backbone, features.device)(load_task(folder), chunk))
 
-    def measure(self, wanted: Measurement) -> Accuracy:
-        """Measures one state on one task.
+    def measure(self, wanted: Wanted) -> Accuracy:
+        """Measures one state on one task, or makes features that measuring leaves, which are no accuracy.
 
         Args:
             wanted: what to measure.
@@ -138,12 +138,18 @@ class Measurer:
         """
         with telemetry.busy("condu_evaluator_busy_seconds_total", run=self._run):
             self._require(wanted)
-            found = self._measure(wanted)
+            found = self._measure(wanted) if isinstance(wanted, Measurement) else self._encoded(wanted.task)
             self._require(wanted)  # they were read meanwhile
             return found
 
-    def _require(self, wanted: Measurement) -> None:
+    def _encoded(self, task: str) -> Accuracy:
+        features = self._evaluator.features.image(PRETRAINED, self._tasks[task], precision="fp32")
+        return Accuracy(0, len(features), 0.0)
+
+    def _require(self, wanted: Wanted) -> None:
         require_test((self._tasks | self._probes)[wanted.task], self._contents)
+        if isinstance(wanted, Encoding):
+            return
         method = get(wanted.method, wanted.config)
         for name in self._state(method, wanted.entry).tasks if routed(method, wanted.seen, wanted.protocol) else ():
             require_train(self._tasks[name], self._contents)

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from condu_ray.orchestration.watch import telemetry
-from condu_ray.plan.measurement import Measurement
+from condu_ray.plan.measurement import Measurement, Wanted
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy, read_measurement, write_measurement
 
@@ -38,7 +38,7 @@ class Measuring:
         self._last: list[str | None] = []
         self._here: set[int] = set()
         self._failure: BaseException | None = None
-        self._waiting: deque[tuple[Measurement, asyncio.Future[Accuracy]]] = deque()
+        self._waiting: deque[tuple[Wanted, asyncio.Future[Accuracy]]] = deque()
         self._running: dict[str, asyncio.Future[Accuracy]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -54,20 +54,21 @@ class Measuring:
         """Returns how many measurements wait for an evaluator, and how many evaluators there are."""
         return len(self._waiting), len(self._evaluators)
 
-    async def measure(self, wanted: Sequence[Measurement]) -> list[tuple[Accuracy, bool]]:
+    async def measure(self, wanted: Sequence[Wanted]) -> list[tuple[Accuracy, bool]]:
         """Makes measurements.
 
         Args:
-            wanted: what to measure.
+            wanted: what to measure; and features to be made, which storage lacks.
 
         Returns:
-            For each what was found, and whether somebody had measured it before.
+            For each what was found (of features: nothing to read), and whether somebody had measured it before.
         """
         return list(await asyncio.gather(*(self._one(one) for one in wanted)))
 
-    async def _one(self, wanted: Measurement) -> tuple[Accuracy, bool]:
+    async def _one(self, wanted: Wanted) -> tuple[Accuracy, bool]:
         running = self._running.get(wanted.key)
-        found = read_measurement(self._storage, wanted.key) if running is None else None
+        stored = running is None and isinstance(wanted, Measurement)
+        found = read_measurement(self._storage, wanted.key) if stored else None
         before = running is not None or found is not None
         self._count("hit" if before else "miss")
         if found is not None:
@@ -85,7 +86,7 @@ class Measuring:
             while self._waiting and self._load[index] < IN_HAND:
                 wanted, promise = self._next(index)
                 self._load[index] += 1
-                self._last[index] = wanted.entry.state
+                self._last[index] = wanted.state
                 self._begin(self._make(index, wanted, promise))
         while self._waiting and self._failure is not None:
             self._fail(*self._waiting.popleft(), self._failure)
@@ -104,29 +105,30 @@ class Measuring:
             self._failure = error
         self._dispatch()
 
-    def _fail(self, wanted: Measurement, promise: asyncio.Future[Accuracy], error: BaseException) -> None:
+    def _fail(self, wanted: Wanted, promise: asyncio.Future[Accuracy], error: BaseException) -> None:
         del self._running[wanted.key]
         promise.set_exception(error)
         promise.exception()  # nobody may be waiting any more
         self._waits()
 
-    def _next(self, index: int) -> tuple[Measurement, asyncio.Future[Accuracy]]:
+    def _next(self, index: int) -> tuple[Wanted, asyncio.Future[Accuracy]]:
         """Takes one of the state that this evaluator had last, or the first."""
         for position, (wanted, _) in enumerate(self._waiting):
-            if wanted.entry.state == self._last[index]:
+            if wanted.state == self._last[index]:
                 found = self._waiting[position]
                 del self._waiting[position]
                 return found
         return self._waiting.popleft()
 
-    async def _make(self, index: int, wanted: Measurement, promise: asyncio.Future[Accuracy]) -> None:
+    async def _make(self, index: int, wanted: Wanted, promise: asyncio.Future[Accuracy]) -> None:
         from ray.exceptions import RayActorError
 
         try:
             # Ray would keep it for this evaluator, however long that finds no room.
             found: Accuracy = await self._evaluators[index].measure.options(max_task_retries=0).remote(wanted)
-            write_measurement(self._storage, wanted.key, found)
-            telemetry.observe("condu_measurement_seconds", found.seconds, run=self._run, method=wanted.method)
+            if isinstance(wanted, Measurement):
+                write_measurement(self._storage, wanted.key, found)
+                telemetry.observe("condu_measurement_seconds", found.seconds, run=self._run, method=wanted.method)
             del self._running[wanted.key]
             promise.set_result(found)
             self._waits()

@@ -8,7 +8,7 @@ from ray.exceptions import ActorUnavailableError
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.measure.measuring import Measuring
-from condu_ray.plan.measurement import Measurement
+from condu_ray.plan.measurement import Encoding, Measurement
 from condu_ray.store.ledger import Entry
 from condu_ray.store.measurements import Accuracy, measurement_path, read_measurement
 
@@ -83,6 +83,15 @@ def test_what_storage_has_is_not_measured(tmp_path):
     (((found, before),),), waiting, _ = ask(tmp_path, [evaluator], [unit("k")])
     assert (found, before, waiting) == (FOUND, True, 0)
     assert evaluator.calls == ["k"]
+
+
+def test_features_are_made_beside_and_are_no_measurement(tmp_path):
+    evaluators = [Evaluator(), Evaluator()]
+    asked = [[unit("k"), Encoding("a")], [Encoding("a")]]
+    (one, two), waiting, status = ask(tmp_path, evaluators, *asked)
+    assert sorted(evaluators[0].calls + evaluators[1].calls) == ["features of a", "k"]
+    assert [len(one), len(two), waiting, status] == [2, 1, 2, (0, 2)]
+    assert [path.name for path in measurement_path(tmp_path, "k").parent.iterdir()] == ["k.json"]
 
 
 def test_an_evaluator_goes_on_with_the_state_that_it_has(tmp_path):
