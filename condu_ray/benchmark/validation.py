@@ -67,9 +67,10 @@ def hold_out(
         return []
     content = [VALIDATION_VERSION, sorted((task.name, task.fingerprint) for task in tasks)]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+    # str() of a share, and not a few of its digits: two shares must never have one folder.
     place, data = Location(folder).absolute(), data_name(tasks)
-    held = validation_folder(place, data, f"{share:g}", seed, digest, measure_on="validation")
-    rest = validation_folder(place, data, f"{share:g}", seed, digest, measure_on="test")
+    held = validation_folder(place, data, str(share), seed, digest, measure_on="validation")
+    rest = validation_folder(place, data, str(share), seed, digest, measure_on="test")
     found = []
     for task in tasks:
         validated = _held_out(task, held / task.name, share, seed)

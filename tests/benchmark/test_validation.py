@@ -107,9 +107,11 @@ def test_what_is_written(task: Task, tmp_path: Path) -> None:
 
 
 def test_share_and_seed_make_other_tasks(task: Task, tmp_path: Path) -> None:
-    ways = [(0.2, 0), (0.2, 1), (0.4, 0)]
+    ways = [(0.2, 0), (0.2, 1), (0.4, 0), (0.4999999, 0), (0.5, 0)]
     made = [hold_out([task], tmp_path, share=share, seed=seed, measure_on="validation")[0] for share, seed in ways]
-    assert len({one.train_fingerprint for one in made}) == len({one.test_fingerprint for one in made}) == 3
+    assert len({one.train_fingerprint for one in made[:3]}) == len({one.test_fingerprint for one in made[:3]}) == 3
+    folders = [one.folder.parent.name.partition("-seed")[0] for one in made]
+    assert [name.rpartition("-validation")[2] for name in folders] == ["0.2", "0.2", "0.4", "0.4999999", "0.5"]
 
 
 def test_same_pixels_in_other_bytes_are_one_picture(make_task: Any, tmp_path: Path) -> None:
