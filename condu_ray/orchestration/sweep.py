@@ -19,7 +19,7 @@ import ray
 from rich.markup import escape
 
 from condu_ray.benchmark.orders import resolve_orders
-from condu_ray.config import Sweep, Tracking, content_hash
+from condu_ray.config import Experiment, Sweep, Tracking, content_hash
 from condu_ray.orchestration.again import remember_sweep, shown_costs
 from condu_ray.orchestration.cluster import env
 from condu_ray.orchestration.cluster.background import background
@@ -38,15 +38,14 @@ from condu_ray.plan.idle import idle_axes
 from condu_ray.plan.preflight import Checked, check, check_trials
 from condu_ray.plan.repair import mend
 from condu_ray.plan.stored import aggregates, find, write_sweep_report
+from condu_ray.plan.sweep_name import ELSEWHERE, as_begun, sweep_name
 from condu_ray.plan.trials import (
-    ELSEWHERE,
     Trial,
     base_of,
     count_records,
     make_trials,
     read_records,
     require_alike,
-    sweep_name,
 )
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
@@ -109,9 +108,10 @@ def run_sweep(sweep: Sweep, lines: Lines | None = None) -> list[Place]:
                 with cluster():
                     lines.console.print(work().cache_report())
             return []
-        _remember(folder, base, trials, content_hash([content, [probe.fingerprint for probe in checked.probes]]))
+        begun = _remember(folder, base, trials, content_hash([content, [one.fingerprint for one in checked.probes]]))
         methods = dict.fromkeys(trial.method for trial in trials)
-        with Parent(config, {"orders": sweep.orders, "methods": ",".join(methods)}, trials) as parent:
+        known = as_begun(config, begun.model_dump(mode="json"))
+        with Parent(known, {"orders": sweep.orders, "methods": ",".join(methods)}, trials) as parent:
             if left:
                 with cluster():
                     work().run(parent, held, [(trial, done[trial.id]) for trial in trials if trial.id in done])
@@ -129,22 +129,26 @@ def _tracking(sweep: Sweep) -> Tracking:
     return sweep.tracking.model_copy(update={"uri": tracking_uri(sweep)}) if given else sweep.tracking
 
 
-def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial], content: str) -> None:
-    """Writes what the sweep is, and refuses another one under the same name, by the content of its data too."""
+def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial], content: str) -> Experiment:
+    """Writes what the sweep is, and refuses another one under the same name, by the content of its data too.
+
+    Returns:
+        Its settings as it began with them.
+    """
     path = sweep_config_path(folder)
     base, records = sweep.experiment(), [trial.record() for trial in trials]
     left_out = ELSEWHERE | {"keep_sessions": True}
-    identity = content_hash([base.identity(exclude=left_out), records])
     if backend(path).exists(path):
         try:
             found = json.loads(artifacts.read_text(path))
+            base = as_begun(base, found["config"])
             before, held = found["identity"], found.get("content", content)  # those of before have none
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise artifacts.ArtifactError(
                 f"{path}: damaged ({error!r}); remove it where this command is the sweep's own, which writes it again, "
                 "or give another --run"
             ) from error
-        if before != identity:
+        if before != content_hash([base.identity(exclude=left_out), records]):
             raise ValueError(f"--run: {folder} holds a sweep with other settings or trials; give another name")
         if held != content:
             raise ValueError(
@@ -152,13 +156,14 @@ def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial], content: str
                 "files have changed since: its finished trials count no more; give another name, or put the files back"
             )
     known: dict[str, Any] = {
-        "identity": identity,
+        "identity": content_hash([base.identity(exclude=left_out), records]),
         "content": content,
         "config": base.model_dump(mode="json", exclude=left_out)
         | {"tracking": {"experiment": base.tracking.experiment}},  # where what MLflow missed is sent later
     }
     known |= {"trials": records, "versions": provenance()}
     artifacts.write_text(path, json.dumps(known, indent=1))
+    return base
 
 
 class _Running:

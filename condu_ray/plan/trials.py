@@ -198,24 +198,6 @@ def _field(config: Experiment, name: str) -> Any:
     return holder.model_dump(mode="json", include={last})[last]
 
 
-ELSEWHERE: dict[str, Any] = {"storage": True, "tracking": True, "cluster": True, "merging": {"shards": True}}
-"""Settings that say where and by whom a sweep is made, which may be others when it goes on."""
-
-
-def sweep_name(sweep: Sweep, trials: Sequence[Trial], fingerprint: str) -> str:
-    """Returns the sweep's name: the given one, or one that the same command always gets.
-
-    Args:
-        sweep: its settings.
-        trials: its trials.
-        fingerprint: of the backbone and the tasks.
-    """
-    if sweep.run is not None:
-        return sweep.run
-    kept = sweep.experiment().identity(exclude=dict.fromkeys(("method", "tasks"), True) | ELSEWHERE)
-    return f"{sweep.recipe}-sweep-{content_hash([[trial.record() for trial in trials], kept, fingerprint])[:8]}"
-
-
 def count_records(folder: Place, trials: Sequence[Trial]) -> int:
     """Returns how many of the trials are finished, by a look at names alone."""
     return len({trial.id for trial in trials} & {name.removesuffix(".json") for name in names(trials_folder(folder))})

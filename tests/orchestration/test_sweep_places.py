@@ -44,6 +44,16 @@ def test_a_damaged_file_of_a_sweeps_settings_is_named_with_what_to_do(tmp_path, 
     assert path.read_text() == content
 
 
+def test_a_sweep_goes_on_with_other_lanes_and_is_known_by_those_it_began_with(tmp_path):
+    def begun(**training):
+        return module._remember(tmp_path, Sweep(training=training, keep_sessions="last"), [], "content").training
+
+    assert begun(lanes=2) == begun(max_failures=0, checkpoint_minutes=1.5) == begun(lanes=2)
+    assert json.loads((tmp_path / "sweep-config.json").read_text())["config"]["training"]["lanes"] == 2
+    with pytest.raises(ValueError, match="holds a sweep with other settings or trials"):
+        begun(lanes=2, steps=7)
+
+
 def test_finished_trials_of_other_data_are_not_taken_for_this_sweeps(task_data, small_backbone, tmp_path, monkeypatch):
     """The same command, the same name, other images under the same path."""
 

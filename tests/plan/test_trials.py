@@ -21,7 +21,6 @@ from condu_ray.plan.trials import (
     read_records,
     record_path,
     require_alike,
-    sweep_name,
 )
 from condu_ray.recipes import mtil_order1
 from tests.conftest import write_task
@@ -148,19 +147,6 @@ def test_a_value_that_does_not_fit_is_refused_before_anything_runs():
         trials(sweep=("training.lr=-1",))
     with pytest.raises(MethodError, match="did you mean"):
         make_trials(Sweep(method=("condo",)), draw_orders(TASKS, 1, 0))
-
-
-def test_the_name_is_the_same_for_the_same_sweep_only():
-    names = {
-        sweep_name(sweep(**changes), trials(**changes), data)
-        for changes in ({}, {"seed": 1}, {"sweep": ("training.lr=0.1",)}, {"training": {"steps": 7}})
-        for data in ("data", "other")
-    }
-    assert len(names) == 8
-    assert sweep_name(sweep(), trials(), "data") == sweep_name(sweep(storage="elsewhere"), trials(), "data")
-    in_shards = sweep(merging={"shards": 4})
-    assert sweep_name(sweep(), trials(), "data") == sweep_name(in_shards, trials(), "data")
-    assert sweep_name(sweep(run="mine"), trials(), "data") == "mine"
 
 
 def test_records_are_found_by_trial(tmp_path):
