@@ -17,6 +17,7 @@ from pathlib import Path
 
 from condu_ray.store.location import Place
 from condu_ray.store.posix_drafts import draft_of, remove_drafts
+from condu_ray.store.posix_free_name import take_free_name
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +70,10 @@ class Posix:
         return True
 
     def create(self, place: Place, content: bytes) -> bool:
-        """A hard link is atomic, and whole: a reader never sees half of it."""
+        """Write beside, fsync, and give it the name unless that is taken: a reader never sees half of it."""
         path = Path(place)
         with _draft(path, content) as beside:
-            return _linked(beside, path)
+            return take_free_name(beside, path)
 
     def remove(self, place: Place) -> None:
         """Removes a file or a folder."""
@@ -218,14 +219,6 @@ def _tried(names: Sequence[Path]) -> None:
         names[2].unlink(missing_ok=True)
 
 
-def _linked(source: Path, path: Path) -> bool:
-    try:
-        os.link(source, path)
-    except FileExistsError:
-        return False
-    return True
-
-
 def _swap(path: Path, beside: Path, stamp: Hashable) -> bool:
     """Puts a draft in the place of a file that still has a stamp."""
     if path.is_dir():
@@ -236,11 +229,11 @@ def _swap(path: Path, beside: Path, stamp: Hashable) -> bool:
     except FileNotFoundError:
         return False
     if _stamp(aside) == stamp:
-        done = _linked(beside, path)
+        done = take_free_name(beside, path)
     else:  # somebody else had taken over meanwhile: give it back
         done = False
-        _linked(aside, path)
-    aside.unlink()
+        take_free_name(aside, path)
+    aside.unlink(missing_ok=True)
     return done
 
 

@@ -1,5 +1,6 @@
 """What is under its name on a file system is on the disk: nothing appears before it is synced, and its name is too."""
 
+import errno
 import os
 import re
 import threading
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from condu_ray.store import posix_free_name
 from condu_ray.store.artifacts import save_tensors
 from condu_ray.store.backend import POSIX
+from condu_ray.store.claims import Claims
 
 DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{32}")
 
@@ -131,3 +134,59 @@ def test_a_folder_that_others_remove_at_the_same_time_is_removed(tmp_path):
             thread.join(30)
         assert not folder.exists()
     assert wrong == []
+
+
+def refuse(number, calls=None):
+    def call(source, target):
+        if calls is not None:
+            calls.append(Path(target).name)
+        raise OSError(number, os.strerror(number), str(target))
+
+    return call
+
+
+@pytest.fixture(params=["EPERM", "ENOTSUP", "ENOSYS", "EXDEV", "EMLINK", "no renaming", "no such call"])
+def without_links(request, monkeypatch):
+    """As on exFAT or an SMB share; and where neither links nor a renaming that replaces nothing are."""
+    monkeypatch.setattr(os, "link", refuse(getattr(errno, request.param, errno.EPERM)))
+    if request.param == "no renaming":
+        monkeypatch.setattr(posix_free_name, "_rename_to_free", refuse(errno.EINVAL))
+    if request.param == "no such call":
+        monkeypatch.setattr(posix_free_name.ctypes, "CDLL", lambda *_, **options: object())
+
+
+def test_without_links_a_name_is_taken_once(tmp_path, without_links):
+    """By whoever is the first, whole, and by nobody who finds it taken."""
+    ready, done = threading.Barrier(8), []
+
+    def take(number):
+        ready.wait(20)
+        done.append((POSIX.create(tmp_path / "file", b"%d" % number), b"%d" % number))
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    [won] = [content for first, content in done if first]
+    assert (len(done), (tmp_path / "file").read_bytes()) == (8, won)
+    stamp = POSIX.stamp(tmp_path / "file")
+    assert POSIX.replace(tmp_path / "file", b"mine", unchanged=stamp)
+    assert not POSIX.replace(tmp_path / "file", b"late", unchanged=stamp)  # what is there is given back
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"mine")]
+
+
+def test_without_links_two_processes_are_still_told_of_one_another(tmp_path, without_links):
+    """So that `export` and `prepare` write there."""
+    with Claims(tmp_path) as one, Claims(tmp_path) as other:
+        assert (one.acquire("a"), other.acquire("a")) == (True, False)
+        one.release("a")
+        assert other.acquire("a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_refused_for_another_reason_is_not_tried_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", refuse(errno.EACCES))
+    with pytest.raises(PermissionError):
+        POSIX.create(tmp_path / "file", b"x")
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,6 @@ nobody else: a file that is left so is never mended, and of two processes that b
 
 from __future__ import annotations
 
-import errno
 import shutil
 from pathlib import Path
 from urllib.parse import unquote
@@ -33,15 +32,9 @@ def make_tables(uri: str) -> None:
 
     folder = draft_of(path)  # of what a kill leaves there, a journal too, nobody reads anything
     folder.mkdir(parents=True)
-    made, store = folder / "made.db", backend(path)
+    made = folder / "made.db"
     try:
         MlflowClient(tracking_uri=sqlite_uri(made)).search_experiments(max_results=1)
-        content = made.read_bytes()  # a copy, for a connection has the file open
-        try:
-            store.create(path, content)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            store.replace(path, content)  # a file system without links, on which storage cannot be, but MLflow's file
+        backend(path).create(path, made.read_bytes())  # a copy, for a connection has the file open
     finally:
         shutil.rmtree(folder, ignore_errors=True)
