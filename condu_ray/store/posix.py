@@ -115,8 +115,14 @@ class Posix:
         sync(folder.parent)
 
     def append(self, place: Place, line: bytes) -> None:
-        """Appends and fsyncs, of a new file its folder too; half a line that a full disk took is cut off again."""
+        """Appends and fsyncs, of a new file its folder too; half a line that a full disk took is cut off again.
+
+        A file with other names is written anew: those are of a copy that was made of links (`cp -al`), or a backup.
+        """
         path = Path(place)
+        if path.exists() and path.stat().st_nlink > 1:
+            self.rewrite(place, [*self.lines(place), line])
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a buffer: closing the file would try to write what is left in it once more.
         with path.open("ab", buffering=0) as file:

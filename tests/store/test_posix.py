@@ -136,6 +136,17 @@ def test_a_folder_that_others_remove_at_the_same_time_is_removed(tmp_path):
     assert wrong == []
 
 
+def test_a_line_is_not_in_a_copy_of_links_too(tmp_path):
+    """As of `cp -al`, or of a backup: two storages would have one ledger."""
+    POSIX.append(tmp_path / "one", b"1\n")
+    os.link(tmp_path / "one", tmp_path / "two")
+    POSIX.append(tmp_path / "one", b"2\n")
+    for line in (b"3\n", b"4\n"):
+        POSIX.append(tmp_path / "two", line)
+    assert [POSIX.lines(tmp_path / name) for name in ("one", "two")] == [[b"1\n", b"2\n"], [b"1\n", b"3\n", b"4\n"]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
 def refuse(number, calls=None):
     def call(source, target):
         if calls is not None:

@@ -55,9 +55,17 @@ def own_uri(config: Experiment) -> str:
 
 
 def elsewhere(config: Experiment) -> list[str]:
-    """Returns what a run says first where its default store is not in storage, a line."""
-    if not config.tracking.enabled or on_disk(config.storage) is not None or tracking_uri(config) != own_uri(config):
+    """Returns what a run says first where its default store is not in storage, or not there alone, a line."""
+    if not config.tracking.enabled or tracking_uri(config) != own_uri(config):
         return []
+    if on_disk(config.storage) is not None:
+        path = mlflow_database(own_folder(config))
+        if not path.exists() or path.stat().st_nlink == 1:
+            return []
+        return [
+            f"MLflow logs to {path}, which has other names, of a copy by hard links (cp -al): what is logged is in all "
+            f"of them; to part them, while nothing logs: cp {path} {path}.own && mv {path}.own {path}"
+        ]
     own_folder(config).mkdir(parents=True, exist_ok=True)
     return [
         f"MLflow logs to {own_uri(config)}, on this machine: its database cannot lie in a bucket; MLFLOW_TRACKING_URI "

@@ -7,7 +7,13 @@ import pytest
 
 from condu_ray.config import Experiment, Tracking
 from condu_ray.orchestration.watch import mlflow_address
-from condu_ray.orchestration.watch.mlflow_address import TrackingError, check_tracking, tracking_uri, unreachable
+from condu_ray.orchestration.watch.mlflow_address import (
+    TrackingError,
+    check_tracking,
+    elsewhere,
+    tracking_uri,
+    unreachable,
+)
 
 ADDRESSES = {
     None: "sqlite:///{here}/storage/mlflow.db",
@@ -42,6 +48,17 @@ def test_what_is_meant_by_an_address(here, monkeypatch, given, by):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
     config = Experiment(tracking=Tracking(uri=given if by == "setting" else None))
     assert tracking_uri(config) == ADDRESSES[given].format(here=here)
+
+
+def test_a_file_that_a_copy_of_links_has_too_is_told_of(here):
+    assert elsewhere(Experiment()) == []
+    (here / "storage").mkdir()
+    (here / "storage" / "mlflow.db").write_bytes(b"")
+    assert elsewhere(Experiment()) == []
+    (here / "copy.db").hardlink_to(here / "storage" / "mlflow.db")
+    [words] = elsewhere(Experiment())
+    assert "storage/mlflow.db, which has other names, of a copy by hard links (cp -al)" in words
+    assert elsewhere(Experiment(tracking=Tracking(uri="http://host:5000"))) == []
 
 
 NONE = {
