@@ -42,7 +42,7 @@ from condu_ray.merging.codes.rows import (
 )
 from condu_ray.merging.codes.spectrum import Corner, Spectrum, build, spectrum, work_bytes
 from condu_ray.merging.codes.stream import Reader, Writer
-from condu_ray.merging.delta import Delta, check_delta
+from condu_ray.merging.delta import Delta, DeltaError, check_delta
 from condu_ray.merging.threads import run
 from condu_ray.merging.unify import FUSED_FROM
 
@@ -50,6 +50,8 @@ _ROOM = 1 << 29
 """Bytes that the threads together may work in, where one can do with less."""
 _LARGE = 1 << 25
 """Bytes that a matrix is worked on in from which on threads gain: with less they wait for the interpreter."""
+
+_LARGEST_NORM = torch.finfo(torch.bfloat16).max / 2
 
 Places = NDArray[np.bool_]
 """Which rows of a tensor are kept, [R]."""
@@ -81,12 +83,13 @@ def encode(
         cost.
 
     Raises:
-        DeltaError: as `check_delta`.
+        DeltaError: as `check_delta`, or a tensor is so large that its factors, bfloat16, or its values may overflow.
         ValueError: the budget is not above 0.
     """
     if not bits > 0:
         raise ValueError(f"{bits} bits a parameter: give a number above 0")
     check_delta(delta, task=task)
+    _check_size(delta, task)
     layout = Layout.of(delta)
     kept = {name: _row_places(delta[name]) for name, *_ in layout.entries}
     curves = _curves(delta, kept, signs, compiled=layout.numel >= FUSED_FROM and loops() is not None)
@@ -95,6 +98,20 @@ def encode(
     with serial():
         parts = ((at, _part(delta[name], at, curves.get(name), chosen.get(name))) for name, at in kept.items())
         return {"layout": layout.packed} | _written(parts)
+
+
+def _check_size(delta: Delta, task: str | None) -> None:
+    """Refuses tensors of which not only the norm but the norm of what comes back might overflow."""
+    for name, tensor in delta.items():
+        largest = max((abs(float(one)) for one in torch.aminmax(tensor)), default=0.0) if tensor.numel() else 0.0
+        if largest * tensor.numel() ** 0.5 > _LARGEST_NORM:  # else its norm need not be known
+            norm = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+            if norm > _LARGEST_NORM:
+                where = "delta" if task is None else f"task {task!r}"
+                raise DeltaError(
+                    f"{where}: tensor {name!r} has values up to {largest:.3g} and a norm of {norm:.3g}; a code's "
+                    f"factors hold norms up to {_LARGEST_NORM:.3g}: look at how the expert was trained (training.lr)"
+                )
 
 
 def _curves(delta: Delta, kept: Mapping[str, Places], signs: bool, compiled: bool) -> dict[str, Spectrum]:

@@ -198,6 +198,20 @@ def test_something_is_kept_whatever_the_budget():
     assert low_rank.decode(code)["w"].gt(0).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_what_may_overflow_is_refused_by_name_and_the_rest_comes_back(dtype):
+    torch.manual_seed(0)
+    unit = 2 * torch.rand(8, 6, dtype=torch.float64) - 1
+    most = torch.finfo(torch.float32).max
+    for size in (0.9 * most, most / 2, torch.finfo(dtype).max / 2):
+        delta = {"small": torch.ones(4, dtype=dtype), "w": (size * unit).to(dtype)}
+        with pytest.raises(DeltaError, match=r"task 'x': tensor 'w' has values up to .* and a norm of .* look at"):
+            low_rank.encode(delta, 4.0, task="x")
+    one, other = (low_rank.encode({"w": (size * unit).to(dtype)}, 4.0) for size in (1.0, 2.0**124))
+    assert torch.equal(low_rank.decode(one)["w"].double() * 2.0**124, low_rank.decode(other)["w"].double())
+
+
 def test_bad_input_is_refused():
     delta = {"w": torch.ones(6, 5)}
     with pytest.raises(ValueError, match="above 0"):
