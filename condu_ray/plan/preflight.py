@@ -29,7 +29,7 @@ from condu_ray.store.backend import real
 from condu_ray.store.layout import checked_folder, datasets_folder
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
-from condu_ray.vlm.texts import foreign
+from condu_ray.vlm.texts import drops_out, foreign
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Checked:
 
     foreign: bool = False
     """Whether the backbone's tokenizer is one of Hugging Face's."""
+    drops_out: bool = False
+    """Whether the backbone's text tower leaves units out while it is trained."""
     contents: Contents = field(default_factory=dict)
     """What was found in the files of tasks and probes: who trains or measures on them sees that it is still there."""
 
@@ -124,7 +126,7 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     contents = contents_of([*tasks, *probes])
     return Checked(
         *known, validation=validation, probes=tuple(probes), unchecked=unchecked, given=given, contents=contents,
-        foreign=foreign(backbone.tokenizer),
+        foreign=foreign(backbone.tokenizer), drops_out=drops_out(backbone.model),
     )  # fmt: skip
 
 

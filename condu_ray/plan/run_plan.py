@@ -63,5 +63,7 @@ def plan_run(checked: Checked, precision: str) -> RunPlan:
     """
     config, tasks, backbone = checked.config, checked.tasks, checked.backbone
     planned = partial(plan_method, config=config, tasks=tasks, backbone=backbone, precision=precision)
-    methods = (planned(get(name, config), foreign=checked.foreign) for name in config.method)
+    methods = (
+        planned(get(name, config), foreign=checked.foreign, drops_out=checked.drops_out) for name in config.method
+    )
     return RunPlan(checked, precision, tuple(methods))

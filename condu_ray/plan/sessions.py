@@ -54,6 +54,11 @@ WORDS = {"words": 2}
 (SigLIP's were all one prompt), and their experts are not to be found again."""
 
 
+PARTS = {"drawn in parts": 2}
+"""What they say where a batch goes in parts (`training.accumulate`) against a text tower that leaves units out: earlier
+releases left out others going back, so that the gradients were wrong."""
+
+
 def plan_method(
     method: Method,
     config: Experiment,
@@ -61,6 +66,7 @@ def plan_method(
     backbone: str,
     precision: str,
     foreign: bool = False,
+    drops_out: bool = False,
 ) -> MethodPlan:
     """Chains the keys of experts and states of one method over the tasks.
 
@@ -71,9 +77,11 @@ def plan_method(
         backbone: theta0's fingerprint.
         precision: resolved training precision.
         foreign: whether the backbone's tokenizer is one of Hugging Face's.
+        drops_out: whether its text tower leaves units out while it is trained.
     """
     config = config.absolute()
-    words = WORDS if foreign and method.draws_words else {}
+    mended = WORDS if foreign and method.draws_words else {}
+    mended |= PARTS if drops_out and method.training.accumulate > 1 else {}
     references = load_references(config.distillation).fingerprint if "reference" in method.needs else ""
     sessions: list[PlannedSession] = []
     parent, earlier = ROOT, tuple[tuple[str, str], ...]()
@@ -90,7 +98,7 @@ def plan_method(
                 precision=precision,
                 seed=config.seed,
                 start=start or state,
-                added=method.expert_identity(position) | words,
+                added=method.expert_identity(position) | mended,
             )
             key, same = key_of(training=method.training), None
             if method.training.on_nan != "stop" and not (start or state):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from condu_ray.benchmark import Task
 from condu_ray.benchmark.tasks import META, TaskError
@@ -37,6 +37,12 @@ class Texts:
 def foreign(tokenizer: Any) -> bool:
     """Whether a tokenizer is one of Hugging Face's, in open_clip's wrapper, and not open_clip's own."""
     return hasattr(getattr(tokenizer, "tokenizer", tokenizer), "get_vocab")
+
+
+def drops_out(model: nn.Module) -> bool:
+    """Whether a model's text tower leaves units out while it is trained, as those of Hugging Face do (XLM-R)."""
+    tower = getattr(model, "text", None)  # open_clip's own, which has none, is in the model itself
+    return tower is not None and any(isinstance(one, nn.Dropout) and one.p > 0 for one in tower.modules())
 
 
 def check_texts(tokenizer: Any, task: Task, backbone: str, *, cut: bool) -> Texts:

@@ -46,6 +46,18 @@ def test_a_tokenizer_of_hugging_faces_is_known_to_the_plan(settings, monkeypatch
     assert keys[0][1] == keys[1][1]
 
 
+def test_a_text_tower_that_leaves_units_out_is_known_to_the_plan(settings, monkeypatch):
+    config = Experiment(**settings, training={"accumulate": 2})
+    keys = []
+    for drops_out in (False, True):
+        if drops_out:
+            monkeypatch.setattr("condu_ray.plan.preflight.drops_out", lambda model: True)
+        found = check(config)
+        assert found.drops_out is drops_out
+        keys.append({expert.key for expert in plan_run(found, "fp32").experts})
+    assert not keys[0] & keys[1]
+
+
 def test_good_input_passes_and_its_verdict_is_kept(settings):
     found = check(Experiment(**settings))
     assert [task.name for task in found.tasks] == ["walls", "doors", "cars"]

@@ -14,9 +14,9 @@ def tasks(task_data):
     return load_tasks(task_data, None)
 
 
-def plan(name, tasks, backbone="theta0", precision="fp32", foreign=False, **changes):
+def plan(name, tasks, backbone="theta0", precision="fp32", foreign=False, drops_out=False, **changes):
     config = Experiment(**changes)
-    return plan_method(get(name, config), config, tasks, backbone, precision, foreign)
+    return plan_method(get(name, config), config, tasks, backbone, precision, foreign, drops_out)
 
 
 def keys(found):
@@ -98,6 +98,14 @@ def test_experts_by_words_that_an_earlier_release_drew_otherwise_are_not_found_a
     """Those of tokenizers of Hugging Face's; all other keys are what they were."""
     own, foreign = plan(name, tasks), plan(name, tasks, foreign=True)
     assert (keys(own) != keys(foreign)) == (name == "lwf-vr")
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_experts_of_parts_that_an_earlier_release_trained_wrongly_are_not_found_again(tasks, accumulate):
+    """Those against a text tower that leaves units out; all other keys are what they were."""
+    training = Training(accumulate=accumulate)
+    own, wrong = (plan("condu", tasks, drops_out=one, training=training) for one in (False, True))
+    assert (keys(own) != keys(wrong)) == (accumulate == 2)
 
 
 @pytest.mark.parametrize(

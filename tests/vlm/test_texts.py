@@ -5,12 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from open_clip.hf_model import HFTextEncoder
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, get_clean_fn
+from torch import nn
 
 from condu_ray.benchmark import Task, TaskError
 from condu_ray.benchmark.mtil.catalog import CATALOG
 from condu_ray.store.location import Location
-from condu_ray.vlm.texts import Texts, check_texts, read
+from condu_ray.vlm.model import backbone_spec, load_backbone
+from condu_ray.vlm.texts import Texts, check_texts, drops_out, read
 
 CLEANED = ("lower", "canonicalize", "whitespace")
 OWN = {clean: SimpleTokenizer(clean=clean) for clean in CLEANED}
@@ -195,3 +198,28 @@ def test_braces_in_a_name_are_text():
 def test_mtils_own_classes_are_read_whole_and_told_apart(name, clean):
     names = CATALOG[name].names()
     assert check(OWN[clean], *names.classes, templates=names.templates).cut == 0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.0])
+def test_a_tower_of_hugging_faces_leaves_units_out_where_it_says_so(share):
+    transformers = pytest.importorskip("transformers")
+    small = {
+        "vocab_size": 8,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
+    shares = {"hidden_dropout_prob": share, "attention_probs_dropout_prob": share}
+    config = transformers.XLMRobertaConfig(**small, **shares)
+    tower = HFTextEncoder("", 8, config=config, pooler_type="mean_pooler", proj_type="linear")
+    assert drops_out(SimpleNamespace(text=tower)) == (share > 0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.0])
+def test_a_tower_that_leaves_units_out_is_told_by_its_layers(share):
+    assert drops_out(SimpleNamespace(text=nn.Sequential(nn.Linear(2, 2), nn.Dropout(share)))) == (share > 0)
+
+
+def test_open_clips_own_towers_leave_nothing_out(small_backbone):
+    assert not drops_out(load_backbone(backbone_spec(pretrained=str(small_backbone))).model)
