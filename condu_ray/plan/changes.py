@@ -158,9 +158,10 @@ def without(found: StoredRun, task: str) -> Experiment:
     for method in (one.method for one in found.methods.values()):
         if method.starts_from in ("previous", "state") and place + 1 < len(found.tasks):
             after = ", ".join(one.name for one in found.tasks[place + 1 :])
+            back = f"roll back to session {place} and teach them again, or " if place else ""
             raise ConfigError(
                 f"{name}: {method.name} trained {after} from weights that had learned {task}, so that all of them hold "
-                f"it; roll back to session {place} and teach them again, or make a run without {method.name}"
+                f"it; {back}make a run without {method.name}, or without {task}"
             )
     gone = [
         expert.task

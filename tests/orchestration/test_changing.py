@@ -463,7 +463,8 @@ def test_what_a_method_distilled_from_is_no_task(home, task_data, small_backbone
 def test_what_forgetting_cannot_do_is_refused_in_a_sentence(home, task_data, small_backbone):
     storage = home / "storage"
     learn_here(config(storage, task_data, small_backbone, tasks=("walls", "doors"), run="c", method=("sequential",)))
-    with pytest.raises(ConfigError, match="sequential trained doors from weights that had learned walls"):
+    words = "sequential trained doors from weights that had learned walls, so that all of them hold it; make a run with"
+    with pytest.raises(ConfigError, match=words):  # there is no session 0 to roll back to
         without(opened(home, "c"), "walls")
     assert without(opened(home, "c"), "doors").tasks == ("walls",)  # nothing came after it
     [key] = [one.key for one in opened(home).methods["condu"].plan.experts if one.task == "doors"]
