@@ -70,14 +70,21 @@ def import_expert(config: Experiment, backbone: Backbone, task: str, checkpoint:
     return key, found
 
 
-def takes_imported(method: Method) -> str:
-    """Returns why a method cannot take an expert from elsewhere; empty where it can."""
+def takes_imported(method: Method, beside: bool = False) -> str:
+    """Returns why a method cannot take an expert from elsewhere; empty where it can.
+
+    Args:
+        method: the method.
+        beside: whether it trains experts of other tasks, which are merged with that one.
+    """
     if method.starts_from == "nothing":
         return ""
     if method.starts_from != "pretrained":
         return "its experts start from the task before"
     if method.form == "factors":
         return "it merges LoRA factors of its own rank, and one from elsewhere is a delta"
+    if method.adapter == "lora" and beside:
+        return "its own experts are of the weights that have adapters alone, and one from elsewhere is of all"
     return "its experts come with exemplars" if "exemplars" in method.needs else ""
 
 
@@ -126,14 +133,16 @@ def with_expert(
     names = config.method if methods is None else tuple(methods)
     if other := [name for name in names if name not in config.method]:
         raise MethodError(f"--method {other[0]}: is none of the run's ({', '.join(config.method)})")
-    why = {name: takes_imported(get(name, config)) for name in names}
+    known = list(config.tasks or default_names(config))
+    # Not in `check_imported`: a run that an earlier version let begin has to be opened to be rolled back.
+    beside = not {*config.imported, task} >= set(known)
+    why = {name: takes_imported(get(name, config), beside) for name in names}
     if cannot := [name for name in names if why[name]]:
         can = [name for name in names if not why[name]]
         hint = (
             f"give --method {','.join(can)}" if can else "import into a run of condu, average, ties, emr or individual"
         )
         raise MethodError(f"--method {cannot[0]} cannot take an expert from elsewhere: {why[cannot[0]]}; {hint}")
-    known = list(config.tasks or default_names(config))
     update: dict[str, Any] = {"method": names, "tasks": tuple(known if task in known else [*known, task])}
     if data is not None:
         config = with_data(config, task, data)

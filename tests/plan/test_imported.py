@@ -213,6 +213,10 @@ REFUSED = {
     "a method in a chain": (
         {"method": ("condu", "sequential")}, "walls", {}, MethodError, ["sequential cannot take", "--method condu"]
     ),
+    "beside LoRA experts": (
+        {"method": ("condu-svd-lora", "condu-svd"), "tasks": ("walls", "doors")}, "doors", {}, MethodError,
+        ["condu-svd-lora cannot take", "adapters alone, and one from elsewhere is of all", "--method condu-svd"],
+    ),
     "another method": ({}, "walls", {"methods": ["ties"]}, MethodError, ["ties: is none of the run's"]),
     "no data": ({}, "birds", {}, TaskError, ["birds: the run's data have no such task", "--data"]),
 }  # fmt: skip
