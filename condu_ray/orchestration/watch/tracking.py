@@ -210,9 +210,9 @@ class Tracker:
     def _start(self, method: str, final_state: str) -> None:
         self._client, identity = open_experiment(self._config)
         relevant = self._config.identity(exclude={"method", "tracking", "cluster", "storage"})
-        parent = [self._parent] if self._parent else []
-        tag = content_hash([method, final_state, self._tasks, relevant, *parent])[:24]
-        found = self._client.search_runs([identity], f"tags.`{IDENTITY}` = '{tag}'")
+        tag, *others = self._tags(method, final_state, relevant)
+        asked = [f"tags.`{IDENTITY}` = '{one}'" for one in (tag, *others)]
+        found = [run for one in asked for run in self._client.search_runs([identity], one)]
         if finished := [run for run in found if run.info.status == "FINISHED"]:
             self._finished.add(method)
             self._runs[method] = finished[0].info.run_id
@@ -236,6 +236,18 @@ class Tracker:
         settings = {key: value for key, value in flatten(relevant).items() if key not in ("run", "tasks")}
         settings |= {"method": method} | own
         log_params(self._client, run, settings)
+
+    def _tags(self, method: str, final_state: str, relevant: dict[str, Any]) -> list[str]:
+        """A run's `IDENTITY`, and what it is where its tasks are named or not: storage names them, its command may not.
+
+        Args:
+            method: the method's name.
+            final_state: of its last session.
+            relevant: the settings, as they are given.
+        """
+        parent = [self._parent] if self._parent else []
+        spelt = [relevant, relevant | {"tasks": None}, relevant | {"tasks": self._tasks}]
+        return list(dict.fromkeys(content_hash([method, final_state, self._tasks, one, *parent])[:24] for one in spelt))
 
     def _name(self, method: str) -> str:
         """A run's name in MLflow's lists: run and method, or what tells a trial of a sweep from others."""

@@ -188,11 +188,11 @@ def test_trials_of_a_sweep_differ_only_in_what_it_varies(tmp_path, monkeypatch):
     assert (run.data.tags["order"], run.data.tags["run"]) == ("a,b", "r")
 
 
-def finished(storage, **tracking):
+def finished(storage, tasks=None, **tracking):
     """Logs a run that finishes, with a report; returns a client of its store and the run."""
     from mlflow import MlflowClient
 
-    config = Experiment(storage=storage, tracking=Tracking(**tracking))
+    config = Experiment(storage=storage, tasks=tasks, tracking=Tracking(**tracking))
     tracker = Tracker(config, ["a"])
     tracker.start("condu", "state")
     (storage / "report").mkdir(parents=True, exist_ok=True)
@@ -263,6 +263,17 @@ def test_sweeps_of_one_name_in_two_storages_are_two_runs_of_a_server(tmp_path):
     assert opened("moved", 3) == old
     assert opened("three", 3, training={"steps": 7}) != old
     assert len(client.search_runs([experiment])) == 3
+
+
+@pytest.mark.usefixtures("own_store")
+@pytest.mark.parametrize(("first", "second"), [(None, ("a",)), (("a",), None)])
+def test_a_run_is_the_same_whether_its_tasks_are_named_or_are_all_there_are(tmp_path, first, second):
+    """A command may name none, and what it leaves in storage, by which it is sent later, has them by name."""
+    client, run = finished(tmp_path, first)
+    assert finished(tmp_path, second)[1].info.run_id == run.info.run_id
+    client.update_run(run.info.run_id, status="RUNNING")  # as where the server went away before the end
+    finished(tmp_path, second)
+    assert [one.info.status for one in client.search_runs([run.info.experiment_id])] == ["FINISHED"]
 
 
 @pytest.mark.usefixtures("own_store")
