@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from condu_ray.command_line import EXIT_CODES, ConfigError, program
 from condu_ray.commands.job import job
@@ -39,18 +39,48 @@ def run_report(config: Experiment, out: Place | None = None) -> None:
 
     Args:
         config: the run's.
-        out: where it goes too; None: nowhere.
+        out: where it goes too, or alone where the run's folder cannot be written; None: nowhere.
 
     Raises:
-        ConfigError: a session or a measurement is missing, and the run wrote no numbers.
+        ConfigError: a session or a measurement is missing, and the run wrote no numbers; or the run's folder cannot be
+            written, and `out` is None.
     """
+    from condu_ray.report.run_report import write_report
+    from condu_ray.store import artifacts
+    from condu_ray.store.layout import results_path
+    from condu_ray.store.writable import require_writable
+
+    numbers, own = results_path(config.run_folder), True
+    try:
+        require_writable(numbers)
+    except artifacts.WriteError as error:
+        if out is None:
+            raise ConfigError(f"{error}; --out DIR writes the report elsewhere") from error
+        own = False  # a colleague's
+    found = _from_storage(config) if own else None
+    if found is None:
+        if not artifacts.is_file(numbers):
+            raise ConfigError(
+                f"{config.run_name}: not finished, or trained by an earlier version or on GPUs that are not here; run "
+                "its command again"
+            )
+        found = json.loads(artifacts.read_text(numbers))
+        if own:
+            write_report(found, numbers.parent)
+            print(
+                f"report: {numbers.parent / 'report.md'}, of the numbers that the run wrote; storage has them no more"
+            )
+    if out is not None:
+        write_report(found, out)
+        print(f"report: {out / 'report.md'}{'' if own else ', of the numbers that the run wrote'}")
+
+
+def _from_storage(config: Experiment) -> dict[str, Any] | None:
+    """Writes the report of what storage has, and shows it; None where not all of it is there."""
     from condu_ray.orchestration.run import from_storage
     from condu_ray.orchestration.watch.lines import Lines
     from condu_ray.orchestration.watch.progress import Display
     from condu_ray.plan.preflight import check
-    from condu_ray.report.run_report import write_report
-    from condu_ray.store import artifacts
-    from condu_ray.store.layout import results_path
 
     quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"enabled": False})})
     checked = check(quiet)
@@ -58,19 +88,7 @@ def run_report(config: Experiment, out: Place | None = None) -> None:
         found = from_storage(checked, display)
         if found is not None:
             display.finish(found, checked.config.run_folder)
-    if found is None:
-        numbers = results_path(config.run_folder)
-        if not artifacts.is_file(numbers):
-            raise ConfigError(
-                f"{config.run_name}: not finished, or trained by an earlier version or on GPUs that are not here; run "
-                "its command again"
-            )
-        found = json.loads(artifacts.read_text(numbers))
-        write_report(found, numbers.parent)
-        print(f"report: {numbers.parent / 'report.md'}, of the numbers that the run wrote; storage has them no more")
-    if out is not None:
-        write_report(found, out)
-        print(f"report: {out / 'report.md'}")
+    return found
 
 
 @job()

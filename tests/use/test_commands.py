@@ -477,6 +477,25 @@ def test_the_page_of_a_run_that_cannot_be_written_to_may_go_elsewhere(console, s
     assert (code, "inspect.html: cannot be written" in error, "--output FILE" in error) == (2, True, True)
 
 
+def test_the_report_of_a_run_that_cannot_be_written_to_goes_elsewhere(console, storage, tmp_path, monkeypatch):
+    """A colleague's: of the numbers that the run wrote, and nothing is written beside them."""
+
+    def full(path):
+        raise WriteError(f"{path}: cannot be written (Read-only file system); look at the disk")
+
+    assert console("report")[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in storage.rglob("*")}
+    monkeypatch.setattr("condu_ray.store.writable.require_writable", full)
+    code, _, error = console("report")
+    assert (code, "results.json: cannot be written" in error, "--out DIR" in error) == (2, True, True)
+    code, shown, _ = console("report", "--out", tmp_path / "mine")
+    assert (code, "of the numbers that the run wrote" in " ".join(shown.split())) == (0, True)
+    assert (tmp_path / "mine" / "report.md").is_file()
+    own = json.loads((storage / "runs" / "r" / "report" / "results.json").read_text())
+    assert json.loads((tmp_path / "mine" / "results.json").read_text()) == own
+    assert {path: path.stat().st_mtime_ns for path in storage.rglob("*")} == before
+
+
 def test_the_page_is_written_beside_the_report(console, storage, tmp_path):
     code, shown, _ = console("inspect", "--images", "4", "--method", "zero-shot")
     assert code == 0
