@@ -315,10 +315,9 @@ def check_writable(folder: Place) -> None:
         if not store.exists(marker):
             write_text(marker, json.dumps({"format": FORMAT}))
     except OSError as error:
-        where = getattr(error, "filename", None) or folder
-        raise ArtifactError(
-            f"--storage {folder}: cannot be written ({error.strerror or error}: {where}); give another folder"
-        ) from error
+        why = f"{error.strerror or error}: {getattr(error, 'filename', None) or folder}"
+        advice = "free some space, or give another folder" if disk_full(error) else "give another folder"
+        raise ArtifactError(f"--storage {folder}: cannot be written ({why}); {advice}") from error
     check_format(folder)
 
 

@@ -326,8 +326,9 @@ def test_a_unified_delta_on_its_own_finds_its_damage(storage, fault, tmp_path):
 
 @pytest.mark.parametrize("fault", WRITE_FAULTS[:2], ids=lambda fault: fault.__name__)
 def test_storage_without_room_is_refused_before_anything_is_spent(tmp_path, fault, monkeypatch):
-    with fault(monkeypatch), pytest.raises(ArtifactError, match="--storage"):
+    with fault(monkeypatch), pytest.raises(ArtifactError, match="--storage") as refused:
         check_writable(tmp_path / "storage")
+    assert ("free some space, or give another folder" in str(refused.value)) == (fault is full_at_sync)
     assert files(tmp_path) == {}
 
 
