@@ -317,7 +317,7 @@ class Tracker:
             if (left := max(0.0, timeout - (time.monotonic() - begin))) > LOOK_SECONDS and not own:
                 log.warning("MLflow at %s: is slow, and is waited for, up to %.0f s", where, left)
             self._thread.join(left)
-            why = "is slow"
+            why = "is slow, or fails at what it is to write, as its own log says"
         if self._thread.is_alive():
             with self._saying:
                 self._given_up.set()

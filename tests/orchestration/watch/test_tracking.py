@@ -125,6 +125,20 @@ def test_a_sweep_waits_but_briefly_for_a_server_that_hangs(tmp_path, monkeypatch
 
 
 @pytest.mark.usefixtures("own_store")
+def test_a_sweep_that_is_sent_again_has_each_of_its_numbers_once(tmp_path):
+    (tmp_path / "report").mkdir()
+    config = Experiment(storage=tmp_path, run="orders")
+    for last in (2.0, 2.0, 1.0):
+        with Parent(config, {}, []) as parent:
+            parent.finish({"last/condu": last, "last_std/condu": 0.5}, tmp_path / "report")
+    client, _ = open_experiment(config)
+    found = client.get_run(parent.run)
+    assert (found.info.status, found.data.metrics) == ("FINISHED", {"last/condu": 1.0, "last_std/condu": 0.5})
+    points = {key: [one.value for one in client.get_metric_history(parent.run, key)] for key in found.data.metrics}
+    assert points == {"last/condu": [2.0, 1.0], "last_std/condu": [0.5]}
+
+
+@pytest.mark.usefixtures("own_store")
 def test_a_sweep_says_of_how_many_of_its_trials_mlflow_has_not_heard_all(tmp_path, caplog):
     parent = Parent(Experiment(storage=tmp_path, run="orders"), {}, [])
     records = [{MLFLOW_COMPLETE: True}, {}, {MLFLOW_COMPLETE: False}]  # an earlier release said nothing of it
