@@ -36,6 +36,9 @@ from condu_ray.store import artifacts
 from condu_ray.store.layout import expert_folder, record_path
 from condu_ray.store.location import Place
 
+MLFLOW_SECONDS = 10.0
+"""How long a trial's end waits for MLflow: the sweep sends in the end what has not come through."""
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -80,7 +83,8 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
     unheard = config.tracking.enabled and shared.parent is None
     told = config.model_copy(update={"tracking": Tracking(enabled=False)}) if unheard else config
     results = Results(plan_run(shared.checked.under(told), shared.precision))
-    with merging(config.absolute()) as keeper, Recorder(results, shared.parent, labels(trial)) as recorder:
+    heard = Recorder(results, shared.parent, labels(trial), MLFLOW_SECONDS)
+    with merging(config.absolute()) as keeper, heard as recorder:
         merger = Merger(results, lambda name, session: ray.put(keeper.merge(name, session)), board, measuring)
         while not results.complete:
             news: Any = ray.get(board.read.remote())

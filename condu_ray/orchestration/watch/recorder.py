@@ -7,7 +7,7 @@ from types import TracebackType
 
 from condu_ray.config import Protocol
 from condu_ray.orchestration.watch import telemetry
-from condu_ray.orchestration.watch.tracking import Tracker, ended
+from condu_ray.orchestration.watch.tracking import CLOSE_SECONDS, Tracker, ended
 from condu_ray.plan.measurement import Measurement, protocols
 from condu_ray.plan.results import Results, SessionResult
 from condu_ray.store.location import Place
@@ -21,10 +21,17 @@ class Recorder:
         results: the run's results, as they fill.
         parent: MLflow run that its own are children of.
         labels: what tells this trial of a sweep from others.
+        patience: seconds that its end waits for MLflow, at most.
     """
 
-    def __init__(self, results: Results, parent: str | None = None, labels: Mapping[str, str] | None = None) -> None:
-        self.results, plan = results, results.plan
+    def __init__(
+        self,
+        results: Results,
+        parent: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        patience: float = CLOSE_SECONDS,
+    ) -> None:
+        self.results, self._patience, plan = results, patience, results.plan
         self.tracker = Tracker(plan.config, [task.name for task in plan.tasks], parent, labels)
 
     def __enter__(self) -> Recorder:
@@ -36,7 +43,7 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.tracker.close()
+            self.tracker.close(self._patience)
         else:
             self.tracker.fail(ended(error))
 

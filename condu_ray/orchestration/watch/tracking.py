@@ -41,6 +41,8 @@ STORAGE = "storage"
 """Tag of the storage folder that a run is in."""
 LOOK_SECONDS, AGAIN_SECONDS = 5.0, 5.0
 """When who waits for the last entries looks whether the server answers, and how often one is tried that does not."""
+CLOSE_SECONDS = 60.0
+"""How long a run's end waits for a server that answers, at most."""
 SENT_BY = "by `condu-ray report NAME --sync-mlflow`"
 """How what a server missed reaches it."""
 
@@ -231,6 +233,9 @@ class Tracker:
         if self._parent:
             tags["mlflow.parentRunId"] = self._parent
         self._runs[method] = run = create_run(self._client, identity, name, tags)
+        if self._given_up.is_set():  # nobody waits any more: who sends it later makes another, and this one never ends
+            self._client.delete_run(run)
+            return
         # MLflow's plots of several runs open with the first parameters that differ: in a sweep, what it varies.
         own = self._labels or {"order": tags["order"], "run": self._config.run_name}
         settings = {key: value for key, value in flatten(relevant).items() if key not in ("run", "tasks")}
@@ -304,7 +309,7 @@ class Tracker:
             and self._finished >= set(self._runs)
         )
 
-    def close(self, timeout: float = 60.0) -> None:
+    def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Waits until all is sent, but no longer than `timeout` seconds, and not for a server that does not answer."""
         self._closed = True
         if not self._config.tracking.enabled:

@@ -1,12 +1,14 @@
 import logging
 import threading
 import time
+from unittest.mock import MagicMock
 
 import pytest
 from mlflow import MlflowClient
 
 from condu_ray.config import Experiment, Tracking
-from condu_ray.orchestration.watch import sweep_tracking, tracking
+from condu_ray.orchestration.trial import MLFLOW_SECONDS
+from condu_ray.orchestration.watch import recorder, sweep_tracking, tracking
 from condu_ray.orchestration.watch.mlflow_address import TrackingError, tracking_uri
 from condu_ray.orchestration.watch.sweep_tracking import MLFLOW_COMPLETE, Parent
 from condu_ray.orchestration.watch.tracking import IDENTITY, Tracker, ended, flatten, log_params, open_experiment
@@ -122,6 +124,40 @@ def test_a_sweep_waits_but_briefly_for_a_server_that_hangs(tmp_path, monkeypatch
         assert time.monotonic() - begin < 10
     assert (parent.run, parent.complete) == (None, False)
     assert "MLflow at http://127.0.0.1:9: is slow" in caplog.text
+
+
+def test_the_end_waits_for_mlflow_as_long_as_it_was_told(monkeypatch):
+    """A trial's end but briefly: there are many of them, and the sweep sends what is missing."""
+    monkeypatch.setattr(recorder, "Tracker", MagicMock())
+    with recorder.Recorder(MagicMock(), patience=MLFLOW_SECONDS) as opened:
+        pass
+    opened.tracker.close.assert_called_once_with(MLFLOW_SECONDS)
+    assert MLFLOW_SECONDS < tracking.CLOSE_SECONDS / 4
+
+
+@pytest.mark.usefixtures("own_store")
+def test_a_run_that_a_server_makes_when_nobody_waits_any_more_is_no_second_one(tmp_path, monkeypatch):
+    """Who sends what is missing has made another meanwhile."""
+    make, asked, goes_on = tracking.create_run, threading.Event(), threading.Event()
+
+    def late(*what):
+        asked.set()
+        goes_on.wait(60)
+        return make(*what)
+
+    config = Experiment(storage=tmp_path)
+    open_experiment(config)
+    with monkeypatch.context() as patched:
+        patched.setattr(tracking, "create_run", late)
+        tracker = Tracker(config, ["a"])
+        tracker.start("condu", "state")
+        assert asked.wait(60)
+        tracker.close(timeout=0.1)
+    client, run = finished(tmp_path)
+    goes_on.set()
+    tracker._thread.join(60)
+    assert not tracker.complete
+    assert [one.info.run_id for one in client.search_runs([run.info.experiment_id])] == [run.info.run_id]
 
 
 @pytest.mark.usefixtures("own_store")
