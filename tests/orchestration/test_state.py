@@ -149,6 +149,8 @@ def test_a_merge_that_skips_a_task_is_refused(keeper):
     method, second = calls()[1]
     with pytest.raises(StateError, match="number 4, but 1 are merged"):
         one.merge(method, replace(second, position=3))
+    with pytest.raises(StateError, match="number 1, but 1 are merged"):
+        one.merge(method, replace(second, position=0))
 
 
 @pytest.mark.parametrize("where", ["save_session", "append"])

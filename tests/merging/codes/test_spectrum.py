@@ -1,10 +1,11 @@
 """What is offered of a matrix: the literal twin's corners, and singular vectors as an SVD has them."""
 
+import numpy as np
 import pytest
 import torch
 
 from condu_ray.merging.codes import reference
-from condu_ray.merging.codes.spectrum import singular, spectrum
+from condu_ray.merging.codes.spectrum import _hull, singular, spectrum
 
 
 def matrix_of(rows, columns, power):
@@ -25,6 +26,12 @@ def test_the_corners_are_the_literal_twins(rows, columns, power, overhead):
     size = float(matrix.square().sum())
     assert [corner.error for corner in found] == pytest.approx([point.error for point in wanted], abs=1e-6 * size)
     assert (found[0].bits, found[0].steps, found[0].signs) == (0, 0, False)
+
+
+def test_points_on_a_line_have_no_corner_between_them():
+    """What is bought at the same rate is bought at once, and of equal bits the least error counts."""
+    bits, error = np.array([0, 3, 1, 2, 2, 4]), np.array([9.0, 0.0, 6.0, 5.0, 3.0, 0.0])
+    assert _hull(bits, error) == [0, 1]
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(9, 4), (4, 9), (1, 6), (6, 1), (5, 5)])

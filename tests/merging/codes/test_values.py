@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from condu_ray.merging import DeltaError, DuplicateTaskError, UnknownTaskError, reconstruction
-from condu_ray.merging.codes import reference, shared_sign
+from condu_ray.merging.codes import code_file, reference, shared_sign
 from condu_ray.merging.codes.code_file import CodeFileError
 from condu_ray.merging.codes.values import LowRankDeltas, SignedDeltas
 from tests.merging.deltas import DTYPES, grid_deltas, named, small_delta
@@ -112,6 +112,12 @@ class TestBoth:
         with pytest.raises(DeltaError, match=r"tensor 'w' holds -?inf"):
             state.decouple("a")
 
+    def test_a_file_of_another_version_is_named(self, value, tmp_path, monkeypatch):
+        files(kept(value), tmp_path / "v")
+        monkeypatch.setitem(code_file.VERSIONS, value.KIND, 2)  # as in a later release, whose tensors mean other things
+        with pytest.raises(CodeFileError, match=r"\.safetensors: is \w+ of version 1, and \w+ 2 is read there"):
+            value.load(tmp_path / "v")
+
     def test_a_damaged_file_is_named(self, value, tmp_path):
         files(kept(value), tmp_path / "v")
         path = tmp_path / "v" / "task-dtd.safetensors"
@@ -164,6 +170,14 @@ def test_signs_and_row_norms_are_kept_for_ever(dtype):
                     assert torch.allclose(
                         tensor.double().abs().sum(dim=1), norms, rtol=2e-2 if dtype == torch.bfloat16 else 5e-3
                     )
+
+
+def test_a_value_far_below_its_tensors_mean_keeps_its_sign():
+    """Beside values of a million times its size it is less than half a step of the grid."""
+    delta = {"w": torch.tensor([[1.0, -1e-6], [-1e-6, 1.0]])}
+    found = SignedDeltas.empty().unify("aircraft", delta)
+    assert found.magnitude["w"].tolist() == [[2 * shared_sign.GRID, 1], [1, 2 * shared_sign.GRID]]
+    assert torch.equal(found.decouple("aircraft")["w"].sign(), delta["w"].sign())
 
 
 def test_it_is_what_the_literal_twin_says():
