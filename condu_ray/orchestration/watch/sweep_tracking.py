@@ -112,7 +112,11 @@ class Parent:
 
             client, _ = open_experiment(self._config)
             there, now = client.get_run(self.run).data.metrics, time.time_ns() // 1_000_000
-            new = [Metric(key, value, now, 0) for key, value in metrics.items() if there.get(key) != value]
+            new = []
+            for key, value in metrics.items():
+                if there.get(key) != value:  # the latest counts, by a clock that may have been set back
+                    points = client.get_metric_history(self.run, key) if key in there else []
+                    new.append(Metric(key, value, max([now, *(one.timestamp + 1 for one in points)]), 0))
             for begin in range(0, len(new), 1000):  # MLflow takes no more at once; what is there would be there twice
                 client.log_batch(self.run, metrics=new[begin : begin + 1000])
             client.log_artifacts(self.run, str(local(report)), "report")

@@ -161,10 +161,11 @@ def test_a_run_that_a_server_makes_when_nobody_waits_any_more_is_no_second_one(t
 
 
 @pytest.mark.usefixtures("own_store")
-def test_a_sweep_that_is_sent_again_has_each_of_its_numbers_once(tmp_path):
+def test_a_sweep_that_is_sent_again_has_each_of_its_numbers_once_and_shows_the_latest(tmp_path, monkeypatch):
     (tmp_path / "report").mkdir()
-    config = Experiment(storage=tmp_path, run="orders")
-    for last in (2.0, 2.0, 1.0):
+    config, now = Experiment(storage=tmp_path, run="orders"), time.time_ns()
+    for last, hours in ((2.0, 0), (2.0, 1), (1.0, -1)):  # a clock may be set back
+        monkeypatch.setattr(sweep_tracking.time, "time_ns", lambda hours=hours: now + hours * 3_600_000_000_000)
         with Parent(config, {}, []) as parent:
             parent.finish({"last/condu": last, "last_std/condu": 0.5}, tmp_path / "report")
     client, _ = open_experiment(config)
