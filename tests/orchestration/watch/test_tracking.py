@@ -62,6 +62,16 @@ def test_the_end_does_not_come_between_a_dead_server_and_its_warning(tmp_path, m
 
 
 @pytest.mark.usefixtures("own_store")
+def test_each_retry_of_a_request_is_no_word_of_its_own(tmp_path, monkeypatch):
+    retries = logging.getLogger("urllib3.connectionpool")
+    monkeypatch.setattr(retries, "level", logging.NOTSET)
+    retries.manager._clear_cache()
+    assert retries.isEnabledFor(logging.WARNING)
+    open_experiment(Experiment(storage=tmp_path))
+    assert not retries.isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.usefixtures("own_store")
 def test_what_a_server_missed_that_went_away_is_sent_when_it_answers_again(tmp_path, monkeypatch, caplog):
     away = threading.Event()
     monkeypatch.setattr(tracking, "unreachable", lambda uri: "no server answers there" if away.is_set() else None)
