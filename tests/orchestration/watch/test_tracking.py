@@ -297,7 +297,7 @@ def test_a_run_leaves_the_living_run_of_the_same_settings_in_another_storage_alo
     (tmp_path / "report").mkdir()
     first, second = started(shared(tmp_path, "one")), started(shared(tmp_path, "two"))
     again = started(shared(tmp_path, "two"))  # the second was killed, and said nothing
-    first.metrics("condu", 1, {"last": 1.0})
+    first.metrics("condu", 1, {"last": 1.0, "transfer": None, "backward_transfer": float("nan")})
     first.finish("condu", tmp_path / "report")
     first.close()
     client, experiment = open_experiment(shared(tmp_path, "one"))
