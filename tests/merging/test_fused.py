@@ -60,6 +60,25 @@ def test_the_same_bits_as_by_torch(both, dtype):
             assert torch.equal(tensor.signbit(), plain[name].signbit()), name
 
 
+def test_what_a_later_task_shrinks_below_half_precision_is_nobodys_position(both):
+    """The first task's smallest values, beside which the second one's large ones leave it a scalar of a tenth."""
+    count = 4 * blocks.BLOCK
+    deltas = [
+        {"w": torch.cat([torch.full((count,), small), torch.full((count,), large)]).half()}
+        for small, large in ((2.0**-24, 0.1), (0.0, 1.0), (0.0, 1.0))
+    ]
+
+    def work():
+        state = UnifiedDelta.empty()
+        for task, delta in zip("abc", deltas, strict=True):
+            state = state.unify(task, delta)
+        return state
+
+    compiled, plain = both(work)
+    assert not plain.decouple("a")["w"][:count].any()
+    assert compiled.equal(plain)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
     "further", [0, 128, 264], ids=["strips at cache lines", "and with a rest", "strips between them"]
