@@ -51,8 +51,9 @@ def loop(name="condu", trial=False, keep="last", needs=None):
     )
     plan = SimpleNamespace(config=config, experts=experts, methods=[MethodPlan(method, sessions)])
     results = SimpleNamespace(
-        plan=plan, trial=trial, measurements=lambda plan, entry: [entry.task], add=lambda one, accuracy: one
-    )
+        plan=plan, trial=trial, measurements=lambda plan, entry: [entry.task], encodings=lambda measurements: [],
+        add=lambda one, accuracy: one,
+    )  # fmt: skip
 
     def merge(method, session):
         entry = Entry(session.position, session.task, "key", session.parent, session.state, 0.0)
