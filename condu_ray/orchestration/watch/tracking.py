@@ -60,9 +60,8 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
 
     for noisy in ("alembic", "mlflow"):  # each prints how it sets up a new SQLite file
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("urllib3.connectionpool").setLevel(
-        logging.ERROR
-    )  # warns of each retry; their end is told of once
+    # It warns of each retry; what came of them is told of once.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     name = config.tracking.experiment
     make_tables(uri)
     client = MlflowClient(tracking_uri=uri)

@@ -36,7 +36,6 @@ def test_a_local_cluster_is_up_without_them_and_nobody_misses_them():
         session = Path(node["RayletSocketName"]).parents[1]
     (said,) = (session / "logs").glob("dashboard_agent.log")
     assert "agent grpc address" in said.read_text()
-    assert "Traceback" not in said.read_text()
     assert "address failed" not in said.read_text()  # which it would say each second
 
 
