@@ -57,6 +57,8 @@ def routing_confusion(
     stores = [encoded(config, fingerprint, preprocess, task) for task in tasks] if asked else [None]
     if None in stores or not all(has_prototypes(config.storage, fingerprint, task, images) for task in tasks):
         return None
+    found = zip(tasks, stores, strict=True)
+    features = [store.load("image", task, "fp32", _count(config, task)) for task, store in found if store]
     confusion: dict[str, list[list[float]]] = {}
     for kind, inference in asked.items():
         known = load_routing(config.storage, fingerprint, tasks, inference, 1.0)
@@ -64,8 +66,7 @@ def routing_confusion(
         judge = Router(kind, totals, inference.router_means, known.prototypes)
         columns = torch.tensor([[task.name for task in tasks].index(one) for one in judge.names])
         rows = []
-        for task, store in zip(tasks, stores, strict=True):
-            feature_ND = store.load("image", task, "fp32", _count(config, task)) if store else None
+        for feature_ND in features:
             assert feature_ND is not None, "it is there"
             best = [columns[judge.scores(part).argmax(dim=1)] for part in feature_ND.split(_IMAGES)]
             counts = torch.bincount(torch.cat(best), minlength=len(tasks))

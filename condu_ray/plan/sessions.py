@@ -80,8 +80,8 @@ def plan_method(
         drops_out: whether its text tower leaves units out while it is trained.
     """
     config = config.absolute()
-    mended = WORDS if foreign and method.draws_words else {}
-    mended |= PARTS if drops_out and method.training.accumulate > 1 else {}
+    words = WORDS if foreign and method.draws_words else {}
+    parts = PARTS if drops_out and method.training.accumulate > 1 else {}
     references = load_references(config.distillation).fingerprint if "reference" in method.needs else ""
     sessions: list[PlannedSession] = []
     parent, earlier = ROOT, tuple[tuple[str, str], ...]()
@@ -98,7 +98,7 @@ def plan_method(
                 precision=precision,
                 seed=config.seed,
                 start=start or state,
-                added=method.expert_identity(position) | mended,
+                added=method.expert_identity(position) | words | parts,
             )
             key, same = key_of(training=method.training), None
             if method.training.on_nan != "stop" and not (start or state):
