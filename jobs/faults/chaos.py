@@ -55,7 +55,7 @@ EVERY = 5
 """Every so many rounds, one loses nodes and one loses its MLflow server."""
 
 
-def commit_points(folder: Path, methods: Sequence[str], once: bool) -> dict[str, list[Outcome]]:
+def commit_points(folder: Path, methods: Sequence[str], once: bool, every: int = 1) -> dict[str, list[Outcome]]:
     """Kills at commit points, without Ray, once the process and once the machine.
 
     Args:
@@ -63,6 +63,7 @@ def commit_points(folder: Path, methods: Sequence[str], once: bool) -> dict[str,
         methods: methods that merge.
         once: whether to kill once at every point that has a name, and not every time that it is passed; and to cut the
             power only where something has just been renamed or linked, or a ledger's line was written.
+        every: how many of the points to pass for one that is tried.
 
     Returns:
         Outcomes by method and by what dies.
@@ -75,10 +76,10 @@ def commit_points(folder: Path, methods: Sequence[str], once: bool) -> dict[str,
         points = harness.points()
         if once:
             points = list({point.point: point for point in points}.values())
-        found[f"{method}, the process"] = [harness.kill(point) for point in points]
+        found[f"{method}, the process"] = [harness.kill(point) for point in points[::every]]
         if once:
             points = [point for point in points if COMMITS.search(point.point)]
-        found[f"{method}, the power"] = [harness.kill(point, power=True) for point in points]
+        found[f"{method}, the power"] = [harness.kill(point, power=True) for point in points[::every]]
     return found
 
 

@@ -359,10 +359,11 @@ class TestVariants:
         ("method", "changes", "own"),
         [
             ("condu,ties,individual", {}, ["condu", "ties"]),
-            ("emr,condu-lora", {}, ["emr"]),
-            ("condu-lora,condu-sign-lora", {}, ["condu"]),
             ("condu-lora", {"lora": {"merge": "factors"}}, []),
-            ("individual", {}, []),
+            # A whole ablation each.
+            pytest.param("emr,condu-lora", {}, ["emr"], marks=pytest.mark.long),
+            pytest.param("condu-lora,condu-sign-lora", {}, ["condu"], marks=pytest.mark.long),
+            pytest.param("individual", {}, [], marks=pytest.mark.long),
         ],
     )
     def test_rows_that_the_run_is_are_marked_and_have_its_rescaler(self, stored, method, changes, own, tmp_path):

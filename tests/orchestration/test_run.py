@@ -35,6 +35,7 @@ def undisturbed(tmp_path_factory, task_data, small_backbone):
     return job, job.finish()
 
 
+@pytest.mark.long  # a run more; that the cluster looks at images is in the undisturbed one
 def test_an_image_that_cannot_be_used_ends_a_run_that_has_begun_and_loses_nothing(
     undisturbed, tmp_path, task_data, small_backbone
 ):

@@ -1,6 +1,7 @@
 """Sweeps on local Ray clusters: counted experts, two at once on one storage, a killed driver, the report alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -52,30 +53,46 @@ class SweepJob(Job):
         return found
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory, task_data, small_backbone):
-    """A sweep of one order and one of two, at once on one storage."""
-    storage = tmp_path_factory.mktemp("sweeps") / "s"
-    wanted = (("one", "1"), ("two", "2"))
-    jobs = [SweepJob(storage, task_data, small_backbone, name, "--orders", count) for name, count in wanted]
+def swept(*jobs):
     try:
-        return jobs, [job.finish() for job in jobs]
+        return [job.finish() for job in jobs]
     finally:
         for job in jobs:
             if job.process.poll() is None:
                 job.stop()
 
 
-def test_order_free_experts_are_trained_once_for_all_orders(both):
-    jobs, _ = both
-    for job in jobs:
-        keys = {method: set() for method in METHODS}
-        for record in job.records.values():
-            keys[record["method"]] |= set(record["experts"])
-        assert len(keys["condu"]) == 3  # as many as there are tasks
-        assert (len(keys["pam-full"]) > 3) == (len(job.records) > len(METHODS))  # an order's own are three
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, task_data, small_backbone):
+    """A sweep of two orders."""
+    job = SweepJob(tmp_path_factory.mktemp("sweep") / "s", task_data, small_backbone, "one", "--orders", "2")
+    swept(job)
+    return job
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory, task_data, small_backbone):
+    """A sweep of one order and one of two, at once on one storage."""
+    storage = tmp_path_factory.mktemp("sweeps") / "s"
+    wanted = (("one", "1"), ("two", "2"))
+    jobs = [SweepJob(storage, task_data, small_backbone, name, "--orders", count) for name, count in wanted]
+    return jobs, swept(*jobs)
+
+
+def test_order_free_experts_are_trained_once_for_all_orders(done):
+    keys, used = {}, dict.fromkeys(METHODS, 0)
+    for record in done.records.values():
+        keys.setdefault(record["method"], set()).update(record["experts"])
+        used[record["method"]] += len(record["experts"])
+    assert used == dict.fromkeys(METHODS, 2 * 3)
+    assert len(keys["condu"]) == 3  # as many as there are tasks
+    assert len(keys["pam-full"]) > 3  # an order's own are three
+    costs = done.report["extra"]["costs"]
+    assert costs["experts_trained_by_this_sweep"] == len(set().union(*keys.values())) == len(done.experts)
+    assert not list(done.storage.glob("experts/.claims/*.json"))
+
+
+@pytest.mark.long  # two more sweeps
 def test_two_sweeps_at_once_train_no_expert_twice_and_agree(both):
     jobs, reports = both
     used = {key for job in jobs for record in job.records.values() for key in record["experts"]}
@@ -138,24 +155,23 @@ def test_a_sweep_that_fails_is_failed_in_mlflow_with_its_trials(tmp_path, task_d
     assert len(runs) > 1
 
 
-def test_the_same_command_makes_the_report_from_storage_alone(both, task_data, small_backbone, capsys, monkeypatch):
+def test_the_same_command_makes_the_report_from_storage_alone(done, task_data, small_backbone, capsys, monkeypatch):
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray starts"))
-    done = both[0][0]
     (done.folder / "report" / "sweep.json").unlink()
-    sweep.main(SweepJob.flags(done.storage, task_data, small_backbone, "one", "--orders", "1"))
-    assert "2 finished before, 0 to run" in capsys.readouterr().out
+    sweep.main(SweepJob.flags(done.storage, task_data, small_backbone, "one", "--orders", "2"))
+    assert "4 finished before, 0 to run" in capsys.readouterr().out
     assert done.report["name"] == "one"
 
 
-def test_the_same_command_ends_at_once_where_nothing_has_changed(both, task_data, small_backbone, capsys):
-    flags = SweepJob.flags(both[0][0].storage, task_data, small_backbone, "one", "--orders", "1")
-    numbers = both[0][0].folder / "report" / "sweep.json"
+def test_the_same_command_ends_at_once_where_nothing_has_changed(done, task_data, small_backbone, capsys):
+    flags = SweepJob.flags(done.storage, task_data, small_backbone, "one", "--orders", "2")
+    numbers = done.folder / "report" / "sweep.json"
     sweep.main(flags)  # it may have something to do, after what other tests did
     at = numbers.stat().st_mtime_ns
     capsys.readouterr()
     sweep.main(flags)
     shown = " ".join(capsys.readouterr().out.split())
-    assert "sweep one: 2 trials, finished before" in shown
+    assert "sweep one: 4 trials, finished before" in shown
     assert "trained by this sweep" in shown
     assert "report.md" in shown
     config = parse(flags, Sweep)
@@ -163,30 +179,30 @@ def test_the_same_command_ends_at_once_where_nothing_has_changed(both, task_data
     assert sweep_again(config.model_copy(update={"cache_report": True})) is None
     assert sweep_again(config.model_copy(update={"published": True})) is None
     assert numbers.stat().st_mtime_ns == at
-    next(both[0][0].folder.glob("trials/*.json")).touch()
+    next(done.folder.glob("trials/*.json")).touch()
     assert sweep_again(config) is None
 
 
-def test_what_mlflow_missed_is_sent_later_and_only_once(both, tmp_path, task_data, small_backbone, capsys):
+def test_what_mlflow_missed_is_sent_later_and_only_once(done, tmp_path, task_data, small_backbone, capsys):
     from mlflow import MlflowClient
 
-    job, uri = both[0][0], f"sqlite:///{tmp_path}/mlflow.db"
-    flags = ["one", "--storage", str(job.storage), "--sync-mlflow", "--tracking-uri", uri]
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    flags = ["one", "--storage", str(done.storage), "--sync-mlflow", "--tracking-uri", uri]
     command = [sys.executable, str(ROOT / "jobs" / "report.py"), *flags]  # once from another process
     said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     report.main(flags)
-    tracked = ("--orders", "1", "--tracking.enabled", "true", "--tracking.uri", uri)
-    sweep.main(SweepJob.flags(job.storage, task_data, small_backbone, "one", *tracked))  # its own command knows them
+    tracked = ("--orders", "2", "--tracking.enabled", "true", "--tracking.uri", uri)
+    sweep.main(SweepJob.flags(done.storage, task_data, small_backbone, "one", *tracked))  # its own command knows them
     for one in (said, capsys.readouterr().out):
-        assert "2 trials are in MLflow" in one
+        assert "4 trials are in MLflow" in one
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("condu_ray").experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert [run.info.status for run in runs] == ["FINISHED"] * 5
     (parent,) = (run for run in runs if run.data.tags.get("kind") == "sweep")
     children = {run.info.run_id: run for run in runs if run is not parent}
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
     last = {}
-    for record in job.records.values():
+    for record in done.records.values():
         value = sum(record["accuracy"][-1]) / 3
         last.setdefault(record["method"], []).append(value)
         assert value in [pytest.approx(run.data.metrics["last"]) for run in children.values()]
@@ -225,18 +241,21 @@ def test_trials_have_their_parent_where_mlflow_comes_up_after_the_sweep_began(tm
     assert len(runs()) == 3  # in the experiment that the sweep was given, and known there
 
 
-def test_two_sweeps_make_one_report(both, tmp_path, capsys):
-    storage = str(both[0][0].storage)
-    report.main(["one", "two", "--storage", storage, "--out", str(tmp_path), "--published"])
+def test_two_sweeps_make_one_report(done, tmp_path, capsys):
+    storage = str(done.storage)
+    other = shutil.copytree(done.folder, done.folder.with_name("other"))
+    for record in sorted((other / "trials").glob("*.json"))[::2]:  # what is left is in both
+        record.unlink()
+    report.main(["one", "other", "--storage", storage, "--out", str(tmp_path), "--published"])
     found = json.loads((tmp_path / "sweep.json").read_text())
-    assert {group["group"]: group["trials"] for group in found["groups"]} == dict.fromkeys(METHODS, 2)  # one is in two
+    assert {group["group"]: group["trials"] for group in found["groups"]} == dict.fromkeys(METHODS, 2)
     capsys.readouterr()
     report.main(["--storage", storage])
     assert "one" in capsys.readouterr().out
 
 
-def test_another_sweep_under_the_same_name_is_refused(both, task_data, small_backbone, capsys):
+def test_another_sweep_under_the_same_name_is_refused(done, task_data, small_backbone, capsys):
     with pytest.raises(SystemExit) as end:
-        sweep.main(SweepJob.flags(both[0][0].storage, task_data, small_backbone, "one", "--orders", "2"))
+        sweep.main(SweepJob.flags(done.storage, task_data, small_backbone, "one", "--orders", "3"))
     assert end.value.code == 2
     assert "holds a sweep with other settings" in capsys.readouterr().err

@@ -131,7 +131,7 @@ def test_boxes_are_those_that_torchvision_draws(size):
     from condu_ray.vlm.preprocess import CROP_RATIO, CROP_SCALE, Draws, RandomCrop
 
     draws, image = Draws(), Image.new("L", size)
-    for seed in range(0, 1500 * 7919 * 1000, 7919 * 1000):
+    for seed in range(0, 500 * 7919 * 1000, 7919 * 1000):
         torch.manual_seed(seed)
         top, left, height, width = RandomResizedCrop.get_params(image, list(CROP_SCALE), list(CROP_RATIO))
         assert RandomCrop._box(*size, draws.seed(seed)) == (left, top, width, height), seed

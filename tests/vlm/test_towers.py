@@ -184,8 +184,12 @@ def test_activations_that_are_computed_again_change_no_bit(kind, spec, task_data
     assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
 
 
+COMPILED = ["vision transformer", "custom text"]
+COMPILED += [pytest.param(kind, marks=pytest.mark.long) for kind in ("ModifiedResNet", "ConvNeXt")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["vision transformer", "ModifiedResNet", "custom text", "ConvNeXt"], indirect=True)
+@pytest.mark.parametrize("kind", COMPILED, indirect=True)
 def test_compiled_blocks_have_the_gradients_of_the_others_and_are_what_they_were_after(kind, spec):
     backbone = load_backbone(spec)
     images, tokens = torch.randn(3, 3, *spec.image_size), backbone.tokenizer(["red", "a green door"])
