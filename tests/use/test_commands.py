@@ -483,6 +483,7 @@ def test_the_report_of_a_run_that_cannot_be_written_to_goes_elsewhere(console, s
     def full(path):
         raise WriteError(f"{path}: cannot be written (Read-only file system); look at the disk")
 
+    monkeypatch.setattr("condu_ray.report.style.png", lambda figure: b"a picture")
     assert console("report")[0] == 0
     before = {path: path.stat().st_mtime_ns for path in storage.rglob("*")}
     monkeypatch.setattr("condu_ray.store.writable.require_writable", full)
