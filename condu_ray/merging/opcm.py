@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.averaging import check_shapes, running_sum, scale
+from condu_ray.merging.chunks import serial
 from condu_ray.merging.delta import Delta, DeltaError, check_delta
 from condu_ray.merging.singular import is_matrix, svd
 
@@ -45,6 +46,7 @@ class Projected:
 
 
 @torch.no_grad()
+@serial()
 def project(before: Projected | None, delta: Delta, *, alpha: float = 0.5, task: str | None = None) -> Projected:
     """Take one more delta.
 
@@ -59,7 +61,8 @@ def project(before: Projected | None, delta: Delta, *, alpha: float = 0.5, task:
         task: Name of the delta's task, for messages.
 
     Returns:
-        New tensors, float32 (float64 for float64). Another order of deltas is another result.
+        New tensors, float32 (float64 for float64), the same bits for every number of threads. Another order of deltas
+        is another result.
 
     Raises:
         DeltaError: ``delta`` holds NaN or infinity, its layout differs, or the result overflows.
@@ -81,8 +84,9 @@ def project(before: Projected | None, delta: Delta, *, alpha: float = 0.5, task:
     return Projected(running_sum(before.total, cleaned, task=task), (*before.norms, norm))
 
 
+@serial()
 def l2_norm(delta: Delta) -> float:
-    """L2 norm over all values of a delta, summed in float64."""
+    """L2 norm over all values of a delta, summed in float64; the same bits for every number of threads."""
     norms = [float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)) for tensor in delta.values()]
     return math.sqrt(math.fsum(norm * norm for norm in norms))  # exact, so that the order of names does not count
 

@@ -1,7 +1,8 @@
 """Merging rules on the singular vectors of matrices: TSV-M and Iso-C, which read all deltas, one at a time.
 
 Formulas from the papers and from their authors' code (github.com/AntoAndGar/task_singular_vectors, `TSVM_utils.py`;
-github.com/danielm1405/iso-merging, `iso.py`), read in 2026. What is a matrix: `singular.py`.
+github.com/danielm1405/iso-merging, `iso.py`), read in 2026. What is a matrix: `singular.py`. All of it is done by one
+thread: with several, decompositions and products round otherwise, and a state that is merged again has to be the same.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, check_merged, each_delta, running_sum
+from condu_ray.merging.chunks import serial
 from condu_ray.merging.delta import Delta, check_delta
 from condu_ray.merging.singular import Svd, is_matrix, polar, svd
 from condu_ray.merging.tally import Tally, dtypes, named, same_names
@@ -75,6 +77,7 @@ class TsvTally(Tally):
         self._total: Delta = {}
 
     @torch.no_grad()
+    @serial()
     def merge(self, deltas: Mapping[str, DeltaSource], *, last: bool = False) -> dict[str, Tensor]:
         """As :meth:`Tally.merge`; where it is the ``last`` merge, nothing is kept for another."""
         self.tasks, self.like, self._factors, self._total = (), {}, {}, {}
@@ -84,6 +87,7 @@ class TsvTally(Tally):
         return self._merged(last)
 
     @torch.no_grad()
+    @serial()
     def add(self, task: str, delta: Delta, before: object) -> dict[str, Tensor]:
         """As :meth:`Tally.add`; the merge before is not looked at."""
         self._count(task, delta, len(self.tasks) + 1)
@@ -149,6 +153,7 @@ class IsoTally(Tally):
         self._total: Delta = {}
 
     @torch.no_grad()
+    @serial()
     def merge(self, deltas: Mapping[str, DeltaSource]) -> dict[str, Tensor]:
         """As :meth:`Tally.merge`."""
         self.tasks, self.like, self._total = (), {}, {}
@@ -158,6 +163,7 @@ class IsoTally(Tally):
         return self._merged()
 
     @torch.no_grad()
+    @serial()
     def add(self, task: str, delta: Delta, before: object) -> dict[str, Tensor]:
         """As :meth:`Tally.add`; the merge before is not looked at."""
         self._count(task, delta)

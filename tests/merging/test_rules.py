@@ -128,6 +128,19 @@ def test_a_factor_goes_through(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
+def test_the_number_of_threads_does_not_count(rule):
+    deltas, before = normal_deltas(3, shapes={"matrix": (60, 48), "vector": (70_000,)}), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(fingerprint(RULES[rule](deltas)))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_inputs_are_only_read_and_never_handed_out(rule):
     for tasks in (1, 4):
         deltas = [{n: t.requires_grad_() for n, t in delta.items()} for delta in normal_deltas(tasks)]
