@@ -78,7 +78,8 @@ class Merging(Settings):
     """`opcm`: share of the merged singular values whose directions a new delta leaves alone."""
     bits: float = late(0.2, gt=0)
     """`condu-svd`: bits a parameter that training may change (with LoRA those of the adapted matrices) that a
-    task's code may take; its layout, a kilobyte, beside."""
+    task's code may take; its layout, a kilobyte, beside. At most 128 singular vectors a matrix, of 6 bits an entry, and
+    signs of the rest are kept: beyond what these take more bits buy nothing, and no budget keeps an expert exactly."""
     residual_signs: bool = late(True)
     """`condu-svd`: whether signs of what the singular vectors leave may be bought, where they save more error a bit."""
     text_weight: float = late(1.0, gt=0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.chunks import wide_dtype
-from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout
+from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_layout, check_result
 
 DeltaSource = Delta | Callable[[], Delta]
 """A delta, or a function of no argument that loads it: for rules that need all deltas but not all at once."""
@@ -205,10 +205,10 @@ def _merge(
         else:
             merged[name] = rule(old[name].detach().to(wide), tensor.detach().to(wide)).contiguous()
     try:
-        check_delta(merged, task=task)  # NaN and infinity come through every rule
-    except DeltaError as error:
+        check_result(merged, "merged", task)  # NaN and infinity come through every rule
+    except DeltaError:
         check_delta(delta, task=task)
-        raise DeltaError(f"{error} once merged: the result overflows") from None
+        raise
     return merged
 
 

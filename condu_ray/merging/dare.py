@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.chunks import wide_dtype
-from condu_ray.merging.delta import Delta, check_delta
+from condu_ray.merging.delta import Delta, check_delta, check_result
 
 
 @torch.no_grad()
@@ -37,5 +37,5 @@ def drop_and_rescale(delta: Delta, rate: float, *, seed: str, task: str | None =
         number = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
         draw = torch.rand(tensor.shape, generator=torch.Generator().manual_seed(number)).to(tensor.device)
         found[name] = torch.where(draw < rate, 0.0, tensor.detach().to(wide_dtype(tensor.dtype)) / (1 - rate))
-    check_delta(found, task=task)
+    check_result(found, "rescaled", task)
     return found

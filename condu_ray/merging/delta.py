@@ -89,6 +89,23 @@ def check_delta(delta: Delta, like: Delta | None = None, task: str | None = None
                 raise DeltaError(f"{_where(task)}: tensor {name!r} holds {value}")
 
 
+def check_result(result: Delta, how: str, task: str | None = None) -> None:
+    """Refuse what became of a finite delta.
+
+    Args:
+        result: What became of it.
+        how: By what, for the message: "merged".
+        task: Name of the delta's task, for the message.
+
+    Raises:
+        DeltaError: ``result`` holds NaN or infinity.
+    """
+    try:
+        check_delta(result, task=task)
+    except DeltaError as error:
+        raise DeltaError(f"{error} once {how}: the result overflows") from None
+
+
 def check_layout(delta: Delta, like: Delta | None = None, task: str | None = None) -> None:
     """The part of :func:`check_delta` that reads no values: names, shapes, dtypes and devices.
 

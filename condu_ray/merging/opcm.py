@@ -14,7 +14,7 @@ from torch import Tensor
 
 from condu_ray.merging.averaging import check_shapes, running_sum, scale
 from condu_ray.merging.chunks import serial
-from condu_ray.merging.delta import Delta, DeltaError, check_delta
+from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_result
 from condu_ray.merging.singular import is_matrix, svd
 
 
@@ -81,6 +81,7 @@ def project(before: Projected | None, delta: Delta, *, alpha: float = 0.5, task:
         name: _beside(tensor, before.total[name], alpha) if is_matrix(name, tensor) else tensor
         for name, tensor in delta.items()
     }
+    check_result(cleaned, "projected", task)
     return Projected(running_sum(before.total, cleaned, task=task), (*before.norms, norm))
 
 

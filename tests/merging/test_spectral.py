@@ -170,6 +170,12 @@ def test_no_delta_and_an_overflow_are_refused(rule):
         RULES[rule][0](named(normal_deltas(2, shapes={"w": (5, 4)})), scale=float("inf"))
 
 
+def test_a_projection_that_overflows_is_not_taken_for_a_bad_delta():
+    (before,), large = normal_deltas(1, shapes={"w": (5, 4)}), {"w": torch.full((5, 4), 3e38)}
+    with pytest.raises(DeltaError, match=r"task 'b': tensor 'w' holds .* once projected: the result overflows"):
+        project(project(None, before, task="a"), large, task="b")
+
+
 def test_a_share_outside_its_range_is_refused():
     for alpha in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="alpha"):
