@@ -32,9 +32,9 @@ def running_mean(mean: Delta | None, delta: Delta, count: int, *, task: str | No
         task: Name of the delta's task, for messages.
 
     Returns:
-        New float32 tensors (float64 for float64); the first time a copy of ``delta``. After T deltas a value differs
-        from the exact mean by at most ``(T / 2 + 5) * 2**-24`` (float64: ``2**-53``) times the largest magnitude that
-        any of the deltas has at its position, and so, by rounding alone, depends on their order.
+        New float32 tensors (float64 where one of both is); the first time a copy of ``delta``. After T deltas a value
+        differs from the exact mean by at most ``(T / 2 + 5) * 2**-24`` (float64: ``2**-53``) times the largest
+        magnitude that any of the deltas has at its position, and so, by rounding alone, depends on their order.
 
     Raises:
         DeltaError: ``delta`` holds NaN or infinity, its layout differs from ``mean``'s, or the result overflows.
@@ -54,7 +54,7 @@ def running_sum(total: Delta | None, delta: Delta, *, task: str | None = None) -
         task: Name of the delta's task, for messages.
 
     Returns:
-        New float32 tensors (float64 for float64); the first time a copy of ``delta``.
+        New float32 tensors (float64 where one of both is); the first time a copy of ``delta``.
 
     Raises:
         DeltaError: ``delta`` holds NaN or infinity, its layout differs from ``total``'s, or the result overflows.
@@ -91,7 +91,7 @@ def interpolate(start: Delta | None, end: Delta, alpha: float, *, task: str | No
         task: Name of the task of ``end``, for messages.
 
     Returns:
-        New float32 tensors (float64 where ``end`` is); at 0 and 1 exactly ``start`` and ``end``.
+        New float32 tensors (float64 where one of both is); at 0 and 1 exactly ``start`` and ``end``.
 
     Raises:
         DeltaError: ``end`` holds NaN or infinity, or its layout differs from ``start``'s.
@@ -203,6 +203,7 @@ def _merge(
         if old is None:
             merged[name] = _copy(tensor, wide)
         else:
+            wide = torch.promote_types(wide, old[name].dtype)  # what was summed in float64 stays so
             merged[name] = rule(old[name].detach().to(wide), tensor.detach().to(wide)).contiguous()
     try:
         check_result(merged, "merged", task)  # NaN and infinity come through every rule

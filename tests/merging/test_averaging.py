@@ -86,6 +86,15 @@ def test_half_precision_is_summed_in_float32():
     assert total["w"].tolist() == [2049.0, 65505.0]  # float16: 2048 and infinity
 
 
+def test_float64_stays_whichever_delta_has_it():
+    one, other = {"w": torch.tensor([1 + 2.0**-40], dtype=torch.float64)}, {"w": torch.tensor([1.0])}
+    for rule in (running_sum, lambda old, new: running_mean(old, new, 1), lambda old, new: interpolate(old, new, 0.5)):
+        found = rule(one, other)["w"]
+        assert found.dtype == torch.float64
+        assert torch.equal(found, rule(other, one)["w"])
+        assert found.item() not in (1, 2)
+
+
 def test_an_overflow_is_refused():
     big = {"a": torch.ones(1), "w": torch.tensor([3e38])}
     with pytest.raises(DeltaError, match=r"task 'dtd': tensor 'w' holds inf once merged: the result overflows"):
