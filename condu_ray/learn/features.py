@@ -30,6 +30,8 @@ class FeatureError(ValueError):
     """Features that are NaN or infinite: of them every image would be of the first class."""
 
 
+LEAST = 16
+"""Images of a batch that are encoded together, at least: for fewer, a CPU has kernels that round otherwise."""
 FEATURE_BYTES = 2**29
 """Features that are kept, at most; those used longest ago go first."""
 
@@ -43,6 +45,20 @@ class Weights:
 
 
 PRETRAINED = Weights(ROOT, lambda: None)
+
+
+def enough(wanted_B: np.ndarray) -> np.ndarray:
+    """Returns which images of a batch to encode, bool [B]: those that are wanted, and beside few (`LEAST`) some more.
+
+    What an image's features are must not depend on how many images an expert is asked for, nor on which protocol was
+    measured first.
+
+    Args:
+        wanted_B: bool [B], one at least.
+    """
+    chosen_B = wanted_B.copy()
+    chosen_B[np.flatnonzero(~wanted_B)[: max(0, LEAST - int(wanted_B.sum()))]] = True
+    return chosen_B
 
 
 class Features:
@@ -169,8 +185,9 @@ class Features:
             return kept
         start, rows = 0, needed.numpy()
         for pixels, labels in self.decoded.batches(task):
-            chosen = rows[start : start + len(labels)]
-            if chosen.any():
+            wanted = rows[start : start + len(labels)]
+            if wanted.any():
+                chosen = enough(wanted)
                 found = self._whole(self.encode(weights, pixels[chosen], precision), weights, f"task {task.name}")
                 if kept is None:
                     kept = torch.full((count, found.shape[1]), torch.nan)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from condu_ray.benchmark.label_space import Labels
 from condu_ray.learn.evaluate import class_ids, class_texts, mix
-from condu_ray.learn.features import PRETRAINED, Features, Weights
+from condu_ray.learn.features import PRETRAINED, Features, Weights, enough
 from condu_ray.learn.routing import Logits, Routing, answers, mixture
 from condu_ray.use.prediction import THETA0
 from condu_ray.use.served import Served, to_swap
@@ -95,9 +95,11 @@ class Answering:
         parts = []
         for start in range(0, len(pixels_NHWC), self.batch_size):
             batch = pixels_NHWC[start : start + self.batch_size]
-            chosen = batch if wanted_N is None else batch[wanted_N[start : start + self.batch_size].numpy()]
-            if len(chosen):
-                parts.append(self.features.encode(weights, chosen, precision))
+            if wanted_N is None:
+                parts.append(self.features.encode(weights, batch, precision))
+            elif (wanted := wanted_N[start : start + self.batch_size].numpy()).any():
+                chosen = enough(wanted)
+                parts.append(self.features.encode(weights, batch[chosen], precision)[wanted[chosen]])
         return torch.cat(parts)
 
     def _texts(

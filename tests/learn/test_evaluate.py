@@ -214,6 +214,7 @@ def test_an_expert_encodes_only_the_images_that_want_it(evaluator, task, experts
         counts[name] = counts.get(name, 0) + len(images)
         return original(model, images)
 
+    monkeypatch.setattr(features_module, "LEAST", 1)
     monkeypatch.setattr(features_module, "image_features", counting)
     deltas, prototypes = experts
     inference = Inference(top_k=1, include_pretrained=False)
@@ -378,6 +379,7 @@ def test_only_experts_that_matter_encode_an_image(evaluator, mixed, monkeypatch)
         counts[name] = counts.get(name, 0) + len(images)
         return original(model, images)
 
+    monkeypatch.setattr(features_module, "LEAST", 1)
     monkeypatch.setattr(features_module, "image_features", counting)
     monkeypatch.setattr("condu_ray.vlm.routers.fit_temperature", lambda scores, labels: 0.01)  # of few doubts
     found, routing = accuracy(learned[0], learned, router="gaussian")

@@ -1,5 +1,6 @@
 """Features: computed once, kept while there is room, and the same with and without."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -92,12 +93,13 @@ def test_weights_are_placed_only_when_their_name_changes(make, tasks, counted):
     assert counted["placed"] == 2
 
 
-def test_rows_are_filled_in_as_they_are_wanted(make, tasks, counted):
+def test_rows_are_filled_in_as_they_are_wanted(make, tasks, counted, monkeypatch):
     features, task = make(), tasks[0]
     one, count = weights(features, 1), task.test_rows
     expected = make().image(one, task)
     counted["images"] = 0
     rows = torch.arange(count)
+    monkeypatch.setattr(module, "LEAST", 1)
     for wanted, new in ((rows % 3 == 0, 8), (rows % 2 == 0, 8), (rows % 3 == 0, 0), (rows < 6, 2)):
         found = features.image(one, task, wanted)
         assert torch.allclose(found[wanted], expected[wanted], atol=1e-6)
@@ -208,3 +210,26 @@ def test_damaged_features_are_named_and_not_used(make, tasks, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=path.parent.name):
         make(storage=tmp_path).image(PRETRAINED, tasks[0])
+
+
+@pytest.mark.parametrize("wanted", [1, 3, 15, 16, 20])
+def test_what_an_image_is_does_not_depend_on_how_many_are_wanted(wanted):
+    """Kernels for few images round otherwise than those for a batch."""
+    features = Features(load_backbone(backbone_spec()), batch_size=40, max_images=0, precision="fp32", device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, *features.backbone.spec.image_size, 3), dtype=np.uint8)
+    rows = np.isin(np.arange(40), np.random.default_rng(wanted).permutation(40)[:wanted])
+    chosen = module.enough(rows)
+    assert chosen[rows].all()
+    assert chosen.sum() == max(wanted, module.LEAST)
+    found = features.encode(PRETRAINED, pixels[chosen])
+    assert torch.equal(found, features.encode(PRETRAINED, pixels)[chosen])
+    assert module.enough(rows[:5] | True).sum() == 5  # a batch that is no larger
+
+
+def test_features_are_the_same_bits_whatever_was_wanted_before(make, tasks):
+    expected = make(batch_size=20).image(PRETRAINED, tasks[0])
+    features = make(batch_size=20)
+    rows = torch.arange(tasks[0].test_rows)
+    for wanted in (rows == 5, rows % 7 == 2, rows >= 0):
+        found = features.image(PRETRAINED, tasks[0], wanted)
+    assert torch.equal(found, expected)
