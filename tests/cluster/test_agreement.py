@@ -111,7 +111,7 @@ def test_no_pod_of_a_bucket_s_overlay_needs_a_shared_volume(rendered):
 def known_variables():
     """Variables that somebody reads, each looked up in the source that is said to read it."""
     sources = {
-        "MLFLOW_TRACKING_URI": ("condu_ray", "orchestration/watch/tracking.py"),
+        "MLFLOW_TRACKING_URI": ("condu_ray", "orchestration/watch/mlflow_address.py"),
         "HF_HOME": ("huggingface_hub", "constants.py"),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": ("ray", "_private/ray_constants.py"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": ("mlflow", "environment_variables.py"),

@@ -7,7 +7,8 @@ from types import TracebackType
 
 from condu_ray.config import Protocol
 from condu_ray.orchestration.watch import telemetry
-from condu_ray.orchestration.watch.tracking import CLOSE_SECONDS, Tracker, ended
+from condu_ray.orchestration.watch.mlflow_experiment import ended
+from condu_ray.orchestration.watch.tracking import CLOSE_SECONDS, Tracker
 from condu_ray.plan.measurement import Measurement, protocols
 from condu_ray.plan.results import Results, SessionResult
 from condu_ray.store.location import Place

@@ -9,7 +9,7 @@ from typing import Any
 
 from condu_ray import __file__ as package
 from condu_ray.orchestration.watch.mlflow_address import shown_uri, tracking_uri
-from condu_ray.orchestration.watch.tracking import open_experiment
+from condu_ray.orchestration.watch.mlflow_experiment import open_experiment
 from condu_ray.store.location import Place, given
 from condu_ray.use.served import Served
 

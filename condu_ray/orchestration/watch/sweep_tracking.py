@@ -10,7 +10,7 @@ from types import TracebackType
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.mlflow_address import shown_uri
-from condu_ray.orchestration.watch.tracking import IDENTITY, create_run, ended, log_params, open_experiment
+from condu_ray.orchestration.watch.mlflow_experiment import IDENTITY, create_run, ended, log_params, open_experiment
 from condu_ray.plan.sweep_name import ELSEWHERE
 from condu_ray.plan.trials import Trial
 from condu_ray.settings import content_hash

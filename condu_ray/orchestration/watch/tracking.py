@@ -5,144 +5,38 @@ from __future__ import annotations
 import logging
 import math
 import queue
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import Any
 
 from condu_ray.config import Experiment
-from condu_ray.orchestration.watch.mlflow_address import (
-    TrackingError,
-    own_folder,
-    own_uri,
-    shown_uri,
-    tracking_uri,
-    unreachable,
+from condu_ray.orchestration.watch.mlflow_address import shown_uri, tracking_uri, unreachable
+from condu_ray.orchestration.watch.mlflow_experiment import (
+    IDENTITY,
+    STORAGE,
+    create_run,
+    log_params,
+    open_experiment,
 )
-from condu_ray.orchestration.watch.mlflow_tables import make_tables
+from condu_ray.plan.sweep_name import ELSEWHERE, as_begun
 from condu_ray.settings import content_hash, flatten
 from condu_ray.store import artifacts
-from condu_ray.store.layout import mlflow_artifacts_folder, mlflow_database
 from condu_ray.store.location import Place
 from condu_ray.store.passwords import without_passwords
 from condu_ray.store.provenance import provenance
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
 log = logging.getLogger(__name__)
 
-IDENTITY = "condu_ray.identity"
-"""Tag by which a run is found again, so that a repeated command makes no second one."""
-STORAGE = "storage"
-"""Tag of the storage folder that a run is in."""
+WIDTH = ("workers", "threads")
+"""Settings of `training` by which the same expert has other bits, and that its key does not know."""
 LOOK_SECONDS, AGAIN_SECONDS = 5.0, 5.0
 """When who waits for the last entries looks whether the server answers, and how often one is tried that does not."""
 CLOSE_SECONDS = 60.0
 """How long a run's end waits for a server that answers, at most."""
 SENT_BY = "by `condu-ray report NAME --sync-mlflow`"
 """How what a server missed reaches it."""
-
-
-def open_experiment(config: Experiment) -> tuple[Any, str]:
-    """Returns an MlflowClient and the id of the configuration's experiment, which is made where there is none.
-
-    Raises:
-        TrackingError: nobody answers at the address, or the experiment was deleted.
-    """
-    uri = tracking_uri(config)
-    if why := unreachable(uri):
-        raise TrackingError(why)
-    from mlflow import MlflowClient
-
-    for noisy in ("alembic", "mlflow"):  # each prints how it sets up a new SQLite file
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    # It warns of each retry; what came of them is told of once.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    name = config.tracking.experiment
-    make_tables(uri)
-    client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(name)
-    local = uri.startswith("sqlite")
-    place = mlflow_artifacts_folder(own_folder(config)).absolute().as_uri() if local else None
-    if experiment is not None:
-        if experiment.lifecycle_stage != "active":
-            raise TrackingError(
-                f"experiment {name!r} was deleted there; restore it (MLFLOW_TRACKING_URI='{shown_uri(config)}' mlflow "
-                f"experiments restore --experiment-id {experiment.experiment_id}), or name another by "
-                "--tracking.experiment"
-            )
-        if uri == own_uri(config) and place is not None and experiment.artifact_location != place:
-            _move(mlflow_database(own_folder(config)), experiment.experiment_id, experiment.artifact_location, place)
-        return client, experiment.experiment_id
-    try:
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # or the pages open as those of a chat model
-        return client, client.create_experiment(name, artifact_location=place, tags=tags)
-    except Exception:  # another trial made it at the same time
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            raise
-        return client, experiment.experiment_id
-
-
-def _move(database: Path, experiment: str, before: str, now: str) -> None:
-    """Tells a store that its artifacts have moved with it: it holds the place as it was, and MLflow cannot change it.
-
-    Args:
-        database: the storage folder's own SQLite file.
-        experiment: its id.
-        before: where the store has them; another kind of place than a folder stays.
-        now: where they are.
-    """
-    if not before.startswith("file:"):
-        return
-    with closing(sqlite3.connect(database, timeout=30.0)) as store, store:
-        store.execute(
-            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-            "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
-            (now, len(before) + 1, int(experiment), len(before) + 1, f"{before}/"),
-        )
-        store.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (now, int(experiment)))
-
-
-def ended(error: BaseException) -> str:
-    """Returns as what an MLflow run ends that is left by an exception: KILLED by a signal, else FAILED."""
-    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-
-
-def log_params(client: MlflowClient, run: str, params: Mapping[str, object]) -> None:
-    """Logs parameters in their order, a hundred at a time: each alone is a commit of the database, 5 ms in SQLite.
-
-    Args:
-        client: of the server or database.
-        run: the run's identifier.
-        params: values by name; cut where MLflow would refuse them.
-    """
-    from mlflow.entities import Param
-
-    listed = [Param(key, str(value)[:6000]) for key, value in params.items()]
-    for begin in range(0, len(listed), 100):  # MLflow takes no more at once
-        client.log_batch(run, params=listed[begin : begin + 100])
-
-
-def create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
-    """Makes a run and returns its id; where the answer is lost, MLflow's client asks again, and there are two.
-
-    Args:
-        client: of the server or database.
-        experiment: its id.
-        name: the run's, for people.
-        tags: `IDENTITY` among them, which no other run that is at work in the same storage has.
-    """
-    run = client.create_run(experiment, run_name=name, tags=dict(tags)).info.run_id
-    same = f"tags.`{IDENTITY}` = '{tags[IDENTITY]}' and attributes.status = 'RUNNING'"
-    for other in client.search_runs([experiment], same):
-        if other.info.run_id != run and other.data.tags.get(STORAGE) == tags.get(STORAGE):
-            client.delete_run(other.info.run_id)
-    return str(run)
 
 
 class Tracker:
@@ -213,15 +107,15 @@ class Tracker:
 
     def _start(self, method: str, final_state: str) -> None:
         self._client, identity = open_experiment(self._config)
-        relevant = self._config.identity(exclude={"method", "tracking", "cluster", "storage"})
-        tag, *others = self._tags(method, final_state, relevant)
+        settings = self._config.identity(exclude={"method", "tracking", "cluster", "storage"})
+        tag, *others = self._tags(method, final_state, settings)
         asked = [f"tags.`{IDENTITY}` = '{one}'" for one in (tag, *others)]
-        found = [run for one in asked for run in self._client.search_runs([identity], one)]
+        found = [run for one in asked for run in self._client.search_runs([identity], one) if self._is_own(run)]
         if finished := [run for run in found if run.info.status == "FINISHED"]:
             self._finished.add(method)
             self._runs[method] = finished[0].info.run_id
             return
-        here = without_passwords(str(self._config.storage.absolute()))
+        here = self._here
         for run in found:
             # It was interrupted: its points would be logged a second time. One that runs in another storage folder is
             # somebody else's, of the same settings, who shares the server.
@@ -240,21 +134,35 @@ class Tracker:
             return
         # MLflow's plots of several runs open with the first parameters that differ: in a sweep, what it varies.
         own = self._labels or {"order": tags["order"], "run": self._config.run_name}
-        settings = {key: value for key, value in flatten(relevant).items() if key not in ("run", "tasks")}
-        settings |= {"method": method} | own
-        log_params(self._client, run, settings)
+        params = {key: value for key, value in flatten(settings).items() if key not in ("run", "tasks")}
+        log_params(self._client, run, params | {"method": method} | own)
 
-    def _tags(self, method: str, final_state: str, relevant: dict[str, Any]) -> list[str]:
-        """A run's `IDENTITY`, and what it is where its tasks are named or not: storage names them, its command may not.
+    def _tags(self, method: str, final_state: str, settings: dict[str, Any]) -> list[str]:
+        """A run's `IDENTITY`, by what its results depend on, and those that earlier releases made of all its settings.
 
         Args:
             method: the method's name.
             final_state: of its last session.
-            relevant: the settings, as they are given.
+            settings: as they are given; tasks may be named or not: storage names them, its command may not.
         """
         parent = [self._parent] if self._parent else []
-        spelt = [relevant, relevant | {"tasks": None}, relevant | {"tasks": self._tasks}]
+        free = ELSEWHERE | {"method": True, "tasks": True, "training": dict.fromkeys(WIDTH, True)}
+        kept = as_begun(self._config, {}).identity(exclude=free)
+        spelt = [kept, settings, settings | {"tasks": None}, settings | {"tasks": self._tasks}]
         return list(dict.fromkeys(content_hash([method, final_state, self._tasks, one, *parent])[:24] for one in spelt))
+
+    def _is_own(self, run: Any) -> bool:
+        """Whether a run of this `IDENTITY` is this one: one of another storage folder may have been trained otherwise.
+
+        Experts are in a storage folder once, by whatever `WIDTH`, of which other bits come where they are trained anew.
+        """
+        training, here = self._config.training, self._here
+        width = {f"training.{name}": str(getattr(training, name)) for name in WIDTH}
+        return run.data.tags.get(STORAGE, here) == here or width.items() <= run.data.params.items()
+
+    @property
+    def _here(self) -> str:
+        return without_passwords(str(self._config.storage.absolute()))
 
     def _name(self, method: str) -> str:
         """A run's name in MLflow's lists: run and method, or what tells a trial of a sweep from others."""

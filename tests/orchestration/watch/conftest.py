@@ -23,3 +23,8 @@ def initialise(engine):
 @pytest.fixture(autouse=True)
 def made_once(monkeypatch):
     monkeypatch.setattr(utils, "_initialize_tables", initialise)
+
+
+@pytest.fixture
+def own_store(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

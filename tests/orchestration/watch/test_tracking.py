@@ -6,12 +6,13 @@ from unittest.mock import MagicMock
 import pytest
 from mlflow import MlflowClient
 
-from condu_ray.config import Experiment, Tracking
+from condu_ray.config import Experiment, Tracking, Training, content_hash
 from condu_ray.orchestration.trial import MLFLOW_SECONDS
 from condu_ray.orchestration.watch import recorder, sweep_tracking, tracking
 from condu_ray.orchestration.watch.mlflow_address import TrackingError, tracking_uri
+from condu_ray.orchestration.watch.mlflow_experiment import IDENTITY, ended, log_params, open_experiment
 from condu_ray.orchestration.watch.sweep_tracking import MLFLOW_COMPLETE, Parent
-from condu_ray.orchestration.watch.tracking import IDENTITY, Tracker, ended, flatten, log_params, open_experiment
+from condu_ray.orchestration.watch.tracking import Tracker, flatten
 from condu_ray.plan.trials import Trial
 
 
@@ -59,16 +60,6 @@ def test_the_end_does_not_come_between_a_dead_server_and_its_warning(tmp_path, m
         tracker.close()
     [told] = [record.getMessage() for record in caplog.records if record.name.startswith("condu_ray")]
     assert "no server answers there" in told
-
-
-@pytest.mark.usefixtures("own_store")
-def test_each_retry_of_a_request_is_no_word_of_its_own(tmp_path, monkeypatch):
-    retries = logging.getLogger("urllib3.connectionpool")
-    monkeypatch.setattr(retries, "level", logging.NOTSET)
-    retries.manager._clear_cache()
-    assert retries.isEnabledFor(logging.WARNING)
-    open_experiment(Experiment(storage=tmp_path))
-    assert not retries.isEnabledFor(logging.WARNING)
 
 
 @pytest.mark.usefixtures("own_store")
@@ -264,11 +255,6 @@ def finished(storage, tasks=None, **tracking):
     return client, client.get_run(tracker.run_id("condu"))
 
 
-@pytest.fixture
-def own_store(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.mark.usefixtures("own_store")
 @pytest.mark.parametrize("name", ["a?b #%41 c", "100%", "größe", "a&b=c;d@e:f", "x'y"])
 def test_any_sign_may_be_in_the_storage_folders_name(tmp_path, name):
@@ -335,6 +321,59 @@ def test_a_run_is_the_same_whether_its_tasks_are_named_or_are_all_there_are(tmp_
     client.update_run(run.info.run_id, status="RUNNING")  # as where the server went away before the end
     finished(tmp_path, second)
     assert [one.info.status for one in client.search_runs([run.info.experiment_id])] == ["FINISHED"]
+
+
+@pytest.mark.usefixtures("own_store")
+def test_an_interrupted_run_that_goes_on_with_other_settings_of_no_result_is_no_second_one(tmp_path):
+    """Such as more lanes: what it makes is the same, and so are its folder, experts and accuracies."""
+    freely = {
+        "keep_sessions": "last", "on_mismatch": "warn", "merging": {"shards": 2},
+        "evaluation": {"batch_size": 50, "evaluators": 2},
+        "training": {"lanes": 4, "workers": 2, "threads": 2, "max_failures": 9, "checkpoint_minutes": 1.0},
+    }  # fmt: skip
+    killed = started(Experiment(storage=tmp_path, run="r"))
+    tracker = started(Experiment.model_validate({"storage": tmp_path, "run": "r", **freely}))
+    (tmp_path / "report").mkdir()
+    tracker.finish("condu", tmp_path / "report")
+    for one in (tracker, killed):
+        one.close()
+    client, experiment = open_experiment(Experiment(storage=tmp_path))
+    found = {run.info.run_id: run.info.status for run in client.search_runs([experiment])}
+    assert found == {tracker.run_id("condu"): "FINISHED"}
+    again = started(Experiment(storage=tmp_path, run="r"))
+    again.close()
+    assert again.run_id("condu") == tracker.run_id("condu")
+    other = started(Experiment(storage=tmp_path, run="r", seed=1))
+    other.close()
+    assert len(client.search_runs([experiment])) == 2
+
+
+def test_what_was_trained_elsewhere_by_other_workers_is_another_run(tmp_path):
+    """Its bits are others, though its experts have the same names."""
+    (tmp_path / "report").mkdir()
+    kept = []
+    for who, threads in (("one", 1), ("two", 2), ("moved", 2)):
+        tracker = started(shared(tmp_path, who, run="r", training={"threads": threads}))
+        tracker.finish("condu", tmp_path / "report")
+        tracker.close()
+        kept.append(tracker.run_id("condu"))
+    assert kept[0] != kept[1] == kept[2]
+
+
+@pytest.mark.usefixtures("own_store")
+@pytest.mark.parametrize("status", ["FINISHED", "KILLED"])
+def test_a_run_that_an_earlier_release_logged_is_found(tmp_path, status):
+    """By all of its settings, as they were given."""
+    config = Experiment(storage=tmp_path, run="r", training=Training(lanes=2))
+    given = config.identity(exclude={"method", "tracking", "cluster", "storage"})
+    tag = content_hash(["condu", "state", ["a"], given])[:24]
+    client, experiment = open_experiment(config)
+    old = client.create_run(experiment, tags={IDENTITY: tag, "storage": str(tmp_path)}).info.run_id
+    client.set_terminated(old, status)
+    tracker = started(config)
+    tracker.close()
+    assert [run.info.run_id for run in client.search_runs([experiment])] == [tracker.run_id("condu")]
+    assert (tracker.run_id("condu") == old) == (status == "FINISHED")
 
 
 @pytest.mark.usefixtures("own_store")
@@ -421,13 +460,3 @@ def test_what_a_run_and_a_sweep_with_its_trials_end_as(tmp_path, error, status):
     trial.fail("FAILED")  # it hears only then that there is no cluster any more
     client, experiment = open_experiment(config)
     assert [run.info.status for run in client.search_runs([experiment])] == [status] * 3
-
-
-def test_more_parameters_than_mlflow_takes_at_once_keep_their_order_and_are_cut(tmp_path):
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'm.db'}")
-    run = client.create_run(client.create_experiment("e")).info.run_id
-    params = {f"k{(37 * number) % 250}": number for number in range(250)} | {"long": "x" * 9000}
-    log_params(client, run, params)
-    found = client.get_run(run).data.params
-    assert found == {name: str(value)[:6000] for name, value in params.items()}
-    assert list(found) == list(params)
