@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
 from condu_ray.config import Experiment
-from condu_ray.orchestration.watch.mlflow_address import shown_uri
+from condu_ray.orchestration.watch.mlflow_address import shown_uri, tracking_uri
 from condu_ray.orchestration.watch.mlflow_experiment import IDENTITY, create_run, ended, log_params, open_experiment
+from condu_ray.orchestration.watch.mlflow_patience import Patience
 from condu_ray.plan.sweep_name import ELSEWHERE
 from condu_ray.plan.trials import Trial
 from condu_ray.settings import content_hash
@@ -40,6 +41,7 @@ class Parent:
 
     def __init__(self, config: Experiment, params: Mapping[str, str], trials: Sequence[Trial]) -> None:
         self._config, self._params, self._trials = config, params, trials
+        self._patience = Patience(tracking_uri(config) if config.tracking.enabled else "")
         self.run: str | None = None
         """The run's id; None while it is not open, when MLflow is off, and when it cannot be reached."""
         self.complete = True
@@ -58,6 +60,7 @@ class Parent:
 
     def _open(self) -> None:
         client, experiment = open_experiment(self._config)
+        self._patience.asks()
         before = f"sweep/{self._config.run_name}"  # all that earlier releases knew it by
         identity = f"{before}/{self._content()}"
         found = client.search_runs([experiment], f"tags.`{IDENTITY}` = '{identity}'", max_results=1)
@@ -66,14 +69,18 @@ class Parent:
             for one in client.search_runs([experiment], f"tags.`{IDENTITY}` = '{before}'", max_results=1)
             if one.data.params == self._params
         ]
+        self._patience.asks()
         if found:
-            self.run = found[0].info.run_id
-            client.set_tag(self.run, IDENTITY, identity)
-            client.update_run(self.run, status="RUNNING")
-            return
-        tags = {IDENTITY: identity, "kind": "sweep", **provenance()}
-        self.run = create_run(client, experiment, self._config.run_name, tags)
-        log_params(client, self.run, self._params)
+            run, there = found[0].info.run_id, found[0].data.params
+            client.set_tag(run, IDENTITY, identity)
+            client.update_run(run, status="RUNNING")
+        else:
+            tags, there = {IDENTITY: identity, "kind": "sweep", **provenance()}, {}
+            run = create_run(client, experiment, self._config.run_name, tags)
+        self._patience.asks()
+        if lacking := {key: value for key, value in self._params.items() if key not in there}:
+            log_params(client, run, lacking)  # of one that is found only where its maker was killed in between
+        self.run = run  # not before: trials tell a server nothing that fails at what it is to write
 
     def _content(self) -> str:
         """What tells the sweep from another of its name, for a server may have those of many storage folders."""
@@ -119,8 +126,11 @@ class Parent:
                     new.append(Metric(key, value, max([now, *(one.timestamp + 1 for one in points)]), 0))
             for begin in range(0, len(new), 1000):  # MLflow takes no more at once; what is there would be there twice
                 client.log_batch(self.run, metrics=new[begin : begin + 1000])
+            self._patience.asks()
             client.log_artifacts(self.run, str(local(report)), "report")
+            self._patience.asks()
             self._close("FINISHED")
+            self._patience.has_all()
 
     def _fail(self, status: str) -> None:
         """Closes the run as `ended` says, and so its children whose trials ended with the cluster."""
@@ -136,7 +146,13 @@ class Parent:
             open_experiment(self._config)[0].set_terminated(self.run, status)
 
     def _try(self, job: Callable[[], None], seconds: float, more: str = "") -> None:
-        """Does something in a thread, for MLflow's client tries a server that hangs for a quarter of an hour."""
+        """Does something in a thread, for MLflow's client tries a server that hangs for a quarter of an hour.
+
+        Args:
+            job: what.
+            seconds: how long that is waited for, at most.
+            more: what follows from it where it is not done by then.
+        """
         failed: list[Exception] = []
 
         def work() -> None:
@@ -146,8 +162,11 @@ class Parent:
                 failed.append(error)
 
         thread = threading.Thread(target=work, name="mlflow", daemon=True)
+        self._patience.asks()
         thread.start()
-        thread.join(seconds)
+        self._patience.wait(thread, seconds)
+        if thread.is_alive():
+            self._patience.gives_up()
         if failed or thread.is_alive():
             self.complete = False
             where, why = shown_uri(self._config), without_passwords(str(failed[0])) if failed else "is slow"

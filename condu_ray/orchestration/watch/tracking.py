@@ -20,6 +20,7 @@ from condu_ray.orchestration.watch.mlflow_experiment import (
     log_params,
     open_experiment,
 )
+from condu_ray.orchestration.watch.mlflow_patience import Patience
 from condu_ray.plan.sweep_name import ELSEWHERE, as_begun
 from condu_ray.settings import content_hash, flatten
 from condu_ray.store import artifacts
@@ -65,12 +66,14 @@ class Tracker:
         self._client: Any = None
         self._broken = self._closed = self._down = False
         self._given_up, self._saying = threading.Event(), threading.Lock()
+        self._patience = Patience(tracking_uri(config) if config.tracking.enabled else "")
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         if config.tracking.enabled:
             self._thread.start()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
+            self._patience.asks()
             while not self._broken and self._reached():
                 try:
                     job()
@@ -82,6 +85,7 @@ class Tracker:
                     self._warn(f"{without_passwords(str(error))}; what is missing is sent {SENT_BY}")
                     with suppress(Exception):  # or its runs would seem to be at work for ever
                         self._fail("FAILED")
+            self._patience.rests()
 
     def _reached(self) -> bool:
         """Waits until a server answers that does not; returns whether one does before nobody waits for it any more."""
@@ -107,10 +111,12 @@ class Tracker:
 
     def _start(self, method: str, final_state: str) -> None:
         self._client, identity = open_experiment(self._config)
+        self._patience.asks()
         settings = self._config.identity(exclude={"method", "tracking", "cluster", "storage"})
         tag, *others = self._tags(method, final_state, settings)
         asked = [f"tags.`{IDENTITY}` = '{one}'" for one in (tag, *others)]
         found = [run for one in asked for run in self._client.search_runs([identity], one) if self._is_own(run)]
+        self._patience.asks()
         if finished := [run for run in found if run.info.status == "FINISHED"]:
             self._finished.add(method)
             self._runs[method] = finished[0].info.run_id
@@ -134,6 +140,7 @@ class Tracker:
             return
         # MLflow's plots of several runs open with the first parameters that differ: in a sweep, what it varies.
         own = self._labels or {"order": tags["order"], "run": self._config.run_name}
+        self._patience.asks()
         params = {key: value for key, value in flatten(settings).items() if key not in ("run", "tasks")}
         log_params(self._client, run, params | {"method": method} | own)
 
@@ -226,17 +233,22 @@ class Tracker:
             return
         self._queue.put(None)
         begin, where = time.monotonic(), shown_uri(self._config)
+        why: str | None = None
         own = where.startswith("sqlite")  # a file that is on this machine is only slow
-        self._thread.join(0.0 if self._down else min(timeout, LOOK_SECONDS))
-        if self._thread.is_alive() and (why := unreachable(tracking_uri(self._config))) is None:
+        before = self._patience.short  # and nobody asks again whether it is there, which may take its time, too
+        self._patience.wait(self._thread, timeout if before else 0.0 if self._down else min(timeout, LOOK_SECONDS))
+        if self._thread.is_alive() and not before and (why := unreachable(tracking_uri(self._config))) is None:
             if (left := max(0.0, timeout - (time.monotonic() - begin))) > LOOK_SECONDS and not own:
                 log.warning("MLflow at %s: is slow, and is waited for, up to %.0f s", where, left)
-            self._thread.join(left)
-            why = "is slow, or fails at what it is to write, as its own log says"
+            self._patience.wait(self._thread, left)
         if self._thread.is_alive():
+            self._patience.gives_up()
+            why = why or "is slow, or fails at what it is to write, as its own log says"
             with self._saying:
                 self._given_up.set()
                 if not self._down:  # else it was said
                     log.warning(
                         "MLflow at %s: %s; the last entries may be missing: they are sent %s", where, why, SENT_BY
                     )
+        elif self.complete:
+            self._patience.has_all()

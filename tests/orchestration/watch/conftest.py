@@ -5,6 +5,8 @@ import sqlite3
 import pytest
 from mlflow.store.db import utils
 
+from condu_ray.orchestration.watch import mlflow_patience
+
 MADE = []
 """The first store that was made here, empty, in memory."""
 INITIALISE = utils._initialize_tables
@@ -28,3 +30,9 @@ def made_once(monkeypatch):
 @pytest.fixture
 def own_store(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """No server was given up by another test."""
+    monkeypatch.setattr(mlflow_patience, "_given_up", set())

@@ -39,6 +39,23 @@ def test_what_mlflow_did_not_take_is_not_said_to_be_there(tmp_path, monkeypatch)
     assert sync(tmp_path, one, f"sqlite:///{tmp_path}/mlflow.db") == "is in MLflow"
 
 
+def test_no_trial_is_sent_without_its_sweep(tmp_path, monkeypatch):
+    """It would be nobody's, and there a second time once the server takes the sweep."""
+    config = Experiment(storage=tmp_path, run="s")
+    trial = SimpleNamespace(id="t", method="condu", order=("walls",))
+    one = SimpleNamespace(name="s", kind="sweep", records=[{"trial": "t", "seconds": 1.0}], trials=[trial],
+                          experiment=lambda storage: config)  # fmt: skip
+    parent = MagicMock(run=None, complete=False)
+    parent.__enter__.return_value = parent
+    monkeypatch.setattr(mlflow_sync, "check", lambda config: SimpleNamespace(config=config))
+    monkeypatch.setattr(mlflow_sync, "Parent", lambda *what: parent)
+    send = MagicMock()
+    monkeypatch.setattr(mlflow_sync, "_send", send)
+    with pytest.raises(TrackingError, match="did not take all of s"):
+        sync(tmp_path, one, f"sqlite:///{tmp_path}/mlflow.db")
+    send.assert_not_called()
+
+
 @pytest.mark.parametrize(("accuracy", "command"), [(50.0, "run"), (60.0, "report")])
 def test_a_run_keeps_what_it_said_of_its_own_work(tmp_path, monkeypatch, accuracy, command):
     """Such as by which command; where storage has other accuracies than it says, all is written anew."""

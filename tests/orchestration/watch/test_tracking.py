@@ -1,6 +1,7 @@
 import logging
 import threading
 import time
+from functools import partial
 from unittest.mock import MagicMock
 
 import pytest
@@ -8,9 +9,10 @@ from mlflow import MlflowClient
 
 from condu_ray.config import Experiment, Tracking, Training, content_hash
 from condu_ray.orchestration.trial import MLFLOW_SECONDS
-from condu_ray.orchestration.watch import recorder, sweep_tracking, tracking
+from condu_ray.orchestration.watch import mlflow_patience, recorder, sweep_tracking, tracking
 from condu_ray.orchestration.watch.mlflow_address import TrackingError, tracking_uri
 from condu_ray.orchestration.watch.mlflow_experiment import IDENTITY, ended, log_params, open_experiment
+from condu_ray.orchestration.watch.mlflow_patience import Patience
 from condu_ray.orchestration.watch.sweep_tracking import MLFLOW_COMPLETE, Parent
 from condu_ray.orchestration.watch.tracking import Tracker, flatten
 from condu_ray.plan.trials import Trial
@@ -114,6 +116,84 @@ def test_the_end_waits_for_no_server_that_went_away_and_says_how_what_it_missed_
     assert not tracker.complete
     assert "no server answers there; the last entries may be missing" in caplog.text
     assert "--sync-mlflow" in caplog.text
+
+
+@pytest.fixture
+def fails(monkeypatch):
+    """A server that answers, and fails at what it is to write while the event is set: MLflow's client tries on."""
+    monkeypatch.setattr(mlflow_patience, "QUIET_SECONDS", 1.5)
+    monkeypatch.setattr(mlflow_patience, "SHORT_SECONDS", 0.1)
+    monkeypatch.setattr(tracking, "LOOK_SECONDS", 0.1)
+    failing, over = threading.Event(), threading.Event()
+
+    def write(client, *what, **more):
+        if failing.is_set():
+            over.wait(60)
+            raise ConnectionError("503")
+        return MagicMock()
+
+    client = MagicMock()
+    client.search_runs.return_value = []
+    for name in ("create_run", "log_batch", "log_artifacts", "set_terminated", "set_tag", "update_run"):
+        getattr(client, name).side_effect = partial(write, client)
+    for module in (tracking, sweep_tracking):
+        monkeypatch.setattr(module, "open_experiment", lambda config: (client, "1"))
+    monkeypatch.setattr(tracking, "unreachable", lambda uri: None)
+    yield failing
+    over.set()
+
+
+def told(tmp_path, seconds):
+    """Logs a run that finishes; returns whether all was taken, and how long the end waited, at most some seconds."""
+    config = Experiment(storage=tmp_path, tracking=Tracking(uri="http://127.0.0.1:9"))
+    tracker = Tracker(config, ["a"])
+    tracker.start("condu", "state")
+    tracker.metrics("condu", 1, {"last": 1.0})
+    tracker.finish("condu", tmp_path)
+    begin = time.monotonic()
+    tracker.close(timeout=seconds)
+    return tracker.complete, time.monotonic() - begin
+
+
+def test_a_server_that_fails_at_what_it_is_to_write_is_waited_for_once_and_not_for_long(tmp_path, fails):
+    """Each trial of a sweep would wait ten seconds for it, and the end of a run a minute."""
+    fails.set()
+    complete, seconds = told(tmp_path, 60)
+    assert (complete, seconds < 30) == (False, True)
+    for _ in range(3):
+        complete, seconds = told(tmp_path, 60)
+        assert (complete, seconds < 1.4) == (False, True)
+    fails.clear()
+    assert told(tmp_path, 60)[0]
+    assert not Patience("http://127.0.0.1:9").short  # it was well meanwhile
+
+
+def test_a_sweep_gives_up_a_server_that_fails_at_what_it_is_to_write_and_its_trials_tell_it_nothing(tmp_path, fails):
+    fails.set()
+    begin = time.monotonic()
+    with Parent(Experiment(storage=tmp_path, tracking=Tracking(uri="http://127.0.0.1:9")), {}, []) as parent:
+        assert (parent.run, parent.complete) == (None, False)
+        parent.finish({}, tmp_path)
+        assert not told(tmp_path, 60)[0]
+    assert time.monotonic() - begin < 30
+
+
+@pytest.mark.usefixtures("own_store")
+def test_a_sweep_that_was_killed_before_its_parameters_were_logged_has_them_by_its_next_call(tmp_path, monkeypatch):
+    config = Experiment(storage=tmp_path, run="orders")
+
+    def killed(*what):
+        raise OSError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep_tracking, "log_params", killed)
+        Parent(config, {"orders": "3"}, []).__enter__()
+    with Parent(config, {"orders": "3"}, []) as parent:
+        pass
+    with Parent(config, {"orders": "given"}, []) as again:  # as it is sent later: what is there stays
+        assert (again.run, again.complete) == (parent.run, True)
+    client, experiment = open_experiment(config)
+    assert [run.data.params for run in client.search_runs([experiment])] == [{"orders": "3"}]
 
 
 def test_a_sweep_waits_but_briefly_for_a_server_that_hangs(tmp_path, monkeypatch, caplog):
