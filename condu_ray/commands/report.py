@@ -48,15 +48,9 @@ def run_report(config: Experiment, out: Place | None = None) -> None:
     from condu_ray.report.run_report import write_report
     from condu_ray.store import artifacts
     from condu_ray.store.layout import results_path
-    from condu_ray.store.writable import require_writable
 
-    numbers, own = results_path(config.run_folder), True
-    try:
-        require_writable(numbers)
-    except artifacts.WriteError as error:
-        if out is None:
-            raise ConfigError(f"{error}; --out DIR writes the report elsewhere") from error
-        own = False  # a colleague's
+    numbers = results_path(config.run_folder)
+    own = _writable(numbers, out)  # else it is a colleague's
     found = _from_storage(config) if own else None
     if found is None:
         if not artifacts.is_file(numbers):
@@ -73,6 +67,24 @@ def run_report(config: Experiment, out: Place | None = None) -> None:
     if out is not None:
         write_report(found, out)
         print(f"report: {out / 'report.md'}{'' if own else ', of the numbers that the run wrote'}")
+
+
+def _writable(numbers: Place, out: Place | None) -> bool:
+    """Whether a report can be written where its numbers are to be.
+
+    Raises:
+        ConfigError: it cannot, and `out` names no other place.
+    """
+    from condu_ray.store.artifacts import WriteError
+    from condu_ray.store.writable import require_writable
+
+    try:
+        require_writable(numbers)
+    except WriteError as error:
+        if out is None:
+            raise ConfigError(f"{error}; --out DIR writes the report elsewhere") from error
+        return False
+    return True
 
 
 def _from_storage(config: Experiment) -> dict[str, Any] | None:
@@ -109,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from condu_ray.orchestration.watch.mlflow_sync import sync
     from condu_ray.plan.stored import find, write_sweep_report
     from condu_ray.store.backend import backend
-    from condu_ray.store.layout import joined_report_folder, report_folder
+    from condu_ray.store.layout import joined_report_folder, report_folder, sweep_numbers_path
     from condu_ray.store.provenance import command
 
     console = output()
@@ -127,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         own = alone and found[0].kind == "sweep"
         joined = joined_report_folder(storage, [one.name for one in found])
         folder = out or (report_folder(found[0].folder) if own else joined)
+        if out is None:
+            _writable(folder / sweep_numbers_path(folder).name, out)
         write_sweep_report(storage, found, folder, published=arguments.published, extra={"command": command()})
         console.print(f"report: {folder / 'report.md'}")
     if arguments.sync_mlflow:

@@ -489,6 +489,9 @@ def test_the_report_of_a_run_that_cannot_be_written_to_goes_elsewhere(console, s
     monkeypatch.setattr("condu_ray.store.writable.require_writable", full)
     code, _, error = console("report")
     assert (code, "results.json: cannot be written" in error, "--out DIR" in error) == (2, True, True)
+    code, _, error = console("report", "--published")  # whose own place is beside the runs
+    assert (code, "sweep.json: cannot be written" in error, "--out DIR" in error) == (2, True, True)
+    assert console("report", "--published", "--out", tmp_path / "published")[0] == 0
     code, shown, _ = console("report", "--out", tmp_path / "mine")
     assert (code, "of the numbers that the run wrote" in " ".join(shown.split())) == (0, True)
     assert (tmp_path / "mine" / "report.md").is_file()

@@ -18,6 +18,7 @@ from condu_ray.orchestration.watch.mlflow_address import (
     tracking_uri,
     unreachable,
 )
+from condu_ray.orchestration.watch.mlflow_patience import Patience
 from condu_ray.orchestration.watch.mlflow_tables import make_tables
 from condu_ray.store.layout import mlflow_artifacts_folder, mlflow_database
 
@@ -30,8 +31,12 @@ STORAGE = "storage"
 """Tag of the storage folder that a run is in."""
 
 
-def open_experiment(config: Experiment) -> tuple[Any, str]:
+def open_experiment(config: Experiment, patience: Patience | None = None) -> tuple[Any, str]:
     """Returns an MlflowClient and the id of the configuration's experiment, which is made where there is none.
+
+    Args:
+        config: says where, and the experiment's name.
+        patience: of who waits for this; None: nobody does.
 
     Raises:
         TrackingError: nobody answers at the address, or the experiment was deleted.
@@ -39,8 +44,12 @@ def open_experiment(config: Experiment) -> tuple[Any, str]:
     uri = tracking_uri(config)
     if why := unreachable(uri):
         raise TrackingError(why)
+    if patience is not None:
+        patience.rests()  # the import takes its time on a busy machine, which is no fault of the server's
     from mlflow import MlflowClient
 
+    if patience is not None:
+        patience.asks()
     for noisy in ("alembic", "mlflow"):  # each prints how it sets up a new SQLite file
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # It warns of each retry; what came of them is told of once.

@@ -59,7 +59,7 @@ class Parent:
             self._try(lambda: self._fail(ended(error)), FAIL_SECONDS)
 
     def _open(self) -> None:
-        client, experiment = open_experiment(self._config)
+        client, experiment = open_experiment(self._config, self._patience)
         self._patience.asks()
         before = f"sweep/{self._config.run_name}"  # all that earlier releases knew it by
         identity = f"{before}/{self._content()}"

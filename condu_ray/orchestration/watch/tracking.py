@@ -110,7 +110,7 @@ class Tracker:
         self._put(lambda: self._start(method, final_state))
 
     def _start(self, method: str, final_state: str) -> None:
-        self._client, identity = open_experiment(self._config)
+        self._client, identity = open_experiment(self._config, self._patience)
         self._patience.asks()
         settings = self._config.identity(exclude={"method", "tracking", "cluster", "storage"})
         tag, *others = self._tags(method, final_state, settings)

@@ -1,3 +1,4 @@
+import builtins
 import logging
 
 import pytest
@@ -5,6 +6,7 @@ from mlflow import MlflowClient
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.mlflow_experiment import log_params, open_experiment
+from condu_ray.orchestration.watch.mlflow_patience import Patience
 
 
 @pytest.mark.usefixtures("own_store")
@@ -25,3 +27,22 @@ def test_more_parameters_than_mlflow_takes_at_once_keep_their_order_and_are_cut(
     found = client.get_run(run).data.params
     assert found == {name: str(value)[:6000] for name, value in params.items()}
     assert list(found) == list(params)
+
+
+@pytest.mark.usefixtures("own_store")
+def test_the_import_of_mlflow_is_nothing_that_a_server_does(tmp_path, monkeypatch):
+    """It takes a minute on a busy machine: no server is given up for it."""
+    patience, asked = Patience("http://127.0.0.1:9"), []
+
+    def imported(name, *rest):
+        if name == "mlflow":
+            asked.append(patience._asked)
+        return original(name, *rest)
+
+    original = builtins.__import__
+    patience.asks()
+    with monkeypatch.context() as patched:
+        patched.setattr(builtins, "__import__", imported)
+        open_experiment(Experiment(storage=tmp_path), patience)
+    assert asked[0] is None
+    assert patience._asked is not None

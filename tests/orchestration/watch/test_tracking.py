@@ -27,9 +27,9 @@ def test_a_dead_server_costs_a_warning_and_no_waiting(tmp_path, monkeypatch, cap
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     goes_on, tried = threading.Event(), []
 
-    def held(config):
+    def held(*what):
         tried.append(goes_on.wait(60))
-        return open_experiment(config)
+        return open_experiment(*what)
 
     monkeypatch.setattr(tracking, "open_experiment", held)
     tracker = Tracker(Experiment(storage=tmp_path, tracking=Tracking(uri="http://user:secret@127.0.0.1:9")), ["a"])
@@ -137,7 +137,7 @@ def fails(monkeypatch):
     for name in ("create_run", "log_batch", "log_artifacts", "set_terminated", "set_tag", "update_run"):
         getattr(client, name).side_effect = partial(write, client)
     for module in (tracking, sweep_tracking):
-        monkeypatch.setattr(module, "open_experiment", lambda config: (client, "1"))
+        monkeypatch.setattr(module, "open_experiment", lambda *what: (client, "1"))
     monkeypatch.setattr(tracking, "unreachable", lambda uri: None)
     yield failing
     over.set()
@@ -198,7 +198,7 @@ def test_a_sweep_that_was_killed_before_its_parameters_were_logged_has_them_by_i
 
 def test_a_sweep_waits_but_briefly_for_a_server_that_hangs(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sweep_tracking, "OPEN_SECONDS", 0.1)
-    monkeypatch.setattr(sweep_tracking, "open_experiment", lambda config: time.sleep(30))
+    monkeypatch.setattr(sweep_tracking, "open_experiment", lambda *what: time.sleep(30))
     config = Experiment(storage=tmp_path, tracking=Tracking(uri="http://127.0.0.1:9"))
     begin = time.monotonic()
     with caplog.at_level(logging.WARNING), Parent(config, {}, []) as parent:
