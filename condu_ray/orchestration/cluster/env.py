@@ -16,7 +16,7 @@ from condu_ray.orchestration.cluster import stop
 from condu_ray.orchestration.cluster.background import busy, join
 from condu_ray.orchestration.cluster.forks import forking, forks
 from condu_ray.orchestration.cluster.local_head import lean
-from condu_ray.orchestration.cluster.surroundings import SurroundingsError, check_surroundings
+from condu_ray.orchestration.cluster.surroundings import TOKEN, SurroundingsError, check_surroundings, check_token
 
 if TYPE_CHECKING:
     from condu_ray.orchestration.watch.lines import Lines
@@ -135,6 +135,7 @@ def _init(address: str, space: str) -> None:
     """Calls `ray.init`, and keeps to ourselves what it would say and whose signal it would take."""
     import ray
 
+    check_token(address)
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -159,7 +160,7 @@ def _init(address: str, space: str) -> None:
         said = (str(error).strip() or type(error).__name__).splitlines()
         why = f"{said[0]} {said[-1].strip()}" if said[0].endswith(":") and said[1:] else said[0]
         if _wants_token(error):
-            why += "; it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray/auth_token has it"
+            why += f"; it asks for a token: {TOKEN}"
         raise SurroundingsError(f"{what}: {why}; see --cluster.address, RAY_ADDRESS and RAY_TMPDIR") from error
     finally:
         if threading.current_thread() is threading.main_thread():

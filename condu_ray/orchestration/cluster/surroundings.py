@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
 from urllib.parse import urlsplit
 
 ANSWER_SECONDS = 10.0
@@ -13,6 +16,8 @@ SOCKET_BYTES = 107
 """Longest path of a Unix socket, in bytes."""
 SESSION = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store_10"
 """What Ray puts behind its temporary folder, as long as it can become."""
+TOKEN = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray/auth_token has it"
+"""What to do where a cluster asks for a token: one that `ray start` begins does so where there is one."""
 NUMBERS = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "RAY_worker_maximum_startup_concurrency", "OMP_NUM_THREADS")
 
 
@@ -81,3 +86,34 @@ def _check_address(address: str) -> None:
             f"{given}: no cluster answers there ({error}); give the address of one that is up, or `local` for one of "
             "this machine"
         ) from error
+
+
+def check_token(address: str) -> None:
+    """Refuses a `ray://` address that takes no such token, of which Ray itself says nothing after half a minute.
+
+    Args:
+        address: the cluster's; others than `ray://` are not asked.
+
+    Raises:
+        SurroundingsError: it is refused.
+    """
+    if not address.startswith("ray://"):
+        return
+    refused = False
+    with suppress(Exception):  # whatever else is wrong, Ray says
+        import grpc
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
+
+        words: Any = import_module("ray.core.generated.ray_client_pb2")
+        with init_grpc_channel(urlsplit(address).netloc) as channel:  # with TLS and token, as Ray's client makes it
+            ping = words.ClusterInfoRequest(type=words.ClusterInfoType.PING)
+            try:
+                RayletDriverStub(channel).ClusterInfo(ping, timeout=ANSWER_SECONDS, metadata=[("client_id", "look")])
+            except grpc.RpcError as error:
+                refused = error.code() == grpc.StatusCode.UNAUTHENTICATED
+    if refused:
+        raise SurroundingsError(
+            f"--cluster.address or RAY_ADDRESS {address}: the cluster asks for a token, and this process has none, or "
+            f"another one; {TOKEN}"
+        )

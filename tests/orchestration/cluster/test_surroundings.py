@@ -7,12 +7,20 @@ import subprocess
 import sys
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 
+import grpc
 import pytest
+from ray._private import grpc_utils
 
 from condu_ray.orchestration.cluster import env
-from condu_ray.orchestration.cluster.surroundings import SOCKET_BYTES, SurroundingsError, check_surroundings
+from condu_ray.orchestration.cluster.surroundings import (
+    SOCKET_BYTES,
+    SurroundingsError,
+    check_surroundings,
+    check_token,
+)
 from condu_ray.orchestration.watch.lines import Lines
 
 
@@ -194,6 +202,61 @@ def test_a_cluster_that_asks_for_a_token_says_so(ray, monkeypatch):
     words = r"joined at 10\.0\.0\.1:6379: Failed to connect .*; it asks for a token: set RAY_AUTH_MODE=token"
     with pytest.raises(SurroundingsError, match=words), env.ray_cluster("10.0.0.1:6379", "n", Lines()):
         pass
+
+
+def test_a_clients_cluster_that_asks_for_a_token_is_refused_at_once(monkeypatch):
+    """Ray's own client tries for half a minute, and says that it took too long."""
+    seen = []
+
+    def answer(request, context):
+        seen.append(dict(context.invocation_metadata()).get("authorization"))
+        if seen[-1] != "Bearer right":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid or missing authentication token")
+        return b""
+
+    handlers = {"ClusterInfo": grpc.unary_unary_rpc_method_handler(answer)}
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("ray.rpc.RayletDriver", handlers)])
+    address = f"ray://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    begin = time.monotonic()
+    try:
+        with pytest.raises(SurroundingsError, match=r"ray://127.* asks for a token, .*; set RAY_AUTH_MODE=token, and"):
+            check_token(address)
+        monkeypatch.setattr(grpc_utils, "init_grpc_channel", with_token)
+        check_token(address)
+    finally:
+        server.stop(None).wait()
+    assert seen == [None, "Bearer right"]
+    assert time.monotonic() - begin < 20
+    check_token(address)  # where nobody is at all, as where another fault is, Ray says what it is
+    check_token("auto")
+
+
+def test_a_token_is_asked_for_before_a_cluster_is_joined(ray, monkeypatch):
+    def refused(address):
+        raise SurroundingsError(f"{address} asks")
+
+    found = ray()
+    monkeypatch.setattr(env, "check_surroundings", lambda address: None)
+    monkeypatch.setattr(env, "check_token", refused)
+    with (
+        pytest.raises(SurroundingsError, match=r"^ray://head:10001 asks$"),
+        env.ray_cluster("ray://head:10001", "n", Lines()),
+    ):
+        pass
+    assert "init" not in found.calls
+
+
+def with_token(address):
+    """A channel as Ray makes it where it has a token."""
+
+    class Adds(grpc.UnaryUnaryClientInterceptor):
+        def intercept_unary_unary(self, continuation, details, request):
+            more = [*details.metadata, ("authorization", "Bearer right")]
+            return continuation(details._replace(metadata=more), request)
+
+    return grpc.intercept_channel(grpc.insecure_channel(address), Adds())
 
 
 def test_a_long_start_says_for_what_it_waits(ray, capsys, monkeypatch):
