@@ -6,11 +6,8 @@ from collections.abc import Sequence
 
 from condu_ray.command_line import ConfigError
 from condu_ray.commands.job import job
-from condu_ray.commands.using import change_parser, words
+from condu_ray.commands.using import change_parser, max_drop, max_drop_flag, words
 from condu_ray.store.location import given
-
-MAX_DROP = 2.0
-"""Points that a learned task may lose, where nobody says."""
 
 
 @job()
@@ -25,14 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data", metavar="DIR", help="folder with the tasks, in any form; default: the run's own data, or its probes'"
     )
-    parser.add_argument(
-        "--max_drop", type=float, default=MAX_DROP, metavar="POINTS",
-        help="percentage points that a learned task may lose, by any method and protocol of the run; where one loses "
-        f"more, the old state is kept (default: {MAX_DROP:g})",
-    )  # fmt: skip
+    max_drop_flag(parser)
     arguments = parser.parse_args(argv)
-    if not arguments.max_drop >= 0:
-        raise ConfigError(f"--max_drop {arguments.max_drop}: give 0 or more")
+    most = max_drop(arguments)
     if arguments.again and not arguments.data:
         raise ConfigError(f"--again {arguments.again}: needs --data DIR, the folder with the images that it has now")
     if arguments.tasks is not None and not words(arguments.tasks):
@@ -50,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         config = with_new_tasks(found, tasks, data)
     require_finished(found)
-    change(found, config, "again" if arguments.again else "add", task, arguments.max_drop)
+    change(found, config, "again" if arguments.again else "add", task, most)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from condu_ray.command_line import EXIT_CODES, ConfigError, parse, program
 from condu_ray.commands.job import job
+from condu_ray.commands.using import max_drop, max_drop_flag
 from condu_ray.config import Experiment
 from condu_ray.console import output
 from condu_ray.store.location import Location, LocationError, given, home
@@ -16,7 +17,7 @@ from condu_ray.store.location import Location, LocationError, given, home
 
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
-    """Imports the expert, then runs what is left of the run: its merge and its measurements."""
+    """Imports the expert, merges it on trial, and keeps it unless a learned task would lose too much (exit code 1)."""
     parser = ArgumentParser(
         prog=program(), description=__doc__, allow_abbrev=False,
         epilog=f"A run that is not there yet takes all flags of `condu-ray run` beside these. {EXIT_CODES}",
@@ -40,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--session", type=int, metavar="N", help="go on from the first N tasks; those after them count no more"
     )
     parser.add_argument("--storage", help="storage folder (default: storage)")
+    max_drop_flag(parser)
     arguments, rest = parser.parse_known_args(argv)
-    from condu_ray.orchestration.changing import leased, roll_back
+    most = max_drop(arguments)
+    from condu_ray.orchestration.changing import bring
     from condu_ray.orchestration.run import run
     from condu_ray.plan.imported import import_expert, with_expert
     from condu_ray.vlm.model import backbone_spec, load_backbone
@@ -65,9 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(
             f"{rest[0]}: the run has its settings already; --task, --checkpoint, --data and --method go here"
         )
-    earlier = None
     if arguments.session is not None:
-        earlier = config = _earlier(config, arguments.session)
+        config = _earlier(config, arguments.session)
     before, config = config.method, with_expert(config, arguments.task, "", data, methods)
     backbone = load_backbone(backbone_spec(config.model, config.pretrained, config.preprocess))
     key, found = import_expert(config, backbone, arguments.task, checkpoint)
@@ -82,10 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if begun is None:
         run(config)
         return
-    with leased(begun) as held:
-        run(config, held=held)
-        if earlier is not None:
-            roll_back(config, held, "import", arguments.task)
+    bring(begun, config, arguments.task, most, arguments.session)
 
 
 def _earlier(config: Experiment, session: int) -> Experiment:
@@ -105,6 +104,7 @@ def _earlier(config: Experiment, session: int) -> Experiment:
 
 def _begun(name: str, storage: str | None) -> Experiment | None:
     """Returns the settings of a run that is there, None for a new one."""
+    from condu_ray.plan.changes import require_own
     from condu_ray.plan.stored import find
     from condu_ray.store import artifacts
     from condu_ray.store.layout import config_path, run_folder
@@ -122,6 +122,7 @@ def _begun(name: str, storage: str | None) -> Experiment | None:
     found = find(place, name)
     if found.kind != "run":
         raise ConfigError(f"{name}: is a sweep, whose trials take what its command says; import into a run")
+    require_own(place, name)
     return found.experiment(place).model_copy(update={"run": name})
 
 

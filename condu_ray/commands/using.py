@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     S = TypeVar("S", bound=Settings)
 
 
+MAX_DROP = 2.0
+"""Points that a learned task may lose, where nobody says."""
+
+
 def run_parser(purpose: str | None, *, bundles: bool = True) -> ArgumentParser:
     """Returns a parser of RUN and of the flags that say which of its states is meant."""
     parser = ArgumentParser(prog=program(), description=purpose, epilog=EXIT_CODES, allow_abbrev=False)
@@ -44,6 +48,26 @@ def change_parser(purpose: str | None) -> ArgumentParser:
     parser.add_argument("run", metavar="RUN", help="a run's name in --storage, or its folder")
     parser.add_argument("--storage", default="storage", help="storage folder of a name (default: storage)")
     return parser
+
+
+def max_drop_flag(parser: ArgumentParser) -> None:
+    """Adds the flag of what a change of a run may cost its learned tasks."""
+    parser.add_argument(
+        "--max_drop", type=float, default=MAX_DROP, metavar="POINTS",
+        help="percentage points that a learned task may lose, by any method and protocol of the run; where one loses "
+        f"more, the old state is kept (default: {MAX_DROP:g})",
+    )  # fmt: skip
+
+
+def max_drop(arguments: Namespace) -> float:
+    """Returns the points that a learned task may lose.
+
+    Raises:
+        ConfigError: they are no points.
+    """
+    if not arguments.max_drop >= 0:
+        raise ConfigError(f"--max_drop {arguments.max_drop}: give 0 or more")
+    return float(arguments.max_drop)
 
 
 def session(arguments: Namespace) -> int | None:

@@ -91,9 +91,43 @@ def change(
         last()
 
 
+def bring(begun: Experiment, config: Experiment, task: str, max_drop: float | None, sessions: int | None) -> None:
+    """Has a run take an expert from elsewhere, on trial first where it is finished.
+
+    Args:
+        begun: its settings as they are.
+        config: its settings as they shall be.
+        task: whose expert it is.
+        max_drop: as of `change`.
+        sessions: how many of its tasks it goes on from; None: all.
+
+    Raises:
+        RunError, ConfigError, LeaseError, ValueError, RuntimeError: as `change`.
+    """
+    lines = Lines()
+    check_tracking(config)
+    with leased(begun) as held:
+        if config == begun:  # by a command that was killed after it had committed
+            roll_back(config, held, "import", task)
+            lines.say(f"{config.run_name}: that was done already")
+            return
+        # Without the methods that do not take it, which it goes on without.
+        found = stored_run(check(begun.model_copy(update={"method": config.method}), writes=False))
+        if found.complete:
+            _change(found, config, "import", task, max_drop, lines, held, sessions)
+            return
+        lines.say(
+            f"{config.run_name} is not finished, so that nobody can say what its tasks lose by {task}: it is merged "
+            "all the same"
+        )
+        run(config, held=held)
+        if sessions is not None:
+            roll_back(config, held, "import", task)
+
+
 def _change(
     found: StoredRun, config: Experiment, what: str, task: str | None, max_drop: float | None, lines: Lines,
-    held: Callable[[], None],
+    held: Callable[[], None], sessions: int | None = None,
 ) -> None:  # fmt: skip
     with lines.waiting("tasks and backbone are checked"):
         checked = check(config, lambda words: lines.say(escape(words)))
@@ -102,7 +136,7 @@ def _change(
     write_settings(trial_path(config.run_folder), config)  # who forgets a task for another run sees that it is wanted
     with Display(tasks, config.training.steps, lines) as display:
         results = on_trial(checked, display, lines, held)
-    rows = moved(found, results)
+    rows = moved(found, results, sessions)
     for table in tables(rows):
         lines.console.print(whole(table, lines.console))
     worst = min(rows, key=lambda row: row.change)

@@ -28,9 +28,18 @@ def open_to_change(storage: Place, name: str) -> StoredRun:
         ValueError: its tasks or its backbone are not where its settings say.
     """
     found = open_run(storage, name)
+    require_own(storage, name)
+    return found
+
+
+def require_own(storage: Place, name: str) -> None:
+    """Refuses a run that is a trial of a sweep.
+
+    Raises:
+        ConfigError: it is.
+    """
     if name not in names(storage):
         raise ConfigError(f"{name}: is a trial of a sweep, which its report counts on; make a run of its own of it")
-    return found
 
 
 def require_finished(found: StoredRun) -> None:
@@ -220,23 +229,25 @@ class Moved:
         return math.inf if self.before is None else self.after - self.before
 
 
-def moved(found: StoredRun, results: Results) -> list[Moved]:
+def moved(found: StoredRun, results: Results, sessions: int | None = None) -> list[Moved]:
     """Compares the last sessions of a run before and after a change, by method, protocol and task.
 
     Args:
         found: the run as it was.
         results: of the run as it would be, complete.
+        sessions: how many of its tasks it goes on from; None: all.
 
     Returns:
         A row a task that is learned now; `before` is None for one that was not, or whose test images are others.
     """
-    tested = {task.name: task.test_fingerprint for task in found.tasks}
+    count = len(found.tasks) if sessions is None else sessions
+    tested = {task.name: task.test_fingerprint for task in found.tasks[:count]}
     same = [task.name for task in results.plan.tasks if tested.get(task.name) == task.test_fingerprint]
     rows = []
     for plan in results.plan.methods:
         name, last = plan.method.name, len(plan.sessions) - 1
         for protocol in results.protocols(name):
-            old = found.matrix(name, protocol).iloc[-1]
+            old = found.matrix(name, protocol).iloc[count - 1]
             session = results.session(name, protocol, last)
             assert session is not None, "the results are complete"
             for task, accuracy in session.found.items():

@@ -5,6 +5,7 @@ import torch
 
 from condu_ray.commands.import_expert import main
 from condu_ray.config import Experiment
+from condu_ray.orchestration import changing
 from condu_ray.orchestration import run as main_job
 from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run
@@ -27,7 +28,8 @@ def call(monkeypatch, capsys):
 
     def run(*flags):
         made = []
-        monkeypatch.setattr(main_job, "run", lambda config, **_: made.append(config))
+        for module in (main_job, changing):
+            monkeypatch.setattr(module, "run", lambda config, **_: made.append(config))
         try:
             main([str(flag) for flag in flags])
         except SystemExit as end:
@@ -52,6 +54,7 @@ def test_into_a_run_that_is_there(call, config, checkpoint, tmp_path):
     code, [made], said = call("mine", "--storage", config.storage, *where)
     assert code == 0
     assert "birds: expert " in said
+    assert "mine is not finished, so that nobody can say what its tasks lose by birds" in " ".join(said.split())
     assert "its delta's norm over theta0's: image 0.0" in said
     assert (made.run, made.tasks, made.method) == ("mine", ("walls", "birds"), config.method)
     plan = plan_run(check(made), "fp32")
@@ -93,10 +96,18 @@ def test_a_run_that_begins_with_it(call, config, checkpoint, tmp_path, task_data
         ),
         (("no/folder", "--task", "doors", "--checkpoint", "expert.pt"), ["no/folder", "no run's folder"]),
         (("other", "--task", "doors", "--checkpoint", "expert.pt", "--sed", "1"), ["--sed", "did you mean seed"]),
+        (
+            ("mine", "--task", "doors", "--checkpoint", "expert.pt", "--max_drop", "nan"),
+            ["--max_drop nan"],
+        ),
+        (("s.one", "--task", "doors", "--checkpoint", "expert.pt"), ["s.one", "is a trial of a sweep"]),
     ],
 )
 def test_wrong_arguments_are_refused(flags, words, call, config, checkpoint, monkeypatch, tmp_path):
     main_job.write_config(config)
+    main_job.write_config(config.model_copy(update={"run": "s.one"}))
+    (tmp_path / "storage" / "sweeps" / "s").mkdir(parents=True)
+    (tmp_path / "storage" / "sweeps" / "s" / "sweep-config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     code, made, said = call(*flags)
     assert (code, made) == (2, [])

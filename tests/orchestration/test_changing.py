@@ -155,7 +155,7 @@ def test_a_task_that_a_run_has_not_come_to_yet_is_not_called_learned(home, task_
 
 
 def test_a_loss_that_is_too_large_keeps_the_old_state(home, monkeypatch):
-    monkeypatch.setattr(changing, "moved", lambda found, results: worse(moved(found, results)))
+    monkeypatch.setattr(changing, "moved", lambda *what: worse(moved(*what)))
     before = state_of(home)
     with pytest.raises(RunError, match=r"doors would lose 7\.50 points by average under the protocol union, more than "
                                        r"--max_drop 7\.4: r is as it was"):  # fmt: skip
@@ -164,6 +164,34 @@ def test_a_loss_that_is_too_large_keeps_the_old_state(home, monkeypatch):
     assert opened(home).complete
     call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 7.5)
     assert tasks_of(opened(home))[0] == ["walls", "doors", "gates"]
+
+
+@pytest.fixture
+def gates(home, small_backbone):
+    """What imports an expert of gates."""
+    model = load_backbone(backbone_spec(pretrained=str(small_backbone))).model
+    with torch.no_grad():
+        model.visual.proj.add_(0.01)
+    torch.save(model.state_dict(), home / "gates.pt")
+    return "--task", "gates", "--data", home / "more", "--checkpoint", home / "gates.pt"
+
+
+def test_an_expert_from_elsewhere_is_measured_first_and_then_committed(home, gates, monkeypatch, capsys):
+    before = state_of(home)
+    with monkeypatch.context() as patched:
+        patched.setattr(changing, "moved", lambda *what: worse(moved(*what)))
+        with pytest.raises(RunError, match=r"doors would lose 7\.50 points by average .*: r is as it was"):
+            call(import_expert, home, *gates, "--max_drop", 7)
+    assert state_of(home) == before
+    call(import_expert, home, *gates, "--max_drop", 100)
+    assert tasks_of(opened(home)) == [["walls", "doors", "gates"]] * len(METHODS)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "average, protocol union: accuracy in percent" in said
+    assert "mean change of 2 tasks" in said
+    kept = state_of(home)
+    call(import_expert, home, *gates, "--max_drop", 0)  # as after a kill: all is there
+    assert state_of(home) == kept
+    assert "r: that was done already" in " ".join(capsys.readouterr().out.split())
 
 
 def worse(rows):
@@ -259,15 +287,16 @@ def test_what_other_runs_hold_stays_and_they_are_named(home, task_data, small_ba
 
 @pytest.mark.parametrize(
     "command",
-    ["rollback", *(pytest.param(name, marks=pytest.mark.long) for name in ("add", "again", "forget"))],
+    ["rollback", *(pytest.param(name, marks=pytest.mark.long) for name in ("add", "again", "forget", "import"))],
 )
-def test_a_kill_anywhere_leaves_the_old_run_or_the_new_one(home, command, monkeypatch):
+def test_a_kill_anywhere_leaves_the_old_run_or_the_new_one(home, gates, command, monkeypatch):
     """Every step of a change is once where it ends; the same command then does what is left."""
     flags = {
         "add": (add, "--data", home / "more", "--tasks", "gates", "--max_drop", 100),
         "again": (add, "--again", "doors", "--data", home / "grown", "--max_drop", 100),
         "rollback": (rollback, "--session", 1),
         "forget": (forget, "--task", "walls"),
+        "import": (import_expert, *gates, "--max_drop", 100),
     }[command]
     path = home / "storage/runs/r/config.json"
     kept = json.loads(path.read_text()) | {"method": ["condu", "average"], "protocol": ["task"]}
@@ -391,20 +420,16 @@ def test_who_opened_a_run_before_another_changed_it_changes_nothing(home, late, 
     assert tasks_of(opened(home)) == [["walls", "doors", "gates"]] * len(METHODS)
 
 
-def test_an_expert_from_elsewhere_goes_on_from_an_earlier_session(home, small_backbone):
-    model = load_backbone(backbone_spec(pretrained=str(small_backbone))).model
-    with torch.no_grad():
-        model.visual.proj.add_(0.01)
-    torch.save(model.state_dict(), home / "gates.pt")
+def test_an_expert_from_elsewhere_goes_on_from_an_earlier_session(home, gates, capsys):
     second = history(home)[1].state
-    where = ("--task", "gates", "--data", home / "more", "--checkpoint", home / "gates.pt")
-    call(import_expert, home, *where, "--session", 1)
+    call(import_expert, home, *gates, "--session", 1, "--max_drop", 100)
+    assert "mean change of 1 tasks" in " ".join(capsys.readouterr().out.split())
     found = opened(home)
     assert tasks_of(found) == [["walls", "gates"]] * len(METHODS)
     assert list(found.config.imported) == ["gates"]
     assert (history(home)[-1].mark, history(home)[-1].undone) == ("import", (second,))
     with pytest.raises(ConfigError, match="has sessions 1 to 2"):
-        call(import_expert, home, *where, "--session", 5)
+        call(import_expert, home, *gates, "--session", 5)
 
 
 def test_an_older_version_refuses_storage_with_marks(home, monkeypatch):
