@@ -33,15 +33,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError("--to DIR: belongs to --task and --merged; --bundle has its own folder")
     if arguments.bundle is None and (arguments.mlflow or arguments.theta0 == "reference"):
         raise ConfigError("--mlflow and --theta0: are for a --bundle")
+    for name in ("mlflow", "tracking_uri"):
+        if getattr(arguments, name) is not None and not getattr(arguments, name).strip():
+            raise ConfigError(f"--{name}: is empty; give a value, or leave it out")
     if arguments.tracking_uri and not arguments.mlflow:
         raise ConfigError("--tracking_uri: is for --mlflow NAME")
     if arguments.bundle is not None and arguments.format != "open_clip":
         raise ConfigError(f"--format {arguments.format}: is for --task and --merged; a bundle has a form of its own")
+    from condu_ray.plan.opened import run_place
     from condu_ray.store.artifacts import local
-    from condu_ray.use.bundle import sizes, write_bundle
+    from condu_ray.use.bundle import is_bundle, sizes, write_bundle
     from condu_ray.use.export import export_model
 
     folder = given(arguments.bundle or arguments.to)
+    storage = given(arguments.storage)
+    if arguments.mlflow:
+        from condu_ray.orchestration.watch.registry import register_bundle, require_registry
+
+        if not is_bundle(given(arguments.run)):
+            storage, _ = run_place(arguments.run, arguments.storage)  # of a run by its folder: its own
+        require_registry(arguments.tracking_uri, storage)
     loaded = served(arguments)
     if arguments.bundle is not None:
         write_bundle(loaded, folder, arguments.theta0)
@@ -52,8 +63,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, size in sizes(folder).items():
         console.print(f"  {size / 1e6:10.3f} MB  {name}")
     if arguments.mlflow:
-        from condu_ray.orchestration.watch.registry import register_bundle
-
-        console.print(
-            register_bundle(local(folder), arguments.mlflow, loaded, arguments.tracking_uri, arguments.storage)
-        )
+        console.print(register_bundle(local(folder), arguments.mlflow, loaded, arguments.tracking_uri, storage))

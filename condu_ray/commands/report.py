@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,23 @@ def _from_storage(config: Experiment) -> dict[str, Any] | None:
     return found
 
 
+def _refuse_idle(arguments: Namespace) -> None:
+    """Refuses flags that would do nothing, so that nobody takes for sent or written what is not.
+
+    Raises:
+        ConfigError: names one.
+    """
+    for name in ("out", "tracking_uri"):
+        if getattr(arguments, name) is not None and not getattr(arguments, name).strip():
+            raise ConfigError(f"--{name.replace('_', '-')}: is empty; give a value, or leave it out")
+    if arguments.tracking_uri and not arguments.sync_mlflow:
+        raise ConfigError("--tracking-uri: is for --sync-mlflow, which sends to it")
+    given_for_names = [("--out", arguments.out), ("--published", arguments.published)]
+    for name, value in [*given_for_names, ("--sync-mlflow", arguments.sync_mlflow)]:
+        if value and not arguments.names:
+            raise ConfigError(f"{name}: name the runs and sweeps; without names, what storage holds is listed")
+
+
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report, or lists what there is; the exit code is 2 for what storage does not hold."""
@@ -118,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sync-mlflow", action="store_true", help="send to MLflow what it could not be sent before")
     parser.add_argument("--tracking-uri", help="MLflow's address; default: MLFLOW_TRACKING_URI, or storage's own file")
     arguments = parser.parse_args(argv)
+    _refuse_idle(arguments)
     from condu_ray.orchestration.watch.mlflow_sync import sync
     from condu_ray.plan.stored import find, write_sweep_report
     from condu_ray.store.backend import backend

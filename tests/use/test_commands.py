@@ -17,6 +17,7 @@ from obstore.store import MemoryStore
 from PIL import Image
 
 from condu_ray import Predictor
+from condu_ray.commands import export, report
 from condu_ray.commands.__main__ import main
 from condu_ray.methods import get
 from condu_ray.options import Inference
@@ -316,6 +317,16 @@ class TestExport:
         assert "unified.safetensors" in shown
         assert Predictor.load(tmp_path / "bundle").tasks == ("walls", "doors")
 
+    def test_a_bundle_of_a_run_by_its_folder_goes_to_its_own_storages_mlflow(self, storage, tmp_path, monkeypatch):
+        """It went to a new file in the folder that the command was called in."""
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.chdir(tmp_path)
+        told = []
+        monkeypatch.setattr(registry, "register_bundle", lambda *what: str(told.append(what[-1])))
+        run = str(storage / "runs" / "r")
+        export.main.__wrapped__([run, "--method", "condu", "--bundle", "b", "--mlflow", "name"])
+        assert [str(one) for one in told] == [str(storage)]
+
     def test_into_a_bucket(self, console, monkeypatch, tmp_path):
         """It ended in a traceback once all was written, before it registered anything."""
         monkeypatch.setenv("CONDU_RAY_CACHE", str(tmp_path / "copies"))
@@ -323,6 +334,7 @@ class TestExport:
         registered = []
         monkeypatch.setattr(registry, "register_bundle", lambda folder, *_: registered.append(folder) or "registered")
         asked = ("--method", "condu", "--bundle", "s3://exported/bundle", "--mlflow", "name")
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         code, shown, _ = console("export", *asked)
         assert (code, "unified.safetensors" in shown, "registered" in shown) == (0, True, True)
         assert (registered[0] / "unified.safetensors").is_file()
@@ -337,6 +349,9 @@ class TestExport:
             (["--merged", "--to", "c", "--mlflow", "x"], "are for a --bundle"),
             (["--bundle", "b", "--format", "hf"], "a form of its own"),
             (["--bundle", "b", "--tracking_uri", "x"], "is for --mlflow"),
+            (["--bundle", "b", "--mlflow", "x", "--tracking_uri", "htp://host:1"], "MLflow knows no htp://"),
+            (["--bundle", "b", "--mlflow", "x", "--tracking_uri", "http://127.0.0.1:9"], "no server answers there"),
+            (["--bundle", "b", "--mlflow", "x", "--tracking_uri", ""], "--tracking_uri: is empty"),
             (["--to", "c"], "one of the arguments --task --merged --bundle is required"),
             (["--merged", "--to", "c", "--method", "condu"], "has no one model"),
         ],
@@ -477,6 +492,25 @@ def test_the_page_of_a_run_that_cannot_be_written_to_may_go_elsewhere(console, s
     assert (code, "inspect.html: cannot be written" in error, "--output FILE" in error) == (2, True, True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--sync-mlflow"], "--sync-mlflow: name the runs"),
+        (["--out", "x"], "--out: name the runs"),
+        (["--published"], "--published: name the runs"),
+        (["r", "--tracking-uri", "http://host"], "is for --sync-mlflow"),
+        (["r", "--sync-mlflow", "--tracking-uri", ""], "--tracking-uri: is empty"),
+        (["r", "--out", " "], "--out: is empty"),
+    ],
+)
+def test_flags_of_a_report_that_would_do_nothing_are_refused(storage, monkeypatch, capsys, arguments, words):
+    """Somebody would take for sent, or written there, what is not."""
+    with pytest.raises(SystemExit) as end:
+        report.main(["--storage", str(storage), *arguments])
+    said = capsys.readouterr()
+    assert (end.value.code, words in said.err, said.out) == (2, True, "")
+
+
 def test_the_report_of_a_run_that_cannot_be_written_to_goes_elsewhere(console, storage, tmp_path, monkeypatch):
     """A colleague's: of the numbers that the run wrote, and nothing is written beside them."""
 
@@ -491,7 +525,6 @@ def test_the_report_of_a_run_that_cannot_be_written_to_goes_elsewhere(console, s
     assert (code, "results.json: cannot be written" in error, "--out DIR" in error) == (2, True, True)
     code, _, error = console("report", "--published")  # whose own place is beside the runs
     assert (code, "sweep.json: cannot be written" in error, "--out DIR" in error) == (2, True, True)
-    assert console("report", "--published", "--out", tmp_path / "published")[0] == 0
     code, shown, _ = console("report", "--out", tmp_path / "mine")
     assert (code, "of the numbers that the run wrote" in " ".join(shown.split())) == (0, True)
     assert (tmp_path / "mine" / "report.md").is_file()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from condu_ray import __file__ as package
-from condu_ray.orchestration.watch.mlflow_address import shown_uri, tracking_uri
+from condu_ray.config import Experiment, Tracking
+from condu_ray.orchestration.watch.mlflow_address import TrackingError, shown_uri, tracking_uri, unreachable
 from condu_ray.orchestration.watch.mlflow_experiment import open_experiment
 from condu_ray.store.location import Place, given
 from condu_ray.use.served import Served
@@ -20,6 +21,21 @@ NEEDS = (
     "numpy", "pillow", "rich", "matplotlib", "scipy", "pandas",
 )  # fmt: skip
 """What predicting with a bundle needs, at the versions that made it: no Ray."""
+
+
+def require_registry(uri: str | None, storage: str | Place) -> None:
+    """Makes sure that somebody answers where a bundle is to be registered, before it is made.
+
+    Args:
+        uri: MLflow's address; None: MLFLOW_TRACKING_URI, or the storage's own file.
+        storage: whose own file that is.
+
+    Raises:
+        TrackingError: the address is none, or nobody answers there.
+    """
+    config = Experiment(storage=given(str(storage)), tracking=Tracking(uri=uri))
+    if why := unreachable(tracking_uri(config)):
+        raise TrackingError(f"MLflow at {shown_uri(config)}: {why}")
 
 
 def register_bundle(
