@@ -75,6 +75,7 @@ class Tracker:
         while (job := self._queue.get()) is not None:
             self._patience.asks()
             while not self._broken and self._reached():
+                self._patience.asks()
                 try:
                     job()
                     break
@@ -90,6 +91,7 @@ class Tracker:
     def _reached(self) -> bool:
         """Waits until a server answers that does not; returns whether one does before nobody waits for it any more."""
         while not self._given_up.is_set() and (why := unreachable(tracking_uri(self._config))):
+            self._patience.rests()  # who waits sees whether it is there again, and how long it takes from then on
             with self._saying:  # either this or `close` says it: not both, nor each that the other does
                 if not self._down and not self._given_up.is_set():
                     self._down = True
@@ -236,7 +238,7 @@ class Tracker:
         why: str | None = None
         own = where.startswith("sqlite")  # a file that is on this machine is only slow
         before = self._patience.short  # and nobody asks again whether it is there, which may take its time, too
-        self._patience.wait(self._thread, timeout if before else 0.0 if self._down else min(timeout, LOOK_SECONDS))
+        self._patience.wait(self._thread, 0.0 if self._down else timeout if before else min(timeout, LOOK_SECONDS))
         if self._thread.is_alive() and not before and (why := unreachable(tracking_uri(self._config))) is None:
             if (left := max(0.0, timeout - (time.monotonic() - begin))) > LOOK_SECONDS and not own:
                 log.warning("MLflow at %s: is slow, and is waited for, up to %.0f s", where, left)
@@ -246,7 +248,7 @@ class Tracker:
             why = why or "is slow, or fails at what it is to write, as its own log says"
             with self._saying:
                 self._given_up.set()
-                if not self._down:  # else it was said
+                if not self._down and not self._broken:  # else it was said
                     log.warning(
                         "MLflow at %s: %s; the last entries may be missing: they are sent %s", where, why, SENT_BY
                     )

@@ -168,6 +168,42 @@ def test_a_server_that_fails_at_what_it_is_to_write_is_waited_for_once_and_not_f
     assert not Patience("http://127.0.0.1:9").short  # it was well meanwhile
 
 
+def test_a_server_that_was_away_for_long_and_is_back_at_the_end_is_waited_for(tmp_path, fails, monkeypatch):
+    away = threading.Event()
+    away.set()
+    monkeypatch.setattr(mlflow_patience, "QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(tracking, "AGAIN_SECONDS", 1.0)
+    monkeypatch.setattr(tracking, "unreachable", lambda uri: "no server answers there" if away.is_set() else None)
+    tracker = Tracker(Experiment(storage=tmp_path, tracking=Tracking(uri="http://127.0.0.1:9")), ["a"])
+    tracker.start("condu", "state")
+    tracker.finish("condu", tmp_path)
+    time.sleep(0.5)
+    away.clear()
+    tracker.close()
+    assert tracker.complete
+
+
+def test_what_a_server_has_refused_is_warned_of_once(tmp_path, fails, monkeypatch, caplog):
+    """Though that the run failed is not taken either, which MLflow's client tries for minutes."""
+    goes_on = threading.Event()
+    monkeypatch.setattr(mlflow_patience, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(Tracker, "_fail", lambda tracker, status: goes_on.wait(60))
+    monkeypatch.setattr(Tracker, "_metrics", lambda *what: 1 / 0)
+    tracker = Tracker(Experiment(storage=tmp_path, tracking=Tracking(uri="http://127.0.0.1:9")), ["a"])
+    with caplog.at_level(logging.WARNING):
+        tracker.start("condu", "state")
+        tracker.metrics("condu", 1, {"last": 1.0})
+        while not caplog.text:
+            time.sleep(0.01)
+        tracker.close()
+    goes_on.set()
+    assert not tracker.complete
+    assert [one.getMessage() for one in caplog.records if "missing" in one.getMessage()] == [
+        "MLflow at http://127.0.0.1:9: division by zero; what is missing is sent by `condu-ray report NAME "
+        "--sync-mlflow`; results are in the run's folder all the same"
+    ]
+
+
 def test_a_sweep_gives_up_a_server_that_fails_at_what_it_is_to_write_and_its_trials_tell_it_nothing(tmp_path, fails):
     fails.set()
     begin = time.monotonic()
