@@ -5,12 +5,14 @@ For a report, for a machine without Grafana, and to see that every panel has dat
 
 import argparse
 import json
+import math
 import re
 import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dashboards"))
 
@@ -30,7 +32,8 @@ def moment(text: str, now: float) -> float:
     if text == "now":
         return now
     try:
-        return float(text)
+        if math.isfinite(seconds := float(text)):
+            return seconds
     except ValueError:
         pass
     try:
@@ -39,8 +42,23 @@ def moment(text: str, now: float) -> float:
         raise ValueError(f"{text!r} is no time: give -15m, Unix seconds or 2026-01-31T12:00") from error
 
 
+def read(path: Path) -> dict[str, Any]:
+    """Returns a dashboard.
+
+    Raises:
+        ValueError: the file cannot be read, or is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--dashboard {path}: cannot be read ({error})") from error
+    if not isinstance(found, dict) or not isinstance(found.get("panels"), list):
+        raise ValueError(f"--dashboard {path}: is no dashboard; give one of dashboards/grafana/dashboards")
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draws the picture; the exit code is 2 when Prometheus does not answer or a time is none."""
+    """Draws the picture; the exit code is 2 when Prometheus does not answer, or what is given cannot be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0], allow_abbrev=False)
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", help="the server's address")
     parser.add_argument("--dashboard", type=Path, required=True, help="one of dashboards/grafana/dashboards")
@@ -49,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", default=".*", help="names of the runs, a regular expression; default: all")
     parser.add_argument("--out", type=Path, required=True, help="the PNG")
     options = parser.parse_args(arguments)
-    dashboard = json.loads(options.dashboard.read_text(encoding="utf-8"))
-    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     try:
+        dashboard = read(options.dashboard)
+        panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
         start, end = (moment(text, time.time()) for text in (options.start, options.end))
         if end <= start:
             raise ValueError(f"--start {options.start} is not before --end {options.end}")
@@ -59,8 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PrometheusError, ValueError) as error:
         print(f"error: {error}")
         return 2
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    draw(dashboard, data, start, end).savefig(options.out)
+    picture = draw(dashboard, data, start, end)
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        picture.savefig(options.out)
+    except (OSError, ValueError) as error:  # a folder that cannot be written, a name whose ending is no picture's
+        print(f"error: --out {options.out}: cannot be written ({error})")
+        return 2
     empty = [panel["title"] for panel in panels if not data[panel["id"]]]
     print(f"{options.out}: {len(panels) - len(empty)} of {len(panels)} panels have data")
     if empty:

@@ -43,9 +43,29 @@ def test_times(text, seconds):
     assert moment(text, 1000.0) == seconds
 
 
-def test_what_is_no_time_is_refused():
-    with pytest.raises(ValueError, match="'yesterday' is no time: give -15m"):
-        moment("yesterday", 0.0)
+@pytest.mark.parametrize("text", ["yesterday", "nan", "-inf"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ValueError, match=f"'{text}' is no time: give -15m"):
+        moment(text, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("dashboard", "out", "words"),
+    [
+        ("none.json", "a.png", "none.json: cannot be read"),
+        ("text.json", "a.png", "text.json: cannot be read"),
+        ("list.json", "a.png", "list.json: is no dashboard"),
+        (str(OVERVIEW), "a.pn", "a.pn: cannot be written"),
+        (str(OVERVIEW), "text.json/a.png", "text.json/a.png: cannot be written"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_one_sentence(tmp_path, monkeypatch, capsys, dashboard, out, words):
+    (tmp_path / "text.json").write_text("text")
+    (tmp_path / "list.json").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plot_dashboard, "fetch", lambda *what: [])
+    assert plot_dashboard.main(["--dashboard", dashboard, "--out", out]) == 2
+    assert words in capsys.readouterr().out
 
 
 def test_variables_are_filled_in_as_grafana_would():
