@@ -169,6 +169,10 @@ def _json(body: bytes) -> tuple[bytes, dict[str, Any]]:
     if not isinstance(text, str):
         raise RequestError(400, "image: is no text: send the picture's bytes in base64")
     try:
+        json.dumps(found, ensure_ascii=False).encode()  # "\\ud800" is JSON, and can stand in no answer
+    except UnicodeEncodeError:
+        raise RequestError(400, "the JSON has half of a letter, such as \\ud83d alone: write it out in UTF-8") from None
+    try:
         text = text.rpartition(",")[2] if text.startswith("data:") else text
         return base64.b64decode("".join(text.split()), validate=True), found  # tools break it into lines
     except (ValueError, binascii.Error):
@@ -183,12 +187,12 @@ def _asked(given: Mapping[str, Any], serving: Serving) -> Asked:
         top_k = 0
     if not 1 <= top_k <= 10**6:
         raise RequestError(400, f"top_k {_short(given['top_k'])}: give a whole number from 1 on")
-    task = given.get("task") or None
-    if task is not None and not isinstance(task, str):
+    task = given.get("task", "")
+    if not isinstance(task, str):  # 0 and [] too, for which the router would answer
         raise RequestError(400, f"task {_short(task)}: give a task's name")
     classes = _texts(given, "classes", serving)
     templates = _texts(given, "template", serving, apart=False)
-    return Asked(None if task is None else task[:MOST_LETTERS], classes, templates, top_k)
+    return Asked(task[:MOST_LETTERS] or None, classes, templates, top_k)
 
 
 def _texts(given: Mapping[str, Any], name: str, serving: Serving, apart: bool = True) -> tuple[str, ...] | None:
