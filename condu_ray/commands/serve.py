@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     stop.leaves("nothing is served any more, and the run is as it was")
     lines = Lines()
     with serving(found, arguments.host, arguments.port, arguments.address, lines) as server:
-        where = f"{found.method}, session {found.session} of {found.run}: {server.address}/ (Ctrl-C ends it)"
+        on_head = f" on {server.head}, the cluster's head" if server.head else ""
+        where = f"{found.method}, session {found.session} of {found.run}: {server.address}/{on_head} (Ctrl-C ends it)"
         lines.say(escape(where))
         if words := slow(found, joined=bool(arguments.address or os.environ.get("RAY_ADDRESS"))):
             lines.say(escape(words))

@@ -14,7 +14,7 @@ from typing import Any
 from condu_ray.orchestration.cluster import env, stop
 from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.cluster.room import ResourceError, places, seats
-from condu_ray.orchestration.serving.starting import announced
+from condu_ray.orchestration.serving.starting import controller_options
 from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.use.serving import ServeArguments, Source
 
@@ -36,10 +36,11 @@ class Server:
         arguments: what is served, and how.
         host: where the proxy listens.
         port: of it; not 0.
+        head: the machine that listens, where that is not this one.
     """
 
-    def __init__(self, arguments: ServeArguments, host: str, port: int) -> None:
-        self._arguments, self.host, self.port = arguments, host, port
+    def __init__(self, arguments: ServeArguments, host: str, port: int, head: str | None = None) -> None:
+        self._arguments, self.host, self.port, self.head = arguments, host, port, head
         self.now = arguments.source
 
     @property
@@ -118,7 +119,7 @@ def serving(
     """
     port = free_port(host, port)
     lines = lines or Lines()
-    with announced(), env.ray_cluster(address, "serve", lines):
+    with env.ray_cluster(address, "serve", lines):
         import ray
         from ray import serve
 
@@ -126,13 +127,16 @@ def serving(
 
         for name in ("ray.serve", "ray"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        there = _others()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        check_room(arguments, ray.cluster_resources(), FRONT_CPUS, nodes)
+        there = _others(host, port)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        check_room(arguments, ray.cluster_resources(), FRONT_CPUS, [node["Resources"] for node in nodes])
         options = {"host": host, "port": port, "request_timeout_s": arguments.time_limit + GATEWAY_SECONDS}
-        serve.start(proxy_location="HeadOnly", http_options=options, logging_config={"enable_access_log": False})
+        serve.start(
+            proxy_location="HeadOnly", http_options=options, logging_config={"enable_access_log": False},
+            controller_options=controller_options(),
+        )  # fmt: skip
         try:
-            server = Server(arguments, host, port)
+            server = Server(arguments, host, port, elsewhere(nodes, ray.util.get_node_ip_address()))
             with lines.waiting("replicas start"):
                 server.deploy(arguments.source)
                 server.wait()
@@ -145,9 +149,21 @@ def serving(
                 serve.delete(NAME) if there else serve.shutdown()
 
 
-def _others() -> bool:
-    """Whether the cluster has Ray Serve already; refuses one that serves something, which would be replaced."""
+def elsewhere(nodes: Sequence[Mapping[str, Any]], here: str) -> str | None:
+    """Returns the address of a cluster's head, where it listens, where that is another machine than this one.
+
+    Args:
+        nodes: as `ray.nodes` describes them.
+        here: this machine's address.
+    """
+    heads = [node["NodeManagerAddress"] for node in nodes if "node:__internal_head__" in node["Resources"]]
+    return heads[0] if heads and here not in heads else None
+
+
+def _others(host: str, port: int) -> bool:
+    """Whether the cluster has Ray Serve already; refuses one that serves something, or listens elsewhere."""
     from ray import serve
+    from ray.serve.context import _get_global_client
     from ray.serve.exceptions import RayServeException
 
     try:
@@ -159,6 +175,14 @@ def _others() -> bool:
             f"the cluster serves {', '.join(there.applications)} already; end that, or deploy both by one file with "
             "`serve deploy` (cluster/README.md)"
         )
+    if there.proxies:
+        client: Any = _get_global_client()
+        listens = f"{client.http_config.host}:{client.http_config.port}"
+        if listens != f"{host}:{port}":  # it would go on so, whatever it is told
+            raise ResourceError(
+                f"the cluster has Ray Serve already, which serves nothing and listens at {listens}, not at {host}:"
+                f"{port}; end it (`serve shutdown`, or ray.serve.shutdown() in Python) and give this command again"
+            )
     return bool(there.proxies)
 
 
@@ -234,7 +258,7 @@ def follow(server: Server, seconds: float, latest: Callable[[], Source], say: Ca
     Raises:
         ServeError: it is not served any more.
     """
-    looked = healthy = time.monotonic()
+    looked, healthy, said = time.monotonic(), time.monotonic(), ""
     while True:
         time.sleep(POLL_SECONDS)
         sentence = server.failure()
@@ -247,8 +271,11 @@ def follow(server: Server, seconds: float, latest: Callable[[], Source], say: Ca
             try:
                 found = latest()
             except Exception as error:  # storage may be out of reach for a while; what is served goes on
-                say(f"no newer session can be looked for: {error}")
+                if (words := f"no newer session can be looked for: {error}") != said:
+                    say(words)  # once, and not at each look till storage is back
+                said = words
                 continue
+            said = ""
             if found != server.now:
                 server.deploy(found)
                 say(f"session {found.session} of {found.run} takes the place of the one before it")

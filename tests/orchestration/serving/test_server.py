@@ -4,11 +4,13 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+from ray import serve
+from ray.serve import context
 
 from condu_ray.orchestration.cluster.room import ResourceError
 from condu_ray.orchestration.serving import server as module
 from condu_ray.orchestration.serving.app import NAME, build, configuration
-from condu_ray.orchestration.serving.server import ServeError, Server, check_room, follow, free_port, why
+from condu_ray.orchestration.serving.server import ServeError, Server, check_room, elsewhere, follow, free_port, why
 from condu_ray.use.serving import ServeArguments, Source
 
 
@@ -58,6 +60,24 @@ def test_an_address_is_one_that_a_browser_opens():
     assert Server(arguments, "127.0.0.1", 8000).address == "http://127.0.0.1:8000"
     assert Server(arguments, "0.0.0.0", 8000).address == "http://127.0.0.1:8000"
     assert Server(arguments, "::1", 8000).address == "http://[::1]:8000"
+
+
+def test_a_head_on_another_machine_is_named():
+    head = {"NodeManagerAddress": "192.0.2.1", "Resources": {"node:__internal_head__": 1.0}}
+    other = {"NodeManagerAddress": "192.0.2.2", "Resources": {"CPU": 1.0}}
+    assert elsewhere([other, head], "192.0.2.2") == "192.0.2.1"
+    assert elsewhere([other, head], "192.0.2.1") is None
+
+
+def test_ray_serve_that_is_there_and_listens_elsewhere_is_refused(monkeypatch):
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={}, proxies={"head": "HEALTHY"}))
+    listens = SimpleNamespace(http_config=SimpleNamespace(host="0.0.0.0", port=8000))
+    monkeypatch.setattr(context, "_get_global_client", lambda: listens)
+    with pytest.raises(ResourceError, match=r"listens at 0\.0\.0\.0:8000, not at 127\.0\.0\.1:8000; end it"):
+        module._others("127.0.0.1", 8000)  # it would be open to all
+    with pytest.raises(ResourceError, match=r"not at 0\.0\.0\.0:9000"):
+        module._others("0.0.0.0", 9000)
+    assert module._others("0.0.0.0", 8000)
 
 
 def test_a_new_source_changes_the_user_config_alone():
@@ -137,3 +157,25 @@ def test_a_new_session_is_looked_for_and_served(clock):
     assert [at for at, _ in said] == pytest.approx([20, 30], abs=1)
     assert "out of reach" in said[0][1]
     assert "session 2 of r" in said[1][1]
+
+
+def test_storage_that_is_away_is_said_once_and_again_when_it_goes_again(clock):
+    there, away, said = Source(run="r", session=1), OSError("out of reach"), []
+    found = [away, away, OSError("no rights"), away, there, away]
+
+    def latest():
+        if not found:
+            raise KeyboardInterrupt
+        one = found.pop(0)
+        if isinstance(one, OSError):
+            raise one
+        return one
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(Watched(None), 10, latest, said.append)
+    assert [words.rpartition(": ")[2] for words in said] == [
+        "out of reach",
+        "no rights",
+        "out of reach",
+        "out of reach",
+    ]

@@ -10,10 +10,13 @@ from urllib.request import Request, urlopen
 
 import pyarrow.parquet as pq
 import pytest
+import ray
+from ray.serve.context import _get_global_client
 
 from condu_ray import Predictor, open_run
 from condu_ray.commands.__main__ import main as console
 from condu_ray.orchestration.serving.server import serving
+from condu_ray.orchestration.serving.starting import Starting
 from condu_ray.use.loading import resolved
 from condu_ray.use.request import Asked
 from condu_ray.use.serving import ServeArguments, Source
@@ -54,6 +57,7 @@ def server(storage):
 def test_it_is_served_swapped_and_not_swapped(server, storage, pictures):
     """All of it with one start: answers one by one and side by side, a swap under load, a session that is not there."""
     found, address = open_run(storage, "r"), server.address
+    assert Starting in proxies_have()
     assert get(address, "healthz") == {"status": "ok", "state": "r/condu, session 2 of 3"}
     check_answers(address, Predictor.load(found, 1, "cpu", "condu", batch_size=16), pictures)
     assert post(address, b"no picture")[0] == 422
@@ -86,6 +90,13 @@ def test_it_is_served_swapped_and_not_swapped(server, storage, pictures):
     server.deploy(server.now.model_copy(update=another))
     until(lambda: get(address, "about")["state"] == "r/condu-svd, session 3 of 3")
     check_answers(address, Predictor.load(found, 2, "cpu", "condu-svd", batch_size=16), pictures)
+
+
+def proxies_have():
+    """Classes of what a proxy puts before all that it serves."""
+    client = _get_global_client()
+    (proxy,) = ray.get(client._controller.get_proxies.remote()).values()
+    return [one.cls for one in ray.get(proxy._get_http_options.remote()).middlewares]
 
 
 def check_answers(address, predictor, pictures):
