@@ -9,12 +9,13 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from condu_ray.orchestration.cluster import stop
 from condu_ray.orchestration.cluster.background import busy, join
 from condu_ray.orchestration.cluster.forks import forking, forks
+from condu_ray.orchestration.cluster.head_watch import head_watched
 from condu_ray.orchestration.cluster.local_head import lean
 from condu_ray.orchestration.cluster.surroundings import TOKEN, SurroundingsError, check_surroundings, check_token
 
@@ -97,11 +98,23 @@ def ray_cluster(address: str | None, run: str, lines: Lines) -> Iterator[None]:
         try:
             with lines.waiting("Ray starts"):
                 _init(address, namespace(run))
-            with announced() if address == "local" else nullcontext():
+            with announced() if address == "local" else _watched(lines):
                 yield
         finally:
             if stop.asked() is None and _quiet(run):  # else the process ends, and its cluster with it
                 ray.shutdown()
+
+
+def _watched(lines: Lines) -> AbstractContextManager[object]:
+    """Says of the head of the cluster that was joined when it is gone."""
+    import ray
+    from rich.markup import escape
+
+    try:
+        head = str(ray.get_runtime_context().gcs_address)
+    except Exception:  # Ray's client (`ray://`) is not told it
+        return nullcontext()
+    return head_watched(head, lambda words: lines.say(escape(words)))
 
 
 def _quiet(run: str) -> bool:

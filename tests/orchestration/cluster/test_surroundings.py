@@ -141,6 +141,16 @@ def test_a_cluster_that_a_notebook_has_joined_is_used_and_left_up_without_what_w
     assert found.calls == [(env.namespace("n"), "board")]
 
 
+@pytest.mark.parametrize(("address", "expected"), [("auto", ["192.0.2.1:6379"]), ("local", [])])
+def test_the_head_of_a_cluster_that_was_joined_is_watched(ray, monkeypatch, address, expected):
+    found, watched = ray(), []
+    found.get_runtime_context = lambda: types.SimpleNamespace(gcs_address="192.0.2.1:6379")
+    monkeypatch.setattr(env, "head_watched", lambda head, say: env.nullcontext(watched.append(head)))
+    with env.ray_cluster(address, "n", Lines()):
+        pass
+    assert watched == expected
+
+
 def test_a_job_may_say_our_settings_in_its_runtime_env():
     """As `ray job submit --runtime-env-json` and a RayJob's `runtimeEnvYAML` do; the job's processes have them, too."""
     script = (
