@@ -61,6 +61,13 @@ def test_rows_that_are_drawn(shots: int, seed: int) -> None:
     }
 
 
+def test_a_draw_is_the_one_of_earlier_folders_of_this_version() -> None:
+    """A folder that is there is taken for what would be drawn now."""
+    labels = np.arange(30) % 3
+    assert draw(labels, 3, shots=2, seed=0).tolist() == [4, 8, 12, 18, 26, 28]
+    assert draw(labels, 3, shots=2, seed=1).tolist() == [7, 12, 17, 22, 24, 26]
+
+
 def test_seeds_draw_different_rows_of_each_class() -> None:
     labels = np.repeat(np.arange(3), 50)
     by_seed = [draw(labels, 3, shots=5, seed=seed) for seed in range(20)]

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -94,6 +95,8 @@ def test_a_sample_is_drawn_by_its_seed_without_repeats(write):
     assert found.sample(0, seed=0) == found.captions  # all as they are
     again = load(write("turned.parquet", captions[::-1], [b"1"] * 80))
     assert again.sample(10, seed=0) == sample  # in whatever order they come
+    letters = replace(found, captions=tuple("abcdefghij"))
+    assert letters.sample(4, seed=0) == ("h", "i", "b", "f")  # as experts of this key were trained
 
 
 def test_no_reference_at_all():

@@ -120,6 +120,11 @@ def test_a_sample_is_in_proportion_to_the_classes(count, order):
     assert rows.tolist() != list(range(count))
 
 
+def test_a_sample_is_the_one_that_earlier_accuracies_were_measured_on():
+    """Keys of measurements name how many images, and not which."""
+    assert sample(np.arange(30) % 3, 6).tolist() == [3, 12, 17, 19, 22, 29]
+
+
 @pytest.mark.parametrize("count", [0, 1000, 5000])
 def test_a_sample_of_all_is_all(count):
     assert np.array_equal(sample(BY_CLASS, count), np.arange(1000))

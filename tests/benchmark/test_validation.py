@@ -66,6 +66,12 @@ def test_rows_that_are_held_out(share: float, seed: int) -> None:
     assert set(held[labels[held] == 1]) == set(without[labels[without] == 1])
 
 
+def test_a_draw_is_the_one_of_earlier_folders_of_this_version() -> None:
+    """A folder that is there is taken for what would be held out now."""
+    held = draw_validation(np.arange(30) % 3, np.arange(30), 3, share=0.2, seed=0)[1]
+    assert held.tolist() == [3, 7, 15, 22, 23, 26]
+
+
 def test_seeds_hold_out_different_rows_and_not_those_of_shots() -> None:
     labels = np.repeat(np.arange(3), 50)
     found = [draw_validation(labels, np.arange(150), 3, share=0.1, seed=seed)[1] for seed in range(200)]

@@ -46,6 +46,18 @@ def test_the_order_is_what_earlier_experts_were_trained_in():
     assert epoch_order((0, 10, 20), seed=3, epoch=0).tolist()[:8] == [19, 17, 10, 12, 11, 14, 16, 18]
 
 
+@pytest.mark.parametrize(
+    ("frozen", "expected"),
+    [(False, [16823399, 3796490668, 3226123765]), (True, [1008748114, 1468047861, 772704146])],
+)
+def test_the_crops_are_those_that_earlier_experts_were_trained_on(reader, chunk, monkeypatch, frozen, expected):
+    seen = []
+    monkeypatch.setattr(reader, "_frozen", frozen)
+    monkeypatch.setattr(reader._preprocessor, "prepared", lambda image, seed: seen.append(seed) or np.zeros((1, 1, 3)))
+    reader.read(replace(chunk, stop=3))
+    assert seen == expected
+
+
 def test_chunks_are_whole_batches_and_cover_the_training():
     chunks = list(training_chunks("p", seed=0, steps=10, batch_size=24, rows=100))
     assert [(c.start, c.stop) for c in chunks] == [(0, 96), (96, 192), (192, 240)]

@@ -41,6 +41,10 @@ def test_seed_and_name_decide_and_nothing_else():
     assert not torch.equal(found["matrix"].eq(0), renamed["w"].eq(0))
 
 
+def test_what_is_dropped_is_what_earlier_states_dropped():
+    assert drop_and_rescale({"w": torch.ones(12)}, 0.5, seed="a")["w"].tolist() == [0, 2, 0, 2, 2, 0, 0, 0, 0, 0, 2, 2]
+
+
 def test_no_nan_is_dropped_and_no_rate_out_of_range():
     with pytest.raises(DeltaError, match=r"task 'a'.*'w' holds nan"):
         drop_and_rescale({"w": torch.tensor([1.0, math.nan])}, 0.99, seed="a", task="a")
