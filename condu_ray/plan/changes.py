@@ -122,7 +122,7 @@ def _refuse_reference(found: StoredRun, config: Experiment, task: str, flag: str
         ConfigError: it is one.
     """
     who = [name for name, one in found.methods.items() if "reference" in one.method.needs]
-    if not who:
+    if not who or not has(config, task):  # one that is nowhere is refused where the settings are checked
         return
     folder = real(place_of(config, task) / task)
     for path in config.distillation.reference:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from condu_ray import Experiment, Predictor, open_run
+from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import ConfigError
 from condu_ray.commands import add, forget, import_expert, rollback
 from condu_ray.orchestration import changing
@@ -483,6 +484,8 @@ def test_what_a_method_distilled_from_is_no_task(home, task_data, small_backbone
         with_new_tasks(opened(home, "z"), ["gates"], home / "more")
     assert with_new_tasks(opened(home), ["gates"], home / "more")
     assert with_new_tasks(opened(home, "z"), ["cars"], None).tasks == ("walls", "doors", "cars")
+    with pytest.raises(TaskError, match="no task 'nowhere'"):
+        check(with_new_tasks(opened(home, "z"), ["nowhere"], None))
 
 
 def test_what_forgetting_cannot_do_is_refused_in_a_sentence(home, task_data, small_backbone):
