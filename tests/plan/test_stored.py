@@ -132,6 +132,7 @@ def test_who_works_and_what_an_earlier_release_had_no_word_for_keep_nothing_apar
     write_sweep(storage, "two", [record("condu", "abc", seed=1)], **newer)
     joined = stored.together([stored.find(storage, name) for name in ("one", "two")])
     assert all(one["settings"] == {} for one in joined)
+    assert [one["seed"] for one in joined] == [0, 0, 0, 1]  # another seed is another trial
 
 
 def test_equal_settings_with_other_results_are_refused(storage):

@@ -79,6 +79,20 @@ def test_a_missing_picture_is_a_row_with_an_error_and_no_rows_have_the_columns(f
     assert (len(none), list(none.columns)) == (0, list(answers.columns))
 
 
+def test_a_version_says_where_it_comes_from_and_what_it_reaches_on_what_it_has_learned():
+    accuracy = {"task": {"walls": 80.0, "doors": 65.0, "cars": 10.0}, "union": {"walls": 70.0, "doors": 50.0}}
+    served = SimpleNamespace(
+        state=SimpleNamespace(tasks=("walls", "doors"), id="state"), method=SimpleNamespace(name="condu"),
+        backbone=SimpleNamespace(fingerprint="theta0"), about={"run": "r", "accuracy": accuracy},
+    )  # fmt: skip
+    assert registry._tags(served) == {
+        "run": "r", "method": "condu", "session": "2", "tasks": "walls,doors", "state": "state", "backbone": "theta0",
+        "accuracy/task/walls": "80.00", "accuracy/task/doors": "65.00", "accuracy/task/cars": "10.00",
+        "accuracy/task": "72.50", "accuracy/union/walls": "70.00", "accuracy/union/doors": "50.00",
+        "accuracy/union": "60.00",
+    }  # fmt: skip
+
+
 @pytest.mark.long
 def test_each_session_is_a_version_that_predicts(found, tmp_path):
     uri, lines = sqlite_uri(tmp_path / "mlflow.db"), []
