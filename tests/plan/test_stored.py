@@ -37,7 +37,7 @@ def write_run(storage, name, accuracy):
     (folder / "report").mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"training": {"steps": 10}, "method": ["condu"], "run": name}))
     methods = {"condu": {"accuracy": accuracy, "seconds": 3.0}}
-    (folder / "report" / "results.json").write_text(json.dumps({"tasks": TASKS, "seed": 0, "methods": methods}))
+    (folder / "report" / "results.json").write_text(json.dumps({"tasks": TASKS, "seed": 4, "methods": methods}))
 
 
 @pytest.fixture
@@ -62,6 +62,10 @@ def test_a_sweep_has_its_finished_records_in_its_own_order(storage):
 def test_a_run_is_one_record_a_method(storage):
     (found,) = stored.find(storage, "plain").records
     assert (found["method"], found["order"], found["accuracy"][0]) == ("condu", TASKS, [40.0] * 3)
+    assert (found["seed"], found["measured_on"], found["trial"]) == (4, "test", "plain.condu")
+    path = storage / "runs" / "plain" / "report" / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"measured_on": "validation"}))
+    assert stored.find(storage, "plain").records[0]["measured_on"] == "validation"
 
 
 @pytest.mark.parametrize("name", ["on", "../sweeps/one", "", "."])
@@ -107,6 +111,14 @@ def test_equal_trials_of_two_sweeps_count_once(storage):
         "one:a.condu.seed0", "one:a.ties.seed0", "one:c.condu.seed0", "two:b.condu.seed0",
     ]  # fmt: skip
     assert all(one["settings"] == {} for one in joined)
+
+
+def test_what_the_other_was_measured_by_besides_is_taken_too(storage):
+    own, union = ({"accuracy": [[value] * 3] * 3} for value in (20.0, 30.0))
+    write_sweep(storage, "two", [record("condu", "abc", own=own)])
+    write_sweep(storage, "three", [record("condu", "abc", union=union)])
+    first, *_ = stored.together([stored.find(storage, name) for name in ("one", "two", "three")])
+    assert (first["trial"], first["own"], first["union"]) == ("one:a.condu.seed0", own, union)
 
 
 def test_what_settings_differ_in_keeps_records_apart(storage):
@@ -167,6 +179,32 @@ def test_published_figures_are_of_what_one_run_measured_and_not_of_two_ones_halv
     numbers = stored.write_sweep_report(tmp_path, found, tmp_path / "out", published=True, extra={})
     assert {row["benchmark"] for row in numbers["published"]} == {"few_shot", "task_agnostic"}
     assert "Published figures that are not shown" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_no_published_figure_stands_beside_what_held_images_out_of_training(tmp_path):
+    matrix = [[50.0] * len(ORDER_1)] * len(ORDER_1)
+    for name, share in (("whole", 0.0), ("rest", 0.1)):
+        write_sweep(tmp_path, name, [record("condu", ORDER_1, accuracy=matrix)], validation_share=share)
+        kept, left_out = stored._published([stored.find(tmp_path, name)])
+        held_out = {row["benchmark"] for row, why in left_out if "none held out for validation" in why}
+        assert ({row["benchmark"] for row in kept}, held_out)[share > 0] == {"mtil", "zero_shot"}
+        assert not (share and kept)
+
+
+def test_means_go_to_mlflow_by_protocol_and_method():
+    def group(name, **protocols):
+        metrics = ("last", "average", "transfer", "backward_transfer")
+        spreads = {key: {m: {"mean": mean, "std": std} for m in metrics} for key, (mean, std) in protocols.items()}
+        return {"group": name, **spreads}
+
+    groups = [group("condu rank=8", task=(50.0, 2.0), own=(40.0, None))]
+    found = stored.aggregates({"groups": groups, "extra": {"costs": {"measurements": 9}}})
+    assert found.pop("cost/measurements") == 9.0
+    assert {name for name in found if name.partition("/")[0] in ("last", "last_std", "own")} == {
+        "last/condu rank_8", "last_std/condu rank_8",
+        *(f"own/{metric}/condu rank_8" for metric in ("last", "average", "transfer", "backward_transfer")),
+    }  # fmt: skip
+    assert (found["last/condu rank_8"], found["last_std/condu rank_8"], found["own/last/condu rank_8"]) == (50, 2, 40)
 
 
 @pytest.mark.parametrize(
