@@ -15,6 +15,7 @@ from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.trials import (
     base_of,
+    count_records,
     made_of,
     make_trials,
     read_axes,
@@ -132,8 +133,11 @@ def test_all_combinations_are_there_once():
 
 
 def test_a_trial_has_its_own_configuration_and_run():
-    (trial,) = [t for t in trials(sweep=("training.lr=0.1",)) if t.method == "average" and t.order_name == "random-01"]
-    config = trial.config(sweep().experiment(), "s")
+    made = trials(sweep=("training.lr=0.1",), seed=5, seeds=2)
+    assert {trial.seed for trial in made} == {5, 6}
+    trial = next(one for one in made if (one.method, one.order_name, one.seed) == ("average", "random-01", 6))
+    config = trial.config(sweep(seed=5).experiment(), "s")
+    assert (config.seed, trial.id.partition(".seed")[2][:2]) == (6, "6.")
     assert type(config) is Experiment
     assert config.method == ("average",)
     assert config.tasks == trial.order
@@ -156,6 +160,8 @@ def test_records_are_found_by_trial(tmp_path):
     path.write_text(json.dumps(first.record()))
     assert list(read_records(tmp_path, found)) == [first.id]
     assert read_records(tmp_path, found)[first.id]["order"] == list(first.order)
+    path.with_name("another.condu.seed0.json").write_text("{}")  # of no trial that the sweep has now
+    assert (count_records(tmp_path, found), len(read_records(tmp_path, found))) == (1, 1)
 
 
 def test_the_command_line_knows_a_sweeps_flags_and_a_runs():
