@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from condu_ray.command_line import ConfigError
 from condu_ray.constants import ORDER_1
 from condu_ray.plan import stored
+from condu_ray.store.experts import save_expert
 
 TASKS = ["a", "b", "c"]
 
@@ -51,6 +53,8 @@ def storage(tmp_path):
 
 def test_names_are_sweeps_and_runs_but_no_trials(storage):
     assert stored.names(storage) == ["one", "plain"]
+    write_run(storage, "ones", [[40.0] * 3] * 3)  # whose name begins as the sweep's
+    assert stored.names(storage) == ["one", "ones", "plain"]
 
 
 def test_a_sweep_has_its_finished_records_in_its_own_order(storage):
@@ -189,6 +193,18 @@ def test_no_published_figure_stands_beside_what_held_images_out_of_training(tmp_
         held_out = {row["benchmark"] for row, why in left_out if "none held out for validation" in why}
         assert ({row["benchmark"] for row in kept}, held_out)[share > 0] == {"mtil", "zero_shot"}
         assert not (share and kept)
+
+
+def test_an_expert_that_trials_share_is_paid_once_and_by_who_trained_it(tmp_path):
+    for key, run in (("k1", "one.a.condu.seed0"), ("k2", "ones.a.condu.seed0"), ("k3", "r")):
+        save_expert(tmp_path, key, {"w": torch.ones(1)}, {"run": run})
+    write_sweep(tmp_path, "one", [record("condu", "abc", experts=["k1", "k2"]), record("ties", "abc", experts=["k1"])])
+    write_sweep(tmp_path, "two", [record("condu", "bca", experts=["k1", "k3"], measurements_reused=5)])
+    found = stored.costs(tmp_path, [stored.find(tmp_path, name) for name in ("one", "two")])
+    assert found == {
+        "experts_used": 5, "experts_different": 3, "experts_trained_by_this_sweep": 1, "measurements": 27,
+        "measurements_reused": 9,
+    }  # fmt: skip
 
 
 def test_means_go_to_mlflow_by_protocol_and_method():
