@@ -9,6 +9,7 @@ from condu_ray.benchmark import load_tasks
 from condu_ray.config import Experiment
 from condu_ray.methods import ModelState, get
 from condu_ray.methods.session import save_session
+from condu_ray.plan import kept
 from condu_ray.plan.kept import kept_bits, kept_bytes
 from condu_ray.plan.sessions import plan_method
 from condu_ray.store import artifacts
@@ -80,3 +81,18 @@ def test_they_are_the_files_without_the_manifest(made):
 def test_what_trains_nothing_keeps_nothing(made):
     found = made("zero-shot")
     assert kept_bits(found.config, found.plan, found.entries) == {"bits": None, "bits_changed": None}
+
+
+def test_after_a_session_the_experts_by_then_count(made):
+    found = made("individual")
+    first, *later = [kept_bytes(found.config, found.plan, entry) for entry in found.entries]
+    assert later == [2 * first, 3 * first]
+
+
+def test_where_one_expert_is_of_a_release_that_did_not_count_nothing_is_said_of_what_changed(made, monkeypatch):
+    found = made("individual")
+    old = found.entries[1].expert
+    monkeypatch.setattr(kept, "expert_size", lambda storage, key: (COUNT, None if key == old else CHANGED))
+    counted = kept_bits(found.config, found.plan, found.entries)
+    assert counted["bits"] > 32
+    assert counted["bits_changed"] is None
