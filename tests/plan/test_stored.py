@@ -207,6 +207,20 @@ def test_an_expert_that_trials_share_is_paid_once_and_by_who_trained_it(tmp_path
     }  # fmt: skip
 
 
+def test_a_table_has_a_row_a_trial_and_protocol_and_says_on_which_images(tmp_path):
+    own = {"accuracy": [[20.0] * 3] * 3}
+    settings, measured_on = {"training.lr": 0.1}, "validation"
+    made = [record("condu", "abc", own=own), record("ties", "abc", settings=settings, measured_on=measured_on)]
+    write_sweep(tmp_path, "one", made)
+    table = stored.find(tmp_path, "one").table()
+    columns = ["trial", "method", "seed", "protocol", "measured_on", "last"]
+    assert table[columns].to_numpy().tolist() == [
+        ["a.condu.seed0", "condu", 0, "task", "test", 50.0], ["a.condu.seed0", "condu", 0, "own", "test", 20.0],
+        ["a.ties.seed0", "ties", 0, "task", "validation", 50.0],
+    ]  # fmt: skip
+    assert table["training.lr"].tolist()[2] == 0.1
+
+
 def test_means_go_to_mlflow_by_protocol_and_method():
     def group(name, **protocols):
         metrics = ("last", "average", "transfer", "backward_transfer")

@@ -5,9 +5,11 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
+from pandas import DataFrame
 
 from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment
@@ -20,7 +22,7 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.repair import damaged
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
-from condu_ray.plan.stored_run import finished_run
+from condu_ray.plan.stored_run import StoredRun, finished_run
 from condu_ray.store import layout
 from condu_ray.store.artifacts import ArtifactError, load_tensors, read_meta
 from condu_ray.store.experts import load_expert
@@ -123,6 +125,17 @@ def test_who_asks_for_sessions_whose_keys_have_moved_is_told_that_they_are_there
             served_run(found, "condu")
     finally:
         Path("kept").rename(ledger)
+
+
+@pytest.mark.parametrize(
+    ("second", "sessions", "last"), [([40.0, math.nan, 20.0], 1, 50.0), ([40.0, 60.0, 20.0], 3, 60.0)]
+)
+def test_metrics_are_over_the_sessions_from_the_first_on_that_are_measured_whole(second, sessions, last):
+    matrix = DataFrame([[50.0, 10.0, 20.0], second, [30.0, 60.0, 90.0]])
+    method = SimpleNamespace(method=get("average"))
+    run = SimpleNamespace(config=Experiment(), methods={"average": method}, matrix=lambda *which: matrix)
+    [found] = StoredRun.metrics(run).to_dict("records")
+    assert (found["protocol"], found["sessions"], found["last"]) == ("task", sessions, last)
 
 
 def test_prototypes_are_made_anew_and_the_old_ones_stay():
