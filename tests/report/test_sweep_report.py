@@ -20,6 +20,7 @@ from condu_ray.report.published import published_rows
 from condu_ray.report.records import by_group, check_records
 from condu_ray.report.sweep_plots import accuracy_by_position, forgetting_curve, methods_over_orders, order_heat_map
 from condu_ray.report.sweep_report import sweep_report
+from condu_ray.report.sweep_tables import published_decimals
 from condu_ray.report.text import latex
 
 FILES = [
@@ -159,6 +160,8 @@ def test_tests_over_twelve_orders_find_what_differs(tmp_path: Path) -> None:
         assert (test["pairs"], test["verdict"]) == (12, "yes")
         assert test["p_value"] == 2 / 2**12
         assert test["adjusted"] == 3 * 2 / 2**12
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert page.count("| 12 | 0.0005 | 0.0015 | yes |") >= 3
 
 
 def other(first: float, last: float) -> dict:
@@ -253,6 +256,21 @@ def test_published_rows_stand_apart_and_beside_their_own_protocol(tmp_path: Path
 
 
 @pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("no_pictures")
+def test_seconds_are_the_mean_of_those_trials_that_say_them_and_the_rest_are_sums(tmp_path: Path) -> None:
+    records = [record("condu", order, seconds=value) for order, value in (("ab", 10.0), ("ba", 35.0))]
+    records += [record("pam", "ab"), record("condu", "ba", seed=1, seconds=None, trial="without")]
+    sweep_report(records, tmp_path, name="costs")
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| condu | 3 | 22.5 | 6 | 3 | 12 | 9 |" in page
+    assert "| pam | 1 | 8.0 | 2 | 1 | 4 | 3 |" in page
+
+
+@pytest.mark.parametrize(("value", "decimals"), [(49.9, 1), (49.89, 2), (50.0, 1), (None, 1)])
+def test_published_figures_are_printed_as_they_are(value: float | None, decimals: int) -> None:
+    assert published_decimals({"last": value}, "last") == decimals
+
+
 def test_latex(tmp_path: Path) -> None:
     records = [record("a_b", "ab", 70.0), record("a_b", "ba", 74.0), record("c&d", "ab", 50.0), record("zero-shot")]
     sweep_report(records, tmp_path, name="50% of {x}")
