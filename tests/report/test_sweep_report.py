@@ -354,6 +354,8 @@ def test_worst_order_by_the_mean_over_seeds(tmp_path: Path) -> None:
     sweep_report(records, tmp_path, name="x")
     (row,) = [row for row in rows_of(tmp_path / "summary.csv") if row["metric"] == "last"]
     assert (float(row["min"]), row["worst_order"], row["best_order"], row["n"]) == (50, "reversed", "given", "4")
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| condu | 5.0 | 65.0 | reversed | 70.0 | given |" in page
 
 
 @pytest.mark.usefixtures("no_pictures")
