@@ -10,13 +10,19 @@ from condu_ray.benchmark.few_shot import few_shot
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_VERSION
 from condu_ray.benchmark.validation import hold_out
 from condu_ray.plan.forgetting import purge
+from condu_ray.store.artifacts import publish
 from condu_ray.store.layout import (
+    checkpoints_folder,
+    codes_folder,
     converted_folder,
     datasets_folder,
     expert_folder,
+    features_folder,
     ledger_path,
     mini_mtil_folder,
+    prototypes_folder,
     run_folder,
+    tally_folder,
 )
 from condu_ray.store.lease import lease
 from condu_ray.store.ledger import ROOT, Entry, Mark, to_line
@@ -87,3 +93,56 @@ def test_a_run_at_work_without_the_task_holds_nothing_of_it(storage):
     (Path(str(folder)) / "config.json").write_text(json.dumps({"tasks": ["walls"]}))
     with lease(folder):
         assert purge(storage, "mine", "doors").removed == ("experts/abc",)
+
+
+def entered(storage, run, *lines):
+    """A run whose ledger of `condu` has lines."""
+    path = Path(str(ledger_path(run_folder(storage, run), "condu")))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"".join(map(to_line, lines)))
+
+
+def session(position, task, expert):
+    return Entry(position, task, expert, ROOT if position == 0 else f"state{position - 1}", f"state{position}", 1.0)
+
+
+def put(folder, **meta):
+    publish(folder, meta, lambda draft: None)
+
+
+def test_an_expert_from_elsewhere_that_serves_another_task_too_stays(storage):
+    forgotten = Mark("forget", "doors", ("state1",), "2026-01-01T00:00:00+00:00")
+    entered(storage, "mine", session(0, "walls", "abc"), session(1, "doors", "abc"), forgotten)
+    put(expert_folder(storage, "abc"), task="walls")
+    assert purge(storage, "mine", "doors").removed == ()
+
+
+@pytest.mark.parametrize(("known", "copy"), [("abc", "def"), ("def", "abc")])
+def test_an_expert_that_storage_has_under_two_keys_goes_under_both(storage, known, copy):
+    forgotten = Mark("forget", "doors", ("state0",), "2026-01-01T00:00:00+00:00")
+    entered(storage, "mine", session(0, "doors", known), forgotten)
+    put(expert_folder(storage, "abc"), task="doors")
+    put(expert_folder(storage, "def"), task="doors", adopted="abc")
+    put(expert_folder(storage, "ghi"), task="doors")  # of nobody who forgets it
+    put(codes_folder(storage) / "code", expert=copy)
+    assert sorted(purge(storage, "mine", "doors").removed) == ["codes/code", "experts/abc", "experts/def"]
+
+
+def test_all_that_was_made_of_the_task_goes_and_what_another_run_has_learned_it_by_stays(storage):
+    forgotten = Mark("forget", "doors", ("state1",), "2026-01-01T00:00:00+00:00")
+    entered(storage, "mine", session(0, "walls", "w"), session(1, "doors", "d"), forgotten)
+    for task in ("walls", "doors"):
+        put(expert_folder(storage, task[0]), task=task)
+        put(codes_folder(storage) / f"code-{task}", expert=task[0])
+        put(prototypes_folder(storage) / f"prototypes-{task}", task=task)
+        put(features_folder(storage) / f"features-{task}", task=task)
+        put(checkpoints_folder(storage) / task[0] / "step", task=task)
+        put(tally_folder(run_folder(storage, "mine"), "condu", task), tasks=["walls", "doors"][: 1 + (task == "doors")])
+    made = ("checkpoints/d", "codes/code-doors", "experts/d", "features/features-doors", "prototypes/prototypes-doors")
+    entered(storage, "other", session(0, "doors", "d"))
+    found = purge(storage, "mine", "doors")
+    assert found.removed == ("runs/mine/condu/tallies/doors",)
+    assert sorted(found.held) == [(path, ("other",)) for path in made]
+    Path(str(ledger_path(run_folder(storage, "other"), "condu"))).unlink()
+    assert sorted(purge(storage, "mine", "doors").removed) == sorted(made)
+    assert purge(storage, "mine", "doors").removed == ()
