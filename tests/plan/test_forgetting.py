@@ -130,7 +130,9 @@ def test_an_expert_that_storage_has_under_two_keys_goes_under_both(storage, know
 
 def test_all_that_was_made_of_the_task_goes_and_what_another_run_has_learned_it_by_stays(storage):
     forgotten = Mark("forget", "doors", ("state1",), "2026-01-01T00:00:00+00:00")
-    entered(storage, "mine", session(0, "walls", "w"), session(1, "doors", "d"), forgotten)
+    taken_back = Entry(1, "cars", "c", "state0", "state9", 1.0), Mark("rollback", None, ("state9",), forgotten.at)
+    entered(storage, "mine", session(0, "walls", "w"), *taken_back, session(1, "doors", "d"), forgotten)
+    put(expert_folder(storage, "c"), task="cars")  # which add takes up again
     for task in ("walls", "doors"):
         put(expert_folder(storage, task[0]), task=task)
         put(codes_folder(storage) / f"code-{task}", expert=task[0])
