@@ -114,3 +114,14 @@ def test_hashes_travel_and_count_for_the_very_file_alone(make_task: Any, monkeyp
         assert task.fingerprint == first
     make_task.change_split(Path(task.train), images={0: 77})
     assert task.fingerprint != first
+
+
+def test_a_task_is_known_by_what_it_was_known_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All keys of experts, prototypes and measurements are made of these: one that moved would have all made anew."""
+    monkeypatch.setattr(tasks, "hash_file", lambda path: f"hash of {path.name}")
+    templates = ("a {} wall.", "one {} wall.")
+    task = Task("walls", Location("/data/walls"), ("red", "dark grey"), templates, 3, 2)
+    prints = [task.fingerprint, task.train_fingerprint, task.test_fingerprint]
+    assert [one[:12] for one in prints] == ["8d94e6dd69b9", "6fe879bb4cb7", "7e79cb005a2d"]
+    monkeypatch.setattr(tasks, "DECODING", tasks.DECODING + 1)  # the same bytes are other pictures
+    assert task.train_fingerprint.startswith("a5900c81292e")
