@@ -53,3 +53,26 @@ def test_a_share_that_counts_for_nothing_is_told_of(tmp_path, caplog):
         told = "birds: --test_share changes nothing, for " in caplog.text
         assert (told, birds.test_rows, tools.test_rows) == (share == 0.4, 6, 3 if share == 0.2 else 6)
     assert "tools" not in caplog.text
+
+
+def renamed(folder, names):
+    class_folders(folder)
+    for name, other in zip(("golden_retriever", "SeaLake", "wren"), names, strict=True):
+        for path in folder.glob(f"*/{name}"):
+            path.rename(path.with_name(other))
+
+
+def test_words_beside_data_that_are_written_anew_are_read_anew(tmp_path):
+    """Not one picture has changed, by which what was converted before is known again."""
+    renamed(tmp_path / "birds", "012")
+    for names, template in (("ape,gnu,owl", "a {c}."), ("ape,gnu,emu", "a {c}."), ("ape,gnu,emu", "b {c}.")):
+        (tmp_path / "birds" / "classnames.txt").write_text(names.replace(",", "\n"))
+        (tmp_path / "birds" / "zeroshot_classification_templates.txt").write_text(template)
+        [task] = bring(tmp_path / "birds", tmp_path / "storage")
+        assert (task.classes, task.templates) == (tuple(names.split(",")), (template.replace("c", ""),))
+
+
+def test_classes_are_counted_as_people_do(tmp_path):
+    renamed(tmp_path / "birds", ("kind 10", "kind 2", "kind 1"))
+    [task] = bring(tmp_path / "birds", tmp_path / "storage")
+    assert task.classes == ("kind 1", "kind 2", "kind 10")

@@ -1,5 +1,6 @@
 """A test split for data that have none: in proportion, the same for everybody, near-duplicates on one side."""
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -8,8 +9,8 @@ from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.images import decode
 from condu_ray.benchmark.ingest.bring import bring
 from condu_ray.benchmark.ingest.convert import Options
-from condu_ray.benchmark.ingest.gather import Look
-from condu_ray.benchmark.ingest.shares import _near
+from condu_ray.benchmark.ingest.gather import Look, Picture
+from condu_ray.benchmark.ingest.shares import _near, divide, groups
 from tests.benchmark.ingest.forms import CLASSES, encoded, picture
 
 
@@ -68,3 +69,24 @@ def test_a_class_of_one_picture_cannot_be_divided(tmp_path):
     tree(tmp_path / "a", (5, 1, 5), COPIES[:2])
     with pytest.raises(TaskError, match=r"1 classes have not two different pictures.*'SeaLake'.*give a test split"):
         split(tmp_path / "a", tmp_path / "storage")
+
+
+def seen(number, label="a", gradients=0, level=0):
+    look = Look(gradients, np.full((8, 8, 3), level, np.int16))
+    return Picture(f"{number}.png", label, 0, 1, bytes([number]) * 16, look)
+
+
+@pytest.mark.parametrize(
+    ("gradients", "level", "together"),
+    [(0, 0, True), (0b111, 4, True), (1 | 1 << 16 | 1 << 32, 0, True), (0b1111, 0, False), (0, 5, False)],
+)
+def test_up_to_where_pictures_are_near(gradients, level, together):
+    assert len(groups([seen(0), seen(1, "a", gradients, level)])) == 2 - together
+
+
+@pytest.mark.parametrize(("share", "tested"), [(0.01, [1, 1]), (0.5, [1, 2]), (0.99, [1, 3])])
+def test_of_each_class_something_is_left_to_train_and_to_test_on(share, tested):
+    every = [seen(n, "ab"[n > 1], level=10 * n) for n in range(6)]
+    train, test, together = divide(every, share, "here")
+    assert [sum(one.label == label for one in test) for label in "ab"] == tested
+    assert (len(train) + len(test), together) == (6, 0)

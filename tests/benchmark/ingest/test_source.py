@@ -5,6 +5,7 @@ import pytest
 
 from condu_ray.benchmark import TaskError
 from condu_ray.benchmark.ingest.bring import bring
+from condu_ray.benchmark.ingest.shards import _label
 from condu_ray.benchmark.ingest.source import lines_of
 from tests.benchmark.ingest.forms import CLASSES, class_folders, hugging_face, listed, samples, shards
 
@@ -112,3 +113,14 @@ def test_a_line_without_a_name_gives_no_other_class_its_name(tmp_path):
     (tmp_path / "birds" / "classnames.txt").write_text("ape\ngnu\nzebra\n\n")
     [task] = bring(tmp_path / "birds", tmp_path / "storage")
     assert task.classes == ("ape", "gnu", "zebra")
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        ('{"label": 3, "category": "dog"}', "dog"), ('{"category": "dog", "cls": 3}', "dog"), ('{"label": "03"}', 3),
+        ('{"class": "cat", "category": "dog"}', "cat"), ("3", 3),
+    ],
+)  # fmt: skip
+def test_a_shards_sample_is_called_by_a_word_where_it_says_a_number_too(said, label):
+    assert _label({"jpg": b"", "json": said.encode()}) == (label, "")

@@ -1,10 +1,13 @@
 """Parquet with columns that could be classes or images: the right one is taken, or a line says which one is."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from condu_ray.benchmark.ingest.bring import bring
+from condu_ray.benchmark.ingest.tables import _columns
 from tests.benchmark.ingest.forms import CLASSES, hugging_face, samples
 
 
@@ -57,3 +60,22 @@ def test_of_several_columns_of_images_the_one_that_is_taken_is_said(tmp_path, ca
     (folder / "classnames.txt").write_text("zebra\nape\ngnu\n")
     bring(folder, tmp_path / "storage")
     assert "of its columns of images left, right, left is taken; call another one image" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("labels", "taken"),
+    [
+        ({"coarse": "ab", "fine": "abc"}, "fine"),  # as CIFAR-100 has them
+        ({"fine": "abc", "coarse": "ab"}, "fine"),
+        ({"species": "abc", "label": "ab"}, "label"),
+        ({"label": "ab"}, "label"),
+    ],
+)
+def test_of_several_columns_of_classes_the_one_called_so_is_taken_or_the_finest(tmp_path, labels, taken):
+    features = {name: {"_type": "ClassLabel", "names": list(names)} for name, names in labels.items()}
+    columns = {"image": pa.array([b"x"]), **{name: pa.array([0]) for name in labels}}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pa.table(columns).replace_schema_metadata(about), tmp_path / "train.parquet")
+    notes = []
+    assert _columns(tmp_path / "train.parquet", None, notes) == ("image", taken, tuple(labels[taken]))
+    assert len(notes) == (len(labels) > 1)
