@@ -9,6 +9,7 @@ from condu_ray.command_line import ConfigError
 from condu_ray.constants import ORDER_1
 from condu_ray.plan import stored
 from condu_ray.store.experts import save_expert
+from condu_ray.store.layout import report_folder
 
 TASKS = ["a", "b", "c"]
 
@@ -170,6 +171,28 @@ def test_the_report_of_several_is_written_and_summed_up(storage, tmp_path):
     assert values["last_std/condu"] == pytest.approx(300**0.5)
     assert values["cost/measurements"] == 36
     assert "last_std/ties" not in values  # of one trial there is none
+
+
+def test_a_sweeps_own_report_is_written_anew_where_trials_were_finished_since(storage, monkeypatch):
+    """As where more orders were asked for, and a kill came before their report."""
+    written = []
+
+    def write(records, folder, **about):
+        written.append(about["extra"])
+        trials = [{"trial": one["trial"]} for one in records]
+        folder.mkdir(exist_ok=True)
+        (folder / "sweep.json").write_text(json.dumps({"trials": trials, "extra": about["extra"]}))
+
+    monkeypatch.setattr("condu_ray.report.sweep_report.sweep_report", write)
+    found = stored.find(storage, "one")
+    stored.write_sweep_report(storage, [found], report_folder(found.folder), extra={"command": "c"})
+    assert len(stored.written_report(storage, found)["trials"]) == 3
+    assert len(written) == 1
+    last = record("ties", "cab")
+    (storage / "sweeps" / "one" / "trials" / f"{last['trial']}.json").write_text(json.dumps(last))
+    numbers = stored.written_report(storage, stored.find(storage, "one"))
+    assert (len(numbers["trials"]), numbers["extra"]["command"]) == (4, "c")
+    assert numbers["extra"]["costs"]["measurements"] == 36
 
 
 def test_published_figures_are_of_what_one_run_measured_and_not_of_two_ones_halves(tmp_path):
