@@ -21,6 +21,7 @@ from condu_ray.orchestration.watch.progress import Display
 from condu_ray.plan.changes import Moved, moved, named, opened
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.results import Results
+from condu_ray.plan.retention import let_old_go
 from condu_ray.plan.staging import commit_staged, drop_staged, settle
 from condu_ray.plan.stored import find
 from condu_ray.plan.stored_run import StoredRun, finished_run, stored_run
@@ -84,6 +85,7 @@ def change(
         if config == named(found):  # by a command that was killed after it had committed
             settle(found.plan, what, task)
             drop_staged(found.plan)
+            let_old_go(found)
             run(config, held=held)
             lines.say(f"{config.run_name}: that was done already")
         else:
@@ -151,6 +153,7 @@ def _change(
     write_config(config)
     settle(results.plan, what, task)
     drop_staged(results.plan)
+    let_old_go(StoredRun(results.plan))
     run(config, held=held)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from condu_ray.methods.session import let_go
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store.ledger import Entry
+
+if TYPE_CHECKING:
+    from condu_ray.plan.stored_run import StoredRun
 
 
 def stays(rule: str, position: int, count: int) -> bool:
@@ -19,6 +23,19 @@ def stays(rule: str, position: int, count: int) -> bool:
     """
     number = position + 1
     return rule == "all" or number >= count or (rule == "doubling" and number & (number - 1) == 0)
+
+
+def let_old_go(found: StoredRun) -> None:
+    """Lets go of the sessions of a finished run, as while it goes on: of what was on trial all stay until then.
+
+    Raises:
+        WriteError: one cannot be removed.
+    """
+    retention = Retention(found.config.keep_sessions)
+    for one in found.methods.values() if found.complete else ():
+        for entry in one.entries:
+            retention.committed(one.plan, entry)
+            retention.measured(one.plan, entry)
 
 
 class Retention:

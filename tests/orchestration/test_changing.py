@@ -14,6 +14,7 @@ from condu_ray import Experiment, Predictor, open_run
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import ConfigError
 from condu_ray.commands import add, forget, import_expert, rollback
+from condu_ray.methods.session import GONE
 from condu_ray.orchestration import changing
 from condu_ray.orchestration import run as main_job
 from condu_ray.orchestration.cluster.failure import RunError
@@ -157,14 +158,24 @@ def test_a_task_that_a_run_has_not_come_to_yet_is_not_called_learned(home, task_
 
 def test_a_loss_that_is_too_large_keeps_the_old_state(home, monkeypatch):
     monkeypatch.setattr(changing, "moved", lambda *what: worse(moved(*what)))
+    path = home / "storage/runs/r/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"keep_sessions": "last"}))
     before = state_of(home)
     with pytest.raises(RunError, match=r"doors would lose 7\.50 points by average under the protocol union, more than "
                                        r"--max_drop 7\.4: r is as it was"):  # fmt: skip
         call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 7.4)
     assert state_of(home) == before
     assert opened(home).complete
+    assert whole_sessions(home) == [True, True]
     call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 7.5)
     assert tasks_of(opened(home))[0] == ["walls", "doors", "gates"]
+    assert whole_sessions(home) == [False, False, True]
+
+
+def whole_sessions(home):
+    """Of each session of `condu` whether its files are there."""
+    folder = sessions_folder(run_folder(Location(home / "storage"), "r"), "condu")
+    return [GONE not in artifacts.read_meta(folder / name) for name in artifacts.names(folder)]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from condu_ray.methods import get
 from condu_ray.methods.session import GONE, load_session
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.repair import damaged
-from condu_ray.plan.retention import Retention, stays
+from condu_ray.plan.retention import Retention, let_old_go, stays
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
 from condu_ray.store.artifacts import ArtifactError
@@ -66,6 +67,20 @@ def test_a_session_goes_when_the_next_is_committed_and_it_is_measured(run, rule,
         again.measured(plan, entry)
     assert whole(plan) == after
     assert not damaged(plan.method.config.storage)
+
+
+@pytest.mark.parametrize(("rule", "after"), [("all", [1, 2, 3, 4]), ("last", [4]), ("doubling", [1, 2, 4])])
+def test_what_was_on_trial_goes_once_it_is_committed(run, rule, after):
+    plan, keeper = run
+    entries = [keeper.merge("condu", session) for session in plan.sessions]
+    methods = {"condu": SimpleNamespace(plan=plan, entries=entries)}
+    found = SimpleNamespace(config=Experiment(keep_sessions=rule), methods=methods, complete=False)
+    let_old_go(found)
+    assert whole(plan) == [1, 2, 3, 4]  # which may have to be measured yet
+    found.complete = True
+    for _ in range(2):  # as after a kill
+        let_old_go(found)
+        assert whole(plan) == after
 
 
 def test_who_goes_on_from_a_session_that_went_merges_it_again(run, caplog):
