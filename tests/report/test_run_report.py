@@ -21,7 +21,7 @@ from PIL import Image
 from condu_ray.report import metrics_plot, run_plots
 from condu_ray.report.metrics_plot import metrics_bars
 from condu_ray.report.run_plots import accuracy_over_sessions, heat_map
-from condu_ray.report.run_report import write_report
+from condu_ray.report.run_report import _calibration, write_report
 from condu_ray.report.run_summary import summary_rows
 from condu_ray.report.style import PALETTE
 from condu_ray.vlm.calibration import fit_temperature
@@ -375,3 +375,23 @@ def test_bits_are_a_column_where_they_were_counted() -> None:
     results["methods"]["condu-ft"]["bits"] = 6.333
     with_them, without = summary_rows(results, "task")
     assert (with_them["Bits"], without["Bits"]) == ("6.33", "–")
+
+
+@pytest.mark.parametrize(
+    ("share", "measured_on", "words"),
+    [
+        (0.0, "test", "no image was held out of training"),
+        (0.2, "test", "the one fitted on the task's held-out images (in brackets)"),
+        (0.2, "validation", "the one fitted on the same held-out images, which flatters it"),
+    ],
+)
+def test_a_calibration_says_by_which_images_it_is_fitted(share: float, measured_on: str, words: str) -> None:
+    after = {"temperature": 2.0, "after": 3.0} if share else {}
+    found = [{"task": "a", "before": 9.0, **after}, {"task": "b", "before": 4.0, **after}]
+    config = {"validation_share": share}
+    results = {"tasks": ["a", "b"], "methods": {"x": {"calibration": found}}, "config": config}
+    _, text, table, *edges = _calibration(results | {"measured_on": measured_on})
+    assert words in text
+    cells = ["9.0 → 3.0 (2.00)", "4.0 → 3.0 (2.00)", "6.5 → 3.0"] if share else ["9.0", "4.0", "6.5"]
+    assert f"| x | {' | '.join(cells)} |" in table
+    assert not edges
