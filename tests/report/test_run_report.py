@@ -21,7 +21,7 @@ from PIL import Image
 from condu_ray.report import metrics_plot, run_plots
 from condu_ray.report.metrics_plot import metrics_bars
 from condu_ray.report.run_plots import accuracy_over_sessions, heat_map
-from condu_ray.report.run_report import _calibration, write_report
+from condu_ray.report.run_report import _calibration, _probes, write_report
 from condu_ray.report.run_summary import summary_rows
 from condu_ray.report.style import PALETTE
 from condu_ray.vlm.calibration import fit_temperature
@@ -395,3 +395,10 @@ def test_a_calibration_says_by_which_images_it_is_fitted(share: float, measured_
     cells = ["9.0 → 3.0 (2.00)", "4.0 → 3.0 (2.00)", "6.5 → 3.0"] if share else ["9.0", "4.0", "6.5"]
     assert f"| x | {' | '.join(cells)} |" in table
     assert not edges
+
+
+def test_probes_are_shown_from_theta0_on() -> None:
+    results = {"tasks": ["a", "b"], "methods": {"x": {"probes": {"birds": [40.0, 30.0]}}, "y": {}}}
+    assert _probes(results, {"birds": 50.0}).splitlines()[::2] == [
+        "| Probe | Method | Pretrained | After 1 | After 2 |", "| birds | x | 50.0 | 40.0 | 30.0 |",
+    ]  # fmt: skip
