@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,8 @@ from condu_ray.use.sources import Piece, called, pictures, pieces, read
 PART = 2048
 """Pictures a part: whole batches, so that a part is the same whichever were made before."""
 INDEX = "predictions.json"
+WORDS = {"files": "state of the pictures' files (their sizes or times)"}
+"""What is said of what differs, where its name in the index does not say it."""
 
 
 class Parts:
@@ -28,7 +31,7 @@ class Parts:
     Args:
         served: what answers.
         batch_size: images a forward pass.
-        images: as `sources.pictures` takes them; the same every time.
+        images: as `sources.pictures` takes them; the same every time, and not written anew meanwhile.
         folder: of the parts; made where there is none.
         asked: arguments of `Predictor.stream`: `task`, `classes`, `top_k`, `templates`.
         part: pictures a part.
@@ -63,6 +66,7 @@ class Parts:
             about["ridge"] = RIDGE_VERSION
         if served.temperatures:
             about["temperatures"] = dict(served.temperatures)
+        later["files"] = _files(images)
         about |= later
         known = later | json.loads(index.read_text()) if index.exists() else None  # earlier releases did not say it
         # What is hidden is nobody's predictions: a draft that a kill left, or what a desktop puts into folders.
@@ -70,7 +74,8 @@ class Parts:
             raise UseError(f"--output {folder}: something else is there already; give another folder")
         if known is not None and known != (now := json.loads(json.dumps(about))):
             differs = next(key for key in now | known if known.get(key) != now.get(key))
-            raise UseError(f"--output {folder}: holds predictions of another {differs}; give another folder")
+            what = WORDS.get(differs, differs)
+            raise UseError(f"--output {folder}: holds predictions of another {what}; give another folder")
         if known is None:
             write_text(index, json.dumps(about))
         self.folder, self._images, self._part = folder, images, part
@@ -139,4 +144,13 @@ def _names(images: Sequence[str]) -> str:
     source, found = (name for name, _ in pictures(images, contents=False)), ""
     while block := list(islice(source, 65_536)):
         found = content_hash([found, block])
+    return found
+
+
+def _files(images: Sequence[str]) -> str:
+    """What stands for the pictures' files as they are: a hash over sizes and times, block by block."""
+    found = ""
+    for block in pieces(images, 65_536):
+        states = [os.stat(one.path) for one in block]
+        found = content_hash([found, [[state.st_size, state.st_mtime_ns] for state in states]])
     return found

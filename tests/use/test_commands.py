@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -219,7 +220,7 @@ class TestPredict:
             with pytest.raises(UseError, match=words):
                 list(predict_parts(*changed))
         about = json.loads((out / "predictions.json").read_text())
-        for key in ("label space", "inference"):  # as an earlier release wrote it
+        for key in ("label space", "inference", "files"):  # as an earlier release wrote it
             del about[key]
         (out / "predictions.json").write_text(json.dumps(about))
         assert len(list(predict_parts(predictor, [str(folder)], out, asked, part=3))) == 2
@@ -227,6 +228,16 @@ class TestPredict:
         index.write_text(json.dumps(json.loads(index.read_text()) | {"temperatures": {"walls": 2.0}}))
         with pytest.raises(UseError, match="another temperatures"):
             list(predict_parts(predictor, [str(folder)], out, asked, 3))
+
+    def test_parts_of_pictures_that_were_written_anew_are_another_folders(self, found, folder, tmp_path):
+        predictor, out = Predictor.load(found, method="condu"), tmp_path / "out"
+        asked = {"task": "walls", "classes": None, "top_k": 2, "templates": None}
+        first = predict_parts(predictor, [str(folder)], out, asked, part=3)
+        next(first)
+        first.close()
+        shutil.copy(folder / "b.JPG", folder / "a.png")  # under the same name
+        with pytest.raises(UseError, match=r"another state of the pictures' files \(their sizes or times\)"):
+            next(predict_parts(predictor, [str(folder)], out, asked, part=3))
 
     def test_a_part_is_on_the_disk_before_it_has_its_name(self, found, folder, tmp_path, monkeypatch):
         """Whoever goes on after a power cut takes what is there for made."""
