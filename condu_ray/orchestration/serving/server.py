@@ -14,7 +14,7 @@ from typing import Any
 from condu_ray.orchestration.cluster import env, stop
 from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.orchestration.cluster.room import ResourceError, places, seats
-from condu_ray.orchestration.serving.starting import controller_options
+from condu_ray.orchestration.serving.starting import announced, controller_options
 from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.use.serving import ServeArguments, Source
 
@@ -119,7 +119,7 @@ def serving(
     """
     port = free_port(host, port)
     lines = lines or Lines()
-    with env.ray_cluster(address, "serve", lines):
+    with announced(), env.ray_cluster(address, "serve", lines):
         import ray
         from ray import serve
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -82,6 +84,27 @@ def middlewares() -> list[Middleware]:
     return [Middleware(Starting)]
 
 
+def _ours() -> str:
+    return f"{middlewares.__module__}.{middlewares.__name__}"
+
+
+@contextmanager
+def announced() -> Iterator[None]:
+    """Has proxies of a local cluster that starts within the block have ours, unless somebody has ones of his own.
+
+    By what all of its processes inherit: a worker with an environment of its own cannot be forked, and takes as long to
+    start as all the rest together.
+    """
+    mine = VARIABLE not in os.environ
+    if mine:
+        os.environ[VARIABLE] = _ours()
+    try:
+        yield
+    finally:
+        if mine:
+            os.environ.pop(VARIABLE, None)
+
+
 def named() -> str | None:
     """Returns what a process's environment has proxies put before all; run where they will."""
     return os.environ.get(VARIABLE)
@@ -90,8 +113,8 @@ def named() -> str | None:
 def controller_options() -> dict[str, Any]:
     """Returns Ray Serve's options by which its proxies have ours, of the cluster that this process has joined.
 
-    The head is asked first: one may have ones of its own there, such as a check of passwords, which stay; and where
-    this package is not there, a proxy that is to have it would not start.
+    The head is asked first: one may have ones there already, ours (`announced`) or such as a check of passwords, which
+    stay; and where this package is not there, a proxy that is to have it would not start.
     """
     import ray
 
@@ -100,5 +123,4 @@ def controller_options() -> dict[str, Any]:
         found = ray.get(at_head.remote(), timeout=PROBE_SECONDS)
     except Exception:  # not there, or not in time: proxies then say what Ray Serve's say
         return {}
-    ours = f"{middlewares.__module__}.{middlewares.__name__}"
-    return {} if found else {"runtime_env": {"env_vars": {VARIABLE: os.environ.get(VARIABLE, ours)}}}
+    return {} if found else {"runtime_env": {"env_vars": {VARIABLE: os.environ.get(VARIABLE, _ours())}}}

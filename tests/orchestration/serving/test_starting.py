@@ -11,7 +11,15 @@ from ray.serve.schema import ControllerOptions
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from condu_ray.orchestration.serving import starting
-from condu_ray.orchestration.serving.starting import DIED, SENTENCES, VARIABLE, Starting, controller_options, named
+from condu_ray.orchestration.serving.starting import (
+    DIED,
+    SENTENCES,
+    VARIABLE,
+    Starting,
+    announced,
+    controller_options,
+    named,
+)
 
 
 def proxy(status, text="Path '/' not found. Ping http://..."):
@@ -91,3 +99,14 @@ def test_proxies_have_it_unless_there_are_others_at_the_head_or_it_is_not_there(
 def test_what_proxies_have_is_what_ray_serve_takes():
     (middleware,) = validate_http_proxy_callback_return(import_attr(f"{starting.__name__}.middlewares")())
     assert middleware.cls is Starting
+
+
+@pytest.mark.parametrize("mine", [None, "somebody.elses"])
+def test_a_local_cluster_has_it_by_what_its_processes_inherit(monkeypatch, mine):
+    """Workers with an environment of their own are not forked."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if mine:
+        monkeypatch.setenv(VARIABLE, mine)
+    with announced():
+        assert named() == (mine or f"{starting.__name__}.middlewares")
+    assert named() == mine
