@@ -151,6 +151,14 @@ def _files(images: Sequence[str]) -> str:
     """What stands for the pictures' files as they are: a hash over sizes and times, block by block."""
     found = ""
     for block in pieces(images, 65_536):
-        states = [os.stat(one.path) for one in block]
-        found = content_hash([found, [[state.st_size, state.st_mtime_ns] for state in states]])
+        found = content_hash([found, [_state(one.path) for one in block]])
     return found
+
+
+def _state(path: str) -> list[int] | None:
+    """A file's size and time; None of one that cannot be read, such as a link to nothing, as its row then says."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return [state.st_size, state.st_mtime_ns]

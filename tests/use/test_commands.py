@@ -239,6 +239,15 @@ class TestPredict:
         with pytest.raises(UseError, match=r"another state of the pictures' files \(their sizes or times\)"):
             next(predict_parts(predictor, [str(folder)], out, asked, part=3))
 
+    def test_a_link_to_nothing_that_a_pattern_finds_is_said_in_its_row(self, found, folder, tmp_path):
+        (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+        predictor, asked = Predictor.load(found, method="condu"), {"task": "walls", "classes": None, "templates": None}
+        for made in (True, False):
+            [(path, now)] = predict_parts(predictor, [str(folder / "*.png")], tmp_path / "out", asked | {"top_k": 1})
+            assert now == made
+        wrong = [row["image"] for row in pq.read_table(path).to_pylist() if row["error"]]
+        assert wrong == [str(folder / "broken.png"), str(folder / "gone.png")]
+
     def test_a_part_is_on_the_disk_before_it_has_its_name(self, found, folder, tmp_path, monkeypatch):
         """Whoever goes on after a power cut takes what is there for made."""
         said, sync, replace = [], rows_module.sync, os.replace
