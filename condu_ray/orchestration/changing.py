@@ -109,9 +109,9 @@ def bring(begun: Experiment, config: Experiment, task: str, max_drop: float | No
     lines = Lines()
     check_tracking(config)
     with leased(begun) as held:
-        if config == begun:  # by a command that was killed after it had committed
+        if config == begun:  # by a command that was killed, perhaps with the run that was not finished yet
             roll_back(config, held, "import", task)
-            lines.say(f"{config.run_name}: that was done already")
+            lines.say(f"{config.run_name}: had this expert of {task} already")
             return
         # Without the methods that do not take it, which it goes on without.
         found = stored_run(check(begun.model_copy(update={"method": config.method}), writes=False))
@@ -158,7 +158,7 @@ def _change(
 
 
 def roll_back(config: Experiment, held: Callable[[], None], what: str = "rollback", task: str | None = None) -> int:
-    """Has a run be what its settings are now, of which all sessions are committed; then makes its report.
+    """Has a run be what its settings are now; then makes what it lacks, and its report.
 
     Args:
         config: its settings, with fewer tasks.
@@ -179,6 +179,7 @@ def roll_back(config: Experiment, held: Callable[[], None], what: str = "rollbac
     plan = stored_run(checked).plan
     count = settle(plan, what, task)
     drop_staged(plan)
+    let_old_go(StoredRun(plan))
     run(config, held=held)
     return count
 

@@ -189,13 +189,18 @@ def gates(home, small_backbone):
 
 
 def test_an_expert_from_elsewhere_is_measured_first_and_then_committed(home, gates, monkeypatch, capsys):
+    path = home / "storage/runs/r/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"keep_sessions": "last"}))
     before = state_of(home)
     with monkeypatch.context() as patched:
         patched.setattr(changing, "moved", lambda *what: worse(moved(*what)))
         with pytest.raises(RunError, match=r"doors would lose 7\.50 points by average .*: r is as it was"):
             call(import_expert, home, *gates, "--max_drop", 7)
     assert state_of(home) == before
-    call(import_expert, home, *gates, "--max_drop", 100)
+    with monkeypatch.context() as patched:
+        patched.setattr(changing, "let_old_go", lambda found: None)  # as if it were killed before
+        call(import_expert, home, *gates, "--max_drop", 100)
+    assert whole_sessions(home) == [True, True, True]
     assert tasks_of(opened(home)) == [["walls", "doors", "gates"]] * len(METHODS)
     said = " ".join(capsys.readouterr().out.split())
     assert "average, protocol union: accuracy in percent" in said
@@ -203,7 +208,8 @@ def test_an_expert_from_elsewhere_is_measured_first_and_then_committed(home, gat
     kept = state_of(home)
     call(import_expert, home, *gates, "--max_drop", 0)  # as after a kill: all is there
     assert state_of(home) == kept
-    assert "r: that was done already" in " ".join(capsys.readouterr().out.split())
+    assert whole_sessions(home) == [False, False, True]
+    assert "r: had this expert of gates already" in " ".join(capsys.readouterr().out.split())
 
 
 def worse(rows):
