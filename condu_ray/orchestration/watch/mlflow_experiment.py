@@ -120,6 +120,20 @@ def log_params(client: MlflowClient, run: str, params: Mapping[str, object]) -> 
         client.log_batch(run, params=listed[begin : begin + 100])
 
 
+def log_report(client: MlflowClient, run: str, folder: Path, patience: Patience) -> None:
+    """Attaches a report's files one by one: a server that takes each slowly is not one that takes nothing.
+
+    Args:
+        client: of the server or database.
+        run: the run's identifier.
+        folder: of the report.
+        patience: of who waits for this.
+    """
+    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+        patience.asks()
+        client.log_artifact(run, str(path), (Path("report") / path.relative_to(folder).parent).as_posix())
+
+
 def create_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str, str]) -> str:
     """Makes a run and returns its id; where the answer is lost, MLflow's client asks again, and there are two.
 

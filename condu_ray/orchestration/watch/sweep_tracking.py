@@ -10,7 +10,14 @@ from types import TracebackType
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.mlflow_address import shown_uri, tracking_uri
-from condu_ray.orchestration.watch.mlflow_experiment import IDENTITY, create_run, ended, log_params, open_experiment
+from condu_ray.orchestration.watch.mlflow_experiment import (
+    IDENTITY,
+    create_run,
+    ended,
+    log_params,
+    log_report,
+    open_experiment,
+)
 from condu_ray.orchestration.watch.mlflow_patience import Patience
 from condu_ray.plan.sweep_name import ELSEWHERE
 from condu_ray.plan.trials import Trial
@@ -126,8 +133,7 @@ class Parent:
                     new.append(Metric(key, value, max([now, *(one.timestamp + 1 for one in points)]), 0))
             for begin in range(0, len(new), 1000):  # MLflow takes no more at once; what is there would be there twice
                 client.log_batch(self.run, metrics=new[begin : begin + 1000])
-            self._patience.asks()
-            client.log_artifacts(self.run, str(local(report)), "report")
+            log_report(client, self.run, local(report), self._patience)
             self._patience.asks()
             self._close("FINISHED")
             self._patience.has_all()

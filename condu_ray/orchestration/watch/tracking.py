@@ -18,6 +18,7 @@ from condu_ray.orchestration.watch.mlflow_experiment import (
     STORAGE,
     create_run,
     log_params,
+    log_report,
     open_experiment,
 )
 from condu_ray.orchestration.watch.mlflow_patience import Patience
@@ -198,7 +199,8 @@ class Tracker:
 
     def _finish(self, method: str, report: Place) -> None:
         if method not in self._finished:
-            self._client.log_artifacts(self._runs[method], str(artifacts.local(report)), "report")
+            log_report(self._client, self._runs[method], artifacts.local(report), self._patience)
+            self._patience.asks()
             self._client.set_terminated(self._runs[method])
             self._finished.add(method)
 

@@ -134,7 +134,7 @@ def fails(monkeypatch):
 
     client = MagicMock()
     client.search_runs.return_value = []
-    for name in ("create_run", "log_batch", "log_artifacts", "set_terminated", "set_tag", "update_run"):
+    for name in ("create_run", "log_batch", "log_artifact", "set_terminated", "set_tag", "update_run"):
         getattr(client, name).side_effect = partial(write, client)
     for module in (tracking, sweep_tracking):
         monkeypatch.setattr(module, "open_experiment", lambda *what: (client, "1"))
@@ -542,13 +542,15 @@ def test_a_run_whose_making_was_answered_at_the_second_try_alone_is_there_once(t
 
 @pytest.mark.usefixtures("own_store")
 def test_a_run_of_which_mlflow_has_refused_something_is_not_at_work_for_ever(tmp_path, monkeypatch, caplog):
-    def full(client, run, folder, place):
+    def full(client, run, file, place):
         raise OSError(28, "No space left on device")
 
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.md").write_text("# r")
     config = Experiment(storage=tmp_path)
     tracker = Tracker(config, ["a"])
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
-        patched.setattr(MlflowClient, "log_artifacts", full)
+        patched.setattr(MlflowClient, "log_artifact", full)
         tracker.start("condu", "state")
         tracker.finish("condu", tmp_path / "report")
         tracker.close()
