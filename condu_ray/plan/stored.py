@@ -269,13 +269,14 @@ def _published(found: Sequence[Stored]) -> tuple[list[dict[str, Any]], list[Left
 
 def written_report(storage: Place, stored: Stored) -> dict[str, Any]:
     """Returns the numbers of a sweep's own report; it is written where there is none of all that is finished."""
-    path, extra = sweep_numbers_path(stored.folder), dict[str, Any]()
+    path, extra, published = sweep_numbers_path(stored.folder), dict[str, Any](), False
     if backend(path).exists(path):
         numbers: dict[str, Any] = json.loads(artifacts.read_text(path))
         if {one["trial"] for one in numbers["trials"]} == {one["trial"] for one in stored.records}:
             return numbers
         extra = {key: value for key, value in numbers["extra"].items() if key != "costs"}  # as a kill left it
-    return write_sweep_report(storage, [stored], path.parent, extra=extra)
+        published = bool(numbers["published"])
+    return write_sweep_report(storage, [stored], path.parent, published=published, extra=extra)
 
 
 def aggregates(numbers: Mapping[str, Any]) -> dict[str, float]:

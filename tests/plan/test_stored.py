@@ -181,7 +181,8 @@ def test_a_sweeps_own_report_is_written_anew_where_trials_were_finished_since(st
         written.append(about["extra"])
         trials = [{"trial": one["trial"]} for one in records]
         folder.mkdir(exist_ok=True)
-        (folder / "sweep.json").write_text(json.dumps({"trials": trials, "extra": about["extra"]}))
+        numbers = {"trials": trials, "published": about["published"], "extra": about["extra"]}
+        (folder / "sweep.json").write_text(json.dumps(numbers))
 
     monkeypatch.setattr("condu_ray.report.sweep_report.sweep_report", write)
     found = stored.find(storage, "one")
@@ -193,6 +194,19 @@ def test_a_sweeps_own_report_is_written_anew_where_trials_were_finished_since(st
     numbers = stored.written_report(storage, stored.find(storage, "one"))
     assert (len(numbers["trials"]), numbers["extra"]["command"]) == (4, "c")
     assert numbers["extra"]["costs"]["measurements"] == 36
+
+
+def test_a_report_that_is_written_anew_has_published_figures_where_it_had_them(tmp_path):
+    matrix = [[50.0] * len(ORDER_1)] * len(ORDER_1)
+    first, second = (record(method, ORDER_1, accuracy=matrix) for method in ("condu", "ties"))
+    folder = write_sweep(tmp_path, "own", [first, second], left_out=[second["trial"]])
+    found = stored.find(tmp_path, "own")
+    before = stored.write_sweep_report(tmp_path, [found], report_folder(found.folder), published=True, extra={})
+    (folder / "trials" / f"{second['trial']}.json").write_text(json.dumps(second))
+    numbers = stored.written_report(tmp_path, stored.find(tmp_path, "own"))
+    assert len(numbers["trials"]) == 2
+    assert {row["benchmark"] for row in numbers["published"]} == {row["benchmark"] for row in before["published"]}
+    assert numbers["published"]
 
 
 def test_published_figures_are_of_what_one_run_measured_and_not_of_two_ones_halves(tmp_path):
