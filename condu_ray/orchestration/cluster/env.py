@@ -108,8 +108,8 @@ def ray_cluster(address: str | None, run: str, lines: Lines) -> Iterator[None]:
 def _watched(address: str, lines: Lines) -> AbstractContextManager[object]:
     """Says of the head of the cluster that was joined when it is gone.
 
-    By `ray://` there is nothing to watch: Ray's client raises an error of its own, and the head's GCS, whose address it
-    is told, need not be reached from here.
+    Not by `ray://`, where what holds is the client's connection: the head's GCS, whose address it is told, need not be
+    reached from here.
     """
     if "://" in address:
         return nullcontext()
