@@ -240,14 +240,13 @@ def moved(found: StoredRun, results: Results, sessions: int | None = None) -> li
     Returns:
         A row a task that is learned now; `before` is None for one that was not, or whose test images are others.
     """
-    count = len(found.tasks) if sessions is None else sessions
-    tested = {task.name: task.test_fingerprint for task in found.tasks[:count]}
+    tested = {task.name: task.test_fingerprint for task in found.tasks[:sessions]}
     same = [task.name for task in results.plan.tasks if tested.get(task.name) == task.test_fingerprint]
     rows = []
     for plan in results.plan.methods:
         name, last = plan.method.name, len(plan.sessions) - 1
         for protocol in results.protocols(name):
-            old = found.matrix(name, protocol).iloc[count - 1]
+            old = found.matrix(name, protocol).iloc[-1 if sessions is None else sessions - 1]
             session = results.session(name, protocol, last)
             assert session is not None, "the results are complete"
             for task, accuracy in session.found.items():

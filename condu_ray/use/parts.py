@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from condu_ray.benchmark.ingest.source import file_stamp
 from condu_ray.options import MIXTURE_VERSION, RIDGE_VERSION
 from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import write_text
@@ -151,14 +151,5 @@ def _files(images: Sequence[str]) -> str:
     """What stands for the pictures' files as they are: a hash over sizes and times, block by block."""
     found = ""
     for block in pieces(images, 65_536):
-        found = content_hash([found, [_state(one.path) for one in block]])
+        found = content_hash([found, [file_stamp(Path(one.path)) for one in block]])
     return found
-
-
-def _state(path: str) -> list[int] | None:
-    """A file's size and time; None of one that cannot be read, such as a link to nothing, as its row then says."""
-    try:
-        state = os.stat(path)
-    except OSError:
-        return None
-    return [state.st_size, state.st_mtime_ns]

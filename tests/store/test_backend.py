@@ -267,7 +267,7 @@ PACKAGE = Path(condu_ray.__file__).parent
 ON_ITS_OWN = {
     PACKAGE / "merging" / "unified_file.py": "a library's file, which is written without any storage",
     PACKAGE / "merging" / "streamed.py": "from file to file on a disk, without any storage",
-    PACKAGE / "benchmark" / "ingest" / "convert.py": "asks a user's own pictures whether they have changed",
+    PACKAGE / "benchmark" / "ingest" / "source.py": "asks a user's own pictures whether they have changed",
     PACKAGE / "use" / "rows.py": "writes where a user says, in no storage",
 }
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 from condu_ray.benchmark.ingest.gather import Picture, Say, gather
 from condu_ray.benchmark.ingest.names import in_words, natural
 from condu_ray.benchmark.ingest.shares import divide
-from condu_ray.benchmark.ingest.source import NAMES, TEMPLATES, Source
+from condu_ray.benchmark.ingest.source import NAMES, TEMPLATES, Source, file_stamp
 from condu_ray.benchmark.meta import TaskError, unseen, wrong_template
 from condu_ray.benchmark.splits import write_split
 from condu_ray.benchmark.tasks import TEST, TRAIN
@@ -57,17 +57,9 @@ def unused_share(source: Source, options: Options) -> str:
 def stamp(source: Source, options: Options) -> str:
     """Returns what changes whenever a file of a source does (hex): paths, sizes and times; no file is read."""
     beside = [source.place / name for name in (NAMES, TEMPLATES)]
-    files = [(os.path.relpath(path, source.place), *_stat(path)) for path in (*source.files, *beside)]
+    files = [(os.path.relpath(path, source.place), *file_stamp(path)) for path in (*source.files, *beside)]
     said = [options.template, options.test_share if "all" in source.splits else None]
     return content_hash(["ingest", READING, source.name, source.form, sorted(source.splits), said, files])
-
-
-def _stat(path: Path) -> tuple[int, ...]:
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns  # the last one cannot be set by a copy's program
 
 
 def convert(

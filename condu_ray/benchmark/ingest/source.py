@@ -215,3 +215,12 @@ def visible(folder: Path) -> list[Path]:
 
 
 _LEFT = ("Thumbs.db", "desktop.ini")
+
+
+def file_stamp(path: Path) -> tuple[int, ...]:
+    """Returns what changes whenever somebody's own file does, its size and times; of one that is not there, nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns  # the last one cannot be set by a copy's program
