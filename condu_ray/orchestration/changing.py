@@ -22,6 +22,7 @@ from condu_ray.plan.changes import Moved, moved, named, opened
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.results import Results
 from condu_ray.plan.retention import let_old_go
+from condu_ray.plan.run_plan import RunPlan
 from condu_ray.plan.staging import commit_staged, drop_staged, settle
 from condu_ray.plan.stored import find
 from condu_ray.plan.stored_run import StoredRun, finished_run, stored_run
@@ -83,9 +84,7 @@ def change(
     check_tracking(config)
     with leased(opened(found)) as held:
         if config == named(found):  # by a command that was killed after it had committed
-            settle(found.plan, what, task)
-            drop_staged(found.plan)
-            let_old_go(found)
+            _settle(found.plan, what, task)
             run(config, held=held)
             lines.say(f"{config.run_name}: that was done already")
         else:
@@ -151,9 +150,7 @@ def _change(
     held()
     commit_staged(results.plan)
     write_config(config)
-    settle(results.plan, what, task)
-    drop_staged(results.plan)
-    let_old_go(StoredRun(results.plan))
+    _settle(results.plan, what, task)
     run(config, held=held)
 
 
@@ -177,10 +174,16 @@ def roll_back(config: Experiment, held: Callable[[], None], what: str = "rollbac
     held()
     write_config(checked.config)
     plan = stored_run(checked).plan
+    count = _settle(plan, what, task)
+    run(config, held=held)
+    return count
+
+
+def _settle(plan: RunPlan, what: str, task: str | None) -> int:
+    """Has ledgers, what was on trial and old sessions be as a run's settings are now; returns `settle`'s count."""
     count = settle(plan, what, task)
     drop_staged(plan)
     let_old_go(StoredRun(plan))
-    run(config, held=held)
     return count
 
 

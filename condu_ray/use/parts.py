@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from condu_ray.use.predictor import Predictor
 from condu_ray.use.question import question
 from condu_ray.use.rows import output
 from condu_ray.use.served import Served, UseError
-from condu_ray.use.sources import Piece, called, pictures, pieces, read
+from condu_ray.use.sources import Piece, called, pieces, read
 
 PART = 2048
 """Pictures a part: whole batches, so that a part is the same whichever were made before."""
@@ -56,9 +55,10 @@ class Parts:
         later = _answered_by(served, asked)
         folder.mkdir(exist_ok=True)
         index = folder / INDEX
+        names, later["files"] = _pictured(images)
         about = {
             "state": served.state.id, "backbone": served.backbone.fingerprint, "part": part, "asked": asked,
-            "precision": served.precision, "batch_size": batch_size, "images": _names(images),
+            "precision": served.precision, "batch_size": batch_size, "images": names,
         }  # fmt: skip
         if served.method.inference.aggregation == "mixture":
             about["mixture"] = MIXTURE_VERSION
@@ -66,7 +66,6 @@ class Parts:
             about["ridge"] = RIDGE_VERSION
         if served.temperatures:
             about["temperatures"] = dict(served.temperatures)
-        later["files"] = _files(images)
         about |= later
         known = later | json.loads(index.read_text()) if index.exists() else None  # earlier releases did not say it
         # What is hidden is nobody's predictions: a draft that a kill left, or what a desktop puts into folders.
@@ -139,17 +138,10 @@ def _called(places: Sequence[Piece]) -> Iterator[str]:
         yield from (f"{name}#{row}" for row in range(one.start, one.stop)) if one.stop else [name]
 
 
-def _names(images: Sequence[str]) -> str:
-    """What stands for the pictures: a hash over what each is called, block by block."""
-    source, found = (name for name, _ in pictures(images, contents=False)), ""
-    while block := list(islice(source, 65_536)):
-        found = content_hash([found, block])
-    return found
-
-
-def _files(images: Sequence[str]) -> str:
-    """What stands for the pictures' files as they are: a hash over sizes and times, block by block."""
-    found = ""
+def _pictured(images: Sequence[str]) -> tuple[str, str]:
+    """What stands for the pictures: hashes, block by block, over what each is called, and over sizes and times."""
+    names = files = ""
     for block in pieces(images, 65_536):
-        found = content_hash([found, [file_stamp(Path(one.path)) for one in block]])
-    return found
+        names = content_hash([names, list(_called(block))])
+        files = content_hash([files, [file_stamp(Path(one.path)) for one in block]])
+    return names, files

@@ -25,13 +25,12 @@ be called anything."""
 BATCH = 64
 
 
-def pictures(given: Sequence[str], *, contents: bool = True) -> Iterator[tuple[str, str | bytes]]:
+def pictures(given: Sequence[str]) -> Iterator[tuple[str, str | bytes]]:
     """Yields what each picture is called and its path or bytes, in the order in which they are given.
 
     Args:
         given: files, folders (with all below them), patterns such as `photos/*.jpg`, Parquet files with a column
             `image` (bytes, or a struct with `bytes` as Hugging Face writes it), whose rows are called `FILE#ROW`.
-        contents: whether rows of Parquet files are read; where not, their bytes are empty.
 
     Raises:
         UseError: one of them is not there, holds no picture, or is a Parquet file without images, or there is not one
@@ -39,10 +38,10 @@ def pictures(given: Sequence[str], *, contents: bool = True) -> Iterator[tuple[s
     """
     files = [path for text in given for path in _files(text)]
     if not sum([_row_count(path) if path.suffix == ".parquet" else 1 for path in files]):
-        raise UseError(f"{', '.join(given)}: no rows, and so no picture")
+        raise _nothing(given)
     for path in files:
         if path.suffix == ".parquet":
-            yield from _rows(path) if contents else _row_names(path)
+            yield from _rows(path)
         else:
             yield called(path), str(path)
 
@@ -71,7 +70,7 @@ def pieces(given: Sequence[str], size: int) -> Iterator[list[Piece]]:
     Raises:
         UseError: as `pictures`.
     """
-    found, count = list[Piece](), 0
+    found, count, full = list[Piece](), 0, False
     for path in [path for text in given for path in _files(text)]:
         rows, start = _row_count(path) if path.suffix == ".parquet" else 1, 0
         while start < rows:
@@ -80,9 +79,15 @@ def pieces(given: Sequence[str], size: int) -> Iterator[list[Piece]]:
             count, start = count + stop - start, stop
             if count == size:
                 yield found
-                found, count = [], 0
+                found, count, full = [], 0, True
     if found:
         yield found
+    elif not full:
+        raise _nothing(given)
+
+
+def _nothing(given: Sequence[str]) -> UseError:
+    return UseError(f"{', '.join(given)}: no rows, and so no picture")
 
 
 def read(places: Sequence[Piece]) -> Iterator[tuple[str, str | bytes]]:
@@ -146,12 +151,6 @@ def _check(path: Path) -> None:
             f"{path}: has no column 'image' of bytes (or of a struct with bytes); its columns are "
             f"{', '.join(f'{name}: {schema.field(name).type}' for name in schema.names)}"
         )
-
-
-def _row_names(path: Path) -> Iterator[tuple[str, bytes]]:
-    with open_parquet(path) as file:
-        count = file.metadata.num_rows
-    yield from ((f"{called(path)}#{row}", b"") for row in range(count))
 
 
 def _rows(path: Path, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, bytes]]:
