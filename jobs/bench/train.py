@@ -4,6 +4,7 @@ Every row is a fresh process, as a task is in the public way: it starts, makes t
 task whose images are in memory. Both take the same batches from the same weights; their loss curves are compared
 before a time is printed. `--device cuda` takes ViT-B-16 in place of tiny-clip and ViT-B-32. What needs more memory
 than is free is left out, and said. "CPU times" is the ratio of the CPU's seconds, which a busy machine does not change.
+"of limit": what a step's own matrix products would take at this machine's rate (`limit.py`), as a share of the step.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[2] / 
 SIDES = ("public", "condu_ray fp32", "condu_ray", "condu_ray compiled")
 """The public way; this package in fp32, in the precision that it takes on this machine, and so with its blocks compiled
 (`training.compile`), whose first steps count as its start."""
-HEAD = ("size", "classes", "side", "images/s", "times", "CPU times", "MiB", "less", "start s", "curve off", "")
+HEAD = (
+    "size", "classes", "side", "images/s", "times", "CPU times", "MiB", "less", "of limit", "start s", "curve off", "",
+)  # fmt: skip
 
 
 def child(options: argparse.Namespace) -> dict[str, Any]:
@@ -33,13 +36,14 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
 
     from condu_ray.learn.precision import resolved_precision
     from condu_ray.vlm.towers import compiling
-    from jobs.bench import steps
+    from jobs.bench import limit, steps
 
     precision = "fp32" if options.side == SIDES[1] else resolved_precision("auto", options.device == "cuda")
     work = steps.drawn(steps.backbone(options.size, options.device), options.classes[0], options.batch)
     start = time.monotonic() - BEGIN
     if options.side == "public":
         precision, found = "fp32", steps.public(work, options.steps)
+        products = limit.flops(lambda count: steps.public(work, count))
     else:
         if options.device == "cpu":  # as lanes do
             from condu_ray.orchestration.cluster.memory import keep_freed
@@ -51,7 +55,12 @@ def child(options: argparse.Namespace) -> dict[str, Any]:
                 steps.ours(work, 2, precision)
                 start += time.monotonic() - begin
             found = steps.ours(work, options.steps, precision)
-    return asdict(found) | {"start": start, "precision": precision, "threads": torch.get_num_threads()}
+        products = limit.flops(lambda count: steps.ours(work, count, precision))
+    rate = limit.rate(work.device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    of_limit = products / rate / (found.cpu if options.device == "cpu" else found.step)
+    return asdict(found) | {
+        "start": start, "precision": precision, "threads": torch.get_num_threads(), "of limit": of_limit,
+    }  # fmt: skip
 
 
 def needed(size: str, classes: int, batch: int) -> float:
@@ -124,11 +133,11 @@ def shown(row: dict[str, Any]) -> list[str]:
     """Returns a row's cells; none of a time where the curve is another one."""
     head = [row["size"], str(row["classes"]), row["side"]]
     if row["right"] is None:
-        return head + [""] * 8
+        return head + [""] * 9
     if not row["right"]:
-        return [*head, *[""] * 6, f"{row['off']:.1e}", "DIFFERS"]
+        return [*head, *[""] * 7, f"{row['off']:.1e}", "DIFFERS"]
     times = f"{row['speed']:.1f}", f"{row['times']:.2f}", f"{row['cpu times']:.2f}"
-    numbers = *times, f"{row['memory']:.0f}", f"{row['less']:.2f}"
+    numbers = *times, f"{row['memory']:.0f}", f"{row['less']:.2f}", f"{100 * row['of limit']:.0f} %"
     return [*head, *numbers, f"{row['start']:.1f}", f"{row['off']:.1e}", ""]
 
 

@@ -8,7 +8,10 @@ import pytest
 
 from jobs.bench import train
 
-MEASURED = {"losses": [2.0, 1.0], "step": 0.5, "cpu": 0.5, "speed": 8.0, "memory": 100.0, "start": 1.0, "threads": 1}
+MEASURED = {
+    "losses": [2.0, 1.0], "step": 0.5, "cpu": 0.5, "speed": 8.0, "memory": 100.0, "start": 1.0, "threads": 1,
+    "of limit": 0.5,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def test_rows_are_ratios_to_the_public_way(run):
     assert code == 0
     assert [row["side"] for row in rows] == ["public", "condu_ray fp32", "condu_ray bf16"]
     assert [(row["times"], row["cpu times"], row["less"]) for row in rows] == [(1, 1, 1), (1, 1, 1), (3, 2, 2)]
-    assert "| small | 10 | condu_ray bf16 | 24.0 | 3.00 | 2.00 | 50 | 2.00 | 1.0 | 0.0e+00 |  |" in said
+    assert "| small | 10 | condu_ray bf16 | 24.0 | 3.00 | 2.00 | 50 | 2.00 | 50 % | 1.0 | 0.0e+00 |  |" in said
 
 
 def test_a_machine_without_bf16_has_one_row_of_this_package(run):
@@ -51,7 +54,7 @@ def test_another_loss_curve_has_no_time(run):
     )  # fmt: skip
     assert code == 1
     assert [row["right"] for row in rows] == [True, True, False]
-    assert "| small | 10 | condu_ray bf16 |  |  |  |  |  |  | 6.7e-02 | DIFFERS |" in said
+    assert "| small | 10 | condu_ray bf16 |  |  |  |  |  |  |  | 6.7e-02 | DIFFERS |" in said
     assert "24.0" not in said
 
 
@@ -68,6 +71,7 @@ def test_a_process_measures_one_side():
     assert [one["precision"] for one in found] == ["fp32"] * 2
     assert found[0]["losses"] == pytest.approx(found[1]["losses"], rel=1e-5)
     assert all(len(one["losses"]) == 4 and one["speed"] > 0 and one["cpu"] > 0 for one in found)
+    assert all(0 < one["of limit"] < 1.5 for one in found)  # "small" has little but overhead
 
 
 @pytest.mark.long
