@@ -15,7 +15,8 @@ from torch import Tensor
 from condu_ray.merging.averaging import check_shapes, running_sum, scale
 from condu_ray.merging.chunks import serial
 from condu_ray.merging.delta import Delta, DeltaError, check_delta, check_result
-from condu_ray.merging.singular import is_matrix, svd
+from condu_ray.merging.singular import is_matrix, svd, work_bytes
+from condu_ray.merging.threads import by_name
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class Projected:
 
 
 @torch.no_grad()
-@serial()
 def project(before: Projected | None, delta: Delta, *, alpha: float = 0.5, task: str | None = None) -> Projected:
     """Take one more delta.
 
@@ -77,10 +77,8 @@ def project(before: Projected | None, delta: Delta, *, alpha: float = 0.5, task:
     if before is None:
         return Projected(running_sum(None, delta, task=task), (norm,))
     check_shapes(delta, before.total, task)
-    cleaned = {
-        name: _beside(tensor, before.total[name], alpha) if is_matrix(name, tensor) else tensor
-        for name, tensor in delta.items()
-    }
+    work = {name: work_bytes(before.total[name]) for name, tensor in delta.items() if is_matrix(name, tensor)}
+    cleaned = {**delta, **by_name(lambda name: _beside(delta[name], before.total[name], alpha), work)}
     check_result(cleaned, "projected", task)
     return Projected(running_sum(before.total, cleaned, task=task), (*before.norms, norm))
 

@@ -37,6 +37,11 @@ def is_matrix(name: str, tensor: Tensor) -> bool:
     return tensor.ndim == 2 and "embed" not in name
 
 
+def work_bytes(matrix: Tensor) -> int:
+    """About how many bytes :func:`svd` takes for a matrix: itself, both sides' vectors and LAPACK's room for them."""
+    return 5 * matrix.numel() * wide_dtype(matrix.dtype).itemsize
+
+
 @torch.no_grad()
 def svd(matrix: Tensor) -> Svd:
     """Decompose a matrix.

@@ -1,8 +1,9 @@
 """Merging rules on the singular vectors of matrices: TSV-M and Iso-C, which read all deltas, one at a time.
 
 Formulas from the papers and from their authors' code (github.com/AntoAndGar/task_singular_vectors, `TSVM_utils.py`;
-github.com/danielm1405/iso-merging, `iso.py`), read in 2026. What is a matrix: `singular.py`. All of it is done by one
-thread: with several, decompositions and products round otherwise, and a state that is merged again has to be the same.
+github.com/danielm1405/iso-merging, `iso.py`), read in 2026. What is a matrix: `singular.py`. Each is
+worked on by one thread: with several, decompositions and products round otherwise, and a state that is merged again has
+to be the same.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor
 
 from condu_ray.merging.averaging import DeltaSource, check_merged, each_delta, running_sum
-from condu_ray.merging.chunks import serial
 from condu_ray.merging.delta import Delta, check_delta
-from condu_ray.merging.singular import Svd, is_matrix, polar, svd
+from condu_ray.merging.singular import Svd, is_matrix, polar, svd, work_bytes
 from condu_ray.merging.tally import Tally, dtypes, named, same_names
+from condu_ray.merging.threads import by_name
 
 
 def tsv_m(deltas: Mapping[str, DeltaSource], *, scale: float = 1.0) -> dict[str, Tensor]:
@@ -77,7 +78,6 @@ class TsvTally(Tally):
         self._total: Delta = {}
 
     @torch.no_grad()
-    @serial()
     def merge(self, deltas: Mapping[str, DeltaSource], *, last: bool = False) -> dict[str, Tensor]:
         """As :meth:`Tally.merge`; where it is the ``last`` merge, nothing is kept for another."""
         self.tasks, self.like, self._factors, self._total = (), {}, {}, {}
@@ -87,7 +87,6 @@ class TsvTally(Tally):
         return self._merged(last)
 
     @torch.no_grad()
-    @serial()
     def add(self, task: str, delta: Delta, before: object) -> dict[str, Tensor]:
         """As :meth:`Tally.add`; the merge before is not looked at."""
         self._count(task, delta, len(self.tasks) + 1)
@@ -126,15 +125,19 @@ class TsvTally(Tally):
         self.takes(task, delta)
         others = {name: tensor for name, tensor in delta.items() if not is_matrix(name, tensor)}
         self._total = running_sum(self._total or None, others, task=task) if others else {}
-        for name in (name for name in delta if name not in others):
-            self._factors.setdefault(name, []).append(svd(delta[name]).first(self._kept(name, tasks)))
+        work = {name: work_bytes(tensor) for name, tensor in delta.items() if name not in others}
+        for name, part in by_name(lambda name: svd(delta[name]).first(self._kept(name, tasks)), work).items():
+            self._factors.setdefault(name, []).append(part)
 
     def _merged(self, last: bool) -> dict[str, Tensor]:
         merged = {name: tensor / len(self.tasks) for name, tensor in self._total.items()}
-        for name in list(self._factors):
+
+        def one(name: str) -> Tensor:
             parts = self._factors.pop(name) if last else self._factors[name]  # popped: its memory is free for the next
             u, s, v = torch.cat([p.u for p in parts], 1), torch.cat([p.s for p in parts]), [p.v for p in parts]
-            merged[name] = (polar(u) * s) @ polar(torch.cat(v))
+            return (polar(u) * s) @ polar(torch.cat(v))
+
+        merged |= by_name(one, {name: work_bytes(self.like[name]) for name in self._factors})
         merged = {name: merged[name].mul_(self._scale) for name in self.like}
         check_merged(merged, self.tasks)
         return merged
@@ -153,7 +156,6 @@ class IsoTally(Tally):
         self._total: Delta = {}
 
     @torch.no_grad()
-    @serial()
     def merge(self, deltas: Mapping[str, DeltaSource]) -> dict[str, Tensor]:
         """As :meth:`Tally.merge`."""
         self.tasks, self.like, self._total = (), {}, {}
@@ -163,7 +165,6 @@ class IsoTally(Tally):
         return self._merged()
 
     @torch.no_grad()
-    @serial()
     def add(self, task: str, delta: Delta, before: object) -> dict[str, Tensor]:
         """As :meth:`Tally.add`; the merge before is not looked at."""
         self._count(task, delta)
@@ -185,12 +186,15 @@ class IsoTally(Tally):
         self._total = running_sum(self._total or None, delta, task=task)
 
     def _merged(self) -> dict[str, Tensor]:
-        merged = {}
-        for name, tensor in self._total.items():
-            if is_matrix(name, tensor):
-                found = svd(tensor)
-                merged[name] = found.u @ found.v * (self._scale * found.s.sum() / max(1, min(tensor.shape)))
-            else:
-                merged[name] = tensor * (self._scale / len(self.tasks))
+        def one(name: str) -> Tensor:
+            found = svd(self._total[name])
+            return found.u @ found.v * (self._scale * found.s.sum() / max(1, min(self._total[name].shape)))
+
+        matrices = {name: work_bytes(tensor) for name, tensor in self._total.items() if is_matrix(name, tensor)}
+        flat = by_name(one, matrices)
+        merged = {
+            name: flat[name] if name in flat else tensor * (self._scale / len(self.tasks))
+            for name, tensor in self._total.items()
+        }
         check_merged(merged, self.tasks)
         return merged

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -43,11 +42,9 @@ from condu_ray.merging.codes.rows import (
 from condu_ray.merging.codes.spectrum import Corner, Spectrum, build, spectrum, work_bytes
 from condu_ray.merging.codes.stream import Reader, Writer
 from condu_ray.merging.delta import Delta, DeltaError, check_delta
-from condu_ray.merging.threads import run
+from condu_ray.merging.threads import by_name
 from condu_ray.merging.unify import FUSED_FROM
 
-_ROOM = 1 << 29
-"""Bytes that the threads together may work in, where one can do with less."""
 _LARGE = 1 << 25
 """Bytes that a matrix is worked on in from which on threads gain: with less they wait for the interpreter."""
 
@@ -70,7 +67,7 @@ def encode(
 
     Args:
         delta: any floating dtype, on any device; worked on in float64 on the CPU, matrix by matrix, large ones on as
-            many threads as torch has and `_ROOM` lets: equal deltas give equal bytes, whatever their number. Beside it
+            many threads as torch has and `ROOM` lets: equal deltas give equal bytes, whatever their number. Beside it
             the level numbers of all singular vectors are in memory, int32, of at most `MAX_RANK` pairs a matrix.
         bits: the budget, bits a parameter over all parameters of the delta, above 0; what saves most is kept whatever
             the budget.
@@ -118,19 +115,13 @@ def _curves(delta: Delta, kept: Mapping[str, Places], signs: bool, compiled: boo
     """Computes the curve of every tensor that is not all zero, the large ones first."""
     sizes = {name: (int(at.sum()), row_shape(tuple(delta[name].shape))[1]) for name, at in kept.items() if at.any()}
     work = {name: work_bytes(*size) for name, size in sizes.items()}
-    found: dict[str, Spectrum] = {}
 
-    def curve(name: str) -> None:
+    def curve(name: str) -> Spectrum:
         at = kept[name]
         overhead = places_bits(at.size, int(at.sum()))
-        found[name] = spectrum(_rows(delta[name], at), overhead=overhead, signs=signs, compiled=compiled)
+        return spectrum(_rows(delta[name], at), overhead=overhead, signs=signs, compiled=compiled)
 
-    threads = max(1, min(torch.get_num_threads(), _ROOM // max(work.values(), default=1)))
-    large = sorted((name for name in work if work[name] >= _LARGE), key=work.__getitem__, reverse=True)
-    with serial():
-        run((partial(curve, name) for name in large), min(threads, max(1, len(large))))
-        run((partial(curve, name) for name in work if work[name] < _LARGE), 1)
-    return found
+    return by_name(curve, work, least=_LARGE)
 
 
 def _written(parts: Iterable[tuple[Places, Part | None]]) -> dict[str, Tensor]:

@@ -168,7 +168,7 @@ def test_the_same_bytes_by_torch_and_by_the_compiled_loops_on_any_number_of_thre
     for number, start, room in ((1, 1 << 60, 1 << 40), (1, 1, 1 << 40), (3, 1, 1 << 40), (3, 1 << 60, 1)):
         threads(number)
         monkeypatch.setattr(low_rank, "FUSED_FROM", start)
-        monkeypatch.setattr(low_rank, "_ROOM", room)
+        monkeypatch.setattr("condu_ray.merging.threads.ROOM", room)
         monkeypatch.setattr(low_rank, "_LARGE", 20_000)
         codes.append(low_rank.encode(delta, 3.0))
         assert torch.get_num_threads() == number
