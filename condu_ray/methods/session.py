@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from condu_ray.methods.base import Method, ModelState
 from condu_ray.methods.counted import Counted
 from condu_ray.store import artifacts
-from condu_ray.store.layout import session_folder
+from condu_ray.store.layout import expert_folder, session_folder
 from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Place
 
@@ -96,6 +96,8 @@ def _read(folder: Place, method: Method) -> ModelState:
 def let_go(method: Method, entry: Entry, tasks: Sequence[str], experts: Sequence[str | None], rule: str) -> bool:
     """Removes the files of a committed session and leaves a manifest, by which `read_session` merges it again.
 
+    One that an expert is gone of stays, for nothing else has what it holds.
+
     Args:
         method: whose session it is, of the run's configuration.
         entry: the session.
@@ -115,6 +117,11 @@ def let_go(method: Method, entry: Entry, tasks: Sequence[str], experts: Sequence
         meta = artifacts.read_meta(folder)
         files = meta["files"]
         if GONE in meta or not files:
+            return False
+        places = [expert_folder(method.config.storage, expert) for expert in experts if expert is not None]
+        if missing := [str(place) for place in places if not artifacts.exists(place)]:
+            log.warning("%s: stays (--keep_sessions %s), for it could not be merged again without %s", folder, rule,
+                        ", ".join(missing))  # fmt: skip
             return False
     elif not method.keeps_model:
         return False

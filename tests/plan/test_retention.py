@@ -113,3 +113,16 @@ def test_a_kill_between_removal_and_manifest_is_mended_by_the_next_call(run):
         retention.committed(plan, entry)
     assert whole(plan) == [2]
     assert load_session(plan.method.config.run_folder, plan.method, entries[0]).tasks == ("a",)
+
+
+def test_what_could_not_be_merged_again_stays(run, caplog):
+    plan, keeper = run
+    entries = [keeper.merge("condu", session) for session in plan.sessions]
+    shutil.rmtree(gone := Path(expert_folder(plan.method.config.storage, "key-c")))
+    retention = Retention("last")
+    for entry in entries:
+        retention.measured(plan, entry)
+        retention.committed(plan, entry)
+    assert whole(plan) == [3, 4]
+    assert f"{folders(plan)[2]}: stays (--keep_sessions last), for it could not be merged again" in caplog.text
+    assert str(gone) in caplog.text
