@@ -26,13 +26,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     def remove() -> None:  # while the run is held: nobody may learn the task anew meanwhile
         purged.append(purge(storage, name, arguments.task))
 
-    if any(one.name == arguments.task for one in found.tasks) or not forgotten_before(
-        found.config.run_folder, arguments.task
-    ):
+    known = any(one.name == arguments.task for one in found.tasks)
+    if known or not forgotten_before(storage, name, arguments.task):
         require_finished(found)
         config = without(found, arguments.task)
         change(found, config, "forget", arguments.task, None, remove)
-    else:  # a kill came between, or a rollback before
+    else:  # a kill came between, a rollback before, or it was on trial alone
         change(found, named(found), "forget", arguments.task, None, remove)
     [done], console = purged, output()
     for path in done.removed:

@@ -53,9 +53,10 @@ class Purged:
     left: tuple[str, ...]
 
 
-def forgotten_before(run: Place, task: str) -> bool:
-    """Whether a run's ledgers have learned a task, whatever became of it."""
-    return any(entry.task == task for entry in _ever(run))
+def forgotten_before(storage: Place, run_name: str, task: str) -> bool:
+    """Whether a run has learned a task, or trained for it, whatever became of it."""
+    ever = any(entry.task == task for entry in _ever(run_folder(storage, run_name)))
+    return ever or bool(_trained(storage, run_name, task))
 
 
 def purge(storage: Place, run_name: str, task: str) -> Purged:
@@ -96,6 +97,7 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
             experts.setdefault(str(entry.expert), set()).add(name)
             learners |= {name} if entry.task == task else set()
     keys = {entry.expert for entry in _ever(run) if entry.task == task and entry.expert is not None}
+    keys |= _trained(storage, run_name, task)
     keys -= {entry.expert for entry in _counting(run)}  # one that was imported may serve two tasks
     for key in sorted(_with_copies(storage, keys)):
         for shelf, folder in (("experts", expert_folder(storage, key)), ("damaged/experts", _aside(storage, key))):
@@ -158,6 +160,12 @@ def _left(storage: Place, task: str) -> Iterator[str]:
             yield f"datasets/{folder.name}/{task}: images that were made from your data; remove the folder by hand"
     yield "your own data, bundles and models that were exported or registered, and backups: no run reaches them"
     yield "accuracies, in evaluations/, MLflow and reports that are elsewhere: numbers, no weights and no images"
+
+
+def _trained(storage: Place, run_name: str, task: str) -> set[str]:
+    """Experts that a run put into storage for a task, committed or not: of an `add` that was refused, say."""
+    found = ((folder.name, _meta(folder)) for folder in _artifacts(experts_folder(storage)))
+    return {key for key, meta in found if (meta.get("run"), meta.get("task")) == (run_name, task)}
 
 
 def _with_copies(storage: Place, keys: Iterable[str]) -> set[str]:

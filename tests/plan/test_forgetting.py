@@ -9,7 +9,7 @@ from condu_ray.benchmark import load_tasks
 from condu_ray.benchmark.few_shot import few_shot
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_VERSION
 from condu_ray.benchmark.validation import hold_out
-from condu_ray.plan.forgetting import purge
+from condu_ray.plan.forgetting import forgotten_before, purge
 from condu_ray.store.artifacts import publish
 from condu_ray.store.layout import (
     checkpoints_folder,
@@ -126,6 +126,15 @@ def test_an_expert_that_storage_has_under_two_keys_goes_under_both(storage, know
     put(expert_folder(storage, "ghi"), task="doors")  # of nobody who forgets it
     put(codes_folder(storage) / "code", expert=copy)
     assert sorted(purge(storage, "mine", "doors").removed) == ["codes/code", "experts/abc", "experts/def"]
+
+
+def test_an_expert_that_was_never_committed_goes_with_its_task(storage):
+    entered(storage, "mine", session(0, "walls", "abc"))
+    for key, run, task in (("def", "mine", "doors"), ("ghi", "other", "doors"), ("abc", "mine", "walls")):
+        put(expert_folder(storage, key), run=run, task=task)
+    assert forgotten_before(storage, "mine", "doors")
+    assert not forgotten_before(storage, "mine", "cars")
+    assert purge(storage, "mine", "doors").removed == ("experts/def",)
 
 
 def test_all_that_was_made_of_the_task_goes_and_what_another_run_has_learned_it_by_stays(storage):
