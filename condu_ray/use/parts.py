@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from condu_ray.benchmark.ingest.source import file_stamp
 from condu_ray.options import MIXTURE_VERSION, RIDGE_VERSION
 from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import write_text
+from condu_ray.store.drafts import remove_drafts
 from condu_ray.use.predictor import Predictor
 from condu_ray.use.question import question
 from condu_ray.use.rows import output
@@ -67,16 +69,19 @@ class Parts:
         if served.temperatures:
             about["temperatures"] = dict(served.temperatures)
         about |= later
-        known = later | json.loads(index.read_text()) if index.exists() else None  # earlier releases did not say it
+        kept, now = json.loads(index.read_text()) if index.exists() else None, json.loads(json.dumps(about))
+        known = None if kept is None else later | kept  # earlier releases did not say it
         # What is hidden is nobody's predictions: a draft that a kill left, or what a desktop puts into folders.
         if known is None and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise UseError(f"--output {folder}: something else is there already; give another folder")
-        if known is not None and known != (now := json.loads(json.dumps(about))):
+        if known is not None and known != now:
             differs = next(key for key in now | known if known.get(key) != now.get(key))
             what = WORDS.get(differs, differs)
             raise UseError(f"--output {folder}: holds predictions of another {what}; give another folder")
-        if known is None:
+        if kept != now:
             write_text(index, json.dumps(about))
+        with suppress(OSError):  # in a folder that nobody may write to, all may be made still
+            remove_drafts(folder)
         self.folder, self._images, self._part = folder, images, part
 
     def __iter__(self) -> Iterator[tuple[Path, list[Piece]]]:

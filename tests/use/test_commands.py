@@ -25,6 +25,7 @@ from condu_ray.options import Inference
 from condu_ray.orchestration.watch import registry
 from condu_ray.store.artifacts import WriteError
 from condu_ray.store.bucket import CONNECTED, Bucket
+from condu_ray.store.drafts import DEAD_SECONDS
 from condu_ray.use import rows as rows_module
 from condu_ray.use.bundle import write_bundle
 from condu_ray.use.parts import predict_parts
@@ -224,7 +225,9 @@ class TestPredict:
             del about[key]
         (out / "predictions.json").write_text(json.dumps(about))
         assert len(list(predict_parts(predictor, [str(folder)], out, asked, part=3))) == 2
-        index = out / "predictions.json"  # of a state whose experts had temperatures, which they have no more
+        index = out / "predictions.json"
+        assert {"label space", "inference", "files"} < json.loads(index.read_text()).keys()  # known from now on
+        # of a state whose experts had temperatures, which they have no more
         index.write_text(json.dumps(json.loads(index.read_text()) | {"temperatures": {"walls": 2.0}}))
         with pytest.raises(UseError, match="another temperatures"):
             list(predict_parts(predictor, [str(folder)], out, asked, 3))
@@ -264,6 +267,12 @@ class TestPredict:
         (out / f".predictions.json.{32 * 'a'}").write_text("{")
         predictor = Predictor.load(found, method="condu")
         assert list(predict_parts(predictor, [str(folder)], out, asked)) == [(out / "part-000000.parquet", True)]
+        dead, young = (out / f".part-000000.parquet.{digit * 32}" for digit in "ab")  # of predictors that were killed
+        for draft, age in ((dead, 2 * DEAD_SECONDS), (young, 60)):
+            draft.write_bytes(b"half")
+            os.utime(draft, (draft.stat().st_mtime - age,) * 2)
+        list(predict_parts(predictor, [str(folder)], out, asked))
+        assert (dead.exists(), young.exists()) == (False, True)
 
     def test_parts_of_a_run_whose_settings_were_changed_are_another_folders(self, found, folder, tmp_path):
         """Its states stay what they are: neither how pictures are routed nor which tasks it learns later is of them."""
