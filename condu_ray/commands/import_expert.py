@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"--checkpoint {checkpoint}: no such file or folder")
     methods = tuple(name.strip() for name in arguments.method.split(",")) if arguments.method else None
     if config is None:
+        if arguments.max_drop is not None:
+            raise ConfigError(f"--max_drop: there is no run {arguments.run} yet, whose tasks could lose; leave it out")
         flags = ["--run", arguments.run, "--storage", arguments.storage or "storage", *rest]
         for name, value in (("--data", arguments.data), ("--method", arguments.method)):
             flags += [name, value] if value else []

@@ -53,7 +53,7 @@ def change_parser(purpose: str | None) -> ArgumentParser:
 def max_drop_flag(parser: ArgumentParser) -> None:
     """Adds the flag of what a change of a run may cost its learned tasks."""
     parser.add_argument(
-        "--max_drop", type=float, default=MAX_DROP, metavar="POINTS",
+        "--max_drop", type=float, metavar="POINTS",
         help="percentage points that a learned task may lose, by any method and protocol of the run; where one loses "
         f"more, the old state is kept (default: {MAX_DROP:g})",
     )  # fmt: skip
@@ -65,9 +65,10 @@ def max_drop(arguments: Namespace) -> float:
     Raises:
         ConfigError: they are no points.
     """
-    if not arguments.max_drop >= 0:
-        raise ConfigError(f"--max_drop {arguments.max_drop}: give 0 or more")
-    return float(arguments.max_drop)
+    most = MAX_DROP if arguments.max_drop is None else float(arguments.max_drop)
+    if not most >= 0:
+        raise ConfigError(f"--max_drop {most}: give 0 or more")
+    return most
 
 
 def session(arguments: Namespace) -> int | None:

@@ -84,7 +84,9 @@ class StoredMethod:
     def why_fewer(self) -> str:
         """Says of the first session that `entries` lack that it is there for other data or settings, where it is."""
         place = len(self.entries)
-        if not place or place == len(self.plan.sessions):
+        if not place:
+            return self.why_none if self._committed() else ""
+        if place == len(self.plan.sessions):
             return ""
         lacking = self.plan.sessions[place]
         if not any((one.parent, one.task) == (lacking.parent, lacking.task) for one in self._committed()):

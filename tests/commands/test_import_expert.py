@@ -100,6 +100,10 @@ def test_a_run_that_begins_with_it(call, config, checkpoint, tmp_path, task_data
             ("mine", "--task", "doors", "--checkpoint", "expert.pt", "--max_drop", "nan"),
             ["--max_drop nan"],
         ),
+        (
+            ("new", "--task", "doors", "--checkpoint", "expert.pt", "--max_drop", "1"),
+            ["--max_drop: there is no run new yet", "leave it out"],
+        ),
         (("s.one", "--task", "doors", "--checkpoint", "expert.pt"), ["s.one", "is a trial of a sweep"]),
     ],
 )

@@ -212,6 +212,29 @@ def test_an_expert_from_elsewhere_is_measured_first_and_then_committed(home, gat
     assert "r: had this expert of gates already" in " ".join(capsys.readouterr().out.split())
 
 
+def test_an_expert_that_was_refused_can_be_forgotten(home, gates, monkeypatch, capsys):
+    before = history(home)
+    with monkeypatch.context() as patched:
+        patched.setattr(changing, "moved", lambda *what: worse(moved(*what)))
+        with pytest.raises(RunError, match=r"more than --max_drop 7: r is as it was"):
+            call(import_expert, home, *gates, "--max_drop", 7)
+    call(forget, home, "--task", "gates")
+    assert "removed: experts/" in capsys.readouterr().out
+    assert history(home) == before
+    with pytest.raises(ConfigError, match="--task gates: is no task of r"):
+        call(forget, home, "--task", "gates")
+
+
+def test_why_nothing_can_be_compared_before_an_expert_is_taken_is_said(home, gates, capsys):
+    path = home / "storage/runs/r/config.json"
+    changed = {"task_data": {"doors": str(home / "grown")}, "method": ["condu"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    call(import_expert, home, *gates)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "r is not finished (condu: its session of doors, number 2, is in storage and counts no more" in said
+    assert "so that nobody can say what its tasks lose by gates" in said
+
+
 def worse(rows):
     """As if `average` had lost 7.5 points on doors under union, and nothing else."""
     return [
