@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -63,6 +64,16 @@ def test_images_that_the_official_splits_share(make_task: Any, known: Any, sever
     (problem,) = [problem for problem in check_task(load_task(folder)) if "too" in problem.message]
     assert problem.severity == severity
     assert "2 images are in test.parquet too" in problem.message
+
+
+def test_a_good_verdict_is_good_by_what_is_known_of_the_official_splits(make_task: Any, tmp_path: Path) -> None:
+    folder = make_task(images_in_both_splits=2)
+    _split("test.parquet", {0: 0, 4: 1})(make_task, folder)
+    require_valid([load_task(folder)], tmp_path / "checked")
+    meta = folder / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"images_in_both_splits": 1}))
+    with pytest.raises(TaskError, match=r"2 images are in test\.parquet too"):
+        require_valid([load_task(folder)], tmp_path / "checked")
 
 
 def test_damage_inside_a_file(make_task: Any) -> None:
