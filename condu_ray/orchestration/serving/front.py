@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ PATIENCE = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
 """Seconds after which a swap is tried again whose state cannot be loaded, twice as many each time: storage may be out
 of reach for a while, and who has said what is to be served says it once."""
+
+LOOK = 5.0
+"""Seconds within which a replica says that it is there."""
 
 
 class Front:
@@ -130,6 +134,18 @@ class Front:
             raise RequestError(503, "replicas died over this prediction; ask again in a second") from error
         except UseError as error:  # a replica that began meanwhile, and storage has another state than is served
             raise RequestError(503, str(getattr(error, "cause", error))) from error  # Ray's own text is a traceback
+
+    async def ready(self) -> None:
+        """Looks whether replicas are there, for which predictions would wait until they have waited too long."""
+        for name, handle in (("router", self._router), ("experts", self._experts)):
+            for pause in (0.2, 0.8, 0.0):  # Serve shows none for a moment while it gives them new settings
+                with suppress(DeploymentUnavailableError, TimeoutError):
+                    found = await handle.broadcast("ready").results_async(timeout_s=LOOK, return_exceptions=True)
+                    if not all(isinstance(one, Exception) for one in found):
+                        break
+                await asyncio.sleep(pause)
+            else:
+                raise RequestError(503, f"no replica of the {name} is there; ask again in a second")
 
     async def check(self) -> None:
         """Asks for a prediction of a grey picture, by the router where there is one, and by an expert."""

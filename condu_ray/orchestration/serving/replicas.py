@@ -75,6 +75,9 @@ class Replica:
         self._ready = about.source
         return about
 
+    async def ready(self) -> None:
+        """Says that the replica is there."""
+
     async def check_health(self) -> None:
         """A real forward pass; Ray Serve replaces a replica where this fails."""
         if self._ready is not None:

@@ -58,6 +58,9 @@ class Backend(Protocol):
     async def check(self) -> None:
         """Makes a real prediction; raises whatever goes wrong."""
 
+    async def ready(self) -> None:
+        """Raises: RequestError: nobody is there to answer."""
+
 
 class Room:
     """Counts the predictions that are at work or wait, and refuses one too many before its body is read."""
@@ -201,8 +204,10 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
 
     @app.get("/readyz", responses=refusals(503))
     async def readyz() -> Health:
-        """Says whether requests are taken; 503 before a state is loaded."""
-        return Health(state=served().name)
+        """Says whether requests are taken; 503 before a state is loaded, and while nobody is there to answer by it."""
+        state = served().name
+        await backend.ready()
+        return Health(state=state)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

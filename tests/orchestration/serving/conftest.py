@@ -35,6 +35,9 @@ class Here:
     async def check(self):
         self.edition.check()
 
+    async def ready(self):
+        pass
+
 
 @contextlib.contextmanager
 def address_of(app):

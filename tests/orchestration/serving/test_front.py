@@ -55,13 +55,15 @@ class Handle:
             raise ValueError("has committed 3 sessions, not 9")
         return about(source.model_copy(update={"session": source.session or 3}))
 
-    def broadcast(self, name, source):
+    def broadcast(self, name, source=None):
         handle = self
 
         class All:
-            async def results_async(self):
+            async def results_async(self, **limits):
                 if handle.gone:
                     raise handle.gone.pop(0)
+                if name == "ready":
+                    return handle.answers
                 handle.calls.append(("all", name, source))
                 return [await handle._prepare(source)]
 
@@ -197,6 +199,22 @@ def test_health_asks_both():
         experts.answers = [RuntimeError("no numbers")]
         with pytest.raises(RuntimeError, match="no numbers"):
             await front.check()
+
+    asyncio.run(run())
+
+
+def test_readiness_is_that_replicas_of_both_are_there():
+    async def run():
+        router, experts = Handle({"class": "red"}), Handle({"class": "red"})
+        front = await front_of(router, experts)
+        experts.answers.append(ActorDiedError())  # one of two
+        router.gone = [DeploymentUnavailableError("x")]  # for a moment, as in a swap
+        await front.ready()
+        for gone, answers in (([DeploymentUnavailableError("x")] * 3, [None]), ([], [ActorDiedError()])):
+            experts.gone, experts.answers = gone, answers
+            with pytest.raises(RequestError, match="no replica of the experts is there") as refused:
+                await front.ready()
+            assert refused.value.status == 503
 
     asyncio.run(run())
 

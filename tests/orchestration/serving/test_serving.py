@@ -58,7 +58,8 @@ def test_it_is_served_swapped_and_not_swapped(server, storage, pictures):
     """All of it with one start: answers one by one and side by side, a swap under load, a session that is not there."""
     found, address = open_run(storage, "r"), server.address
     assert Starting in proxies_have()
-    assert get(address, "healthz") == {"status": "ok", "state": "r/condu, session 2 of 3"}
+    for path in ("healthz", "readyz"):
+        assert get(address, path) == {"status": "ok", "state": "r/condu, session 2 of 3"}
     check_answers(address, Predictor.load(found, 1, "cpu", "condu", batch_size=16), pictures)
     assert post(address, b"no picture")[0] == 422
     assert post(address, pictures[0], classes="a,a") == (422, {"detail": "classes: 'a' is there twice"})

@@ -37,7 +37,7 @@ class Backend:
 
     def __init__(self):
         self.about, self.preprocessor, self.asked, self.wrong = ABOUT, Preprocessor(PREPROCESS), [], None
-        self.work = None
+        self.work = self.absent = None
 
     async def predict(self, about, pixels_HWC, asked):
         self.asked.append((about, pixels_HWC, asked))
@@ -50,6 +50,10 @@ class Backend:
     async def check(self):
         if self.wrong is not None:
             raise self.wrong
+
+    async def ready(self):
+        if self.absent is not None:
+            raise self.absent
 
 
 @pytest.fixture
@@ -209,7 +213,9 @@ def test_health_is_a_prediction_and_readiness_a_state(client, backend):
     backend.wrong = RuntimeError("no numbers")
     assert client.get("/healthz").status_code == 503
     assert client.get("/readyz").status_code == 200
-    backend.about = None
+    backend.absent = RequestError(503, "no replica of the experts is there; ask again in a second")
+    assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"detail": str(backend.absent)})
+    backend.about = backend.absent = None
     for path in ("/readyz", "/about", "/healthz"):
         assert client.get(path).status_code == 503, path
     assert client.post("/predict", content=b"abc").status_code == 503
