@@ -188,7 +188,9 @@ class Features:
             wanted = rows[start : start + len(labels)]
             if wanted.any():
                 chosen = enough(wanted)
-                found = self._whole(self.encode(weights, pixels[chosen], precision), weights, f"task {task.name}")
+                found = self.encode(weights, pixels[chosen], precision)
+                self._whole(found[torch.from_numpy(wanted[chosen])], weights, f"task {task.name}")
+                found[~found.isfinite().all(dim=1)] = torch.nan  # of others, which count once they are asked for
                 if kept is None:
                     kept = torch.full((count, found.shape[1]), torch.nan)
                 kept[start : start + len(labels)][chosen] = found

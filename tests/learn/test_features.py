@@ -111,6 +111,24 @@ def test_rows_are_filled_in_as_they_are_wanted(make, tasks, counted, monkeypatch
     assert counted["images"] == 6
 
 
+def test_images_that_nobody_asked_for_end_nothing(make, tasks, monkeypatch):
+    """Those that are encoded beside few, so that these are rounded alike."""
+    features = make()
+    one, encode = weights(features, 1), features.encode
+
+    def encoded(*arguments):
+        found = encode(*arguments)
+        found[3, 1] = torch.nan
+        return found
+
+    monkeypatch.setattr(features, "encode", encoded)
+    wanted = torch.arange(tasks[0].test_rows) == 0
+    found = features.image(one, tasks[0], wanted)
+    assert found[:5].isnan().all(dim=1).tolist() == [False, False, False, True, False]
+    with pytest.raises(FeatureError, match="task walls"):
+        features.image(one, tasks[0])
+
+
 @pytest.mark.parametrize("factor", [1e30, float("nan")])
 @pytest.mark.parametrize("storage", [False, True])
 def test_features_that_are_no_numbers_are_refused_and_not_kept(make, tasks, factor, storage, tmp_path):
