@@ -94,11 +94,12 @@ def ray_cluster(address: str | None, run: str, lines: Lines) -> Iterator[None]:
         return
     from condu_ray.orchestration.watch.discovery import announced
 
-    with forks(address):
+    with forks(address), _watched(address, lines):
         try:
             with lines.waiting("Ray starts"):
                 _init(address, namespace(run))
-            with announced() if address == "local" else _watched(address, lines):
+            head = str(ray.get_runtime_context().gcs_address) if address == "auto" else ""
+            with announced() if address == "local" else _watched(head, lines):
                 yield
         finally:
             if stop.asked() is None and _quiet(run):  # else the process ends, and its cluster with it
@@ -106,18 +107,16 @@ def ray_cluster(address: str | None, run: str, lines: Lines) -> Iterator[None]:
 
 
 def _watched(address: str, lines: Lines) -> AbstractContextManager[object]:
-    """Says of the head of the cluster that was joined when it is gone.
+    """Says of a cluster's head when it is gone, where its address has host and port: `auto` has them once joined.
 
     Not by `ray://`, where what holds is the client's connection: the head's GCS, whose address it is told, need not be
     reached from here.
     """
-    if "://" in address:
+    if "://" in address or ":" not in address:
         return nullcontext()
-    import ray
     from rich.markup import escape
 
-    head = str(ray.get_runtime_context().gcs_address)
-    return head_watched(head, lambda words: lines.say(escape(words)))
+    return head_watched(address, lambda words: lines.say(escape(words)))
 
 
 def _quiet(run: str) -> bool:

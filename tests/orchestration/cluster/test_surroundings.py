@@ -142,14 +142,24 @@ def test_a_cluster_that_a_notebook_has_joined_is_used_and_left_up_without_what_w
 
 
 @pytest.mark.parametrize(
-    ("address", "expected"), [("auto", ["192.0.2.1:6379"]), ("local", []), ("ray://192.0.2.1:10001", [])]
+    ("address", "expected"),
+    [
+        ("auto", ["joined", "192.0.2.1:6379"]),
+        ("192.0.2.1:6379", ["192.0.2.1:6379", "joined"]),
+        ("local", ["joined"]),
+        ("ray://192.0.2.1:10001", ["joined"]),
+    ],
 )
-def test_the_head_of_a_cluster_that_was_joined_is_watched(ray, monkeypatch, address, expected):
-    """Not by `ray://`, often a tunnel to a cluster whose GCS nobody reaches from here, though Ray tells its address."""
+def test_the_head_of_a_cluster_that_is_joined_is_watched(ray, monkeypatch, address, expected):
+    """Not by `ray://`, often a tunnel to a cluster whose GCS nobody reaches from here, though Ray tells its address.
+
+    Where its address is known before, it is watched while it is joined, too: Ray waits long, or ends without a word.
+    """
     found, watched = ray(), []
     for check in ("check_surroundings", "check_token"):
         monkeypatch.setattr(env, check, lambda address: None)
     found.get_runtime_context = lambda: types.SimpleNamespace(gcs_address="192.0.2.1:6379")
+    monkeypatch.setattr(env, "_init", lambda *_: watched.append("joined"))
     monkeypatch.setattr(env, "head_watched", lambda head, say: env.nullcontext(watched.append(head)))
     with env.ray_cluster(address, "n", Lines()):
         pass
