@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 
 from condu_ray.command_line import ConfigError
@@ -29,6 +30,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"--again {arguments.again}: needs --data DIR, the folder with the images that it has now")
     if arguments.tasks is not None and not words(arguments.tasks):
         raise ConfigError("--tasks: names none")
+    from condu_ray.orchestration.cluster.forks import forks
+    from condu_ray.orchestration.watch.lines import Lines
+
+    with forks(None, Lines().waiting("torch is loaded")):
+        _add(arguments, most)
+
+
+def _add(arguments: Namespace, most: float) -> None:
     from condu_ray.orchestration.changing import change
     from condu_ray.plan.changes import open_to_change, require_finished, taught_again, with_new_tasks
     from condu_ray.plan.opened import run_place

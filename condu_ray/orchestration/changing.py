@@ -117,9 +117,9 @@ def bring(begun: Experiment, config: Experiment, task: str, max_drop: float | No
         if found.complete:
             _change(found, config, "import", task, max_drop, lines, held, sessions)
             return
-        moved_on = [f" ({name}: {one.why_fewer})" for name, one in found.methods.items() if one.why_fewer]
+        changed = [f" ({name}: {one.why_fewer})" for name, one in found.methods.items() if one.why_fewer]
         lines.say(
-            f"{config.run_name} is not finished{''.join(moved_on[:1])}, so that nobody can say what its tasks lose by "
+            f"{config.run_name} is not finished{''.join(changed[:1])}, so that nobody can say what its tasks lose by "
             f"{task}: it is merged all the same"
         )
         run(config, held=held)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from condu_ray.commands import add, forget, import_expert, rollback
 from condu_ray.methods.session import GONE
 from condu_ray.orchestration import changing
 from condu_ray.orchestration import run as main_job
+from condu_ray.orchestration.cluster import forks
 from condu_ray.orchestration.cluster.failure import RunError
 from condu_ray.plan.changes import moved, open_to_change, rolled_back, taught_again, with_new_tasks, without
 from condu_ray.plan.preflight import check
@@ -133,6 +134,16 @@ def test_a_task_more_is_measured_first_and_then_committed(home, capsys):
     kept = state_of(home)
     call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 0)  # as after a kill: all is there
     assert state_of(home) == kept
+
+
+def test_workers_are_forked_of_what_add_loads_itself(home, monkeypatch):
+    """And not of a program that loads all of it once more."""
+    begun = []
+    monkeypatch.setattr(forks, "forks", lambda *arguments: nullcontext(begun.append(arguments)))
+    with pytest.raises(TaskError, match="nowhere"):
+        call(add, home, "--tasks", "nowhere", "--data", home / "more")
+    [(address, loading)] = begun
+    assert (address, loading is None) == (None, False)
 
 
 def test_a_folder_more_in_the_data_of_a_run_that_named_no_tasks_is_a_task_to_add(home, task_data, small_backbone):
