@@ -11,7 +11,7 @@ from typing import Any
 from condu_ray.benchmark.ingest.source import file_stamp
 from condu_ray.options import MIXTURE_VERSION, RIDGE_VERSION
 from condu_ray.settings import content_hash
-from condu_ray.store.artifacts import write_text
+from condu_ray.store.artifacts import write_text, writing
 from condu_ray.store.drafts import remove_drafts
 from condu_ray.use.predictor import Predictor
 from condu_ray.use.question import question
@@ -40,7 +40,7 @@ class Parts:
     Raises:
         UseError: the folder holds other predictions: of another state, question, other pictures or settings of the
             run; or what is asked cannot be answered.
-        WriteError: the disk is full or fails.
+        WriteError: the disk is full or fails, or the folder may not be made there.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Parts:
         if not folder.parent.is_dir():
             raise UseError(f"--output {folder}: there is no folder {folder.parent}; make it first")
         later = _answered_by(served, asked)
-        folder.mkdir(exist_ok=True)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
         index = folder / INDEX
         names, later["files"] = _pictured(images)
         about = {

@@ -1,6 +1,7 @@
 """The commands that use a run, as they are typed: what they write, and what they refuse before any model is loaded."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -298,6 +299,19 @@ class TestPredict:
         for said in ("part-000000.parquet\n", "part-000000.parquet: was there\n"):
             code, shown, _ = console("predict", folder, "--method", "condu", "--output", tmp_path / "out")
             assert (code, shown.endswith(said)) == (0, True)
+
+    def test_a_folder_of_parts_that_may_not_be_made_is_refused_in_a_sentence(
+        self, console, folder, tmp_path, monkeypatch
+    ):
+        def refused(path, *_, **__):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+        monkeypatch.setattr("condu_ray.use.parts.Path.mkdir", refused)
+        code, _, told = console("predict", folder, "--method", "condu", "--output", tmp_path / "out")
+        assert (code, told.splitlines()[-1].split(";")[0]) == (
+            2,
+            f"error: {tmp_path / 'out'}: cannot be written (Permission denied)",
+        )
 
     def test_words_of_the_users_own(self, console, folder):
         code, shown, _ = console("predict", folder / "a.png", "--method", "average", "--classes", "a cat, a dog")
