@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
@@ -89,7 +89,16 @@ class Stored:
         Raises:
             ValueError: the tasks or the backbone are not where the settings say.
         """
-        checked = check(self.experiment(storage), writes=False)
+        config = self.experiment(storage)
+        try:
+            checked = check(config, writes=False)
+        except ValueError as error:
+            if not (lost := _led_nowhere(config)):
+                raise
+            raise ConfigError(
+                f"{error}\n{self.name} was begun in another folder, from which its settings name {', '.join(lost)}; "
+                "give this command in that folder"
+            ) from error
         if self.kind == "run":
             return {self.name: stored_run(checked)}
         configs = {trial.id: trial.config(checked.config, self.name) for trial in self.trials}
@@ -107,6 +116,16 @@ class Stored:
                 metrics = {"measured_on": record.get("measured_on", "test")} | metrics
                 rows.append(about | record["settings"] | {"protocol": protocol} | metrics)
         return DataFrame(rows)
+
+
+def _led_nowhere(config: Experiment) -> list[str]:
+    """Returns the relative paths of a run's settings that are not there for who works in this folder."""
+    weights = config.pretrained or ""
+    if config.model != "tiny-clip" and not {"/", "."} & set(weights):  # a tag
+        weights = ""
+    given = [str(place) for place in (config.data, *(config.more_data or ()), weights) if place]
+    paths = [Path(text).expanduser() for text in given if "://" not in text]
+    return [str(path) for path in paths if not path.is_absolute() and not path.exists()]
 
 
 def names(storage: Place) -> list[str]:

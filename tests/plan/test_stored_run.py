@@ -53,6 +53,19 @@ def there(copy, monkeypatch):
     monkeypatch.chdir(copy)
 
 
+@pytest.mark.parametrize("kept", ["data", "backbone", None])
+def test_paths_that_are_relative_to_another_folder_are_named_with_where_to_go(copy, kept, tmp_path, monkeypatch):
+    if kept:
+        (tmp_path / kept).symlink_to(copy / kept)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"no such folder.*\n.*run was begun in another folder") as caught:
+        open_run(copy / DISK, "run")
+    told = str(caught.value).splitlines()[-1]
+    assert told.endswith("; give this command in that folder")
+    names = told.split(" name ")[1].split(";")[0].split(", ")
+    assert names == [name for name in ("data", "backbone") if name != kept]
+
+
 def config(name):
     kept = json.loads(layout.config_path(layout.run_folder(DISK, name)).read_text())
     return Experiment.model_validate(kept | {"storage": DISK})
