@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STORAGE ?= storage
+# The address of a SQLite file, whatever signs its path has.
+URI := import sys; from condu_ray.orchestration.watch.mlflow_address import sqlite_uri; print(sqlite_uri(sys.argv[1]))
 # A crash is a failure once: with a new worker in the crashed one's place, pytest-xdist 3.8 tries again, or waits for ever.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --max-worker-restart 0
 # Each process that tests or a run start would compile condu_ray anew, and each that collects tests all of them.
@@ -25,7 +27,7 @@ setup: .venv/installed  ## make .venv from requirements.lock
 	@touch $@
 
 demo: setup  ## learn mini-MTIL by five methods on the embedded default
-	$(PY) jobs/run_mtil.py --recipe mini_mtil --protocol task,union --method condu,condu-svd,sequential,individual,zero-shot --merging.bits 0.4 --storage $(STORAGE)
+	$(PY) jobs/run_mtil.py --recipe mini_mtil --protocol task,union --method condu,condu-svd,sequential,individual,zero-shot --merging.bits 0.4 --storage "$(STORAGE)"
 
 test: setup  ## all tests
 	$(PY) -m pytest $(SIDE_BY_SIDE)
@@ -56,7 +58,7 @@ lock: setup  ## pin the dependencies anew
 	$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 
 mlflow: setup  ## show the runs in MLflow's pages, on this machine only
-	.venv/bin/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(abspath $(STORAGE))/mlflow.db
+	.venv/bin/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "$$($(PY) -c "$(URI)" "$(STORAGE)/mlflow.db")"
 
 clean:  ## remove the environment and caches; storage stays
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build condu_ray.egg-info

@@ -1,7 +1,12 @@
 """MLflow's address: what is meant by it, in every working directory and with any sign, or why it is none."""
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +16,7 @@ from condu_ray.orchestration.watch.mlflow_address import (
     TrackingError,
     check_tracking,
     elsewhere,
+    sqlite_uri,
     tracking_uri,
     unreachable,
 )
@@ -145,3 +151,18 @@ def test_nobody_is_asked_where_a_proxy_stands_between_or_where_there_is_no_serve
     assert unreachable("http://no-such-host.invalid:5000") is None
     assert unreachable("sqlite:////data/runs.db") is None
     assert unreachable("databricks") is None
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("name", ["storage", "my 100% #storage?"])
+def test_make_shows_storage_of_any_name(name, tmp_path):
+    root, folder = Path(__file__).parents[3], tmp_path / name
+    asked = ["make", "--no-print-directory", "-n", "mlflow", f"STORAGE={folder}", f"PY={sys.executable}"]
+    line = subprocess.run(asked, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    assert ".venv/bin/mlflow server" in line
+    said = line.replace(".venv/bin/mlflow server", "printf '%s\\n'")
+    paths = os.environ | {"PYTHONPATH": str(root)}
+    words = subprocess.run(
+        ["sh", "-c", said], capture_output=True, text=True, check=True, env=paths
+    ).stdout.splitlines()
+    assert words[words.index("--backend-store-uri") + 1 :] == [sqlite_uri(folder / "mlflow.db")]
