@@ -75,7 +75,13 @@ HEADLINE = ("transfer", "average", "last")
 COMPARED = (*HEADLINE, "backward_transfer")
 """Metrics in which methods are compared, with PAM's."""
 COSTS = {
-    "seconds": Column("Seconds", 1, "seconds", meaning="wall-clock time of the method, in seconds"),
+    "seconds": Column(
+        "Seconds",
+        1,
+        "seconds",
+        meaning="what training the method's experts, its merges and its measurements took, added up: whatever ran side "
+        "by side, and whoever did it first",
+    ),
     "experts_trained": Column("Experts trained", 0, ""),
     "experts_reused": Column("Experts reused", 0, ""),
     "measurements": Column("Measurements", 0, ""),
