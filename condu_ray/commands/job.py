@@ -42,6 +42,8 @@ def job() -> Iterator[None]:
             stop.fail(error)
         if isinstance(error, ValueError | ArtifactError | ResourceError):
             refuse(error)
+        if isinstance(error, PermissionError) and error.filename:
+            refuse(ConfigError(f"{error.filename}: this user may not read it, or write there; change its permissions"))
         if isinstance(error, RunError):
             stop.fail(error)
         raise

@@ -181,8 +181,15 @@ def _why(folder: Place) -> str | None:
         for name in read_meta(folder)["files"]:
             verified(folder, name)
     except ArtifactError as error:
-        return str(error)
+        return _damage(error)
     return None
+
+
+def _damage(error: Exception) -> str:
+    """What is wrong with what cannot be read; raises the error again where this user may only not read it."""
+    if isinstance(error, PermissionError) or isinstance(error.__cause__, PermissionError):
+        raise error
+    return str(error)
 
 
 def _files(storage: P) -> Iterator[tuple[P, str]]:
@@ -192,20 +199,20 @@ def _files(storage: P) -> Iterator[tuple[P, str]]:
         try:
             read_measurement(storage, name.removesuffix(".json"))
         except ArtifactError as error:
-            yield evaluations / name, str(error)
+            yield evaluations / name, _damage(error)
     sealed = [checked_folder(storage)]
     sealed += [trials_folder(sweep_folder(storage, name)) for name in names(sweeps_folder(storage))]
     for path in (shelf / name for shelf in sealed for name in _named(shelf, ".json")):
         try:
             read_sealed(path)
         except (ArtifactError, OSError) as error:
-            yield path, str(error)
+            yield path, _damage(error)
     results = [results_folder(run_folder(storage, name)) for name in names(runs_folder(storage))]
     for path in (shelf / name for shelf in results for name in _named(shelf, ".parquet")):
         try:
             read_file(path)
         except ArtifactError as error:
-            yield path, str(error)
+            yield path, _damage(error)
 
 
 def _named(folder: Place, ending: str) -> list[str]:
@@ -218,7 +225,7 @@ def _ledger(run: P, method: str) -> Iterator[tuple[P, str]]:
     try:
         entries, _ = read_entries(ledger)
     except LedgerError as error:
-        yield ledger, str(error)
+        yield ledger, _damage(error)
         return
     for entry in entries:
         session = _session(run, method, entry)

@@ -159,7 +159,7 @@ def read_sealed(path: Place, *, required: bool = False) -> dict[str, Any]:
     except SealError as error:
         raise ArtifactError(f"{path}: {told(error, str(error), 'it')}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: cannot be read as JSON ({error}); remove it to have it made again") from error
+        raise ArtifactError(f"{path}: {told(error, f'cannot be read as JSON ({error})', 'it')}") from error
 
 
 def publish(

@@ -135,7 +135,9 @@ def read_history(path: Place) -> tuple[list[Entry | Mark], bool]:
     try:
         lines = backend(path).lines(path)
     except OSError as error:
-        raise LedgerError(f"{path}: cannot be read ({error.strerror or error}); look at the disk") from error
+        raise LedgerError(
+            f"{path}: cannot be read ({error.strerror or error}); look at the disk and its permissions"
+        ) from error
     found: list[Entry | Mark] = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from condu_ray.config import content_hash
 from condu_ray.store.artifacts import ArtifactError, names, read_bytes, write_bytes
 from condu_ray.store.location import Place
+from condu_ray.store.seal import told
 
 SCHEMA = pa.schema(
     [
@@ -82,6 +83,8 @@ def read_file(path: Place) -> list[dict[str, Any]]:
     try:
         table = pq.read_table(pa.BufferReader(read_bytes(path)))  # not by name, for pyarrow reads more into a path
         rows: list[dict[str, Any]] = table.to_pylist()
+    except PermissionError as error:
+        raise ArtifactError(f"{path}: {told(error, '', '')}") from error
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read ({error}); {advice}") from error
     except (pa.ArrowException, ValueError) as error:

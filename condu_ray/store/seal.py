@@ -25,7 +25,9 @@ class NewerError(SealError):
 
 
 def told(error: Exception, damage: str, what: str) -> str:
-    """Returns what a person reads of an object that cannot be opened: to remove what, unless it is only newer."""
+    """Returns what a person reads of an object that cannot be opened: to remove what, unless there is nothing wrong."""
+    if isinstance(error, PermissionError):
+        return "may not be read by this user; change its permissions"
     return str(error) if isinstance(error, NewerError) else f"{damage}; remove {what} to have it made again"
 
 

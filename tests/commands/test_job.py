@@ -62,6 +62,16 @@ class TestTheEnd:
         assert told.startswith(f"error: bundle: cannot be written ({os.strerror(number)})")
         assert (end.value.code == 2) == (code == 2)
 
+    def test_what_another_user_keeps_from_being_read_is_told_in_a_sentence(self, capsys):
+        error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "storage/runs")
+        with pytest.raises(SystemExit) as end, job():
+            raise error
+        told = "error: storage/runs: this user may not read it, or write there; change its permissions\n"
+        assert (end.value.code, capsys.readouterr().err) == (2, told)
+        with pytest.raises(SystemExit) as end, job(), at_work():
+            raise error
+        assert end.value.code == "error: [Errno 13] Permission denied: 'storage/runs'"
+
     def test_a_working_folder_that_was_removed_is_refused(self, tmp_path, monkeypatch, capsys):
         (tmp_path / "gone").mkdir()
         monkeypatch.chdir(tmp_path / "gone")

@@ -20,6 +20,7 @@ from condu_ray.store import artifacts
 from condu_ray.store.artifacts import ArtifactError, WriteError, check_writable, publish, read_meta
 from condu_ray.store.claims import Claims
 from condu_ray.store.ledger import Ledger, LedgerError
+from condu_ray.store.posix import Posix
 from tests.faults.specimens import FOUND, files
 
 KINDS = ("expert", "exemplars", "session", "prototypes", "measurement", "ledger", "results", "verdict")
@@ -186,6 +187,25 @@ def test_a_fault_is_named_and_the_same_command_makes_it_again(storage, name, fau
     assert damaged(storage.root) == []
     after = {path: content for path, content in files(storage.root).items() if not path.startswith("damaged/")}
     assert after.keys() == whole.keys()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_another_user_keeps_from_being_read_is_not_damaged(storage, name, monkeypatch):
+    kind, read = storage.kinds()[name], Posix.read
+    path = kind.manifest if name in FOLDERS else kind.file
+
+    def refused(backend, place):
+        if Path(place) == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return read(backend, place)
+
+    monkeypatch.setattr(Posix, "read", refused)
+    for look in (kind.read, lambda: damaged(storage.root)):
+        with pytest.raises((ArtifactError, LedgerError)) as caught:
+            look()
+        assert str(path) in str(caught.value)
+        assert "permissions" in str(caught.value)
+        assert "remove" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", FOLDERS)

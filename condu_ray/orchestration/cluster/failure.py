@@ -51,7 +51,7 @@ def at_work() -> Iterator[None]:
     except Exception as error:
         from ray.exceptions import RayError  # only now, for an ablation needs no Ray
 
-        if not isinstance(error, ValueError | ArtifactError | ResourceError | RayError):
+        if not isinstance(error, ValueError | ArtifactError | ResourceError | RayError | PermissionError):
             raise
         cause = getattr(error, "cause", None)  # of an actor's error, whose own text is a traceback
         raise RunError(_sentence(cause if isinstance(cause, Exception) else error)) from error
