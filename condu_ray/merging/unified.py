@@ -70,7 +70,7 @@ class UnifiedDelta:
         if not task:
             raise ValueError("a task needs a name")
         if task in self.tasks:
-            raise DuplicateTaskError(f"task {task!r} was unified before; the tasks so far are {_listed(self.tasks)}")
+            raise DuplicateTaskError(f"task {task!r} was unified before; the tasks so far are {listed(self.tasks)}")
         rescaler = rescaler or self.rescaler
         if rescaler not in ("l1", "tensor_mean"):
             raise ValueError(f"rescaler {rescaler!r} is not one of 'l1', 'tensor_mean'")
@@ -171,12 +171,13 @@ class UnifiedDelta:
 
     def _index(self, task: str) -> int:
         if task not in self.tasks:
-            raise UnknownTaskError(f"task {task!r} was never unified; known tasks: {_listed(self.tasks)}")
+            raise UnknownTaskError(f"task {task!r} was never unified; known tasks: {listed(self.tasks)}")
         return self.tasks.index(task)
 
     def __repr__(self) -> str:
-        return f"UnifiedDelta({_listed(self.tasks)}; rescaler={self.rescaler!r}, {self.nbytes:,} bytes)"
+        return f"UnifiedDelta({listed(self.tasks)}; rescaler={self.rescaler!r}, {self.nbytes:,} bytes)"
 
 
-def _listed(tasks: tuple[str, ...]) -> str:
+def listed(tasks: tuple[str, ...]) -> str:
+    """Names of tasks as a message has them."""
     return ", ".join(tasks) or "none"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from condu_ray.config import Experiment
-from condu_ray.merging import UnifiedDelta
 from condu_ray.merging.averaging import largest_magnitude, running_mean, running_sum, scale
 from condu_ray.merging.dare import drop_and_rescale
 from condu_ray.merging.delta import Delta
@@ -14,7 +13,7 @@ from condu_ray.merging.tall_mask import consensus
 from condu_ray.merging.tally import Tally
 from condu_ray.merging.ties import TiesTally
 from condu_ray.methods.base import LoadExpert, ModelState
-from condu_ray.methods.merged import Merged, Unified
+from condu_ray.methods.merged import Merged, Tallied, Unified
 from condu_ray.methods.registry import get, register
 
 
@@ -51,7 +50,7 @@ class TaskArithmetic(Merged):
 
 
 @register("ties", "TIES-Merging, Yadav et al., NeurIPS 2023, arxiv.org/abs/2306.01708")
-class Ties(Merged):
+class Ties(Tallied):
     """Trim each delta, elect signs by mass, average what agrees; over all experts at every session.
 
     From the paper: all of it, with the density 0.2 and the scale 1 of its setting without validation images.
@@ -65,11 +64,6 @@ class Ties(Merged):
         """Sums and counts of both signs."""
         options = self.config.merging
         return TiesTally(density=options.ties_density, scale=options.ties_scale)
-
-    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
-        """All deltas so far, of which those before are counted."""
-        merged: Delta = state.counted.merge(self.new_tally(), state, task, expert, load)
-        return merged
 
 
 @register("magmax", "MagMax, Marczak et al., ECCV 2024, arxiv.org/abs/2407.06322")
@@ -164,7 +158,7 @@ class Consensus(Merged):
 
 
 @register("emr", "EMR-Merging, Huang et al., NeurIPS 2024, arxiv.org/abs/2405.17461")
-class Emr(Unified):
+class Emr(Tallied, Unified):
     """ConDU's unify, once, on all original deltas: its bound without iteration, for T times the storage.
 
     From the paper: election, masks and rescalers; its authors' code has ConDU's other rescaler (`merging.rescaler`).
@@ -178,8 +172,3 @@ class Emr(Unified):
     def new_tally(self) -> EmrTally:
         """The sum, the sign that was not elected, and zeros."""
         return EmrTally(rescaler=self.config.merging.rescaler)
-
-    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> UnifiedDelta:
-        """Elects, masks and rescales anew, from what is counted of the experts before."""
-        merged: UnifiedDelta = state.counted.merge(self.new_tally(), state, task, expert, load)
-        return merged

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from condu_ray.merging.codes import low_rank
 from condu_ray.merging.codes.values import Coded, LowRankDeltas, SignedDeltas
 from condu_ray.merging.delta import Delta, fingerprint
 from condu_ray.methods.base import LoadExpert, ModelState
-from condu_ray.methods.merged import Merged
+from condu_ray.methods.merged import Decoupled
 from condu_ray.methods.registry import register
 from condu_ray.methods.stored_code import StoredCode
 from condu_ray.store.location import Place
@@ -22,11 +22,9 @@ def text_counts(times: float) -> Callable[[str], float]:
     return lambda name: 1.0 if name.startswith(PREFIX) else times
 
 
-class CodedMethod(Merged):
+class CodedMethod(Decoupled):
     """Experts from theta0, each kept as a code; a learned task by its code, others by a mixture of the experts."""
 
-    one_model = False
-    routes = True
     asks = "gaussian", "mixture"
     VALUE: ClassVar[type[Coded]]
 
@@ -37,10 +35,6 @@ class CodedMethod(Merged):
             NotImplementedError: always.
         """
         raise NotImplementedError(f"{self.name} keeps no one adapter for all tasks")
-
-    def adapter_of(self, model: Coded, task: str) -> Delta:
-        """What the task's code says."""
-        return model.decouple(task)
 
     def initial(self) -> Coded:
         """No task."""
@@ -53,10 +47,6 @@ class CodedMethod(Merged):
     def load(self, folder: Path) -> Coded:
         """Reads them back bit for bit."""
         return self.VALUE.load(folder)
-
-    def weights(self, state: ModelState, task: str) -> str:
-        """By state, and in it by task."""
-        return f"{state.id}/{task}"
 
     def skips_trigger(self, state: ModelState) -> bool:
         """Never: that is how ConDU's public code measures ConDU's triggers."""
@@ -141,10 +131,7 @@ class ConduSignLora(ConduSign):
     From ConDU: that experts may be LoRA.
     """
 
-    @property
-    def adapter(self) -> Literal["lora", "full"]:
-        """LoRA on both encoders."""
-        return "lora"
+    adapter = "lora"
 
 
 @register("condu-svd-lora", ConduSvd.paper)
@@ -154,7 +141,4 @@ class ConduSvdLora(ConduSvd):
     From ConDU: that experts may be LoRA. Their rank bounds what there is to keep.
     """
 
-    @property
-    def adapter(self) -> Literal["lora", "full"]:
-        """LoRA on both encoders."""
-        return "lora"
+    adapter = "lora"

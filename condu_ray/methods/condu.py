@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from condu_ray.merging import UnifiedDelta
 from condu_ray.methods.base import LoadExpert, ModelState
@@ -47,10 +47,7 @@ class ConduLora(Condu):
     turned without a change of its product, so that the default is the weight delta.
     """
 
-    @property
-    def adapter(self) -> Literal["lora", "full"]:
-        """LoRA on both encoders."""
-        return "lora"
+    adapter = "lora"
 
     @property
     def form(self) -> Form:

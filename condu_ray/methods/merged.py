@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from condu_ray.merging import UnifiedDelta
+from condu_ray.merging.codes.values import Coded
 from condu_ray.merging.delta import Delta
+from condu_ray.merging.tally import Tally
 from condu_ray.methods.base import LoadExpert, Method, ModelState
 from condu_ray.store.artifacts import save_tensors
 
@@ -46,20 +48,41 @@ class Merged(Method):
         return state.id
 
 
-class Unified(Merged):
-    """One unified delta with a trigger (mask and rescaler) a task; unlearned tasks by the nearest experts."""
+class Tallied(Merged):
+    """All experts merged at once, at every session: those before are counted, and what counts them is `new_tally`'s."""
+
+    def new_tally(self) -> Tally:
+        """Returns what counts the experts."""
+        raise NotImplementedError
+
+    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Any:
+        """All deltas so far, of which those before are counted."""
+        return state.counted.merge(self.new_tally(), state, task, expert, load)
+
+
+class Decoupled(Merged):
+    """Something of every task's own, of which its delta is made; unlearned tasks by several experts."""
 
     one_model = False
     routes = True
+
+    def adapter_of(self, model: UnifiedDelta | Coded, task: str) -> Delta:
+        """What is kept of the task says: ConDU, section 3.2, "Decouple", or its code."""
+        return model.decouple(task)
+
+    def weights(self, state: ModelState, task: str) -> str:
+        """By state, for a session may change what serves any task, and in it by task."""
+        return f"{state.id}/{task}"
+
+
+class Unified(Decoupled):
+    """One unified delta with a trigger (mask and rescaler) a task; unlearned tasks by the nearest experts."""
+
     FILE = "unified.safetensors"
 
     def merged(self, model: UnifiedDelta) -> Delta:
         """The unified delta without any mask."""
         return model.unified
-
-    def adapter_of(self, model: UnifiedDelta, task: str) -> Delta:
-        """ConDU, section 3.2, "Decouple": lambda_i * (M_i . u)."""
-        return model.decouple(task)
 
     def save(self, model: UnifiedDelta, folder: Path) -> None:
         """Unified delta, triggers and rescalers in one file."""
@@ -68,7 +91,3 @@ class Unified(Merged):
     def load(self, folder: Path) -> UnifiedDelta:
         """Reads it back bit for bit."""
         return UnifiedDelta.load(folder / self.FILE)
-
-    def weights(self, state: ModelState, task: str) -> str:
-        """A decoupled expert changes with every session."""
-        return f"{state.id}/{task}"

@@ -155,10 +155,7 @@ class Pam(Method):
 class PamFull(Pam):
     """PAM on the whole model's delta in place of LoRA factors, which the paper has not."""
 
-    @property
-    def adapter(self) -> Literal["lora", "full"]:
-        """The whole model."""
-        return "full"
+    adapter = "full"
 
 
 @register("pam-noalign", PAPER)

@@ -12,13 +12,13 @@ from condu_ray.merging.delta import Delta
 from condu_ray.merging.opcm import Projected, project
 from condu_ray.merging.spectral import IsoTally, TsvTally
 from condu_ray.methods.base import LoadExpert, ModelState
-from condu_ray.methods.merged import Merged
+from condu_ray.methods.merged import Merged, Tallied
 from condu_ray.methods.registry import register
 from condu_ray.store.artifacts import save_tensors
 
 
 @register("tsv-m", "TSV-M, Gargiulo et al., CVPR 2025, arxiv.org/abs/2412.00081")
-class TsvM(Merged):
+class TsvM(Tallied):
     """Of T tasks' matrices a T-th of the singular vectors each, made orthogonal; made anew at every session.
 
     From the paper: all of it, with the factor 1. From the code: what is no matrix is averaged. Ours: embeddings are no
@@ -33,14 +33,9 @@ class TsvM(Merged):
         """Singular vectors of each delta, as many as are kept."""
         return TsvTally(scale=self.config.merging.tsv_scale)
 
-    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
-        """All deltas so far, of which those before are counted."""
-        merged: Delta = state.counted.merge(self.new_tally(), state, task, expert, load)
-        return merged
-
 
 @register("iso-c", "Iso-C, Marczak et al., ICML 2025, arxiv.org/abs/2502.04959")
-class IsoC(Merged):
+class IsoC(Tallied):
     """The sum of all deltas, each matrix's singular values made equal; made anew at every session.
 
     From the paper: the rule; its factor is chosen on validation images, and is 1 here. From the code: what is no matrix
@@ -54,11 +49,6 @@ class IsoC(Merged):
     def new_tally(self) -> IsoTally:
         """The sum."""
         return IsoTally(scale=self.config.merging.iso_scale)
-
-    def merge(self, state: ModelState, task: str, expert: str, load: LoadExpert) -> Delta:
-        """All deltas so far, of which those before are counted."""
-        merged: Delta = state.counted.merge(self.new_tally(), state, task, expert, load)
-        return merged
 
 
 @register("opcm", "OPCM, Tang et al., NeurIPS 2025, arxiv.org/abs/2501.09522")

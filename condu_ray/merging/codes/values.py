@@ -15,7 +15,7 @@ from torch import Tensor
 from condu_ray.merging.codes import code_file, low_rank, shared_sign
 from condu_ray.merging.codes.layout import Layout
 from condu_ray.merging.delta import Delta, fingerprint
-from condu_ray.merging.unified import DuplicateTaskError, UnknownTaskError
+from condu_ray.merging.unified import DuplicateTaskError, UnknownTaskError, listed
 
 Code = Mapping[str, Tensor]
 """What is kept of a task alone."""
@@ -93,18 +93,18 @@ class Coded:
         if not task:
             raise ValueError("a task needs a name")
         if task in self.codes:
-            raise DuplicateTaskError(f"task {task!r} was unified before; the tasks so far are {_listed(self.tasks)}")
+            raise DuplicateTaskError(f"task {task!r} was unified before; the tasks so far are {listed(self.tasks)}")
         if self.codes:
             found = delta if isinstance(delta, Layout) else Layout.of(delta)
             Layout.read(next(iter(self.codes.values()))["layout"]).check(found, task)
 
     def _code(self, task: str) -> Code:
         if task not in self.codes:
-            raise UnknownTaskError(f"task {task!r} was never unified; known tasks: {_listed(self.tasks)}")
+            raise UnknownTaskError(f"task {task!r} was never unified; known tasks: {listed(self.tasks)}")
         return self.codes[task]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({_listed(self.tasks)}; {self.nbytes:,} bytes)"
+        return f"{type(self).__name__}({listed(self.tasks)}; {self.nbytes:,} bytes)"
 
 
 class LowRankDeltas(Coded):
@@ -211,7 +211,3 @@ class SignedDeltas(Coded):
         found = super().load(folder)
         magnitude: Any = code_file.read(Path(folder) / code_file.SHARED, "shared_magnitude") if found.codes else {}
         return replace(found, magnitude=magnitude)
-
-
-def _listed(tasks: tuple[str, ...]) -> str:
-    return ", ".join(tasks) or "none"

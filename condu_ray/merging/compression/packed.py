@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from condu_ray.merging.averaging import DeltaSource, each_delta
+from condu_ray.merging.averaging import DeltaSource, each_delta, layout_of
 from condu_ray.merging.chunks import wide_dtype
 from condu_ray.merging.codes.rows import as_rows, live_rows
 from condu_ray.merging.delta import Delta, DeltaError, check_delta
@@ -81,11 +81,6 @@ def alone(
         return Compressed({}, codes, like, lambda shared, code, like: decode(code, like))
 
     return compress_all
-
-
-def layout_of(delta: Delta) -> dict[str, Tensor]:
-    """Tensors of a delta's names, shapes, dtypes and device that take no memory."""
-    return {name: tensor.new_empty(()).expand(tensor.shape) for name, tensor in delta.items()}
 
 
 def live(code: Code, delta: Delta) -> Iterator[tuple[str, Tensor]]:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from condu_ray.merging.averaging import DeltaSource, each_delta
-from condu_ray.merging.compression.packed import Code, Compressed, check_one, layout_of, live, live_count, whole
+from condu_ray.merging.averaging import DeltaSource, each_delta, layout_of
+from condu_ray.merging.compression.packed import Code, Compressed, check_one, live, live_count, whole
 from condu_ray.merging.delta import Delta
 from condu_ray.merging.tall_mask import consensus, sum_of, tall_mask
 from condu_ray.merging.trigger import pack, unpack

@@ -12,14 +12,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from condu_ray.merging.averaging import DeltaSource, each_delta, running_mean
+from condu_ray.merging.averaging import DeltaSource, each_delta, layout_of, running_mean
 from condu_ray.merging.chunks import wide_dtype
 from condu_ray.merging.compression.packed import (
     Code,
     Compressed,
     check_bits,
     check_one,
-    layout_of,
     live,
     live_count,
     pack_levels,
