@@ -92,7 +92,7 @@ class ConduSvd(CodedMethod):
         """The task's code, unless it has signs of the rest in the image tower."""
         model: LowRankDeltas = state.model
         found = low_rank.products(model.codes[task], PREFIX)
-        return None if found is None else LowRankExpert(found, {})
+        return None if found is None else LowRankExpert(found)
 
     def content(self, state: ModelState, task: str) -> str:
         """By the task's code, which no later session changes."""

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from condu_ray.vlm.lora import A, B
 from condu_ray.vlm.zeroshot import wide
 
 if TYPE_CHECKING:
@@ -34,35 +33,22 @@ class LowRankExpert:
     Attributes:
         factors: name to `left` [R, K] and `right` [C, K] of a tensor whose delta is `left @ right.T`, reshaped: its
             first dimension is the rows.
-        dense: name to the delta of a vector, or of any other tensor that is kept as it is.
     """
 
     factors: Mapping[str, tuple[Tensor, Tensor]]
-    dense: Mapping[str, Tensor]
 
     def to(self, device: torch.device) -> LowRankExpert:
         """Returns the same on a device."""
-        factors = {name: (left.to(device), right.to(device)) for name, (left, right) in self.factors.items()}
-        return LowRankExpert(factors, {name: tensor.to(device) for name, tensor in self.dense.items()})
+        return LowRankExpert(
+            {name: (left.to(device), right.to(device)) for name, (left, right) in self.factors.items()}
+        )
 
     def delta(self, name: str, shape: torch.Size) -> Tensor | None:
         """Returns a parameter's delta, or None where it is theta0's."""
-        if name in self.factors:
-            left, right = self.factors[name]
-            return (left @ right.T).reshape(shape)
-        return self.dense.get(name)
-
-
-def of_lora(factors: Mapping[str, Tensor], scale: float) -> LowRankExpert:
-    """Returns LoRA factors, as `vlm.lora` has them, as an expert of the image tower.
-
-    Args:
-        factors: `<parameter name>.lora_A` [K, C] and `.lora_B` [R, K], of both towers.
-        scale: factor of the products.
-    """
-    names = [key.removesuffix(A) for key in factors if key.endswith(A) and key.startswith(PREFIX)]
-    pairs = {name: (scale * factors[name + B].float(), factors[name + A].float().T) for name in names}
-    return LowRankExpert(pairs, {})
+        if name not in self.factors:
+            return None
+        left, right = self.factors[name]
+        return (left @ right.T).reshape(shape)
 
 
 def supported(model: nn.Module) -> bool:
@@ -148,8 +134,6 @@ class _Pass:
             if name in expert.factors:
                 left_WK, right_DK = expert.factors[name]
                 found_BD[rows] += (pooled_BW[rows] @ left_WK) @ right_DK.T
-            elif name in expert.dense:
-                found_BD[rows] += pooled_BW[rows] @ expert.dense[name]
         return found_BD
 
     def _patches(self, images_BCHW: Tensor) -> Tensor:
@@ -162,8 +146,6 @@ class _Pass:
                 filters = right_CK.T.reshape(-1, *conv.weight.shape[1:])
                 small = functional.conv2d(images_BCHW[rows], filters, stride=conv.stride)
                 x_BWhw[rows] += functional.conv2d(small, left_WK[:, :, None, None])
-            elif name in expert.dense:
-                x_BWhw[rows] += functional.conv2d(images_BCHW[rows], expert.dense[name], stride=conv.stride)
         return x_BWhw.flatten(2).transpose(1, 2)
 
     def _block(self, block: Any, name: str, x_BLW: Tensor) -> Tensor:
@@ -190,8 +172,6 @@ class _Pass:
             if weight in expert.factors:
                 left_RK, right_CK = expert.factors[weight]
                 found_BLR[rows] += functional.linear(functional.linear(x_BLC[rows], right_CK.T), left_RK)
-            elif weight in expert.dense:
-                found_BLR[rows] += functional.linear(x_BLC[rows], expert.dense[weight])
             if (shift := expert.delta(bias, torch.Size([len(weight_RC)]))) is not None:
                 found_BLR[rows] += shift
         return found_BLR

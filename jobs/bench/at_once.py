@@ -37,8 +37,10 @@ def draw_expert(tower: dict[str, nn.Parameter], rank: int, seed: int) -> LowRank
     def draw(*shape: int) -> Tensor:
         return 1e-2 * torch.randn(shape, generator=generator)
 
-    factors = {name: (draw(len(one), rank), draw(one[0].numel(), rank)) for name, one in tower.items() if one.ndim > 1}
-    return LowRankExpert(factors, {name: draw(*one.shape) for name, one in tower.items() if one.ndim == 1})
+    ranks = {name: rank if one.ndim > 1 else 1 for name, one in tower.items()}
+    return LowRankExpert(
+        {name: (draw(len(one), ranks[name]), draw(one[0].numel(), ranks[name])) for name, one in tower.items()}
+    )
 
 
 class Sides:
@@ -108,11 +110,7 @@ def measure(
     """
     sides, rows = Sides(size, experts, rank, precision), []
     whole = sum(tensor.nbytes for delta in sides.whole for tensor in delta.values())
-    narrow = sum(
-        tensor.nbytes
-        for expert in sides.narrow
-        for tensor in (*expert.dense.values(), *(side for pair in expert.factors.values() for side in pair))
-    )
+    narrow = sum(side.nbytes for expert in sides.narrow for pair in expert.factors.values() for side in pair)
     for images in batches:
         pixels, which = sides.pixels(images), torch.arange(images) % experts
         apart = float((sides.swapped(pixels, which) - sides.one_pass(pixels, which)).abs().max())
