@@ -33,7 +33,7 @@ def correct(evaluator: Evaluator, task: Task, weights: Weights) -> Bools:
 
 
 def share_kept(
-    right: Mapping[str, Bools], zero_shot: Mapping[str, Bools], individual: Mapping[str, Bools], seed: int = 0
+    right: Mapping[str, Bools], zero_shot: Mapping[str, Bools], individual: Mapping[str, Bools]
 ) -> dict[str, float | None]:
     """The share kept of what fine-tuning gained, over all tasks together, with its interval.
 
@@ -45,12 +45,11 @@ def share_kept(
         right: task -> which images are right, by what is measured.
         zero_shot: the same by theta0.
         individual: the same by each task's own expert.
-        seed: of the draws.
 
     Returns:
         `kept`, `low` and `high`; None where fine-tuning gained nothing.
     """
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     above, gained = np.zeros(RESAMPLES + 1), np.zeros(RESAMPLES + 1)
     for task, found in right.items():
         count = len(found)
@@ -71,7 +70,6 @@ def ablate_bits(
     evaluator: Evaluator,
     rules: Mapping[str, Keeper],
     sessions: Collection[int],
-    say: Callable[[str], None] = print,
     so_far: Callable[[dict[str, Any]], object] = lambda results: None,
 ) -> dict[str, Any]:
     """Keeps a stored run's experts by every rule.
@@ -81,7 +79,6 @@ def ablate_bits(
         evaluator: its backbone, images a task and precision.
         rules: by name.
         sessions: numbers of tasks after which is measured.
-        say: takes lines of progress.
         so_far: given the results after each rule, of those that were measured.
 
     Returns:
@@ -93,7 +90,7 @@ def ablate_bits(
         task.name: correct(evaluator, task, Weights(f"individual/{task.name}", lambda n=task.name: loaded(deltas[n])))  # type: ignore[misc]
         for task in run.tasks
     }
-    say(f"theta0 and {len(run.tasks)} experts are measured on {sum(map(len, zero_shot.values()))} images")
+    print(f"theta0 and {len(run.tasks)} experts are measured on {sum(map(len, zero_shot.values()))} images")
     bounds = {
         task: {"zero_shot": 100 * float(zero_shot[task].mean()), "individual": 100 * float(individual[task].mean())}
         | {"images": len(zero_shot[task])}
@@ -128,7 +125,7 @@ def ablate_bits(
             row |= share_kept(right, {t: zero_shot[t] for t in right}, {t: individual[t] for t in right})
             rows.append(row)
             kept = "" if row["kept"] is None else f", {100 * row['kept']:.1f} % kept"
-            say(f"{name}, {count} tasks: {row['bits']:.3f} bits{kept}, relative L2 {row['relative_l2']:.3f}")
+            print(f"{name}, {count} tasks: {row['bits']:.3f} bits{kept}, relative L2 {row['relative_l2']:.3f}")
         so_far(results())
     return results()
 

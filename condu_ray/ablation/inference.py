@@ -9,7 +9,7 @@ Names: ``E`` = experts, ``N`` = images, ``C`` = classes, ``D`` = width of featur
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -91,7 +91,6 @@ def ablate_inference(
     run: StoredMethod,
     evaluator: Evaluator,
     prototypes: Mapping[str, Mapping[str, Tensor]],
-    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Measures accuracy, speed and memory of the aggregated prediction of a stored run.
 
@@ -99,7 +98,6 @@ def ablate_inference(
         run: a run whose sessions are in storage.
         evaluator: its backbone, images a task and precision.
         prototypes: kind -> task -> class prototypes [C, D] of theta0.
-        say: takes lines of progress.
 
     Returns:
         Results as `condu_ray.report.ablation_report.write_inference` takes them.
@@ -107,7 +105,7 @@ def ablate_inference(
     own, asked = of_config(run.method.inference), all_options()
     if own is not None and own not in asked:  # by another K
         asked.append(own)
-    options = measure_options(run, evaluator, prototypes, asked, say)
+    options = measure_options(run, evaluator, prototypes, asked)
     state, task = run.state(len(run.tasks) - 1), run.tasks[0]
     experts = [run.weights(state, name) for name in state.tasks]
     known = [prototypes[run.config.inference.prototypes][name] for name in state.tasks]
@@ -132,7 +130,6 @@ def measure_options(
     evaluator: Evaluator,
     prototypes: Mapping[str, Mapping[str, Tensor]],
     options: Sequence[Option],
-    say: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
     """Measures all options after every session of a run.
 
@@ -145,7 +142,6 @@ def measure_options(
         evaluator: its backbone, images a task and precision.
         prototypes: kind -> task -> class prototypes [C, D] of theta0.
         options: what to measure.
-        say: takes a line after every session.
 
     Returns:
         A dict an option: its fields, `accuracy` [T][T] in percent (task known where learned) with `transfer`,
@@ -171,7 +167,7 @@ def measure_options(
                 within = torch.tensor(evaluator.known(task, answers).correct).expand(len(options))
             percent["task"][:, position, column] = 100 * within.double() / len(label_N)
             percent["union"][:, position, column] = 100 * over.double() / len(label_N)
-        say(f"session {position + 1} of {size}: {len(options)} options on {size} tasks")
+        print(f"session {position + 1} of {size}: {len(options)} options on {size} tasks")
     rows = []
     for index, option in enumerate(options):
         known, union = ({"accuracy": percent[space][index].tolist()} for space in ("task", "union"))

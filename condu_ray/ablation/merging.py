@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -18,16 +18,13 @@ from condu_ray.methods import get
 from condu_ray.plan.stored_method import StoredMethod
 
 
-def ablate_merging(
-    run: StoredMethod, evaluator: Evaluator, sessions: Collection[int], say: Callable[[str], None] = print
-) -> dict[str, Any]:
+def ablate_merging(run: StoredMethod, evaluator: Evaluator, sessions: Collection[int]) -> dict[str, Any]:
     """Merges a stored run's experts by all variants, with the run's own options for the rules that have some.
 
     Args:
         run: a run whose experts are in storage; they all started from theta0. Weight deltas are merged.
         evaluator: its backbone, images a task and precision.
         sessions: numbers from 1 of the sessions after which accuracy is measured.
-        say: takes lines of progress.
 
     Returns:
         Results as `condu_ray.report.ablation_report.write_merging` takes them.
@@ -39,9 +36,7 @@ def ablate_merging(
     )  # fmt: skip
     own = _own(run)
     bounds = measure_bounds(run, evaluator)
-    rows = measure_variants(
-        deltas, chosen, evaluator=evaluator, tasks=run.tasks, bounds=bounds, sessions=sessions, say=say
-    )
+    rows = measure_variants(deltas, chosen, evaluator=evaluator, tasks=run.tasks, bounds=bounds, sessions=sessions)
     unified = UnifiedDelta.empty()
     for task, source in deltas.items():
         unified = unified.unify(task, loaded(source))
@@ -113,7 +108,7 @@ def measure_variants(
     tasks: Sequence[Task] = (),
     bounds: Mapping[str, Mapping[str, float]] | None = None,
     sessions: Collection[int] = (),
-    say: Callable[[str], None] = print,
+    about: str = "",
 ) -> list[dict[str, Any]]:
     """Merges experts by every variant, and compares what each learned task is served with its own expert.
 
@@ -124,7 +119,7 @@ def measure_variants(
         tasks: the same tasks, for the evaluator.
         bounds: theirs, by `measure_bounds`.
         sessions: numbers from 1 of the sessions after which accuracy is measured.
-        say: takes a line after every session.
+        about: begins the line that is printed after every session.
 
     Returns:
         A dict for each variant, session (from 1) and task learned by then: `variant`, `session`, `task`, `position`
@@ -149,7 +144,7 @@ def measure_variants(
                     weights = Weights(identity, lambda served=served: served)  # type: ignore[misc]
                     row |= _against(evaluator.known(tasks[position], weights).percent, (bounds or {})[task])
                 rows.append(row)
-        say(f"session {session} of {len(deltas)}: {newest(learned)[0]} by {len(rules)} variants")
+        print(f"{about}session {session} of {len(deltas)}: {newest(learned)[0]} by {len(rules)} variants")
     return rows
 
 

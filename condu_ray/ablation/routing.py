@@ -7,7 +7,7 @@ Names: ``E`` = experts, ``N`` = images, ``C`` = classes of the label space, ``D`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, get_args
@@ -56,16 +56,13 @@ def rules(own: Inference, unlearned: bool) -> dict[str, Inference]:
     return found
 
 
-def ablate_routing(
-    run: StoredMethod, evaluator: Evaluator, sessions: Sequence[int], say: Callable[[str], None] = print
-) -> dict[str, Any]:
+def ablate_routing(run: StoredMethod, evaluator: Evaluator, sessions: Sequence[int]) -> dict[str, Any]:
     """Measures all rules after some sessions of a stored run.
 
     Args:
         run: a run whose sessions are in storage, of a method with an expert a task.
         evaluator: its backbone, images a task and precision.
         sessions: numbers from 1, in order.
-        say: takes a line after every session.
 
     Returns:
         Results as `condu_ray.report.routing_report.write_routing` takes them.
@@ -82,7 +79,7 @@ def ablate_routing(
         if one.unlearned:
             curves += [{"session": session, **curve} for curve in one.curves()]
         confusion = {"session": session, **one.confusion()}
-        say(f"session {session} of {len(run.tasks)}: {len(found['own'])} rules on {len(run.tasks)} tasks")
+        print(f"session {session} of {len(run.tasks)}: {len(found['own'])} rules on {len(run.tasks)} tasks")
     return run.describe() | {"rows": rows, "transfer": transfer(told), "curves": curves, "routing": confusion}
 
 

@@ -57,7 +57,6 @@ def ablate_spectra(
     rules: Mapping[str, Keeper],
     sessions: Collection[int],
     seed: int,
-    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Keeps synthetic deltas by every rule.
 
@@ -68,7 +67,6 @@ def ablate_spectra(
         rules: by name.
         sessions: numbers of tasks after which is measured.
         seed: of all sequences.
-        say: takes lines of progress.
 
     Returns:
         Results as `condu_ray.report.spectra_report.write_spectra` takes them: `rows` with `decay`, `tasks`, `rule`,
@@ -91,7 +89,7 @@ def ablate_spectra(
                 for session in sorted(sessions) if rule.alone else [count]:
                     rows.append({"decay": decay, "tasks": session, "rule": name} | found)
             last = rows[-1]
-            say(f"decay {decay:g}, {name}: {last['bits']:.3f} bits, relative L2 {last['relative_l2']:.3f}")
+            print(f"decay {decay:g}, {name}: {last['bits']:.3f} bits, relative L2 {last['relative_l2']:.3f}")
     about = {name: {"formula": rule.formula, "family": rule.family or name} for name, rule in rules.items()}
     given = {"tasks": tasks, "side": side, "seed": seed}
     return {**given, "rules": about, "rows": rows, "versions": provenance(), "command": command()}

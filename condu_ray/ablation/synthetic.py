@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -38,9 +38,7 @@ def shared_gaussian(task: int, numel: int, correlation: float, seed: int) -> dic
     return {"w": SCALE * (math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own)}
 
 
-def ablate_synthetic(
-    tasks: int, numel: int, correlations: str, seed: int, say: Callable[[str], None] = print
-) -> dict[str, Any]:
+def ablate_synthetic(tasks: int, numel: int, correlations: str, seed: int) -> dict[str, Any]:
     """Merges synthetic sequences as the command line asks for them.
 
     Args:
@@ -48,7 +46,6 @@ def ablate_synthetic(
         numel: positions of a delta.
         correlations: rho of each sequence, comma-separated.
         seed: of all sequences.
-        say: takes lines of progress.
 
     Returns:
         Results as `condu_ray.report.ablation_report.write_synthetic` takes them.
@@ -60,14 +57,12 @@ def ablate_synthetic(
         rhos = [float(part) for part in correlations.split(",")]
     except ValueError as error:
         raise ValueError(f"--rho {correlations}: not numbers from 0 to 1, comma-separated") from error
-    rows = measure_synthetic(tasks, numel, rhos, seed, say)
+    rows = measure_synthetic(tasks, numel, rhos, seed)
     found = {"tasks": tasks, "numel": numel, "seed": seed, "rows": rows}
     return found | {"versions": provenance(), "command": command()}
 
 
-def measure_synthetic(
-    tasks: int, numel: int, correlations: Sequence[float], seed: int, say: Callable[[str], None] = print
-) -> list[dict[str, Any]]:
+def measure_synthetic(tasks: int, numel: int, correlations: Sequence[float], seed: int) -> list[dict[str, Any]]:
     """Merges synthetic sequences by ConDU's rule at every session, and once.
 
     Args:
@@ -75,7 +70,6 @@ def measure_synthetic(
         numel: positions of a delta, at least 1.
         correlations: rho of each sequence, in [0, 1].
         seed: of all sequences.
-        say: takes a line after every session.
 
     Returns:
         The rows of `measure_variants`, each with its `correlation`.
@@ -91,6 +85,6 @@ def measure_synthetic(
     rows = []
     for rho in correlations:
         deltas = {f"task {t + 1}": partial(shared_gaussian, t, numel, rho, seed) for t in range(tasks)}
-        found = measure_variants(deltas, rules, say=lambda line, rho=rho: say(f"rho {rho:g}, {line}"))  # type: ignore[misc]
+        found = measure_variants(deltas, rules, about=f"rho {rho:g}, ")
         rows += [{"correlation": rho} | row for row in found]
     return rows

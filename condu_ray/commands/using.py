@@ -21,11 +21,10 @@ MAX_DROP = 2.0
 """Points that a learned task may lose, where nobody says."""
 
 
-def run_parser(purpose: str | None, *, bundles: bool = True) -> ArgumentParser:
+def run_parser(purpose: str | None) -> ArgumentParser:
     """Returns a parser of RUN and of the flags that say which of its states is meant."""
     parser = ArgumentParser(prog=program(), description=purpose, epilog=EXIT_CODES, allow_abbrev=False)
-    what = "a run's name in --storage, or its folder" + (", or a bundle's folder" if bundles else "")
-    parser.add_argument("run", metavar="RUN", help=what)
+    parser.add_argument("run", metavar="RUN", help="a run's name in --storage, or its folder, or a bundle's folder")
     parser.add_argument("--storage", default="storage", help="storage folder of a name (default: storage)")
     parser.add_argument("--method", help="one of the run's methods; default: its only one")
     parser.add_argument(

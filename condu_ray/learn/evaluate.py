@@ -41,13 +41,11 @@ class Mixed:
 
     Attributes:
         logits: weighted sums of the experts' logits, float32 [N, C].
-        similarities: of each image to each learned task, `router.similarities`, [N, E].
         experts: who answered, int64 [N, K]: a task's place, or `router.PRETRAINED`.
         weights: how much each of them counted, [N, K]; rows sum to 1.
     """
 
     logits: Tensor
-    similarities: Tensor
     experts: Tensor
     weights: Tensor
 
@@ -77,7 +75,7 @@ def mix(similarity_NE: Tensor, inference: Inference, logits: Callable[[int, Tens
             total_NC = torch.zeros(len(similarity_NE), found_WC.shape[1])
         total_NC[wanted_N] += weight_N[wanted_N, None] * found_WC
     assert total_NC is not None, "every image has at least one candidate"
-    return Mixed(total_NC, similarity_NE, index_NK, weight_NK)
+    return Mixed(total_NC, index_NK, weight_NK)
 
 
 def first_of(id_C: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ class TestOptions:
     def test_options_count_as_the_evaluator_does(self, stored, prototypes):
         run, evaluator = stored.run(), stored.evaluator()
         chosen = OPTIONS[::4]  # every kind of every field, in other combinations
-        rows = inference.measure_options(run, evaluator, prototypes, chosen, say=lambda line: None)
+        rows = inference.measure_options(run, evaluator, prototypes, chosen)
         fresh, different = stored.evaluator(), set()
         for option, row in zip(chosen, rows, strict=True):
             assert {key: row[key] for key in ("aggregation", "top_k", "include_pretrained", "prototypes")} == vars(
@@ -187,7 +187,7 @@ class TestOptions:
         plan = replace(stored.plan, method=get("condu", config))
         monkeypatch.setattr(inference, "aggregation_cost", lambda *given: [])
         run = StoredMethod(config, stored.tasks, plan)
-        found = inference.ablate_inference(run, stored.evaluator(), prototypes, say=lambda line: None)
+        found = inference.ablate_inference(run, stored.evaluator(), prototypes)
         evaluator, first = stored.evaluator(), stored.tasks[0]
         state = run.state(1)
         for row in found["options"]:
@@ -197,24 +197,20 @@ class TestOptions:
     def test_a_runs_own_option_is_measured_whatever_its_k(self, stored, prototypes, monkeypatch, tmp_path):
         config = stored.config.model_copy(update={"inference": Inference(top_k=4)})
         run = StoredMethod(config, stored.tasks, replace(stored.plan, method=get("condu", config)))
-        found = inference.ablate_inference(run, stored.evaluator(), prototypes, say=lambda line: None)
+        found = inference.ablate_inference(run, stored.evaluator(), prototypes)
         assert len(found["options"]) == len(OPTIONS) + 1
         write_inference(found, tmp_path)
         assert "| this run | weighted | 4 | yes | both |" in (tmp_path / "inference.md").read_text()
 
     def test_metrics_are_those_of_the_matrix(self, stored, prototypes):
-        (row,) = inference.measure_options(
-            stored.run(), stored.evaluator(), prototypes, [inference.PAPER], say=lambda line: None
-        )
+        (row,) = inference.measure_options(stored.run(), stored.evaluator(), prototypes, [inference.PAPER])
         a = row["accuracy"]
         assert row["transfer"] == pytest.approx((a[0][1] + (a[0][2] + a[1][2]) / 2) / 2)
         assert row["union"]["last"] == pytest.approx(sum(row["union"]["accuracy"][2]) / 3)
 
     def test_chunks_of_images_do_not_count(self, stored, prototypes, monkeypatch):
         def measure():
-            return inference.measure_options(
-                stored.run(), stored.evaluator(), prototypes, OPTIONS[::7], say=lambda line: None
-            )
+            return inference.measure_options(stored.run(), stored.evaluator(), prototypes, OPTIONS[::7])
 
         whole = measure()
         monkeypatch.setattr(inference, "_LOGITS", 300)
@@ -285,7 +281,6 @@ class TestVariants:
             tasks=stored.tasks,
             bounds=bounds,
             sessions=[1, 3],
-            say=lambda _: None,
         )
         assert [(row["variant"], row["session"], row["task"]) for row in rows] == [
             (name, session, task) for session in (1, 2, 3) for name in chosen for task in TASKS[:session]
@@ -347,7 +342,7 @@ class TestVariants:
             update={"merging": Merging(arithmetic_scale=0.7, ties_density=0.5, magmax_scale=0.9)}
         )
         run = StoredMethod(config, stored.tasks, stored.plan)
-        results = ablate_merging(run, stored.evaluator(), [3], say=lambda line: None)
+        results = ablate_merging(run, stored.evaluator(), [3])
         assert "0.7 times" in results["variants"]["task-arithmetic"]["formula"]
         assert "50 %" in results["variants"]["ties"]["formula"]
         assert "0.9 times" in results["variants"]["magmax"]["formula"]
@@ -375,7 +370,7 @@ class TestVariants:
             if not artifacts.exists(expert_folder(config.storage, key)):
                 save_expert(config.storage, key, stored.deltas[name], {"task": name})
         run = StoredMethod(config, stored.tasks, plan)
-        results = ablate_merging(run, stored.evaluator(), [3], say=lambda line: None)
+        results = ablate_merging(run, stored.evaluator(), [3])
         assert [name for name, variant in results["variants"].items() if variant["own"]] == own
         write_merging(results, tmp_path)
         assert (tmp_path / "merging.md").read_text().count("| this run |") == len(own)
@@ -396,7 +391,7 @@ class TestSynthetic:
         assert not torch.equal(a, shared_gaussian(0, 200_000, rho, seed=2)["w"])
 
     def test_two_tasks_are_the_same_at_once_and_in_turn_three_are_not(self):
-        rows = measure_synthetic(3, 2000, [0.0], seed=0, say=lambda line: None)
+        rows = measure_synthetic(3, 2000, [0.0], seed=0)
         errors = {(row["variant"], row["session"], row["position"]): row["relative_l2"] for row in rows}
         assert errors["condu", 1, 0] < 1e-6
         for position in (0, 1):
@@ -415,7 +410,7 @@ class TestSynthetic:
             ablate_synthetic(*arguments, seed=0)
 
     def test_results_can_be_written(self, tmp_path):
-        results = ablate_synthetic(4, 100, "0,0.5", seed=0, say=lambda line: None)
+        results = ablate_synthetic(4, 100, "0,0.5", seed=0)
         assert len(results["rows"]) == 2 * 2 * 10
         assert len(write_synthetic(results, tmp_path)) == 4
 

@@ -34,7 +34,7 @@ def test_equal_arguments_give_equal_bytes_and_others_nothing_in_common():
 def test_steep_spectra_are_the_svds_and_flat_ones_the_signs(tmp_path):
     names = ("condu", "sign, rows", "condu-svd 1")
     rules = {name: rule for name, rule in keepers((1.0,)).items() if name in names}
-    results = ablate_spectra(4, 96, [0, 1], rules, [2, 4], seed=0, say=lambda line: None)
+    results = ablate_spectra(4, 96, [0, 1], rules, [2, 4], seed=0)
     lost = {(row["rule"], row["tasks"], row["decay"]): row["relative_l2"] for row in results["rows"]}
     assert len(lost) == len(results["rows"]) == 12
     assert lost["sign, rows", 4, 0] < lost["condu-svd 1", 4, 0] < 1

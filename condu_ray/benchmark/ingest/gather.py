@@ -66,9 +66,7 @@ class Look:
         return Look(int.from_bytes(np.packbits(bits).tobytes(), "big"), thumbnail)
 
 
-def gather(
-    source: Source, spool: IO[bytes], say: Say, *, look: bool, workers: int | None = None
-) -> dict[str, list[Picture]]:
+def gather(source: Source, spool: IO[bytes], say: Say, *, look: bool) -> dict[str, list[Picture]]:
     """Reads a source once.
 
     Args:
@@ -76,7 +74,6 @@ def gather(
         spool: takes the pictures' bytes.
         say: takes a line on how far it is, every `TELL_SECONDS`.
         look: whether near-duplicates are asked for.
-        workers: threads that decode; None: one a CPU, at most 16.
 
     Returns:
         The pictures of each split, in the source's order.
@@ -97,7 +94,7 @@ def gather(
         wanted = Look.of(picture) if look and picture is not None else None
         return sample, one.wrong or "", one.digest, wanted
 
-    with ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         for split, samples in source.splits.items():
             pictures = found.setdefault(split, [])
             for batch in _batches(samples()):

@@ -72,7 +72,7 @@ class Pen:
         """Returns a colour as this world's tint varies it."""
         return colours.jitter(self.rng, colour, self.style.tint)
 
-    def other(self, least: int = 200) -> Colour:
+    def other(self, least: int) -> Colour:
         """Returns a colour that stands out against the paper."""
         return self.tinted(NAMED[colours.contrasting(self.rng, self.paper, least)])
 
@@ -92,9 +92,9 @@ class Pen:
         pixels = max(1, round(width * self.zoom * SIDE / 2))
         self.draw.line(self.place(points), fill=fill or self.ink, width=pixels, joint="curve")
 
-    def outline(self, points: Points, fill: Colour | None = None, width: float = 0.1) -> None:
-        """Draws a polygon's edge."""
-        self.line([*points, *points[:2]], fill, width)
+    def outline(self, points: Points, width: float) -> None:
+        """Draws a polygon's edge in ink."""
+        self.line([*points, *points[:2]], width=width)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, fill: Colour | None = None, turn: float = 0.0) -> None:
         """Fills an ellipse, turned by `turn` radians about its own middle."""
@@ -139,8 +139,8 @@ def arc(
     return [(x + rx * math.cos(angle), y + ry * math.sin(angle)) for angle in angles]
 
 
-def spokes(count: int, inner: float, outer: float, start: float = -math.pi / 2) -> list[tuple[float, float]]:
+def spokes(count: int, inner: float, outer: float) -> list[tuple[float, float]]:
     """Returns a star's points; with `inner` = `outer` those of a regular polygon of twice the count."""
-    angles = [start + math.pi * step / count for step in range(2 * count)]
+    angles = [math.pi * step / count - math.pi / 2 for step in range(2 * count)]
     radii = [outer, inner] * count
     return [(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)]
