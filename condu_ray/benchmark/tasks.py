@@ -25,7 +25,7 @@ from condu_ray.benchmark.meta import TaskError as TaskError
 from condu_ray.benchmark.meta import read_json, read_meta
 from condu_ray.benchmark.rows import open_parquet
 from condu_ray.names import nearest
-from condu_ray.store.artifacts import local
+from condu_ray.store.artifacts import file_hash, local
 from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.location import Location, Place
 
@@ -227,8 +227,7 @@ def hash_file(path: Path) -> str:
     """SHA-256 (hex) of a file's content, remembered in this process until it is written again."""
     key = str(path), backend(path).stamp(path)
     if key not in _file_hashes:
-        with path.open("rb") as file:
-            _file_hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        _file_hashes[key] = file_hash(path)
     return _file_hashes[key]
 
 

@@ -16,6 +16,7 @@ from condu_ray.ablation import routing_numbers
 from condu_ray.ablation.cost import Footprint, aggregation_cost
 from condu_ray.ablation.finished import keep_methods, make_evaluator
 from condu_ray.ablation.merging import (
+    _own,
     ablate_merging,
     measure_bounds,
     measure_variants,
@@ -337,48 +338,39 @@ class TestVariants:
         assert "kept" not in found[1]
         assert summarise(rows[1:2], bounds)[0]["kept"] is None  # fine-tuning gained nothing
 
-    def test_whole_ablation_has_the_runs_options_and_its_bytes(self, stored, tmp_path):
-        config = stored.config.model_copy(
-            update={"merging": Merging(arithmetic_scale=0.7, ties_density=0.5, magmax_scale=0.9)}
-        )
-        run = StoredMethod(config, stored.tasks, stored.plan)
-        results = ablate_merging(run, stored.evaluator(), [3])
+    def test_whole_ablation_has_the_runs_options_its_own_rows_and_its_bytes(self, stored, tmp_path):
+        options = Merging(arithmetic_scale=0.7, ties_density=0.5, magmax_scale=0.9, rescaler="tensor_mean")
+        config = stored.config.model_copy(update={"merging": options, "method": ("condu", "ties", "individual")})
+        results = ablate_merging(StoredMethod(config, stored.tasks, stored.plan), stored.evaluator(), [3])
         assert "0.7 times" in results["variants"]["task-arithmetic"]["formula"]
         assert "50 %" in results["variants"]["ties"]["formula"]
         assert "0.9 times" in results["variants"]["magmax"]["formula"]
         assert results["measured"]["counted"] == results["measured"]["stored"] > 0
         assert len(results["summary"]) == 3 * len(results["variants"]) == 30
+        assert [name for name, variant in results["variants"].items() if variant["own"]] == ["condu", "ties"]
         assert (tmp_path / "merging.md") in write_merging(results, tmp_path)
+        assert (tmp_path / "merging.md").read_text().count("| this run |") == 2
+        state = UnifiedDelta.empty()
+        for task, delta in stored.deltas.items():
+            state = state.unify(task, delta, rescaler="tensor_mean")
+        rows = {row["task"]: row for row in results["rows"] if (row["variant"], row["session"]) == ("condu", 3)}
+        assert {task: row["rescaler"] for task, row in rows.items()} == dict(state.rescalers)
 
     @pytest.mark.parametrize(
         ("method", "changes", "own"),
         [
             ("condu,ties,individual", {}, ["condu", "ties"]),
             ("condu-lora", {"lora": {"merge": "factors"}}, []),
-            # A whole ablation each.
-            pytest.param("emr,condu-lora", {}, ["emr"], marks=pytest.mark.long),
-            pytest.param("condu-lora,condu-sign-lora", {}, ["condu"], marks=pytest.mark.long),
-            pytest.param("individual", {}, [], marks=pytest.mark.long),
+            ("emr,condu-lora", {}, ["emr"]),
+            ("condu-lora,condu-sign-lora", {}, ["condu"]),
+            ("individual", {}, []),
         ],
     )
-    def test_rows_that_the_run_is_are_marked_and_have_its_rescaler(self, stored, method, changes, own, tmp_path):
-        config = Experiment.model_validate(
-            stored.config.model_dump() | {"method": method.split(","), "merging": {"rescaler": "tensor_mean"}} | changes
-        )
+    def test_rows_that_the_run_is_are_known(self, stored, method, changes, own):
+        config = Experiment.model_validate(stored.config.model_dump() | {"method": method.split(",")} | changes)
         plan = plan_method(get(config.method[0], config), config, stored.tasks, stored.fingerprint, "fp32")
-        for key, name in ((expert.key, expert.task) for expert in plan.experts):
-            if not artifacts.exists(expert_folder(config.storage, key)):
-                save_expert(config.storage, key, stored.deltas[name], {"task": name})
-        run = StoredMethod(config, stored.tasks, plan)
-        results = ablate_merging(run, stored.evaluator(), [3])
-        assert [name for name, variant in results["variants"].items() if variant["own"]] == own
-        write_merging(results, tmp_path)
-        assert (tmp_path / "merging.md").read_text().count("| this run |") == len(own)
-        state = UnifiedDelta.empty()
-        for task, delta in stored.deltas.items():
-            state = state.unify(task, delta, rescaler="tensor_mean")
-        rows = {row["task"]: row for row in results["rows"] if (row["variant"], row["session"]) == ("condu", 3)}
-        assert {task: row["rescaler"] for task, row in rows.items()} == dict(state.rescalers)
+        found = _own(StoredMethod(config, stored.tasks, plan))
+        assert [name for name in variants() if name in found] == own
 
 
 class TestSynthetic:
