@@ -4,19 +4,17 @@ With `--synthetic TASKS`: bits against relative L2, of random deltas with spectr
 """
 
 import shlex
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from functools import partial
 
-from condu_ray.command_line import main_config, program
 from condu_ray.commands.job import job
-from condu_ray.config import Experiment
+from condu_ray.commands.using import ablation_parser, of_a_run
 
 
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains nothing: the flags name a run in storage; bad input ends with its message and exit code 2."""
-    parser = ArgumentParser(prog=program(), description=__doc__, add_help=False, allow_abbrev=False)
+    parser = ablation_parser(__doc__)
     parser.add_argument("--sessions", default="last", help="measure after: all, last, doubling or 6,11,17 tasks")
     parser.add_argument("--budgets", default="0.05,0.1,0.2,0.4,1", help="bits a parameter of condu-svd")
     parser.add_argument("--text_weights", help="condu-svd with these merging.text_weight too: 2,4")
@@ -26,10 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--decays", default="0,0.25,0.5,0.75,1,1.5", help="their k-th singular value falls as 1/k^DECAY"
     )
-    own, flags = parser.parse_known_args(argv)
-    if {"-h", "--help"} & set(flags):
-        parser.print_help()
-    config = main_config(Experiment, "Its flags as a run's.", flags)
+    own, flags, config = of_a_run(parser, argv)
     from condu_ray.ablation.merging import parse_sessions
     from condu_ray.merging.keeping import keepers
     from condu_ray.methods.coded import text_counts

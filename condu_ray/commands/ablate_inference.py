@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from condu_ray.command_line import main_config, program
 from condu_ray.commands.job import job
-from condu_ray.config import Experiment
+from condu_ray.commands.using import ablation_parser, of_a_run
 
 if TYPE_CHECKING:
     from condu_ray.methods import Method
@@ -18,14 +16,11 @@ if TYPE_CHECKING:
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains nothing: the flags name a run in storage; bad input ends with its message and exit code 2."""
-    parser = ArgumentParser(prog=program(), description=__doc__, add_help=False, allow_abbrev=False)
+    parser = ablation_parser(__doc__)
     parser.add_argument(
         "--routing", metavar="SESSIONS", help="instead: routers, mixtures and novelty, after: all, last, or 3,6,9,11"
     )
-    own, flags = parser.parse_known_args(argv)
-    if {"-h", "--help"} & set(flags):
-        parser.print_help()
-    config = main_config(Experiment, "Its flags as a run's.", flags)
+    own, flags, config = of_a_run(parser, argv)
     from condu_ray.ablation.finished import finished_runs
     from condu_ray.ablation.inference import ablate_inference, prototype_kinds
     from condu_ray.ablation.merging import parse_sessions

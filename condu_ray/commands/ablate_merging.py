@@ -1,25 +1,20 @@
 """Variants of the unify rule on a finished run's experts, or on synthetic deltas; takes a run's flags too."""
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from condu_ray.command_line import main_config, program
 from condu_ray.commands.job import job
-from condu_ray.config import Experiment
+from condu_ray.commands.using import ablation_parser, of_a_run
 
 
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains nothing: the flags name a run in storage; bad input ends with its message and exit code 2."""
-    parser = ArgumentParser(prog=program(), description=__doc__, add_help=False, allow_abbrev=False)
+    parser = ablation_parser(__doc__)
     parser.add_argument("--sessions", default="doubling", help="measure accuracy after: all, last, doubling or 1,2,4,8")
     parser.add_argument("--synthetic", type=int, metavar="TASKS", help="merge so many random deltas instead of a run's")
     parser.add_argument("--numel", type=int, default=1_000_000, help="positions of a random delta")
     parser.add_argument("--rho", default="0,0.5", help="correlations of random deltas, comma-separated")
-    own, flags = parser.parse_known_args(argv)
-    if {"-h", "--help"} & set(flags):
-        parser.print_help()
-    config = main_config(Experiment, "Its flags as a run's.", flags)
+    own, flags, config = of_a_run(parser, argv)
     from condu_ray.orchestration.cluster.failure import at_work
     from condu_ray.report.ablation_report import write_merging, write_synthetic
     from condu_ray.store.layout import ablation_folder, synthetic_ablation_folder

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from condu_ray.command_line import EXIT_CODES, ConfigError, program
+from condu_ray.command_line import EXIT_CODES, ConfigError, main_config, program
+from condu_ray.config import Experiment
 
 if TYPE_CHECKING:
     from condu_ray.settings import Settings
@@ -47,6 +48,23 @@ def change_parser(purpose: str | None) -> ArgumentParser:
     parser.add_argument("run", metavar="RUN", help="a run's name in --storage, or its folder")
     parser.add_argument("--storage", default="storage", help="storage folder of a name (default: storage)")
     return parser
+
+
+def ablation_parser(purpose: str | None) -> ArgumentParser:
+    """Returns a parser of an ablation's own flags, beside which it takes those of a run; `of_a_run` reads both."""
+    return ArgumentParser(prog=program(), description=purpose, add_help=False, allow_abbrev=False)
+
+
+def of_a_run(parser: ArgumentParser, argv: Sequence[str] | None) -> tuple[Namespace, list[str], Experiment]:
+    """Returns an ablation's own flags, the others as they were given, and the run that these name.
+
+    Raises:
+        ConfigError: as `main_config`.
+    """
+    own, flags = parser.parse_known_args(argv)
+    if {"-h", "--help"} & set(flags):  # then the run's help follows, and the end
+        parser.print_help()
+    return own, flags, main_config(Experiment, "Its flags as a run's.", flags)
 
 
 def max_drop_flag(parser: ArgumentParser) -> None:
