@@ -37,7 +37,7 @@ def test_a_cell_that_differs_ends_it_before_a_time_is_printed(run, monkeypatch):
         run("--sessions", "3", "--every", "2", "--tasks")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_model_answers_as_so_many_models_do(run):
     numbers, _ = run("--sessions", "3", "--every", "9", "--tasks", "3", "--top_k", "2")
     (row,) = numbers["experts"]

@@ -1,7 +1,7 @@
-"""Kernels of `gpu.py` run by Triton's interpreter, beside torch: `python -m tests.merging.interpreted`.
+"""Kernels of `gpu.py` run by Triton's interpreter, beside torch: `python -m tests.merging.interpreted float32`.
 
-A process of its own: the interpreter must be asked for before Triton is imported. Prints as JSON, by dtype, what
-differed: nothing.
+A process of its own: the interpreter must be asked for before Triton is imported. Prints as JSON, by each dtype that it
+is given, what differed: nothing.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 
 import condu_ray.merging.unify as module
 from condu_ray.merging import UnifiedDelta, blocks
-from tests.merging.deltas import DTYPES, grid_deltas, normal_deltas
+from tests.merging.deltas import grid_deltas, normal_deltas
 
 SOME = {"blocks": (2 * blocks.BLOCK,), "more": (5, 997), "odd": (13,), "scalar": (), "nothing": (0, 3)}
 SESSIONS = {torch.float32: (0, 1, 9), torch.bfloat16: (0, 9)}
@@ -81,7 +81,7 @@ def main():
     logging.basicConfig()
     round_as_gpus_do()
     module.FUSED_FROM, found = 1, {}
-    for dtype in DTYPES:
+    for dtype in (getattr(torch, name) for name in sys.argv[1:]):
         for work in ("unify", "decouple"):
             delta = {"w": torch.ones(9, dtype=dtype)}
             assert by({"cpu"}, lambda delta=delta, work=work: module.gpu_kernels(delta, work)), (dtype, work)

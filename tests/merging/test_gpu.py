@@ -16,18 +16,17 @@ triton = pytest.importorskip("triton")
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def interpreted():
-    command = [sys.executable, "-m", "tests.merging.interpreted"]
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "dtypes",
+    [(torch.bfloat16, torch.float32), pytest.param((torch.float16, torch.float64), marks=pytest.mark.long)],
+    ids=str,
+)
+def test_the_same_bits_as_by_torch(dtypes):
+    command = [sys.executable, "-m", "tests.merging.interpreted", *(str(dtype).partition(".")[2] for dtype in dtypes)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_same_bits_as_by_torch(interpreted, dtype):
-    assert interpreted[str(dtype)] == []
+    assert json.loads(done.stdout) == {str(dtype): [] for dtype in dtypes}
 
 
 @pytest.mark.slow
