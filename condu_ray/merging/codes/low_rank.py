@@ -67,8 +67,9 @@ def encode(
 
     Args:
         delta: any floating dtype, on any device; worked on in float64 on the CPU, matrix by matrix, large ones on as
-            many threads as torch has and `ROOM` lets: equal deltas give equal bytes, whatever their number. Beside it
-            the level numbers of all singular vectors are in memory, int32, of at most `MAX_RANK` pairs a matrix.
+            many threads as torch has and `threads.ROOM` lets: equal deltas give equal bytes, whatever their number.
+            Beside it the level numbers of all singular vectors are in memory, int32, of at most `MAX_RANK` pairs a
+            matrix.
         bits: the budget, bits a parameter over all parameters of the delta, above 0; what saves most is kept whatever
             the budget.
         signs: whether signs of the rest may be bought.
