@@ -122,8 +122,8 @@ def _listed(trees: list[Path], files: list[Path], notes: list[str]) -> list[tupl
     if inner:
         place, folder = next(iter(inner.items()))
         notes.append(
-            f"{tree.name}/: pictures in folders within a class folder are of its class, as those of "
-            f"{folder.relative_to(tree)}/ of {place.name!r} ({len(inner)} class folders have such folders)"
+            f"{place.parent.name}/: pictures in folders within a class folder are of its class, as those of "
+            f"{folder.relative_to(place.parent)}/ of {place.name!r} ({len(inner)} class folders have such folders)"
         )
     files += [path for _, path in found]
     return found

@@ -66,3 +66,15 @@ def test_pictures_in_folders_within_a_class_are_told_of(tmp_path, caplog):
     assert task.classes == before.classes
     assert task.train_rows == before.train_rows + 2
     assert "as those of SeaLake/old/scans/ of 'SeaLake' (2 class folders have such folders)" in caplog.text
+
+
+def test_folders_within_a_class_are_told_of_in_whichever_folder_of_a_split_they_are(tmp_path, caplog):
+    folder = tmp_path / "birds"
+    class_folders(folder)
+    for split in ("train", "training"):  # both are of one split
+        inner = folder / split / "wren" / "old"
+        inner.mkdir(parents=True)
+        (inner / "1.png").write_bytes(encoded(picture(1, 700)))
+        bring(folder, tmp_path / split)
+        assert "train/: pictures in folders within a class folder" in caplog.text
+        assert "as those of wren/old/ of 'wren' (1 class folders have such folders)" in caplog.text
