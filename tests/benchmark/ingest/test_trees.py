@@ -75,6 +75,6 @@ def test_folders_within_a_class_are_told_of_in_whichever_folder_of_a_split_they_
         inner = folder / split / "wren" / "old"
         inner.mkdir(parents=True)
         (inner / "1.png").write_bytes(encoded(picture(1, 700)))
-        bring(folder, tmp_path / split)
-        assert "train/: pictures in folders within a class folder" in caplog.text
-        assert "as those of wren/old/ of 'wren' (1 class folders have such folders)" in caplog.text
+    bring(folder, tmp_path / "storage")
+    assert "train/: pictures in folders within a class folder are of its class, as those of wren/old/" in caplog.text
+    assert "(2 class folders have such folders)" in caplog.text
