@@ -17,7 +17,7 @@ def _interrupted(kind: type[BaseException], error: BaseException, trace: Traceba
     """
     if kind is KeyboardInterrupt and not hasattr(sys, "ps1"):  # where a person types Python, it is not the end
         with suppress(OSError):
-            os.write(2, b"stopped by Ctrl-C: what was committed stays, and the same command goes on from there\n")
+            os.write(2, b"stopped by Ctrl-C: it had not begun, or was done already\n")
         os._exit(130)
     _shown(kind, error, trace)
 

@@ -11,7 +11,7 @@ from condu_ray.commands.job import job
 from condu_ray.commands.using import ablation_parser, of_a_run
 
 
-@job()
+@job("the run is as it was; tables that were written stay, and the same command measures from the start")
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains nothing: the flags name a run in storage; bad input ends with its message and exit code 2."""
     parser = ablation_parser(__doc__)

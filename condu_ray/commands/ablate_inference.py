@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from condu_ray.methods import Method
 
 
-@job()
+@job("the run is as it was; tables that were written stay, and the same command measures from the start")
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains nothing: the flags name a run in storage; bad input ends with its message and exit code 2."""
     parser = ablation_parser(__doc__)

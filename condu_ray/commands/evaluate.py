@@ -40,7 +40,7 @@ def tasks_to_measure(arguments: Namespace) -> list[Task]:
     return [own[name] for name in names or own]
 
 
-@job()
+@job("the run is as it was, and the same command measures from the start")
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints a table a task; all of it goes into --output."""
     parser = run_parser(__doc__)

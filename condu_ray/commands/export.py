@@ -9,7 +9,7 @@ from condu_ray.console import output
 from condu_ray.store.location import given
 
 
-@job()
+@job("the run is as it was; the folder is there whole or not at all, and where it is not, the same command makes it")
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the folder; nothing may be there before."""
     parser = run_parser(__doc__)

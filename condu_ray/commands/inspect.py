@@ -9,7 +9,7 @@ from condu_ray.console import output
 from condu_ray.store.location import home
 
 
-@job()
+@job("the run is as it was, and the same command makes the page from the start")
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the page into the run's report, or into a file."""
     from argparse import ArgumentParser

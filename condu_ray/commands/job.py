@@ -13,16 +13,20 @@ from condu_ray.console import steady
 
 
 @contextmanager
-def job() -> Iterator[None]:
+def job(left: str = "") -> Iterator[None]:
     """Runs a command and ends its process with one of `command_line.EXIT_CODES`.
 
     Bad input ends it with its message and 2, a run that failed or a full disk with its message and 1, a signal with a
     sentence and 130, 143 or 129. What needs torch or Ray is imported inside the block: the environment is set by then.
+
+    Args:
+        left: what a signal's sentence says is left; empty: `stop.COMMITTED`, of what is committed step by step.
     """
     steady()
     _somewhere()
     from condu_ray.orchestration.cluster import env, stop
 
+    stop.leaves(left or stop.COMMITTED)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     env.apply()
     from condu_ray.orchestration.cluster.failure import RunError

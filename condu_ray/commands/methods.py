@@ -14,7 +14,7 @@ def show() -> None:
     print(*listed(), sep="\n")
 
 
-@job()
+@job("the same command lists them again")
 def main(argv: Sequence[str] | None = None) -> None:
     """Takes no flags."""
     ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES).parse_args(argv)

@@ -36,7 +36,7 @@ def on_cluster(arguments: Namespace, folder: Path, asked: dict[str, Any]) -> Ite
     return predict_on_cluster(who, images, folder.absolute(), asked, arguments.workers)
 
 
-@job()
+@job("the run is as it was; of an --output folder the finished parts stay, and the same command makes the others")
 def main(argv: Sequence[str] | None = None) -> None:
     """Predicts every picture; one that cannot be read is a row with its error."""
     parser = run_parser(__doc__)

@@ -67,7 +67,7 @@ def _own(arguments: Namespace) -> None:
     console.print(f"give it to a run: --data {target}")
 
 
-@job()
+@job("tasks that are ready stay, and the same command makes the others")
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepares what is asked for; the exit code is 0 if all of it is ready, 1 if not, 2 for a wrong argument."""
     parser = ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)

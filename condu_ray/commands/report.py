@@ -120,7 +120,7 @@ def _refuse_idle(arguments: Namespace) -> None:
             raise ConfigError(f"{name}: name the runs and sweeps; without names, what storage holds is listed")
 
 
-@job()
+@job("the run is as it was; reports may be half written, and the same command writes them anew")
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report, or lists what there is; the exit code is 2 for what storage does not hold."""
     parser = ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)

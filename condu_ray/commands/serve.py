@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HOST, PORT = "127.0.0.1", 8000
 
 
-@job()
+@job("nothing is served any more, and the run is as it was")
 def main(argv: Sequence[str] | None = None) -> None:
     """Serves until Ctrl-C, SIGTERM or SIGHUP."""
     from condu_ray.use.serving import ServeArguments, Serving, Source
@@ -40,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = settings_from(ServeArguments, vars(arguments), **what, session=arguments.session)
     from rich.markup import escape
 
-    from condu_ray.orchestration.cluster import stop
     from condu_ray.orchestration.serving.server import follow, serving
     from condu_ray.orchestration.watch.lines import Lines
     from condu_ray.use.loading import resolved
@@ -49,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         return resolved(given.source)
 
     found = given.model_copy(update=latest().model_dump())
-    stop.leaves("nothing is served any more, and the run is as it was")
     lines = Lines()
     with serving(found, arguments.host, arguments.port, arguments.address, lines) as server:
         on_head = f" on {server.head}, the cluster's head" if server.head else ""

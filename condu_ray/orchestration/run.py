@@ -61,7 +61,8 @@ def run(config: Experiment, lines: Lines | None = None, held: Callable[[], None]
     check_tracking(config)
     if config.repair:
         mend(config.storage)
-    with forks(config.cluster.address):
+    # A change of a run has seldom anything left to do here; where it has, the cluster begins a fork server itself.
+    with forks(config.cluster.address) if held is None else nullcontext():
         return _run(config, lines, held)
 
 

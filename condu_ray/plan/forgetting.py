@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ class Purged:
 def forgotten_before(storage: Place, run_name: str, task: str) -> bool:
     """Whether a run has learned a task, or trained for it, whatever became of it."""
     ever = any(entry.task == task for entry in _ever(run_folder(storage, run_name)))
-    return ever or bool(_trained(storage, run_name, task))
+    return ever or bool(_trained(_metas(experts_folder(storage)), run_name, task))
 
 
 def purge(storage: Place, run_name: str, task: str) -> Purged:
@@ -97,15 +97,16 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
             experts.setdefault(str(entry.expert), set()).add(name)
             learners |= {name} if entry.task == task else set()
     keys = {entry.expert for entry in _ever(run) if entry.task == task and entry.expert is not None}
-    keys |= _trained(storage, run_name, task)
+    trained, codes = _metas(experts_folder(storage)), _metas(codes_folder(storage))
+    keys |= _trained(trained, run_name, task)
     keys -= {entry.expert for entry in _counting(run)}  # one that was imported may serve two tasks
-    for key in sorted(_with_copies(storage, keys)):
+    for key in sorted(_with_copies(trained, keys)):
         for shelf, folder in (("experts", expert_folder(storage, key)), ("damaged/experts", _aside(storage, key))):
             if backend(folder).exists(folder):
                 take(folder, shelf, experts.get(key, set()) | working)
-        for folder in _artifacts(codes_folder(storage)):
-            if _meta(folder).get("expert") == key:
-                take(folder, "codes", experts.get(key, set()) | working)
+        for name, meta in codes.items():
+            if meta.get("expert") == key:
+                take(codes_folder(storage) / name, "codes", experts.get(key, set()) | working)
     for shelf, place in (("prototypes", prototypes_folder(storage)), ("features", features_folder(storage))):
         for folder in _artifacts(place):
             if _meta(folder).get("task") == task:
@@ -162,19 +163,18 @@ def _left(storage: Place, task: str) -> Iterator[str]:
     yield "accuracies, in evaluations/, MLflow and reports that are elsewhere: numbers, no weights and no images"
 
 
-def _trained(storage: Place, run_name: str, task: str) -> set[str]:
+def _trained(experts: Mapping[str, dict[str, Any]], run_name: str, task: str) -> set[str]:
     """Experts that a run put into storage for a task, committed or not: of an `add` that was refused, say."""
-    found = ((folder.name, _meta(folder)) for folder in _artifacts(experts_folder(storage)))
-    return {key for key, meta in found if (meta.get("run"), meta.get("task")) == (run_name, task)}
+    return {key for key, meta in experts.items() if (meta.get("run"), meta.get("task")) == (run_name, task)}
 
 
-def _with_copies(storage: Place, keys: Iterable[str]) -> set[str]:
+def _with_copies(experts: Mapping[str, dict[str, Any]], keys: Iterable[str]) -> set[str]:
     """Keys, and those under which storage has the same experts (`adopt_expert`)."""
     found = set(keys)
-    for folder in _artifacts(experts_folder(storage)):
-        adopted = _meta(folder).get("adopted")
-        if adopted and (folder.name in found or adopted in found):
-            found |= {folder.name, str(adopted)}
+    for key, meta in experts.items():
+        adopted = meta.get("adopted")
+        if adopted and (key in found or adopted in found):
+            found |= {key, str(adopted)}
     return found
 
 
@@ -199,6 +199,11 @@ def _ledgers(run: Place) -> Iterator[Place]:
 
 def _artifacts(shelf: Place) -> Iterator[Place]:
     return (shelf / name for name in artifacts.names(shelf))
+
+
+def _metas(shelf: Place) -> dict[str, dict[str, Any]]:
+    """What the manifests of a shelf say, by the artifact's name."""
+    return {folder.name: _meta(folder) for folder in _artifacts(shelf)}
 
 
 def _meta(folder: Place) -> dict[str, Any]:

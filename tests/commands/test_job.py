@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from condu_ray.command_line import EXIT_CODES
+from condu_ray.commands.__main__ import COMMANDS, command
 from condu_ray.commands.job import job
+from condu_ray.orchestration.cluster import stop
 from condu_ray.orchestration.cluster.failure import RunError, at_work
 from condu_ray.orchestration.cluster.room import ResourceError
 from condu_ray.store.artifacts import ArtifactError, writing
@@ -165,6 +167,22 @@ def test_a_signal_ends_a_command_at_once_with_a_sentence(number, name):
     assert str(128 + number) in EXIT_CODES
 
 
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_signal_says_that_a_command_goes_on_from_there_where_it_does(name, monkeypatch, capfd):
+    def ended(code):
+        raise SystemExit(code)
+
+    with pytest.raises(SystemExit):
+        command(name)[0](["--help"])
+    capfd.readouterr()
+    monkeypatch.setattr(os, "_exit", ended)
+    with pytest.raises(SystemExit, match="143"):
+        stop.end(signal.SIGTERM)
+    goes_on = name in ("run", "sweep", "import", "add", "rollback", "forget")
+    assert (stop.COMMITTED in capfd.readouterr().err) == goes_on
+
+
 def test_a_second_signal_does_not_wait_for_what_the_first_one_started():
     slow = (
         "\n    try: print('works', flush=True); time.sleep(60)"
@@ -204,7 +222,7 @@ main(["--help"])
 @pytest.mark.parametrize(
     ("number", "code", "words"),
     [
-        (signal.SIGINT, 130, "stopped by Ctrl-C: what was committed stays, and the same command goes on from there\n"),
+        (signal.SIGINT, 130, "stopped by Ctrl-C: it had not begun, or was done already\n"),
         (signal.SIGTERM, -signal.SIGTERM, ""),
     ],
 )

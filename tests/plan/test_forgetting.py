@@ -10,6 +10,7 @@ from condu_ray.benchmark.few_shot import few_shot
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_VERSION
 from condu_ray.benchmark.validation import hold_out
 from condu_ray.plan.forgetting import forgotten_before, purge
+from condu_ray.store import artifacts
 from condu_ray.store.artifacts import publish
 from condu_ray.store.layout import (
     checkpoints_folder,
@@ -157,3 +158,15 @@ def test_all_that_was_made_of_the_task_goes_and_what_another_run_has_learned_it_
     Path(str(ledger_path(run_folder(storage, "other"), "condu"))).unlink()
     assert sorted(purge(storage, "mine", "doors").removed) == sorted(made)
     assert purge(storage, "mine", "doors").removed == ()
+
+
+def test_each_manifest_is_read_once(storage, monkeypatch):
+    forgotten = Mark("forget", "doors", ("state1",), "2026-01-01T00:00:00+00:00")
+    entered(storage, "mine", session(0, "doors", "d"), session(1, "doors", "e"), forgotten)
+    for key in ("d", "e"):
+        put(expert_folder(storage, key), task="doors", run="mine")
+        put(codes_folder(storage) / f"code-{key}", expert=key)
+    looked, read = [], artifacts.read_meta
+    monkeypatch.setattr(artifacts, "read_meta", lambda folder: looked.append(str(folder)) or read(folder))
+    assert sorted(purge(storage, "mine", "doors").removed) == ["codes/code-d", "codes/code-e", "experts/d", "experts/e"]
+    assert len(looked) == len(set(looked)) == 4

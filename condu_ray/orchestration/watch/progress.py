@@ -46,6 +46,7 @@ class Display:
         self._shown: dict[str, int] = {}
         self._last = self._since = time.monotonic()
         self._most = 0  # measurements that waited at once, since `_since`
+        self._waited, self._ended = 0, self._last  # how many waited last, and when that became so
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -131,8 +132,11 @@ class Display:
         now = time.monotonic()
         if pending >= self._most or not pending:
             self._most, self._since = pending, now
+        if pending != self._waited:
+            self._waited, self._ended = pending, now
         done = self._most - pending
-        left = f", {_time_left(pending * (now - self._since) / done)}" if last and done >= FEWEST else ""
+        # By the time until the last one ended: with the time since, it would grow while nothing ends.
+        left = f", {_time_left(pending * (self._ended - self._since) / done)}" if last and done >= FEWEST else ""
         return f"{pending:,} measurements wait{left}"
 
     def session(self, result: SessionResult) -> None:

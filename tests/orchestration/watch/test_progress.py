@@ -94,6 +94,19 @@ def test_how_long_measurements_take_is_told_once_experts_are_trained(at_once, mo
         assert "1000/4000" in text
 
 
+def test_the_time_that_is_left_does_not_grow_while_no_measurement_ends(at_once, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("condu_ray.orchestration.watch.progress.time.monotonic", lambda: now[0])
+
+    def use(display):
+        for pending in (200, 165, 165, 165, 100):
+            now[0] += 60
+            display.lanes(news({}, 2), 1, 2, pending)
+
+    said = [line.partition("left")[0].rpartition(", ")[2] for line in shown(use).splitlines()]
+    assert said[1:] == ["4.7 min "] * 3 + ["4.0 min "]
+
+
 def test_of_many_tasks_a_line_has_the_means():
     tasks = [f"task{number}" for number in range(30)]
     buffer, lines = io.StringIO(), Lines()
