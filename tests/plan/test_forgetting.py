@@ -161,7 +161,7 @@ def test_all_that_was_made_of_the_task_goes_and_what_another_run_has_learned_it_
 
 
 def test_each_manifest_is_read_once(storage, monkeypatch):
-    forgotten = Mark("forget", "doors", ("state1",), "2026-01-01T00:00:00+00:00")
+    forgotten = Mark("forget", "doors", ("state0", "state1"), "2026-01-01T00:00:00+00:00")
     entered(storage, "mine", session(0, "doors", "d"), session(1, "doors", "e"), forgotten)
     for key in ("d", "e"):
         put(expert_folder(storage, key), task="doors", run="mine")
