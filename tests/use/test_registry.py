@@ -1,17 +1,20 @@
 """A bundle in MLflow's registry: each session a version, loaded and asked in a process that has no Ray."""
 
 import io
+import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from condu_ray import Predictor
+from condu_ray import Experiment, Predictor
 from condu_ray.orchestration.watch import registry
 from condu_ray.orchestration.watch.mlflow_address import sqlite_uri
 from condu_ray.orchestration.watch.registry import register_bundle
@@ -91,6 +94,25 @@ def test_a_version_says_where_it_comes_from_and_what_it_reaches_on_what_it_has_l
         "accuracy/task": "72.50", "accuracy/union/walls": "70.00", "accuracy/union/doors": "50.00",
         "accuracy/union": "60.00",
     }  # fmt: skip
+
+
+def test_the_address_that_it_tells_is_where_it_is_and_the_process_keeps_its_own(tmp_path, monkeypatch):
+    """MLflow writes MLFLOW_TRACKING_URI where it is set, also back to a default that nobody gave."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(mlflow, "start_run", lambda **_: nullcontext())
+    monkeypatch.setattr(mlflow.pyfunc, "log_model", lambda **_: SimpleNamespace(registered_model_version=1))
+    client = SimpleNamespace(set_model_version_tag=lambda *_: None)
+    monkeypatch.setattr(registry, "open_experiment", lambda config: (client, "0"))
+    monkeypatch.setattr(registry, "_example", lambda served: None)
+    mlflow.set_tracking_uri(None)
+    served = SimpleNamespace(
+        name="r", about={}, state=SimpleNamespace(tasks=("walls",), id="state"),
+        method=SimpleNamespace(name="condu", config=Experiment()), backbone=SimpleNamespace(fingerprint="theta0"),
+    )  # fmt: skip
+    line = register_bundle(tmp_path, "taught", served, storage=tmp_path / "storage")
+    assert line == f"MLflow at {sqlite_uri(tmp_path / 'storage' / 'mlflow.db')}: models:/taught/1"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    assert not mlflow.is_tracking_uri_set()
 
 
 @pytest.mark.long

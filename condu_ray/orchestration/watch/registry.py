@@ -62,7 +62,8 @@ def register_bundle(
     tracking = config.tracking.model_copy(update={"uri": uri} if uri else {})
     config = config.model_copy(update={"tracking": tracking, "storage": given(str(storage))})
     client, experiment = open_experiment(config)
-    before = mlflow.get_tracking_uri()
+    address = shown_uri(config)  # before MLflow writes MLFLOW_TRACKING_URI, which would be taken for the user's
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(tracking_uri(config))
     try:
         with mlflow.start_run(experiment_id=experiment, run_name=f"bundle of {served.name}"):
@@ -77,11 +78,11 @@ def register_bundle(
                 registered_model_name=name,
             )
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: as if nobody had set one
     number = str(logged.registered_model_version)
     for key, value in _tags(served).items():
         client.set_model_version_tag(name, number, key, value)
-    return f"MLflow at {shown_uri(config)}: models:/{name}/{number}"
+    return f"MLflow at {address}: models:/{name}/{number}"
 
 
 def _requirements() -> list[str]:
