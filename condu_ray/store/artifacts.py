@@ -274,8 +274,8 @@ def share(draft: Path, earlier: Place) -> None:
                 beside.replace(own)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors (any dtype and shape, moved to the CPU) as one safetensors file.
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes tensors (any dtype and shape, moved to the CPU) as one safetensors file, with `metadata` in its header.
 
     Raises:
         WriteError: the disk is full or fails.
@@ -283,7 +283,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file  # here, for what reads data sets and reports needs no torch
 
     with writing(path):
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, metadata)
 
 
 def load_tensors(folder: Place, name: str) -> dict[str, Tensor]:

@@ -85,7 +85,8 @@ def write_clip(backbone: Backbone, folder: Path) -> None:
     """
     tensors, words = clip_tensors(backbone.model.state_dict()), _tokenizer(backbone)  # these say whether it is a CLIP
     files = {"config.json": _config(backbone), "preprocessor_config.json": _preprocessor(backbone), **words}
-    save_tensors(folder / "model.safetensors", tensors)
+    # Releases of transformers before 5 read no file whose header does not say so.
+    save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content, indent=1, ensure_ascii=False)
         (folder / name).write_text(text, encoding="utf-8")
@@ -163,7 +164,17 @@ def _tokenizer(backbone: Backbone) -> dict[str, Any]:
     own = backbone.tokenizer
     if not isinstance(own, SimpleTokenizer):
         raise UseError(f"--format hf: a {type(own).__name__} is not the tokenizer of CLIPModel; export it as open_clip")
-    begin, end = list(own.encoder)[-2:]
+    if own.reduction_fn is not None or own.clean_fn("A  b-c.") != "a b-c.":
+        raise UseError(
+            "--format hf: the backbone's tokenizer cleans or shortens texts (text_cfg.tokenizer_kwargs) as "
+            "CLIPTokenizer does not; export it as open_clip"
+        )
+    begin, end = (own.decoder[token] for token in (own.sot_token_id, own.eot_token_id))
+    if own.eot_token_id != len(own.encoder) - 1:
+        raise UseError(
+            f"--format hf: the backbone's tokenizer has tokens after {end} (additional_special_tokens), by which "
+            "open_clip pools a text elsewhere than CLIPModel; export it as open_clip"
+        )
     merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in own.bpe_ranks)]) + "\n"
     return {
         "vocab.json": own.encoder,
