@@ -95,17 +95,43 @@ def _data(served: Served, task: str | None) -> str:
     return markdown_table(["task", "training images", "test images", "fingerprint"], rows, left=1)
 
 
+SEEN = (
+    "def seen(path):  # as the run saw its pictures: upright, on white where they are transparent, in RGB\n"
+    '    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")\n'
+    '    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")\n'
+)
+"""Neither open_clip's nor transformers' preprocessing does so: both resize palettes, and drop alpha."""
+CLEAN = (
+    "def clean(text):  # as CLIP's tokenizer does first, and that of transformers does not: quotes, ligatures, &amp;\n"
+    '    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()\n'
+)
+
+
 def _code(served: Served, task: str | None, form: str) -> str:
     labels = served.task(task or served.state.tasks[-1])
+    words = f'words = json.load(open("FOLDER/classes.json", encoding="utf-8"))[{labels.name!r}]'
+    prompts = "".join(
+        (
+            "def prompts(name):  # a class's features are the mean of its prompts' normalised ones\n",
+            '    return [template.replace("{}", name) for template in words["templates"]]\n',
+        )
+    )
     if form == "hf":
         size, by = served.backbone.spec.image_size[0], served.backbone.spec.preprocess["interpolation"].upper()
         return (
+            "import html, json\n\n"
+            "import ftfy\n"
+            "from PIL import Image, ImageOps\n"
             "from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize\n"
             "from transformers import CLIPModel, CLIPProcessor\n\n"
-            'model, processor = CLIPModel.from_pretrained("FOLDER"), CLIPProcessor.from_pretrained("FOLDER")\n'
+            'model, processor = CLIPModel.from_pretrained("FOLDER").eval(), CLIPProcessor.from_pretrained("FOLDER")\n'
             "# CLIP's own crop: the processor's lies a pixel beside it, for one in four lengths of the longer side\n"
             f"crop = Compose([Resize({size}, InterpolationMode.{by}), CenterCrop({size})])\n"
-            'images = processor(images=[crop(picture.convert("RGB"))], return_tensors="pt")  # a picture of PIL\'s'
+            f"{words}\n\n\n{SEEN}\n\n{CLEAN}\n\n{prompts}\n\n"
+            'texts = [clean(prompts(name)[0]) for name in words["classes"]]\n'
+            'images = [crop(seen("a.jpg"))]\n'
+            'asked = processor(text=texts, images=images, padding=True, truncation=True, return_tensors="pt")\n'
+            "logits = model(**asked).logits_per_image"
         )
     if form == "peft":
         return (
@@ -115,8 +141,11 @@ def _code(served: Served, task: str | None, form: str) -> str:
         )
     merges = ', bpe_path="FOLDER/bpe_simple_vocab.txt.gz"' if served.backbone.spec.tokenizer else ""
     return (
-        "import json, open_clip\n\n"
+        "import json\n\nimport open_clip\nfrom PIL import Image, ImageOps\n\n"
         'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")\n'
         f'tokenizer = open_clip.get_tokenizer("local-dir:FOLDER"{merges})\n'
-        f'words = json.load(open("FOLDER/classes.json"))[{labels.name!r}]  # classes, and templates with one {{}}'
+        f"{words}\n\n\n{SEEN}\n\n{prompts}\n\n"
+        'image = model.eval().encode_image(preprocess(seen("a.jpg"))[None], normalize=True)\n'
+        'text = model.encode_text(tokenizer([prompts(name)[0] for name in words["classes"]]), normalize=True)\n'
+        "logits = model.logit_scale.exp() * image @ text.T"
     )
