@@ -61,21 +61,46 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + name, inner
 
 
-class _Parser(ArgumentParser):
-    """argparse that names the nearest flag instead of printing the whole usage."""
+class Parser(ArgumentParser):
+    """argparse that raises `ConfigError`s, which name the nearest flag; `purpose` is a sentence for the help."""
 
-    kind: type[Experiment] = Experiment
+    def __init__(self, purpose: str | None = None, **more: Any) -> None:
+        own: dict[str, Any] = {"prog": program(), "epilog": EXIT_CODES, "allow_abbrev": False}
+        super().__init__(**own | more, description=purpose)
 
     def error(self, message: str) -> NoReturn:
+        """Raises what argparse found."""
         raise ConfigError(message)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
-        parsed, unknown = self.parse_known_args(args, namespace)
-        for flag in unknown:
-            if flag.startswith("-"):
-                name = flag.lstrip("-").split("=")[0]
-                raise ConfigError(f"unknown flag --{name}{nearest(name, [*field_names(self.kind), 'config'])}")
-            raise ConfigError(f"unexpected argument {flag!r}: settings are given as --name value")
+        """As `ArgumentParser.parse_args`; raises a `ConfigError` for what is no flag, and no argument that is taken."""
+        given, flags = sys.argv[1:] if args is None else list(args), self._option_string_actions
+        try:
+            parsed, unknown = self.parse_known_args(given, namespace)
+        except ConfigError as error:  # where a flag is wrong, argparse may only say that something else is missing
+            wrong = [word for word in given if re.match("-[^-]|--.", word) and word.partition("=")[0] not in flags]
+            raise ConfigError("; ".join([str(error), *map(self._unknown, wrong[:1])])) from error
+        if unknown:
+            raise ConfigError(self._unknown(next((word for word in unknown if word.startswith("-")), unknown[0])))
+        return parsed
+
+    def _unknown(self, word: str) -> str:
+        """Says what is wrong with a word that is no flag, and no argument that is taken."""
+        flag, known = word.partition("=")[0], [key[2:] for key in self._option_string_actions if key[2:]]
+        if word.startswith("--"):
+            return f"unknown flag {flag}{nearest(flag[2:], known)}"
+        if word.startswith("-"):
+            return f"unknown flag {flag}: a value that begins with - is written --flag={word}, a file's name ./{word}"
+        return f"unexpected argument {word!r}: settings are given as --name value, all without a name stand together"
+
+
+class _Settings(Parser):
+    """A parser of a configuration's fields."""
+
+    kind: type[Experiment] = Experiment
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
+        parsed = super().parse_args(args, namespace)
         mappings = [name for name, takes in _fields(self.kind) if get_origin(takes) is dict]
         if twice := key_twice(vars(parsed), mappings):
             raise ConfigError(f"command line: {twice[0]}: {twice[1]} is there twice: keep one")
@@ -211,19 +236,14 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
         ConfigError: with one line a problem, each naming the field and, for a wrong name, the nearest right one.
         SystemExit: for `--help`.
     """
-    parser = _Parser(
-        prog=program(),
-        description=f"{purpose} Settings come from --recipe, then --config, then flags.",
-        epilog=EXIT_CODES,
-        allow_abbrev=False,
-    )
+    parser = _Settings(f"{purpose} Settings come from --recipe, then --config, then flags.")
     parser.kind = kind
     try:
         source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
             _ARGUMENTS[kind],
             cli_parse_args=list(arguments),
             root_parser=parser,
-            parse_args_method=_Parser.parse_args,
+            parse_args_method=_Settings.parse_args,
             cli_hide_none_type=True,
             cli_avoid_json=True,
             cli_use_class_docs_for_groups=True,

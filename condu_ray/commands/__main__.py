@@ -8,7 +8,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from condu_ray import __version__
-from condu_ray.command_line import CONSOLE, EXIT_CODES, ConfigError, refuse
+from condu_ray.command_line import CONSOLE, ConfigError, Parser, refuse
 from condu_ray.names import nearest
 
 COMMANDS = (
@@ -36,12 +36,17 @@ def main() -> None:
     if not name.startswith("-"):
         refuse(ConfigError(f"unknown command {name!r}{nearest(name, COMMANDS)}"))
     purpose = "Continual learning of CLIP-like models by merging, on Ray."
-    parser = ArgumentParser(prog=CONSOLE, description=purpose, epilog=EXIT_CODES)
+    parser = Parser(purpose, prog=CONSOLE)
     parser.add_argument("--version", action="version", version=f"condu_ray {__version__}")
-    commands = parser.add_subparsers(metavar="NAME", title="commands", description=f"{CONSOLE} NAME --help tells more")
+    commands = parser.add_subparsers(
+        parser_class=ArgumentParser, metavar="NAME", title="commands", description=f"{CONSOLE} NAME --help tells more"
+    )
     for known in COMMANDS:
         commands.add_parser(known, help=command(known)[1])
-    parser.parse_args([name])
+    try:
+        parser.parse_args([name])
+    except ConfigError as error:
+        refuse(error)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from condu_ray.command_line import EXIT_CODES, ConfigError, parse, program
+from condu_ray.command_line import EXIT_CODES, ConfigError, Parser, parse
 from condu_ray.commands.job import job
 from condu_ray.commands.using import max_drop, max_drop_flag
 from condu_ray.config import Experiment
@@ -18,10 +17,8 @@ from condu_ray.store.location import Location, LocationError, given, home
 @job()
 def main(argv: Sequence[str] | None = None) -> None:
     """Imports the expert, merges it on trial, and keeps it unless a learned task would lose too much (exit code 1)."""
-    parser = ArgumentParser(
-        prog=program(), description=__doc__, allow_abbrev=False,
-        epilog=f"A run that is not there yet takes all flags of `condu-ray run` beside these. {EXIT_CODES}",
-    )  # fmt: skip
+    more = f"A run that is not there yet takes all flags of `condu-ray run` beside these. {EXIT_CODES}"
+    parser = Parser(__doc__, epilog=more)
     parser.add_argument("run", help="a run's name in --storage, or its folder; a new name begins a run")
     parser.add_argument("--task", required=True, help="the task that the expert was fine-tuned on")
     parser.add_argument(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from condu_ray.command_line import EXIT_CODES, ConfigError, program
+from condu_ray.command_line import ConfigError, Parser
 from condu_ray.commands.job import job
 from condu_ray.console import output
 from condu_ray.store.location import home
@@ -12,9 +12,7 @@ from condu_ray.store.location import home
 @job("the run is as it was, and the same command makes the page from the start")
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the page into the run's report, or into a file."""
-    from argparse import ArgumentParser
-
-    parser = ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("run", metavar="RUN", help="a run's name in --storage, or its folder")
     parser.add_argument("--storage", default="storage", help="storage folder of a name (default: storage)")
     parser.add_argument("--method", help="whose layers, routes and features; default: the first that routes")

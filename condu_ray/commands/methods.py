@@ -1,9 +1,8 @@
 """List every method with its paper."""
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from condu_ray.command_line import EXIT_CODES, program
+from condu_ray.command_line import Parser
 from condu_ray.commands.job import job
 
 
@@ -17,5 +16,5 @@ def show() -> None:
 @job("the same command lists them again")
 def main(argv: Sequence[str] | None = None) -> None:
     """Takes no flags."""
-    ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES).parse_args(argv)
+    Parser(__doc__).parse_args(argv)
     show()

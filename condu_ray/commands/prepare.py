@@ -2,13 +2,13 @@
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from condu_ray.command_line import EXIT_CODES, ConfigError, program
+from condu_ray.command_line import ConfigError, Parser
 from condu_ray.commands.job import job
 from condu_ray.console import output
 from condu_ray.names import nearest
@@ -70,7 +70,7 @@ def _own(arguments: Namespace) -> None:
 @job("tasks that are ready stay, and the same command makes the others")
 def main(argv: Sequence[str] | None = None) -> None:
     """Prepares what is asked for; the exit code is 0 if all of it is ready, 1 if not, 2 for a wrong argument."""
-    parser = ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("--root", help="MTIL: folder of the original files (torchvision's root)")
     parser.add_argument("--out", help="MTIL: folder of the tasks; give it to a run as --data")
     parser.add_argument(

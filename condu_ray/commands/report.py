@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from condu_ray.command_line import EXIT_CODES, ConfigError, program
+from condu_ray.command_line import ConfigError, Parser
 from condu_ray.commands.job import job
 from condu_ray.config import Experiment
 from condu_ray.console import output, whole
@@ -123,7 +123,7 @@ def _refuse_idle(arguments: Namespace) -> None:
 @job("the run is as it was; reports may be half written, and the same command writes them anew")
 def main(argv: Sequence[str] | None = None) -> None:
     """Writes the report, or lists what there is; the exit code is 2 for what storage does not hold."""
-    parser = ArgumentParser(prog=program(), description=__doc__, epilog=EXIT_CODES, allow_abbrev=False)
+    parser = Parser(__doc__)
     parser.add_argument("names", nargs="*", help="runs and sweeps; none: list what storage holds")
     parser.add_argument("--storage", default="storage", help="storage folder (default: storage)")
     parser.add_argument(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from condu_ray.command_line import EXIT_CODES, ConfigError, main_config, program
+from condu_ray.command_line import ConfigError, Parser, main_config
 from condu_ray.config import Experiment
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ MAX_DROP = 2.0
 """Points that a learned task may lose, where nobody says."""
 
 
-def run_parser(purpose: str | None) -> ArgumentParser:
+def run_parser(purpose: str | None) -> Parser:
     """Returns a parser of RUN and of the flags that say which of its states is meant."""
-    parser = ArgumentParser(prog=program(), description=purpose, epilog=EXIT_CODES, allow_abbrev=False)
+    parser = Parser(purpose)
     parser.add_argument("run", metavar="RUN", help="a run's name in --storage, or its folder, or a bundle's folder")
     parser.add_argument("--storage", default="storage", help="storage folder of a name (default: storage)")
     parser.add_argument("--method", help="one of the run's methods; default: its only one")
@@ -34,7 +34,7 @@ def run_parser(purpose: str | None) -> ArgumentParser:
     return parser
 
 
-def precision_flag(parser: ArgumentParser) -> None:
+def precision_flag(parser: Parser) -> None:
     """Adds the flag of what is computed in."""
     parser.add_argument(
         "--precision", choices=("fp32", "bf16"),
@@ -42,20 +42,20 @@ def precision_flag(parser: ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def change_parser(purpose: str | None) -> ArgumentParser:
+def change_parser(purpose: str | None) -> Parser:
     """Returns a parser of a RUN that shall be changed, all of its methods together."""
-    parser = ArgumentParser(prog=program(), description=purpose, epilog=EXIT_CODES, allow_abbrev=False)
+    parser = Parser(purpose)
     parser.add_argument("run", metavar="RUN", help="a run's name in --storage, or its folder")
     parser.add_argument("--storage", default="storage", help="storage folder of a name (default: storage)")
     return parser
 
 
-def ablation_parser(purpose: str | None) -> ArgumentParser:
+def ablation_parser(purpose: str | None) -> Parser:
     """Returns a parser of an ablation's own flags, beside which it takes those of a run; `of_a_run` reads both."""
-    return ArgumentParser(prog=program(), description=purpose, add_help=False, allow_abbrev=False)
+    return Parser(purpose, add_help=False, epilog=None)
 
 
-def of_a_run(parser: ArgumentParser, argv: Sequence[str] | None) -> tuple[Namespace, list[str], Experiment]:
+def of_a_run(parser: Parser, argv: Sequence[str] | None) -> tuple[Namespace, list[str], Experiment]:
     """Returns an ablation's own flags, the others as they were given, and the run that these name.
 
     Raises:
@@ -67,7 +67,7 @@ def of_a_run(parser: ArgumentParser, argv: Sequence[str] | None) -> tuple[Namesp
     return own, flags, main_config(Experiment, "Its flags as a run's.", flags)
 
 
-def max_drop_flag(parser: ArgumentParser) -> None:
+def max_drop_flag(parser: Parser) -> None:
     """Adds the flag of what a change of a run may cost its learned tasks."""
     parser.add_argument(
         "--max_drop", type=float, metavar="POINTS",
@@ -120,7 +120,7 @@ def words(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-def settings_flags(parser: ArgumentParser, settings: type[Settings]) -> None:
+def settings_flags(parser: Parser, settings: type[Settings]) -> None:
     """Adds a flag for each field, its docstring as help."""
     for name, field in settings.model_fields.items():
         text = f"{' '.join((field.description or '').split())} (default: {field.default})".replace("%", "%%")

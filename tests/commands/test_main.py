@@ -62,13 +62,31 @@ def test_the_version(console):
         (["swep"], "unknown command 'swep' (did you mean sweep?)"),
         (["ablate_merging"], "did you mean ablate-merging?"),
         (["zzz"], "known: run, sweep"),
-        (["--nothing"], "unrecognized arguments: --nothing"),
+        (["--nothing"], "unknown flag --nothing (known: help, version)"),
     ],
 )
 def test_what_is_no_command(console, arguments, words):
     code, _, error = console(*arguments)
     assert code == 2
     assert words in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "r", "a.jpg", "--protcol", "union"], "unknown flag --protcol (did you mean protocol?)"),
+        (["export", "--metod=condu", "r"], "unknown flag --metod (did you mean method?)"),  # also lacks --output
+        (["predict", "r", "-x.jpg"], "a file's name ./-x.jpg"),
+        (["report", "--storage", "-x"], "--storage: expected one argument; unknown flag -x: a value that begins"),
+        (["methods", "all"], "unexpected argument 'all'"),
+    ],
+)
+def test_a_word_that_a_command_does_not_take(console, arguments, words):
+    code, shown, error = console(*arguments)
+    assert (code, shown) == (2, "")
+    assert error.startswith("error: ")
+    assert words in error
+    assert error.count("\n") == 1
 
 
 def test_every_command_is_a_module_and_every_module_a_command():

@@ -136,7 +136,7 @@ def test_an_order_that_is_there_stays(trees, tmp_path):
         (["--only", "mnits"], 2, "unknown data set 'mnits' (did you mean mnist?)"),
         (["--only", "mnist", "--check"], 1, "missing"),
         (["--only", ","], 2, "--only: names no data set"),
-        (["--onyl", "mnist"], 2, "unrecognized arguments: --onyl"),
+        (["--onyl", "mnist"], 2, "unknown flag --onyl (did you mean only?)"),
     ],
 )
 def test_the_jobs_exit_codes(arguments, code, message, tmp_path, monkeypatch, capsys):
