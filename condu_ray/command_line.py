@@ -87,10 +87,11 @@ class Parser(ArgumentParser):
     def _unknown(self, word: str) -> str:
         """Says what is wrong with a word that is no flag, and no argument that is taken."""
         flag, known = word.partition("=")[0], [key[2:] for key in self._option_string_actions if key[2:]]
-        if word.startswith("--"):
-            return f"unknown flag {flag}{nearest(flag[2:], known)}"
         if word.startswith("-"):
-            return f"unknown flag {flag}: a value that begins with - is written --flag={word}, a file's name ./{word}"
+            near = nearest(flag.lstrip("-"), known)
+            slip = word.startswith("--") or "did you mean" in near  # the other is a value that a flag or a list lacks
+            dash = f": a value that begins with - is written --flag={word}, a file's name ./{word}"
+            return f"unknown flag {flag}{near if slip else dash}"
         return f"unexpected argument {word!r}: settings are given as --name value, all without a name stand together"
 
 

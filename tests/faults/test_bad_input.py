@@ -92,7 +92,7 @@ SETTINGS = {
         flags("--distillation.reference", "a\0b"), ConfigError, ["distillation", "null byte|control character"]
     ),
     "flag without a value": Bad(flags("--training.steps"), ConfigError, ["--training.steps", "expected one argument"]),
-    "single dash": Bad(flags("-seed", "3"), ConfigError, ["unknown flag --seed", "did you mean seed"]),
+    "single dash": Bad(flags("-seed", "3"), ConfigError, ["unknown flag -seed", "did you mean seed"]),
     "a value too many": Bad(flags("--seed", "3", "4"), ConfigError, ["'4'", "--name value"]),
     "bytes that are no text": Bad(flags("--run", "\udcff"), ConfigError, ["run", "unicode"]),
     "password in a wrong setting": Bad(
