@@ -25,6 +25,7 @@ from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.orchestration.watch.mlflow_address import check_tracking, elsewhere
 from condu_ray.orchestration.watch.progress import Display
 from condu_ray.orchestration.watch.recorder import Recorder
+from condu_ray.plan.moved import moved, numbers_before
 from condu_ray.plan.preflight import Checked, check
 from condu_ray.plan.remarks import left_out
 from condu_ray.plan.repair import mend
@@ -102,10 +103,13 @@ def learn(checked: Checked, display: Display, held: Callable[[], None] = lambda:
         RunError: training failed for good.
     """
     begin, engine = time.perf_counter(), Engine(checked, checked.config.run_folder)
+    before = numbers_before(checked.config.run_folder)
     with at_work(), Recorder(Results(engine.plans[0])) as recorder:
         merger = work(engine, recorder.results, display, recorder.session, held)
         found = report(recorder, begin, reused=merger.reused, trained=len(engine.crew.missing))
     remember(recorder)
+    if told := moved(before, found):
+        display.say(escape(told))
     return found
 
 

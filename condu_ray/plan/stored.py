@@ -194,8 +194,7 @@ def together(found: Sequence[Stored]) -> list[dict[str, Any]]:
     Raises:
         ConfigError: equal settings gave unequal results; both are named.
     """
-    known = flatten(Experiment().model_dump(mode="json"))  # what a run of an earlier release had no word for
-    flat = [{key: value for key, value in (known | flatten(one.config)).items() if not _private(key)} for one in found]
+    flat = [compared_settings(one.config) for one in found]
     keys = sorted({key for settings in flat for key in settings})
     varied = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
     joined: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -215,6 +214,12 @@ def together(found: Sequence[Stored]) -> list[dict[str, Any]]:
                     f"{record['order_name']} with equal settings (other data or versions?); report them apart"
                 )
     return [record for _, record in joined.values()]
+
+
+def compared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a `config.json`, by dotted names, that two runs are compared by."""
+    known = flatten(Experiment().model_dump(mode="json"))  # what a run of an earlier release had no word for
+    return {key: value for key, value in (known | flatten(config)).items() if not _private(key)}
 
 
 def _private(key: str) -> bool:

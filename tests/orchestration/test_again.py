@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from condu_ray import Experiment
 from condu_ray.command_line import parse
 from condu_ray.orchestration import again as again_module
+from condu_ray.orchestration import run as run_module
 from condu_ray.orchestration.again import again
 from condu_ray.orchestration.run import from_storage, write_config
 from condu_ray.orchestration.watch.lines import Lines
@@ -19,6 +21,7 @@ from condu_ray.orchestration.watch.mlflow_address import mlflow_database
 from condu_ray.orchestration.watch.progress import Display
 from condu_ray.plan.preflight import check
 from condu_ray.plan.receipted import leave_receipt
+from condu_ray.plan.stored_run import finished_run
 from condu_ray.store import receipt
 from condu_ray.store.artifacts import read_sealed
 from condu_ray.store.layout import receipt_path, results_path
@@ -211,3 +214,25 @@ def test_mlflow_has_to_have_heard_it_all(home, monkeypatch, tmp_path):
     unreachable = settings(home, tracking={"enabled": True, "uri": "http://127.0.0.1:9"})
     assert from_storage(check(unreachable), Display(["walls", "doors"], 1, Lines())) is not None
     assert not path.exists()
+
+
+def test_a_run_that_is_measured_otherwise_than_its_report_has_it_says_so(home, monkeypatch, capsys):
+    """As where an earlier release measured it, under keys that are not looked for any more."""
+    checked, path = check(settings(home)), Path(results_path(settings(home).run_folder))
+    numbers = json.loads(path.read_text())
+    numbers["methods"]["condu"]["union"]["accuracy"][0][1] += 1
+    path.write_text(json.dumps(numbers))
+    found = finished_run(checked)
+    engine = SimpleNamespace(plans=[found.plan], crew=SimpleNamespace(missing=[]))
+    monkeypatch.setattr(run_module, "Engine", lambda *given: engine)
+
+    def work(engine, results, *given):
+        for one in found.measured:
+            results.add(*one)
+        return SimpleNamespace(reused=0)
+
+    monkeypatch.setattr(run_module, "work", work)
+    said = "r: the report that was here had other accuracies of condu (union), by the same settings"
+    for there in (True, False):  # by then it has the report's
+        run_module.learn(checked, Display(["walls", "doors"], 1, Lines()))
+        assert (said in " ".join(capsys.readouterr().out.split())) == there
