@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from condu_ray.orchestration.serving.replicas import again, model_id
 from condu_ray.orchestration.serving.web import make_app
+from condu_ray.store.artifacts import ArtifactError
 from condu_ray.use.edition import About
 from condu_ray.use.request import Asked, RequestError
 from condu_ray.use.served import UseError
@@ -30,6 +31,12 @@ PATIENCE = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
 """Seconds after which a swap is tried again whose state cannot be loaded, twice as many each time: storage may be out
 of reach for a while, and who has said what is to be served says it once."""
+
+GONE = (
+    "what answers this cannot be read from storage any more (its task was forgotten, or a file is damaged); ask again "
+    "when another state is served"
+)
+"""Names no file, whose place is nobody's business."""
 
 LOOK = 5.0
 """Seconds within which a replica says that it is there."""
@@ -134,6 +141,9 @@ class Front:
             raise RequestError(503, "replicas died over this prediction; ask again in a second") from error
         except UseError as error:  # a replica that began meanwhile, and storage has another state than is served
             raise RequestError(503, str(getattr(error, "cause", error))) from error  # Ray's own text is a traceback
+        except ArtifactError as error:  # what is loaded when a picture wants it, of a task that was forgotten since
+            log.error("an expert or prototypes cannot be loaded: %s", getattr(error, "cause", error))
+            raise RequestError(503, GONE) from error
 
     async def ready(self) -> None:
         """Looks whether replicas are there, for which predictions would wait until they have waited too long."""

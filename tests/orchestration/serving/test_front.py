@@ -10,6 +10,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from condu_ray.orchestration.serving import front as front_module
 from condu_ray.orchestration.serving.front import Front
 from condu_ray.orchestration.serving.replicas import TRIES, again, same
+from condu_ray.store.artifacts import ArtifactError
 from condu_ray.use.edition import About
 from condu_ray.use.request import Asked, RequestError
 from condu_ray.use.served import UseError
@@ -110,6 +111,11 @@ def test_the_router_or_the_tasks_expert_is_asked():
             [RayTaskError("answer", "a traceback", UseError("r: another state")).as_instanceof_cause()],
             503,
             "^r: another state$",
+        ),
+        (
+            [RayTaskError("answer", "a traceback", ArtifactError("/s/experts/c5: no artifact")).as_instanceof_cause()],
+            503,
+            "^what answers this cannot be read from storage any more",
         ),
     ],
 )
