@@ -25,6 +25,7 @@ from condu_ray.vlm import hub
 from condu_ray.vlm.checkpoint import load_weights
 from condu_ray.vlm.identity import backbone_fingerprint
 from condu_ray.vlm.spec import CONFIG, EMBEDDED, FOLDER, MERGES, WEIGHTS, BackboneSpec, backbone_spec
+from condu_ray.vlm.texts import keep_few
 from condu_ray.vlm.towers import keep_in_bounds, used_parameters
 from condu_ray.vlm.weights import BackboneError
 
@@ -188,7 +189,7 @@ def build(spec: BackboneSpec) -> tuple[CLIP, Any, tuple[str, ...]]:
                 precision="fp32",
                 device="cpu",
             )
-            tokenizer = open_clip.get_tokenizer(words, **spec.tokenizer)
+            tokenizer = keep_few(open_clip.get_tokenizer(words, **spec.tokenizer))
             done = load_weights(model, local, spec.name) if local else []
     except BackboneError:
         raise

@@ -17,6 +17,8 @@ LOOK = 256
 """Tokens up to which a prompt's length is told; longer ones are told as so many."""
 BATCH = 256
 """Prompts that are tokenised at once."""
+WORDS, LETTERS = 100_000, 100
+"""Words whose tokens a tokenizer of open_clip's keeps, at most, and letters of the longest: some 30 MB of them."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,24 @@ class Texts:
 def foreign(tokenizer: Any) -> bool:
     """Whether a tokenizer is one of Hugging Face's, in open_clip's wrapper, and not open_clip's own."""
     return hasattr(getattr(tokenizer, "tokenizer", tokenizer), "get_vocab")
+
+
+class KeptWords(dict[str, str]):
+    """Words and their tokens, in place of the dict of a tokenizer of open_clip's, which keeps every word for ever.
+
+    What has come is never dropped, for a tokenizer that several threads use looks a word up twice.
+    """
+
+    def __setitem__(self, word: str, tokens: str) -> None:
+        if len(self) < WORDS and len(word) <= LETTERS:
+            super().__setitem__(word, tokens)
+
+
+def keep_few(tokenizer: Any) -> Any:
+    """Returns a tokenizer; open_clip's own keeps few words from now on, for those of strangers have no end."""
+    if isinstance(getattr(tokenizer, "cache", None), dict):
+        tokenizer.cache = KeptWords(tokenizer.cache)
+    return tokenizer
 
 
 def drops_out(model: nn.Module) -> bool:

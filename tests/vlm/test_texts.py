@@ -1,5 +1,6 @@
 """Prompts that a backbone cuts or cannot tell apart are found by every kind of tokenizer that open_clip has."""
 
+import copy
 import unicodedata
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from torch import nn
 from condu_ray.benchmark import Task, TaskError
 from condu_ray.benchmark.mtil.catalog import CATALOG
 from condu_ray.store.location import Location
+from condu_ray.vlm import texts
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from condu_ray.vlm.texts import Texts, check_texts, drops_out, read
 
@@ -223,3 +225,19 @@ def test_a_tower_that_leaves_units_out_is_told_by_its_layers(share):
 
 def test_open_clips_own_towers_leave_nothing_out(small_backbone):
     assert not drops_out(load_backbone(backbone_spec(pretrained=str(small_backbone))).model)
+
+
+def test_a_tokenizer_keeps_few_of_the_words_that_strangers_send(monkeypatch):
+    tokenizer = load_backbone(backbone_spec()).tokenizer
+    plain = copy.deepcopy(tokenizer)
+    plain.cache = {}
+    most = len(tokenizer.cache) + 10
+    monkeypatch.setattr(texts, "WORDS", most)
+    words = [f"q{one}{other}" for one in "abcdefgh" for other in "abcdefgh"]
+    for _ in range(2):
+        assert torch.equal(tokenizer(words), plain(words))
+    assert len(tokenizer.cache) == most
+    monkeypatch.setattr(texts, "WORDS", most + 1)
+    tokenizer(["b" * 1000, "zebra"])
+    assert len(tokenizer.cache) == most + 1
+    assert "zebra" in tokenizer.cache
