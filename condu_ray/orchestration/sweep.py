@@ -108,10 +108,11 @@ def run_sweep(sweep: Sweep, lines: Lines | None = None) -> list[Place]:
                 with cluster():
                     lines.console.print(work().cache_report())
             return []
-        begun = _remember(folder, base, trials, content_hash([content, [one.fingerprint for one in checked.probes]]))
+        content = content_hash([content, [one.fingerprint for one in checked.probes]])
+        begun = _remember(folder, base, trials, content, checked.read)
         methods = dict.fromkeys(trial.method for trial in trials)
         known = as_begun(config, begun.model_dump(mode="json"))
-        with Parent(known, {"orders": sweep.orders, "methods": ",".join(methods)}, trials) as parent:
+        with Parent(known, {"orders": sweep.orders, "methods": ",".join(methods)}, trials, checked.read) as parent:
             if left:
                 with cluster():
                     work().run(parent, held, [(trial, done[trial.id]) for trial in trials if trial.id in done])
@@ -129,7 +130,9 @@ def _tracking(sweep: Sweep) -> Tracking:
     return sweep.tracking.model_copy(update={"uri": tracking_uri(sweep)}) if given else sweep.tracking
 
 
-def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial], content: str) -> Experiment:
+def _remember(
+    folder: Place, sweep: Sweep, trials: Sequence[Trial], content: str, read: Mapping[str, Any]
+) -> Experiment:
     """Writes what the sweep is, and refuses another one under the same name, by the content of its data too.
 
     Returns:
@@ -158,6 +161,7 @@ def _remember(folder: Place, sweep: Sweep, trials: Sequence[Trial], content: str
     known: dict[str, Any] = {
         "identity": content_hash([base.identity(exclude=left_out), records]),
         "content": content,
+        "read": read,
         "config": base.model_dump(mode="json", exclude=left_out)
         | {"tracking": {"experiment": base.tracking.experiment}},  # where what MLflow missed is sent later
     }

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from condu_ray.benchmark import Task, require_valid
 from condu_ray.benchmark.check import cores, known_verdict
 from condu_ray.benchmark.content import Contents, contents_of
-from condu_ray.benchmark.few_shot import few_shot
+from condu_ray.benchmark.few_shot import few_shot, source_fingerprint
 from condu_ray.benchmark.ingest.gather import Say
 from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, mini_mtil
 from condu_ray.benchmark.references import load_references, require_decodable
@@ -65,6 +66,16 @@ class Checked:
     def pictured(self, images: str) -> tuple[Task, ...]:
         """Returns the tasks whose training images are behind prototypes, by `inference.prototype_images`."""
         return self.sources if images == "all" and self.sources else self.tasks
+
+    @property
+    def read(self) -> dict[str, Any]:
+        """What accuracies are of, whatever its folders are called, and whichever of a task's images are drawn from it.
+
+        Returns:
+            `backbone`, its fingerprint, and `tasks`, by name a hash of images, classes and templates.
+        """
+        parts = {one.name: [source_fingerprint(one), one.test_fingerprint] for one in self.tasks}
+        return {"backbone": self.backbone, "tasks": {name: content_hash(one)[:24] for name, one in parts.items()}}
 
     def under(self, config: Experiment) -> Checked:
         """Returns what was checked, for a trial's configuration: the same tasks in its order."""

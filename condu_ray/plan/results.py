@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from condu_ray.benchmark.label_space import label_space
-from condu_ray.config import Protocol
+from condu_ray.config import Protocol, content_hash
 from condu_ray.methods import ModelState, get
 from condu_ray.metrics import METRICS, MORE, continual_metrics
 from condu_ray.plan.claim import BEFORE, claim
@@ -104,6 +104,11 @@ class Results:
                 key = measurement_key(*about[:3], get(PRETRAINED, run.config), ModelState(), probe, False)
                 found.append(Measurement(run.config, PRETRAINED, BEFORE, probe.name, False, "task", key))
         return found
+
+    def measured(self, plan: MethodPlan) -> str:
+        """Returns a hash of the keys of a method's measurements: of its first and last session, which name all data."""
+        ends = (*plan.sessions[:1], *plan.sessions[1:][-1:])
+        return content_hash([one.key for at in ends for one in self.measurements(plan, at.entry)])[:16]
 
     def encodings(self, wanted: Sequence[Measurement]) -> list[Encoding]:
         """Returns the features that measurements would leave, where storage has these and no more what they left.
@@ -207,6 +212,7 @@ class Results:
         return {
             "tasks": [task.name for task in self.plan.tasks],
             "methods": methods,
+            "read": self.plan.checked.read,
             "protocols": config.protocol,
             "measured_on": config.measure_on,
             **({"zero_shot": compared} if compared else {}),

@@ -13,7 +13,7 @@ from condu_ray.methods import Method
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.store.experts import expert_key
 from condu_ray.store.layout import expert_folder, session_folder
-from condu_ray.store.ledger import ROOT, state_id
+from condu_ray.store.ledger import ROOT, Entry, state_id
 from condu_ray.store.location import Place
 
 
@@ -34,6 +34,12 @@ class PlannedSession:
     expert: PlannedExpert | None
     parent: str
     state: str
+
+    @property
+    def entry(self) -> Entry:
+        """What the ledger will say of it, but for the time that its merge takes."""
+        key = self.expert.key if self.expert else None
+        return Entry(self.position, self.task, key, self.parent, self.state, 0.0)
 
 
 @dataclass(frozen=True)

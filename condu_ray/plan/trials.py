@@ -25,7 +25,7 @@ from condu_ray.plan.run_plan import RunPlan, plan_run
 from condu_ray.store.artifacts import names, read_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import ledger_path, measurement_path, record_path, trials_folder
-from condu_ray.store.ledger import Entry, read_entries
+from condu_ray.store.ledger import read_entries
 from condu_ray.store.location import Place, given
 
 SECTIONS = ("evaluation", "tracking", "cluster")
@@ -223,9 +223,8 @@ def _made(plan: RunPlan) -> tuple[list[str], list[str]]:
     results, states, keys = Results(plan), list[str](), list[str]()
     for one in plan.methods:
         for at in one.sessions:
-            entry = Entry(at.position, at.task, at.expert.key if at.expert else None, at.parent, at.state, 0.0)
             states.append(at.state)
-            keys += [measurement.key for measurement in results.measurements(one, entry)]
+            keys += [measurement.key for measurement in results.measurements(one, at.entry)]
     return states, keys
 
 

@@ -11,6 +11,8 @@ Results are one dict:
   with "relative_l2_error" where it is an estimate)
   and `calibration` (of the last session, one {"task", "temperature", "before", "after"} a task: the expected
   calibration error of its own expert, in points, at temperature 1 and at the fitted one, None where there is none);
+- `read`: what they are of, `backbone` (theta0's fingerprint) and `tasks` (by name a hash of images, classes and
+  templates); earlier versions say nothing of it;
 - `protocols`: those that were asked for; `measured_on`: `test` or `validation` images (earlier versions: `test`);
 - optionally `routing`: `tasks`, `confusion` (by router T rows of T values: the share in percent of each task's test
   images that each task is the likeliest of) and `methods` (by router the names of the methods that ask it);

@@ -21,7 +21,8 @@ def results(tmp_path, monkeypatch):
     """Of a run of `condu` that is measured whole: session s has 10 s + t of 100 on task t, in 1 s each."""
     config = Experiment(storage=tmp_path, run="r", seed=3)
     method = SimpleNamespace(method=get("condu"), sessions=TASKS, experts=[])
-    checked = SimpleNamespace(backbone="theta0", spec=SimpleNamespace(preprocess={}), words=())
+    read = {"backbone": "theta0", "tasks": {"walls": "1", "doors": "2"}}
+    checked = SimpleNamespace(backbone="theta0", read=read, spec=SimpleNamespace(preprocess={}), words=())
     tasks = [SimpleNamespace(name=task) for task in TASKS]
     plan = SimpleNamespace(
         config=config, tasks=tasks, probes=[], methods=[method], checked=checked, precision="fp32", backbone="theta0"
@@ -53,6 +54,7 @@ def test_a_summary_has_the_matrix_the_cost_and_what_is_known_of_learned_tasks(re
     assert results.complete
     found = results.summary(9.0, reused=1, trained=2)["methods"]["condu"]
     assert found["accuracy"] == [[0.0, 1.0], [10.0, 11.0]]
+    assert results.summary(9.0, reused=1, trained=2)["read"]["tasks"] == {"walls": "1", "doors": "2"}
     assert (found["transfer"], found["last"], found["backward_transfer"]) == (1.0, 10.5, 10.0)
     assert found["seconds"] == 4 * 1.0 + 2 * 0.25  # all measurements, and the merges
     assert [[one["task"] for one in session] for session in found["reconstruction"]] == [["walls"], ["walls", "doors"]]
@@ -71,3 +73,16 @@ def test_a_measurement_is_known_by_the_tasks_that_are_learned_by_then(results, m
         assert (state.id, state.tasks, protocol) == ("state", TASKS[: position + 1], "task")
         assert [one.name for one in learned] == list(state.tasks)
         assert seen == (task.name in state.tasks)
+
+
+def test_what_a_methods_numbers_are_of_are_the_keys_of_its_first_and_last_session(results, monkeypatch):
+    """By which MLflow finds its run: a state says nothing of test images."""
+    tested = {"walls": "1", "doors": "2"}
+    monkeypatch.setattr(module, "measurement_key", lambda *about: f"{about[4].id} {tested[about[5].name]}")
+    entries = [Entry(place, task, None, "", f"state {place}", 0.0) for place, task in enumerate(TASKS)]
+    sessions = tuple(SimpleNamespace(task=one.task, expert=None, entry=one) for one in entries)
+    plans = [SimpleNamespace(method=get("condu"), sessions=sessions[:count]) for count in (1, 2)]
+    before = [results.measured(plan) for plan in plans]
+    assert [results.measured(plan) for plan in plans] == before
+    tested["doors"] = "other images"
+    assert not {results.measured(plan) for plan in plans} & set(before)

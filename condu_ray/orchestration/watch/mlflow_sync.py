@@ -59,7 +59,7 @@ def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
     methods = ",".join(dict.fromkeys(trial.method for trial in stored.trials))
     orders = len({trial.order for trial in stored.trials})
     sent, lacking = 0, len(stored.trials) - len(done)
-    with Parent(config, {"orders": str(orders), "methods": methods}, stored.trials) as parent:
+    with Parent(config, {"orders": str(orders), "methods": methods}, stored.trials, checked.read) as parent:
         if parent.run is None:  # without it, trials would be nobody's, and there a second time by the next call
             raise _lacking(config)
         for trial in stored.trials:

@@ -37,7 +37,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         for plan in self.results.plan.methods:
-            self.tracker.start(plan.method.name, plan.sessions[-1].state)
+            self.tracker.start(plan.method.name, plan.sessions[-1].state, self.results.measured(plan))
         return self
 
     def __exit__(

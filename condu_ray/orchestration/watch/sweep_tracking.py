@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
+from typing import Any
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.watch.mlflow_address import shown_uri, tracking_uri
@@ -44,10 +45,17 @@ class Parent:
         config: the sweep's base configuration; `run` is its name, by which its run is found again, with what it is.
         params: what the run's page shows.
         trials: its trials.
+        read: what they are of, as `Checked.read`: the same trials of other images are another sweep.
     """
 
-    def __init__(self, config: Experiment, params: Mapping[str, str], trials: Sequence[Trial]) -> None:
-        self._config, self._params, self._trials = config, params, trials
+    def __init__(
+        self,
+        config: Experiment,
+        params: Mapping[str, str],
+        trials: Sequence[Trial],
+        read: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self._config, self._params, self._trials, self._read = config, params, trials, dict(read)
         self._patience = Patience(tracking_uri(config) if config.tracking.enabled else "")
         self.run: str | None = None
         """The run's id; None while it is not open, when MLflow is off, and when it cannot be reached."""
@@ -68,9 +76,12 @@ class Parent:
     def _open(self) -> None:
         client, experiment = open_experiment(self._config, self._patience)
         self._patience.asks()
-        before = f"sweep/{self._config.run_name}"  # all that earlier releases knew it by
-        identity = f"{before}/{self._content()}"
-        found = client.search_runs([experiment], f"tags.`{IDENTITY}` = '{identity}'", max_results=1)
+        before = f"sweep/{self._config.run_name}"  # all that early releases knew it by
+        identity, *earlier = (f"{before}/{content}" for content in self._contents())
+        asked = (f"tags.`{IDENTITY}` = '{one}'" for one in (identity, *earlier))
+        found: list[Any] = next(
+            (ones for one in asked if (ones := client.search_runs([experiment], one, max_results=1))), []
+        )
         found = found or [
             one
             for one in client.search_runs([experiment], f"tags.`{IDENTITY}` = '{before}'", max_results=1)
@@ -89,10 +100,14 @@ class Parent:
             log_params(client, run, lacking)  # of one that is found only where its maker was killed in between
         self.run = run  # not before: trials tell a server nothing that fails at what it is to write
 
-    def _content(self) -> str:
-        """What tells the sweep from another of its name, for a server may have those of many storage folders."""
+    def _contents(self) -> list[str]:
+        """What tells the sweep from another of its name, for a server may have those of many storage folders.
+
+        And what told them apart in earlier releases.
+        """
         kept = self._config.identity(exclude={"method": True, "tasks": True, "keep_sessions": True} | ELSEWHERE)
-        return content_hash([kept, [trial.record() for trial in self._trials]])[:24]
+        known = [kept, [trial.record() for trial in self._trials]]
+        return [content_hash(one)[:24] for one in ([*known, *([self._read] if self._read else [])], known)]
 
     def heard(self, records: Iterable[Mapping[str, object]], send: Callable[[], None]) -> None:
         """Sends trials of which MLflow has not heard all, where it answers now, and tells of them where it does not.

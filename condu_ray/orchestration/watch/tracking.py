@@ -108,15 +108,21 @@ class Tracker:
         if self._config.tracking.enabled:
             self._queue.put(job)
 
-    def start(self, method: str, final_state: str) -> None:
-        """Opens a method's run, or finds the one that an earlier call of the same command made."""
-        self._put(lambda: self._start(method, final_state))
+    def start(self, method: str, final_state: str, measured: str = "") -> None:
+        """Opens a method's run, or finds the one that an earlier call of the same command made.
 
-    def _start(self, method: str, final_state: str) -> None:
+        Args:
+            method: the method's name.
+            final_state: of its last session.
+            measured: of what its numbers are: the same weights on other test images are another run.
+        """
+        self._put(lambda: self._start(method, final_state, measured))
+
+    def _start(self, method: str, final_state: str, measured: str) -> None:
         self._client, identity = open_experiment(self._config, self._patience)
         self._patience.asks()
         settings = self._config.identity(exclude={"method", "tracking", "cluster", "storage"})
-        tag, *others = self._tags(method, final_state, settings)
+        tag, *others = self._tags(method, final_state, measured, settings)
         asked = [f"tags.`{IDENTITY}` = '{one}'" for one in (tag, *others)]
         found = [run for one in asked for run in self._client.search_runs([identity], one) if self._is_own(run)]
         self._patience.asks()
@@ -147,19 +153,22 @@ class Tracker:
         params = {key: value for key, value in flatten(settings).items() if key not in ("run", "tasks")}
         log_params(self._client, run, params | {"method": method} | own)
 
-    def _tags(self, method: str, final_state: str, settings: dict[str, Any]) -> list[str]:
-        """A run's `IDENTITY`, by what its results depend on, and those that earlier releases made of all its settings.
+    def _tags(self, method: str, final_state: str, measured: str, settings: dict[str, Any]) -> list[str]:
+        """A run's `IDENTITY`, by what its results depend on, and those that earlier releases made, of less or of more.
 
         Args:
             method: the method's name.
             final_state: of its last session.
+            measured: as of `start`.
             settings: as they are given; tasks may be named or not: storage names them, its command may not.
         """
         parent = [self._parent] if self._parent else []
         free = ELSEWHERE | {"method": True, "tasks": True, "training": dict.fromkeys(WIDTH, True)}
         kept = as_begun(self._config, {}).identity(exclude=free)
         spelt = [kept, settings, settings | {"tasks": None}, settings | {"tasks": self._tasks}]
-        return list(dict.fromkeys(content_hash([method, final_state, self._tasks, one, *parent])[:24] for one in spelt))
+        before = [content_hash([method, final_state, self._tasks, one, *parent])[:24] for one in spelt]
+        own = content_hash([method, final_state, self._tasks, kept, *parent, {"measured": measured}])[:24]
+        return list(dict.fromkeys([own, *before]))
 
     def _is_own(self, run: Any) -> bool:
         """Whether a run of this `IDENTITY` is this one: one of another storage folder may have been trained otherwise.

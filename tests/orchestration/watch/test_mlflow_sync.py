@@ -47,7 +47,7 @@ def test_no_trial_is_sent_without_its_sweep(tmp_path, monkeypatch):
                           experiment=lambda storage: config)  # fmt: skip
     parent = MagicMock(run=None, complete=False)
     parent.__enter__.return_value = parent
-    monkeypatch.setattr(mlflow_sync, "check", lambda config: SimpleNamespace(config=config))
+    monkeypatch.setattr(mlflow_sync, "check", lambda config: SimpleNamespace(config=config, read={}))
     monkeypatch.setattr(mlflow_sync, "Parent", lambda *what: parent)
     send = MagicMock()
     monkeypatch.setattr(mlflow_sync, "_send", send)

@@ -386,10 +386,10 @@ def shared(tmp_path, who, **fields):
     return Experiment(storage=tmp_path / who, tracking=Tracking(uri=f"sqlite:///{tmp_path}/shared.db"), **fields)
 
 
-def started(config):
+def started(config, measured=""):
     """A run's tracker, whose first method is open in MLflow."""
     tracker = Tracker(config, ["a"])
-    tracker.start("condu", "state")
+    tracker.start("condu", "state", measured)
     while tracker.run_id("condu") is None:
         time.sleep(0.01)
     return tracker
@@ -412,10 +412,10 @@ def test_a_run_leaves_the_living_run_of_the_same_settings_in_another_storage_alo
 
 
 def test_sweeps_of_one_name_in_two_storages_are_two_runs_of_a_server(tmp_path):
-    def opened(who, orders, **fields):
+    def opened(who, orders, read=(), **fields):
         config = shared(tmp_path, who, run="lr", **fields)
         trials = [Trial(f"t{n}", "condu", f"order-{n}", ("a", "b"), 0, {}) for n in range(orders)]
-        with Parent(config, {"orders": str(orders), "methods": "condu"}, trials) as parent:
+        with Parent(config, {"orders": str(orders), "methods": "condu"}, trials, dict(read)) as parent:
             return parent.run
 
     client, experiment = open_experiment(shared(tmp_path, "one"))
@@ -426,6 +426,10 @@ def test_sweeps_of_one_name_in_two_storages_are_two_runs_of_a_server(tmp_path):
     assert opened("moved", 3) == old
     assert opened("three", 3, training={"steps": 7}) != old
     assert len(client.search_runs([experiment])) == 3
+    read = {"backbone": "theta0", "tasks": {"a": "1"}}
+    assert opened("one", 3, read=read) == old  # an earlier release said nothing of it
+    assert opened("moved", 3, read=read) == old
+    assert opened("four", 3, read=read | {"tasks": {"a": "other images"}}) != old
 
 
 @pytest.mark.usefixtures("own_store")
@@ -462,6 +466,22 @@ def test_an_interrupted_run_that_goes_on_with_other_settings_of_no_result_is_no_
     other = started(Experiment(storage=tmp_path, run="r", seed=1))
     other.close()
     assert len(client.search_runs([experiment])) == 2
+
+
+@pytest.mark.usefixtures("own_store")
+def test_the_same_weights_on_other_test_images_are_another_run(tmp_path):
+    """Those of a task that were mended where they lie: MLflow would go on to show what was measured before."""
+    (tmp_path / "report").mkdir()
+    kept = []
+    for measured, last in (("first", 50.0), ("mended", 60.0), ("mended", 60.0)):
+        tracker = started(Experiment(storage=tmp_path, run="r"), measured)
+        tracker.metrics("condu", 1, {"last": last})
+        tracker.finish("condu", tmp_path / "report")
+        tracker.close()
+        kept.append(tracker.run_id("condu"))
+    assert kept[0] != kept[1] == kept[2]
+    client, _ = open_experiment(Experiment(storage=tmp_path))
+    assert [client.get_run(run).data.metrics["last"] for run in kept[:2]] == [50.0, 60.0]
 
 
 def test_what_was_trained_elsewhere_by_other_workers_is_another_run(tmp_path):
