@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from condu_ray.plan.stored import compared_settings
+from condu_ray.plan.joined import compared_settings
 from condu_ray.report.protocols import matrices
 from condu_ray.store import artifacts
 from condu_ray.store.layout import results_path

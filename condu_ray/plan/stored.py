@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from condu_ray.command_line import ConfigError, explained, nearest
 from condu_ray.config import Experiment
 from condu_ray.metrics import continual_metrics
+from condu_ray.plan.joined import together
 from condu_ray.plan.preflight import check
 from condu_ray.plan.stored_run import StoredRun, stored_run
 from condu_ray.plan.trials import Trial, read_records
 from condu_ray.report.protocols import PROTOCOLS, accuracies, matrices, measured
 from condu_ray.report.published import LeftOut, every_row, fitting
-from condu_ray.settings import flatten
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import (
@@ -39,13 +39,6 @@ from condu_ray.store.location import Place
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-PRIVATE = (
-    "storage", "tracking", "cluster", "run", "method", "tasks", "seed", "protocol", "label_space",
-    "evaluation.batch_size", "evaluation.evaluators", "evaluation.fidelity", "keep_sessions", "merging.shards",
-    "on_mismatch", "training.lanes", "training.max_failures", "training.checkpoint_minutes",
-)  # fmt: skip
-"""Settings, and parts of them, in which two runs differ without being compared by them."""
-
 
 @dataclass(frozen=True)
 class Stored:
@@ -58,6 +51,8 @@ class Stored:
         config: its settings; a sweep's are those that all of its trials share.
         trials: a sweep's trials, in its order; none for a run.
         records: what is finished, a record a trial (`report/records.py`); a run has one a method.
+        made_by: the settings of those, which are not `config` where a run was begun anew and has not ended yet.
+        read: what those are of, as `Checked.read`; nothing where an earlier release made them.
     """
 
     name: str
@@ -66,6 +61,8 @@ class Stored:
     config: Mapping[str, Any]
     trials: tuple[Trial, ...]
     records: tuple[Mapping[str, Any], ...]
+    made_by: Mapping[str, Any]
+    read: Mapping[str, Any]
 
     def experiment(self, storage: Place) -> Experiment:
         """Returns the settings on a storage folder, which may have been moved.
@@ -164,7 +161,7 @@ def find(storage: Place, name: str) -> Stored:
 def _sweep(name: str, folder: Place, kept: Mapping[str, Any]) -> Stored:
     trials = tuple(_trial(record) for record in kept["trials"])
     records = tuple(read_records(folder, trials).values())
-    return Stored(name, "sweep", folder, kept["config"], trials, records)
+    return Stored(name, "sweep", folder, kept["config"], trials, records, kept["config"], kept.get("read") or {})
 
 
 def _trial(record: Mapping[str, Any]) -> Trial:
@@ -174,56 +171,16 @@ def _trial(record: Mapping[str, Any]) -> Trial:
 
 def _run(name: str, folder: Place, config: Mapping[str, Any]) -> Stored:
     path = results_path(folder)
-    records = []
+    records, made_by, read = list[dict[str, Any]](), config, dict[str, Any]()
     if backend(path).exists(path):
         found = json.loads(artifacts.read_text(path))
+        made_by, read = found.get("config") or config, found.get("read") or {}
         about = {"order_name": "given", "order": found["tasks"], "seed": found["seed"], "settings": {}}
         about["measured_on"] = found.get("measured_on", "test")
         for method, entry in found["methods"].items():
             record = {"trial": f"{name}.{method}", "method": method, "seconds": entry["seconds"]}
             records.append(record | accuracies(entry) | about)
-    return Stored(name, "run", folder, config, (), tuple(records))
-
-
-def together(found: Sequence[Stored]) -> list[dict[str, Any]]:
-    """Joins the records of several runs and sweeps for one report.
-
-    What their settings differ in becomes a setting of every record, so that unequal things are never averaged; a trial
-    that two of them have with equal settings counts once.
-
-    Raises:
-        ConfigError: equal settings gave unequal results; both are named.
-    """
-    flat = [compared_settings(one.config) for one in found]
-    keys = sorted({key for settings in flat for key in settings})
-    varied = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
-    joined: dict[str, tuple[str, dict[str, Any]]] = {}
-    for one, settings in zip(found, flat, strict=True):
-        for record in one.records:
-            named = {key: settings.get(key) for key in varied} | record["settings"]
-            identity = json.dumps([record["method"], record["order"], record["seed"], named], sort_keys=True)
-            whole = {**record, "trial": f"{one.name}:{record['trial']}", "settings": named}
-            if identity not in joined:
-                joined[identity] = one.name, whole
-                continue
-            before, now = accuracies(joined[identity][1]), accuracies(record)
-            joined[identity][1].update(now | before)  # one may be measured by protocols that the other is not
-            if any(before.get(key, found) != found for key, found in now.items()):
-                raise ConfigError(
-                    f"{joined[identity][0]} and {one.name} have other results for {record['method']} in order "
-                    f"{record['order_name']} with equal settings (other data or versions?); report them apart"
-                )
-    return [record for _, record in joined.values()]
-
-
-def compared_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a `config.json`, by dotted names, that two runs are compared by."""
-    known = flatten(Experiment().model_dump(mode="json"))  # what a run of an earlier release had no word for
-    return {key: value for key, value in (known | flatten(config)).items() if not _private(key)}
-
-
-def _private(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in PRIVATE)
+    return Stored(name, "run", folder, config, (), tuple(records), made_by, read)
 
 
 def costs(storage: Place, found: Sequence[Stored]) -> dict[str, Any]:
@@ -274,7 +231,7 @@ def write_sweep_report(
 
 def _part(found: Sequence[Stored]) -> str:
     """How many images of each task were measured (`evaluation.max_images`); "" where they are all."""
-    limits = {int(one.config.get("evaluation", {}).get("max_images", 0)) for one in found}
+    limits = {int(one.made_by.get("evaluation", {}).get("max_images", 0)) for one in found}
     if not any(limits):
         return ""
     return f"at most {' or '.join(map(str, sorted(limits - {0})))}{' (or all)' if 0 in limits else ''} a task"
@@ -285,8 +242,8 @@ def _published(found: Sequence[Stored]) -> tuple[list[dict[str, Any]], list[Left
     each = []
     for one in found:  # alone: one's protocol with another's shots is nothing that was measured
         orders = {tuple(record["order"]) for record in one.records}
-        whole = not one.config.get("validation_share")
-        each.append(fitting(measured(one.records), {one.config.get("shots")}, orders, whole=whole))
+        whole = not one.made_by.get("validation_share")
+        each.append(fitting(measured(one.records), {one.made_by.get("shots")}, orders, whole=whole))
     kept = [row for row in every_row() if any(row in rows for rows, _ in each)]
     return kept, [(row, why) for row, why in each[0][1] if row not in kept]
 

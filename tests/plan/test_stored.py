@@ -1,4 +1,4 @@
-"""Runs and sweeps read from storage, one or several together."""
+"""Runs and sweeps read from storage, and their reports, of one or of several together."""
 
 import json
 
@@ -106,56 +106,6 @@ def test_settings_of_a_newer_release_are_named_with_their_file(storage, name, fi
     with pytest.raises(ConfigError, match=rf"{file}\.json: .*novel[^\0]*update condu_ray$") as caught:
         stored.find(storage, name).experiment(storage)
     assert "pydantic" not in str(caught.value)
-
-
-def test_equal_trials_of_two_sweeps_count_once(storage):
-    write_sweep(storage, "two", [record("condu", "abc"), record("condu", "bca")])
-    found = [stored.find(storage, name) for name in ("one", "two")]
-    joined = stored.together(found)
-    assert [one["trial"] for one in joined] == [
-        "one:a.condu.seed0", "one:a.ties.seed0", "one:c.condu.seed0", "two:b.condu.seed0",
-    ]  # fmt: skip
-    assert all(one["settings"] == {} for one in joined)
-
-
-def test_what_the_other_was_measured_by_besides_is_taken_too(storage):
-    own, union = ({"accuracy": [[value] * 3] * 3} for value in (20.0, 30.0))
-    write_sweep(storage, "two", [record("condu", "abc", own=own)])
-    write_sweep(storage, "three", [record("condu", "abc", union=union)])
-    first, *_ = stored.together([stored.find(storage, name) for name in ("one", "two", "three")])
-    assert (first["trial"], first["own"], first["union"]) == ("one:a.condu.seed0", own, union)
-
-
-def test_what_settings_differ_in_keeps_records_apart(storage):
-    write_sweep(storage, "two", [record("condu", "abc", value=60.0)], steps=20)
-    joined = stored.together([stored.find(storage, name) for name in ("one", "two")])
-    assert [one["settings"] for one in joined] == [{"training.steps": 10}] * 3 + [{"training.steps": 20}]
-
-
-@pytest.mark.parametrize(
-    ("setting", "values"), [("max_images", (0, 100)), ("first_session", ("triggers", "pretrained"))]
-)
-def test_what_is_measured_in_another_way_is_not_averaged(storage, setting, values):
-    write_sweep(storage, "two", [record("condu", "abc", seed=1, value=60.0)], evaluation={setting: values[1]})
-    joined = stored.together([stored.find(storage, name) for name in ("one", "two")])
-    assert [one["settings"][f"evaluation.{setting}"] for one in joined] == [values[0]] * 3 + [values[1]]
-
-
-def test_who_works_and_what_an_earlier_release_had_no_word_for_keep_nothing_apart(storage):
-    newer = {"evaluation": {"batch_size": 9, "evaluators": 2, "fidelity": "whole"}, "validation_share": 0.0}
-    newer |= {"inference": {"prototype_text": "unit"}, "cluster": {"check_above": 3}, "keep_sessions": "last"}
-    newer |= {"training": {"steps": 10, "lanes": 2, "max_failures": 9, "checkpoint_minutes": 1.0}}
-    newer |= {"merging": {"shards": 4}, "on_mismatch": "warn"}
-    write_sweep(storage, "two", [record("condu", "abc", seed=1)], **newer)
-    joined = stored.together([stored.find(storage, name) for name in ("one", "two")])
-    assert all(one["settings"] == {} for one in joined)
-    assert [one["seed"] for one in joined] == [0, 0, 0, 1]  # another seed is another trial
-
-
-def test_equal_settings_with_other_results_are_refused(storage):
-    write_sweep(storage, "two", [record("condu", "abc", value=60.0)])
-    with pytest.raises(ConfigError, match="one and two have other results for condu in order abc"):
-        stored.together([stored.find(storage, name) for name in ("one", "two")])
 
 
 def test_the_report_of_several_is_written_and_summed_up(storage, tmp_path):
