@@ -5,6 +5,7 @@ Loading this loads no torch, for the process that shares measurements among eval
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -152,6 +153,9 @@ def measurement_key(
         weights.append(protocol)
         if _spelt_in_several_ways(tuple(space)):  # all of them had the first one's prompt once
             weights.append("prompts as they are spelt")
+        named = () if weights[0] == ROOT else state.tasks  # their names are part of what the weights are known by
+        if shared := _sharing(tuple(space), task.name, named):  # others of other names were taken for these once
+            weights.append(["the first by name", shared])
     measured = [config.evaluation.max_images, precision]
     if config.evaluation.fidelity == "whole" and judged(method, seen, protocol):
         measured.append("whole fidelity")
@@ -173,6 +177,20 @@ def _standing(space: tuple[Task, ...], learned: tuple[Task, ...]) -> list[Any]:
             if plain(name) not in known:
                 said.setdefault(plain(name), []).append([name, task.templates])
     return sorted([name, prompts[0]] for name, prompts in said.items() if any(one != prompts[0] for one in prompts))
+
+
+@lru_cache(maxsize=64)
+def _sharing(space: tuple[Task, ...], tested: str, named: tuple[str, ...]) -> list[str]:
+    """Tasks that have a class which another one has too, as they stand: the first one's is predicted.
+
+    By their classes, and whether it is the one that is tested; nothing where all of them are `named` otherwise.
+    """
+    from condu_ray.learn.routing import plain  # loads torch
+
+    having = Counter(name for task in space for name in {plain(one) for one in task.classes})
+    sharing = [task for task in space if any(having[plain(name)] > 1 for name in task.classes)]
+    unnamed = any(task.name not in named for task in sharing)
+    return [content_hash([task.classes, task.name == tested]) for task in sharing if unnamed]
 
 
 @lru_cache(maxsize=64)

@@ -78,7 +78,7 @@ MEASURED = {
     "one that is not learned": ("5e9837bc30", "condu", {"seen": False}),
     "own": ("ed77a406d9", "condu", {"protocol": "own"}),
     "union": ("ee4b924608", "condu", {"protocol": "union"}),
-    "xtail": ("1609414d2e", "condu", {"protocol": "xtail"}),
+    "xtail": ("b652b565f1", "condu", {"protocol": "xtail"}),
     "a trigger that is skipped": (
         "a65a6d0e76", "condu", {"state": ("walls",), "evaluation": Evaluation(first_session="pretrained")},
     ),

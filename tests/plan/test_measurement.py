@@ -182,6 +182,35 @@ def test_union_and_xtail_are_two_measurements_where_their_prompts_are_the_same(t
 
 
 @pytest.mark.parametrize("protocol", ["union", "xtail"])
+def test_names_of_tasks_count_under_xtail_where_two_have_a_class(tasks, protocol):
+    """Of its two, which have one prompt there, that of the first task by name is predicted."""
+
+    def key(names, among):
+        called = [replace(task, name=name) for task, name in zip(among, names, strict=True)]
+        about = (Experiment(), "theta0", "fp32", get("zero-shot"), ModelState(), called[0], False, protocol)
+        return measurement_key(*about, label_space(protocol, called))
+
+    shared = [replace(tasks[0], classes=("red", "blue")), replace(tasks[1], classes=("Red", "green", "white"))]
+    apart = [shared[0], replace(shared[1], classes=("black", "green", "white"))]
+    assert (key("ab", shared) != key("ba", shared)) == (protocol == "xtail")
+    assert key("ab", shared) == key("ac", shared)  # they stand as before
+    assert key("ab", apart) == key("ba", apart)
+    equal = [replace(task, classes=("red", "blue")) for task in tasks[:2]]
+    assert (key("ab", equal) != key("ba", equal)) == (protocol == "xtail")
+
+
+@pytest.mark.parametrize(("learned", "same"), [(("walls", "doors"), True), (("walls",), False)])
+def test_names_that_a_state_knows_move_no_measurement(tasks, learned, same, monkeypatch):
+    """Those of learned tasks are in its identity, and what was measured under xtail is found again."""
+    shared = [replace(task, classes=("red", "blue")) for task in tasks[:2]]
+    state = ModelState("state", learned, ("key",) * len(learned))
+    about = (Experiment(), "theta0", "fp32", get("condu"), state, shared[0], True, "xtail")
+    now = measurement_key(*about, label_space("xtail", shared))
+    monkeypatch.setattr(measurement, "_sharing", lambda *which: [])
+    assert (measurement_key(*about, label_space("xtail", shared)) == now) == same
+
+
+@pytest.mark.parametrize("protocol", ["union", "xtail"])
 def test_names_that_are_spelt_in_several_ways_are_measured_anew_under_xtail_alone(tasks, protocol, monkeypatch):
     """Their prompts were all the first one's once; other measurements are found again."""
 
