@@ -234,13 +234,16 @@ def require_alike(checked: Checked, name: str, done: Sequence[tuple[Trial, Mappi
     Args:
         checked: what all trials share.
         name: the sweep's.
-        done: finished trials with their records; one of each method is looked at.
+        done: finished trials with their records; one of each method, and of each of its files, is looked at.
         precision: that training resolves to here.
 
     Raises:
         ValueError: names a trial.
     """
-    for trial, record in {trial.method: (trial, record) for trial, record in done}.values():
+    one_each = {
+        (trial.method, *(str(trial.settings.get(name)) for name in FILES)): (trial, record) for trial, record in done
+    }
+    for trial, record in one_each.values():
         plan = plan_run(checked.under(trial.config(checked.config, name)), precision)
         keys = [expert.key for expert in plan.experts]
         if record.get("experts", keys) != keys:

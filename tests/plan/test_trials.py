@@ -122,6 +122,12 @@ def test_swept_reference_images_need_no_others(tmp_path, task_data, small_backbo
     found = {trial.config(checked.config, "s").distillation.reference for trial in made}
     assert {Path(str(path)) for (path,) in found} == set(folders)
     assert base_of(sweep(sweep=("lora.rank=8,16",))) == sweep().experiment()
+    plans = [plan_run(checked.under(trial.config(checked.config, "s")), "fp32") for trial in made[:2]]
+    keys = [[expert.key for expert in plan.experts] for plan in plans]
+    keys[0][0] = "an expert of what the first folder had"
+    records = [{"experts": one, "made": made_of(plan)} for one, plan in zip(keys, plans, strict=True)]
+    with pytest.raises(ValueError, match=f"{made[0].id} was finished with other experts"):
+        require_alike(checked, "s", list(zip(made[:2], records, strict=True)), "fp32")
 
 
 def test_all_combinations_are_there_once():
