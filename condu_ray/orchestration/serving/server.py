@@ -114,9 +114,11 @@ def serving(
         lines: what is said meanwhile.
 
     Raises:
-        ResourceError: the port is taken, the cluster has no room for all replicas, or serves others.
+        ResourceError: Ray Serve is not installed, the port is taken, the cluster has no room for all replicas, or
+            serves others.
         ServeError: replicas fail to start.
     """
+    check_installed()
     port = free_port(host, port)
     lines = lines or Lines()
     with announced(), env.ray_cluster(address, "serve", lines):
@@ -184,6 +186,20 @@ def _others(host: str, port: int) -> bool:
                 f"{port}; end it (`serve shutdown`, or ray.serve.shutdown() in Python) and give this command again"
             )
     return bool(there.proxies)
+
+
+def check_installed() -> None:
+    """Refuses an environment without the extra `serve`: Ray has `ray.serve` without it, but not what that needs.
+
+    Raises:
+        ResourceError: with what to install; Ray's own advice may bring another release of Ray.
+    """
+    try:
+        import ray.serve  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ResourceError(
+            f"serving needs Ray Serve, which is not installed ({error.name} is missing): pip install 'condu_ray[serve]'"
+        ) from error
 
 
 def check_room(

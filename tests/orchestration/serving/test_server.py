@@ -1,6 +1,7 @@
 """What is refused before anything starts, and what is said of replicas that fail; without Ray."""
 
 import socket
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,27 @@ from ray.serve import context
 from condu_ray.orchestration.cluster.room import ResourceError
 from condu_ray.orchestration.serving import server as module
 from condu_ray.orchestration.serving.app import NAME, build, configuration
-from condu_ray.orchestration.serving.server import ServeError, Server, check_room, elsewhere, follow, free_port, why
+from condu_ray.orchestration.serving.server import (
+    ServeError,
+    Server,
+    check_room,
+    elsewhere,
+    follow,
+    free_port,
+    serving,
+    why,
+)
 from condu_ray.use.serving import ServeArguments, Source
+
+
+def test_an_environment_without_ray_serve_is_refused_before_anything_starts(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.serve", None)  # an import of it fails
+    monkeypatch.setattr(module.env, "ray_cluster", lambda *_: pytest.fail("a cluster was started"))
+    with (
+        pytest.raises(ResourceError, match=r"is missing\): pip install 'condu_ray\[serve\]'"),
+        serving(ServeArguments(run="r"), "127.0.0.1", 0),
+    ):
+        pass
 
 
 def test_a_port_that_is_taken_is_refused():
