@@ -21,13 +21,17 @@ def provenance() -> dict[str, str]:
     for name in ("torch", "open_clip_torch", "ray", "safetensors"):
         with suppress(PackageNotFoundError):  # what is done in one process needs no Ray
             found[name] = version(name)
-    root = Path(__file__).parents[2]
+    return {"condu_ray": __version__, "python": platform.python_version(), "git": _revision(Path(__file__))} | found
+
+
+def _revision(file: Path) -> str:
+    """Returns the revision of the repository that has this file; `unknown` where none has, as where it is installed."""
+    # By the file: an environment often lies within a repository that is not this package's.
+    git = ["git", "-C", str(file.parent), "rev-parse", "HEAD", f"HEAD:./{file.name}"]
     try:
-        git = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        revision = subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        return subprocess.run(git, capture_output=True, text=True, timeout=5, check=True).stdout.split()[0]
     except (OSError, subprocess.SubprocessError):
-        revision = "unknown"
-    return {"condu_ray": __version__, "python": platform.python_version(), "git": revision} | found
+        return "unknown"
 
 
 def command() -> str:
