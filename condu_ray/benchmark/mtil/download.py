@@ -1,8 +1,8 @@
 """Fetches original files through torchvision, which checks each archive's MD5 before it extracts it.
 
-What an archive can do while it is extracted: torchvision gives `tarfile` its "data" filter, which refuses absolute
-paths, "..", links that point outside and device files; `zipfile` strips absolute paths and ".." itself. Python before
-3.11.4 has no such filter, so there nothing is downloaded.
+What an archive can do while it is extracted: torchvision gives `tarfile` its "data" filter since 0.29.2, which refuses
+absolute paths, "..", links that point outside and device files; `zipfile` strips absolute paths and ".." itself. Python
+before 3.11.4 has no such filter, so there nothing is downloaded.
 """
 
 from __future__ import annotations
