@@ -40,13 +40,13 @@ def test_a_damaged_file_of_a_sweeps_settings_is_named_with_what_to_do(tmp_path, 
     path = tmp_path / "sweep-config.json"
     path.write_text(content)
     with pytest.raises(ArtifactError, match=r"sweep-config\.json: damaged .* remove it"):
-        module._remember(tmp_path, Sweep(), [], "content")
+        module._remember(tmp_path, Sweep(), [], "content", {})
     assert path.read_text() == content
 
 
 def test_a_sweep_goes_on_with_other_lanes_and_is_known_by_those_it_began_with(tmp_path):
     def begun(**training):
-        return module._remember(tmp_path, Sweep(training=training, keep_sessions="last"), [], "content").training
+        return module._remember(tmp_path, Sweep(training=training, keep_sessions="last"), [], "content", {}).training
 
     assert begun(lanes=2) == begun(max_failures=0, checkpoint_minutes=1.5) == begun(lanes=2)
     assert json.loads((tmp_path / "sweep-config.json").read_text())["config"]["training"]["lanes"] == 2
