@@ -29,8 +29,9 @@ from condu_ray.methods.session import read_session
 from condu_ray.store import artifacts
 from condu_ray.store.location import Place
 from condu_ray.store.sole_writer import sole_writer
+from condu_ray.use.about import DATA
 from condu_ray.use.model_folder import write_model
-from condu_ray.use.served import DATA, Served, UseError, at_theta0
+from condu_ray.use.served import Served, UseError, at_theta0
 from condu_ray.vlm.model import WEIGHTS, BackboneSpec, backbone_spec, load_backbone
 from condu_ray.vlm.moments import Moments
 from condu_ray.vlm.novelty import Known

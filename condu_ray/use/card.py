@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from condu_ray.report.text import escaped, fenced, json_text, markdown_page, markdown_table
 from condu_ray.store.provenance import provenance
+from condu_ray.use.about import DATA
 from condu_ray.use.bundle import by_name
-from condu_ray.use.served import DATA, Served
+from condu_ray.use.served import Served
 
 if TYPE_CHECKING:
     from condu_ray.use.peft import Adapter

@@ -12,6 +12,7 @@ from condu_ray.plan.stored_run import StoredRun
 from condu_ray.settings import content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.location import Place, given
+from condu_ray.use.about import calibration
 from condu_ray.use.bundle import is_bundle, read_bundle
 from condu_ray.use.served import Served, UseError, chosen_method, served_run, warn_of_fewer
 from condu_ray.use.serving import Source
@@ -85,6 +86,7 @@ def resolved(source: Source) -> Source:
     found = {"run": name, "storage": str(storage.absolute()), "method": method, "session": session}
     precision = source.precision or run.plan.precision
     mark, tasks = _mark(state, run.config.inference), tuple(task.name for task in run.tasks)
+    found |= {"calibration": calibration(run, method, session - 1)}
     return source.model_copy(update=found | {"state": mark, "precision": precision, "tasks": tasks})
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -22,15 +21,13 @@ from condu_ray.names import nearest
 from condu_ray.plan.kept_deltas import KeptDeltas
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.experts import load_expert
+from condu_ray.use.about import about
 from condu_ray.vlm.model import Backbone, load_backbone
 from condu_ray.vlm.novelty import Known
 
 log = logging.getLogger(__name__)
 _SWAPPED: WeakSet[Any] = WeakSet()
 """Models whose weights a predictor swaps: who takes what they are now for theta0 takes an expert for it."""
-
-DATA = ("data", "more_data", "task_data", "probe")
-"""Settings that say where data are: places of a machine, which nobody else has."""
 
 
 class UseError(ValueError):
@@ -220,7 +217,7 @@ def served_run(found: StoredRun, method: str | None = None, session: int | None 
         prototypes=prototypes,
         factors=partial(load_expert, config.storage, form="factors"),
         known=known,
-        about=_about(found, one.method, state),
+        about=about(found, one.method, state),
     )
 
 
@@ -236,41 +233,3 @@ def warn_of_fewer(run: str, method: str, count: int, why: str) -> None:
     """
     if why:
         log.warning("%s/%s answers as after session %d: %s", run, method, count, why)
-
-
-def _about(found: StoredRun, method: Method, state: ModelState) -> dict[str, Any]:
-    """What a card says of a run: where its data and accuracies stand after the session; no path of this machine."""
-    rows, session = found.rows(), len(state.tasks) - 1
-    rows = rows[(rows["method"] == method.name) & (rows["session"] == session)] if len(rows) else rows
-    rows = rows[rows["task"].isin([task.name for task in found.tasks])]
-    accuracy: dict[str, dict[str, float]] = {}
-    temperatures: dict[str, float] = {}
-    for row in rows.itertuples():
-        accuracy.setdefault(str(row.protocol), {})[str(row.task)] = round(float(row.accuracy), 4)
-        if row.protocol == "task" and method.skips_trigger(state):
-            continue  # earlier releases kept theta0's there
-        if row.temperature is not None and not math.isnan(temperature := float(row.temperature)):
-            temperatures[str(row.task)] = temperature
-    if found.plan.checked.validation and method.routes and method.inference.aggregation == "mixture":
-        _warn_of_lacking(found.config.run_name, method.name, [one for one in state.tasks if one not in temperatures])
-    return {
-        "run": found.config.run_name,
-        "session": session,
-        "data": {
-            task.name: {"fingerprint": task.fingerprint, "train_images": task.train_rows, "test_images": task.test_rows}
-            for task in found.tasks
-        },
-        "accuracy": accuracy,
-        **({"temperatures": temperatures} if temperatures else {}),
-        "settings": found.config.model_dump(mode="json", exclude={"storage", "tracking", "cluster", "run", *DATA}),
-    }
-
-
-def _warn_of_lacking(run: str, method: str, tasks: Sequence[str]) -> None:
-    """Says of which experts nothing that was measured has the temperature by which the run's evaluators mix them."""
-    if tasks:
-        log.warning(
-            "%s/%s: of %s no temperature was measured yet, so that a mixture takes it at 1 and may answer otherwise "
-            "than the run's evaluators; finish the run first, or, where an earlier release measured it without the "
-            "protocol task, run it again with --protocol task beside the others", run, method, ", ".join(tasks),
-        )  # fmt: skip

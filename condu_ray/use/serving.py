@@ -25,6 +25,9 @@ class Source(Settings):
     state: str | None = None
     """What that state and its prediction are, as it was found: a run, or a bundle's folder, may have another one under
     the same name and session later, which nobody is to load in its place."""
+    calibration: str | None = None
+    """What the temperatures are by which its experts are mixed, once all were measured: `--follow` takes a state again
+    that it took before that. Nobody refuses others."""
     tasks: tuple[str, ...] = ()
     """Tasks of the run as it was found, learned or later ones: a replica that starts after one more was added answers
     among the same classes as the others. Empty: all that it has."""

@@ -11,8 +11,10 @@ from condu_ray.plan.preflight import check
 from condu_ray.report.run_report import write_report
 from condu_ray.store.location import Location
 from condu_ray.use.bundle import read_bundle, write_bundle
+from condu_ray.use.loading import load_source, resolved
 from condu_ray.use.predictor import Predictor
 from condu_ray.use.served import served_run
+from condu_ray.use.serving import Source
 from condu_ray.vlm.calibration import calibration_error, fit_temperature
 from tests.learnt import learn_here
 from tests.use.conftest import TASKS
@@ -109,6 +111,18 @@ def test_who_answers_by_a_mixture_that_is_not_measured_yet_is_told(run, caplog, 
     assert not caplog.records
     served_run(found, "condu-svd")
     assert "c/condu-svd: of doors no temperature was measured yet" in caplog.text
+
+
+def test_a_state_that_was_taken_before_its_temperatures_were_measured_is_taken_again(run, monkeypatch):
+    _, found = run
+    asked = Source(run="c", storage=str(found.config.storage), method="condu-svd")
+    whole, rows = resolved(asked), type(found).rows
+    monkeypatch.setattr(type(found), "rows", lambda self: rows(self)[lambda one: one.task != "doors"])
+    part = resolved(asked)
+    assert part.calibration is None
+    assert whole == part.model_copy(update={"calibration": whole.calibration}) != part
+    load_source(whole)  # which temperatures are there is never why a state is refused
+    assert resolved(asked.model_copy(update={"method": "average"})).calibration is None  # it mixes nothing
 
 
 def test_the_report_says_before_and_after(run, told, tmp_path):

@@ -292,6 +292,8 @@ def follow(server: Server, seconds: float, latest: Callable[[], Source], say: Ca
                 said = words
                 continue
             said = ""
-            if found != server.now:
+            if found != (before := server.now):
                 server.deploy(found)
-                say(f"session {found.session} of {found.run} takes the place of the one before it")
+                same = found == before.model_copy(update={"calibration": found.calibration})
+                way = "is served by the temperatures measured now" if same else "takes the place of the one before it"
+                say(f"session {found.session} of {found.run} {way}")

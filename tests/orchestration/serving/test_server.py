@@ -156,7 +156,8 @@ def test_a_replica_that_is_replaced_ends_nothing_and_one_that_never_comes_does(c
 
 
 def test_a_new_session_is_looked_for_and_served(clock):
-    found = [Source(run="r", session=1), OSError("out of reach"), Source(run="r", session=2)]
+    fitted = Source(run="r", session=2, calibration="c")
+    found = [Source(run="r", session=1), OSError("out of reach"), Source(run="r", session=2), fitted]
     said = []
 
     def latest():
@@ -167,16 +168,17 @@ def test_a_new_session_is_looked_for_and_served(clock):
 
     def say(text):
         said.append((round(clock[0]), text))
-        if len(said) == 2:
+        if len(said) == 3:
             raise KeyboardInterrupt
 
     watched = Watched(None)
     with pytest.raises(KeyboardInterrupt):
         follow(watched, 10, latest, say)
-    assert watched.deployed == [Source(run="r", session=2)]
-    assert [at for at, _ in said] == pytest.approx([20, 30], abs=1)
+    assert watched.deployed == [Source(run="r", session=2), fitted]
+    assert [at for at, _ in said] == pytest.approx([20, 30, 40], abs=1)
     assert "out of reach" in said[0][1]
-    assert "session 2 of r" in said[1][1]
+    assert "session 2 of r takes the place" in said[1][1]
+    assert "session 2 of r is served by the temperatures" in said[2][1]
 
 
 def test_storage_that_is_away_is_said_once_and_again_when_it_goes_again(clock):
