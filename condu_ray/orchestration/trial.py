@@ -103,6 +103,7 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
     record = trial.record() | {
         "run": config.run_name,
         "measured_on": config.measure_on,
+        "precision": results.plan.precision,
         **accuracies(found),
         "seconds": seconds,
         "experts": keys,

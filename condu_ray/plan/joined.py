@@ -59,11 +59,14 @@ def together(found: Sequence[Made]) -> list[dict[str, Any]]:
     flat = [compared_settings(one.made_by) for one in found]
     _require_one_content(found, flat)
     keys = sorted({key for settings in flat for key in settings})
+    precisions = {record.get("precision") for one in found for record in one.records} - {None}
     varied = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
     joined: dict[str, tuple[str, dict[str, Any]]] = {}
     for one, settings in zip(found, flat, strict=True):
         for record in one.records:
             named = {key: settings.get(key) for key in varied} | record["settings"]
+            if len(precisions) > 1 and record.get("precision"):  # `auto` is not the same on every machine
+                named["training.precision"] = record["precision"]
             identity = json.dumps([record["method"], record["order"], record["seed"], named], sort_keys=True)
             whole = {**record, "trial": f"{one.name}:{record['trial']}", "settings": named}
             if identity not in joined:

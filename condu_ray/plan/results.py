@@ -215,6 +215,7 @@ class Results:
             "read": self.plan.checked.read,
             "protocols": config.protocol,
             "measured_on": config.measure_on,
+            "precision": self.plan.precision,
             **({"zero_shot": compared} if compared else {}),
             **({"routing": routing} if routing else {}),
             **({"probes": {name: one.percent for name, one in self._pretrained.items()}} if self._probes else {}),

@@ -176,7 +176,7 @@ def _run(name: str, folder: Place, config: Mapping[str, Any]) -> Stored:
         found = json.loads(artifacts.read_text(path))
         made_by, read = found.get("config") or config, found.get("read") or {}
         about = {"order_name": "given", "order": found["tasks"], "seed": found["seed"], "settings": {}}
-        about["measured_on"] = found.get("measured_on", "test")
+        about |= {"measured_on": found.get("measured_on", "test"), "precision": found.get("precision")}
         for method, entry in found["methods"].items():
             record = {"trial": f"{name}.{method}", "method": method, "seconds": entry["seconds"]}
             records.append(record | accuracies(entry) | about)

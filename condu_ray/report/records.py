@@ -7,6 +7,7 @@ A trial is stored as a *record*, a dict of plain values:
 - `accuracy`: percent, T rows of T values: [t][i] is the i-th task of `order` after session t, protocol `task`;
 - `own`, `union`, `xtail`: {"accuracy": ...}, the same under another protocol; None or left out where not measured;
 - `measured_on`: `test` or `validation` images; left out by earlier versions, which had test images alone;
+- `precision`: `fp32` or `bf16`, which `auto` was on its machine; left out by earlier versions;
 - `experts`, `made`: keys of its experts, hashes of its states and measurements (`plan/trials.py`), by which a sweep
   that goes on knows a version that made others; left out by earlier versions;
 - `seconds`, `experts_trained`, `experts_reused`, `measurements`, `measurements_reused`: what it cost.

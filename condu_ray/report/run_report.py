@@ -14,6 +14,7 @@ Results are one dict:
 - `read`: what they are of, `backbone` (theta0's fingerprint) and `tasks` (by name a hash of images, classes and
   templates); earlier versions say nothing of it;
 - `protocols`: those that were asked for; `measured_on`: `test` or `validation` images (earlier versions: `test`);
+  `precision`: `fp32` or `bf16`, of training and measuring (left out by earlier versions);
 - optionally `routing`: `tasks`, `confusion` (by router T rows of T values: the share in percent of each task's test
   images that each task is the likeliest of) and `methods` (by router the names of the methods that ask it);
 - optionally `probes`: theta0's accuracy on what is never learned, percent by name; a method has `probes` too: by name,

@@ -41,6 +41,15 @@ def test_what_settings_differ_in_keeps_records_apart(storage):
     assert [one["settings"] for one in joined] == [{"training.steps": 10}] * 3 + [{"training.steps": 20}]
 
 
+def test_what_auto_meant_on_each_machine_keeps_records_apart(storage):
+    write_sweep(storage, "two", [record("condu", "abc", value=60.0, precision="bf16")])
+    write_sweep(storage, "three", [record("condu", "abc", value=50.0, precision="fp32")])
+    write_sweep(storage, "four", [record("dare", "abc", precision="fp32")])
+    apart = together([find(storage, name) for name in ("two", "three")])
+    assert [one["settings"] for one in apart] == [{"training.precision": "bf16"}, {"training.precision": "fp32"}]
+    assert [one["settings"] for one in together([find(storage, name) for name in ("three", "four")])] == [{}, {}]
+
+
 @pytest.mark.parametrize(
     ("setting", "values"), [("max_images", (0, 100)), ("first_session", ("triggers", "pretrained"))]
 )
