@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = out or (report_folder(found[0].folder) if own else joined)
         if out is None:
             _writable(folder / sweep_numbers_path(folder).name, out)
-        write_sweep_report(storage, found, folder, published=arguments.published, extra={"command": command()})
+        write_sweep_report(found, folder, published=arguments.published, extra={"command": command()})
         console.print(f"report: {folder / 'report.md'}")
     if arguments.sync_mlflow:
         for one in found:

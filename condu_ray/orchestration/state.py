@@ -27,7 +27,7 @@ from condu_ray.orchestration.cluster.memory import free_memory
 from condu_ray.orchestration.shards import begun, merged, opened_session, start_shards
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.sessions import PlannedSession
-from condu_ray.store.artifacts import sizes
+from condu_ray.store.artifacts import exists, sizes
 from condu_ray.store.experts import FILES, expert_folder
 from condu_ray.store.layout import ledger_path, staged_path
 from condu_ray.store.ledger import ROOT, Entry, Ledger
@@ -95,7 +95,7 @@ class ModelKeeper:
             session: as planned: its expert, the state that it is merged into, and the identity of the result.
 
         Returns:
-            The ledger's entry; of the earlier commit when there was one.
+            The ledger's entry; of the earlier commit when there was one, whose session is merged again if it is gone.
 
         Raises:
             StateError: the parent is not committed, or the position does not fit it.
@@ -103,7 +103,7 @@ class ModelKeeper:
             ArtifactError: the expert or the parent is missing or damaged.
         """
         method, recorded = get(name, self._config), self._entry(name, session.state)
-        if recorded is not None:
+        if recorded is not None and exists(self._folder(name, recorded)):  # a copy that was cut short may lack it
             return recorded
         begin, task, position = time.perf_counter(), session.task, session.position
         expert = session.expert.key if session.expert else None
@@ -124,8 +124,11 @@ class ModelKeeper:
         after = before.after(session.state, task, expert, model)
         save_session(self._run, method, entry, after, self._entry(name, session.parent))
         save_counted(self._run, method, after)
-        entry = replace(entry, seconds=time.perf_counter() - begin)
-        self._lists(name)[-1].append(entry)
+        if recorded is not None:
+            log.warning("%s: was gone, and was merged again", self._folder(name, recorded))
+        entry = recorded or replace(entry, seconds=time.perf_counter() - begin)
+        if recorded is None:
+            self._lists(name)[-1].append(entry)
         if not self._staged:  # what is on trial may be dropped again, and the session before it go on
             drop_counted(self._run, method, but=after.id)
         self._latest.pop(name, None)
@@ -141,7 +144,7 @@ class ModelKeeper:
         folder, entry = expert_folder(self._storage, expert), self._entry(method.name, parent)
         delta = state = _nbytes(folder, FILES[method.form])
         if entry is not None:
-            state = max(delta, _nbytes(session_folder(self._run, method.name, entry.position, entry.task, entry.state)))
+            state = max(delta, _nbytes(self._folder(method.name, entry)))
         needed = 2 * state + 4 * delta  # before and after; the expert, and what the merge makes of it, a tally maybe
         for name in others:
             if (free := free_memory()) >= needed:
@@ -152,10 +155,12 @@ class ModelKeeper:
 
     def _export(self, method: str, entry: Entry) -> None:
         tags = {"run": self._config.run_name, "method": method}
-        folder = session_folder(self._run, method, entry.position, entry.task, entry.state)
         telemetry.inc("condu_sessions_committed_total", **tags)
         telemetry.observe("condu_merge_seconds", entry.seconds, **tags)
-        telemetry.gauge("condu_unified_model_bytes", _nbytes(folder), **tags)
+        telemetry.gauge("condu_unified_model_bytes", _nbytes(self._folder(method, entry)), **tags)
+
+    def _folder(self, method: str, entry: Entry) -> Place:
+        return session_folder(self._run, method, entry.position, entry.task, entry.state)
 
 
 def _holds(state: ModelState) -> bool:

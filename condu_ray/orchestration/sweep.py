@@ -291,7 +291,7 @@ def _report(sweep: Sweep, name: str, parent: Parent, seconds: float, lines: Line
     found = find(sweep.storage, name)
     extra = {"seconds": seconds, "command": command()}
     folder = report_folder(found.folder)
-    numbers = write_sweep_report(sweep.storage, [found], folder, published=sweep.published, extra=extra)
+    numbers = write_sweep_report([found], folder, published=sweep.published, extra=extra)
     parent.finish(aggregates(numbers), folder)
     lines.console.print(f"{shown_costs(numbers)}; {seconds:.0f} s")
     lines.console.print(f"report: {folder / 'report.md'}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from condu_ray.config import Experiment
 from condu_ray.methods import ModelState
@@ -11,6 +11,7 @@ from condu_ray.store import artifacts
 from condu_ray.store.experts import FILES, expert_size
 from condu_ray.store.layout import expert_folder, session_folder
 from condu_ray.store.ledger import Entry
+from condu_ray.store.location import Place
 
 
 def kept_bytes(config: Experiment, plan: MethodPlan, entry: Entry) -> int:
@@ -22,16 +23,28 @@ def kept_bytes(config: Experiment, plan: MethodPlan, entry: Entry) -> int:
         entry: the session after which is counted.
 
     Raises:
+        ArtifactError: a file is missing.
         OSError: a file cannot be read.
     """
     method, learned = plan.method, plan.sessions[: entry.position + 1]
     if method.keeps_model:
         folder = session_folder(config.run_folder, method.name, entry.position, entry.task, entry.state)
-        return sum(size for name, size in artifacts.sizes(folder).items() if name != artifacts.MANIFEST)
+        return _bytes(folder, artifacts.read_meta(folder)["files"])
     keys = tuple(one.expert.key if one.expert else None for one in learned)
     state = ModelState(entry.state, tuple(one.task for one in learned), keys)
     served = {method.weights(state, task) for task in state.tasks} & set(keys)
-    return sum(artifacts.sizes(expert_folder(config.storage, str(key)))[FILES["delta"]] for key in served)
+    return sum(_bytes(expert_folder(config.storage, str(key)), [FILES["delta"]]) for key in served)
+
+
+def _bytes(folder: Place, wanted: Iterable[str]) -> int:
+    """The bytes of files that an artifact is to have: one that a copy of storage left out would count as none."""
+    found, names = artifacts.sizes(folder), sorted(wanted)
+    if missing := [name for name in names if name not in found]:
+        raise artifacts.ArtifactError(
+            f"{folder / missing[0]}: missing, as where storage was copied in part; give the run's command with "
+            "--repair true, which has it made again"
+        )
+    return sum(found[name] for name in names)
 
 
 def kept_bits(config: Experiment, plan: MethodPlan, entries: Sequence[Entry]) -> dict[str, float | None]:

@@ -25,7 +25,6 @@ from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import (
     config_path,
-    expert_folder,
     results_path,
     run_folder,
     runs_folder,
@@ -183,28 +182,28 @@ def _run(name: str, folder: Place, config: Mapping[str, Any]) -> Stored:
     return Stored(name, "run", folder, config, (), tuple(records), made_by, read)
 
 
-def costs(storage: Place, found: Sequence[Stored]) -> dict[str, Any]:
-    """Counts what was paid and what was shared: experts used, different, trained by these; measurements."""
+def costs(found: Sequence[Stored]) -> dict[str, Any]:
+    """Counts what was paid and what was shared: experts used, different, trained by these; measurements.
+
+    By the records alone: experts may have been removed since, and a report of accuracies needs none.
+    """
     records = [record for one in found for record in one.records]
     uses = Counter(key for record in records for key in record.get("experts", ()))
-    makers = {key: artifacts.read_meta(expert_folder(storage, key)).get("run", "") for key in uses}
-    own = tuple(f"{one.name}." for one in found)
     return {
         "experts_used": uses.total(),
         "experts_different": len(uses),
-        "experts_trained_by_this_sweep": sum(maker.startswith(own) for maker in makers.values()),
+        "experts_trained_by_this_sweep": sum(record.get("experts_trained", 0) for record in records),
         "measurements": sum(record.get("measurements", 0) for record in records),
         "measurements_reused": sum(record.get("measurements_reused", 0) for record in records),
     }
 
 
 def write_sweep_report(
-    storage: Place, found: Sequence[Stored], folder: Place, *, published: bool = False, extra: Mapping[str, Any]
+    found: Sequence[Stored], folder: Place, *, published: bool = False, extra: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Writes the report of one sweep, or of several runs and sweeps together.
 
     Args:
-        storage: storage folder.
         found: what it is about.
         folder: where the report goes.
         published: whether the papers' figures stand beside the measured ones.
@@ -222,7 +221,7 @@ def write_sweep_report(
     if not records:
         raise ConfigError(f"{', '.join(one.name for one in found)}: no trial is finished; run the command again")
     rows, left_out = _published(found) if published else ([], [])
-    about = {"costs": costs(storage, found), **extra}
+    about = {"costs": costs(found), **extra}
     name = " + ".join(one.name for one in found)
     sweep_report(records, folder, name=name, published=rows, left_out=left_out, part=_part(found), extra=about)
     numbers: dict[str, Any] = json.loads(artifacts.read_text(folder / sweep_numbers_path(folder).name))
@@ -248,7 +247,7 @@ def _published(found: Sequence[Stored]) -> tuple[list[dict[str, Any]], list[Left
     return kept, [(row, why) for row, why in each[0][1] if row not in kept]
 
 
-def written_report(storage: Place, stored: Stored) -> dict[str, Any]:
+def written_report(stored: Stored) -> dict[str, Any]:
     """Returns the numbers of a sweep's own report; it is written where there is none of all that is finished."""
     path, extra, published = sweep_numbers_path(stored.folder), dict[str, Any](), False
     if backend(path).exists(path):
@@ -257,7 +256,7 @@ def written_report(storage: Place, stored: Stored) -> dict[str, Any]:
             return numbers
         extra = {key: value for key, value in numbers["extra"].items() if key != "costs"}  # as a kill left it
         published = bool(numbers["published"])
-    return write_sweep_report(storage, [stored], path.parent, published=published, extra=extra)
+    return write_sweep_report([stored], path.parent, published=published, extra=extra)
 
 
 def aggregates(numbers: Mapping[str, Any]) -> dict[str, float]:

@@ -22,8 +22,11 @@ from condu_ray.plan.preflight import Checked
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import RunPlan, plan_run
 from condu_ray.plan.stored_method import StoredMethod
+from condu_ray.store.layout import expert_folder, session_folder
 from condu_ray.store.ledger import ROOT
+from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy, read_measurement
+from condu_ray.store.presence import present
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -241,11 +244,20 @@ def stored_run(checked: Checked) -> StoredRun:
 
 
 def finished_run(checked: Checked) -> StoredRun | None:
-    """Returns a run whose every session and measurement is in storage; None when anything is missing.
+    """Returns a run whose every session, expert and measurement is in storage; None when anything is missing.
 
     What `training.precision=auto` means is known here only of this machine, so a run of a cluster whose GPUs this
     machine has not is not found.
     """
     precision = resolved_precision(checked.config.training.precision, torch.cuda.is_available())
     found = StoredRun(plan_run(checked, precision))
-    return found if found.complete else None
+    return found if found.complete and _whole(found) else None
+
+
+def _whole(found: StoredRun) -> bool:
+    """Whether the folders are there that a run's ledgers and plan name: storage may be a copy that was cut short."""
+    storage, run = found.config.storage, found.config.run_folder
+    wanted: set[Place] = {expert_folder(storage, expert.key) for expert in found.plan.experts}
+    for name, one in found.methods.items():
+        wanted |= {session_folder(run, name, at.position, at.task, at.state) for at in one.entries}
+    return present(wanted) == wanted

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -180,6 +181,13 @@ class TestOpen:
         run = open_run(written.storage, "r")
         assert run.complete
         assert run.plan.precision == "bf16"
+        assert finished_run(check(written.config)) is None
+
+    @pytest.mark.parametrize("gone", ["experts/*", "runs/r/condu/sessions/02-*", "runs/r/individual/sessions/03-*"])
+    def test_what_a_copy_of_storage_left_out_is_to_be_made_before_it_is_finished(self, finished, written, gone):
+        assert finished_run(check(written.config)) is not None
+        shutil.rmtree(next(written.storage.glob(gone)))
+        assert open_run(written.storage, "r").complete  # of what it measured nothing is lost
         assert finished_run(check(written.config)) is None
 
     def test_names_that_are_not_there(self, written, tmp_path):

@@ -1,6 +1,7 @@
 """The state actor's logic, without Ray: idempotent, in order, and the same after any crash."""
 
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -139,6 +140,20 @@ def test_what_was_damaged_does_not_get_into_the_next_session(keeper, config, fin
     assert Path(folder / path.name).read_bytes() == content
     with pytest.raises(ArtifactError, match="differs from its checksum"):
         load_session(config.run_folder, get("condu-svd"), Entry(2, "c", "key-c", "", wanted[2][1].state, 0.0))
+
+
+@pytest.mark.parametrize("gone", ["01-*", "03-*", "04-*", "*"])
+def test_a_session_whose_folder_is_gone_is_merged_again_and_its_line_stays(keeper, config, ledger, final, gone):
+    """As in a copy of storage that was cut short, or where a kill came while its files were let go."""
+    entries = [keeper().merge(*call) for call in calls()]
+    before, folders = ledger(), sorted(Path(sessions_folder(config.run_folder, "condu")).iterdir())
+    for folder in Path(sessions_folder(config.run_folder, "condu")).glob(gone):
+        shutil.rmtree(folder)
+    one = keeper()
+    assert [one.merge(*call) for call in calls()] == entries
+    assert ledger() == before
+    assert sorted(Path(sessions_folder(config.run_folder, "condu")).iterdir()) == folders
+    assert final().fingerprint == expected().fingerprint
 
 
 def test_a_merge_that_skips_a_task_is_refused(keeper):

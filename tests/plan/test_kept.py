@@ -1,6 +1,7 @@
 """Bits on disk, counted from the files: a session's, or those of the experts that serve."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -76,6 +77,18 @@ def test_they_are_the_files_without_the_manifest(made):
         files = [path for path in artifacts.local(folder).iterdir() if path.name != "meta.json"]
         assert len(files) == 2 + entry.position
         assert kept_bytes(found.config, found.plan, entry) == sum(path.stat().st_size for path in files)
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [("condu", "runs/r/condu/sessions/03-*/unified*"), ("condu-svd", "runs/*/*/sessions/03-*/task-doors*"),
+     ("individual", "experts/*/delta*")],
+)  # fmt: skip
+def test_a_file_that_a_copy_of_storage_left_out_does_not_count_as_none(made, name, gone):
+    found = made(name)
+    next(Path(found.config.storage).glob(gone)).unlink()
+    with pytest.raises(artifacts.ArtifactError, match=r"missing, .* --repair true"):
+        kept_bits(found.config, found.plan, found.entries)
 
 
 def test_what_trains_nothing_keeps_nothing(made):

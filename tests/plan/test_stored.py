@@ -3,12 +3,10 @@
 import json
 
 import pytest
-import torch
 
 from condu_ray.command_line import ConfigError
 from condu_ray.constants import ORDER_1
 from condu_ray.plan import stored
-from condu_ray.store.experts import save_expert
 from condu_ray.store.layout import report_folder
 
 TASKS = ["a", "b", "c"]
@@ -111,7 +109,7 @@ def test_settings_of_a_newer_release_are_named_with_their_file(storage, name, fi
 def test_the_report_of_several_is_written_and_summed_up(storage, tmp_path):
     write_sweep(storage, "two", [record("condu", "bca", value=80.0)])
     found = [stored.find(storage, name) for name in ("one", "two")]
-    numbers = stored.write_sweep_report(storage, found, tmp_path / "out", published=True, extra={"command": "c"})
+    numbers = stored.write_sweep_report(found, tmp_path / "out", published=True, extra={"command": "c"})
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.md", "summary.csv", "summary.tex"}
     text = (tmp_path / "out" / "report.md").read_text()
     assert "one + two" in text
@@ -136,12 +134,12 @@ def test_a_sweeps_own_report_is_written_anew_where_trials_were_finished_since(st
 
     monkeypatch.setattr("condu_ray.report.sweep_report.sweep_report", write)
     found = stored.find(storage, "one")
-    stored.write_sweep_report(storage, [found], report_folder(found.folder), extra={"command": "c"})
-    assert len(stored.written_report(storage, found)["trials"]) == 3
+    stored.write_sweep_report([found], report_folder(found.folder), extra={"command": "c"})
+    assert len(stored.written_report(found)["trials"]) == 3
     assert len(written) == 1
     last = record("ties", "cab")
     (storage / "sweeps" / "one" / "trials" / f"{last['trial']}.json").write_text(json.dumps(last))
-    numbers = stored.written_report(storage, stored.find(storage, "one"))
+    numbers = stored.written_report(stored.find(storage, "one"))
     assert (len(numbers["trials"]), numbers["extra"]["command"]) == (4, "c")
     assert numbers["extra"]["costs"]["measurements"] == 36
 
@@ -151,9 +149,9 @@ def test_a_report_that_is_written_anew_has_published_figures_where_it_had_them(t
     first, second = (record(method, ORDER_1, accuracy=matrix) for method in ("condu", "ties"))
     folder = write_sweep(tmp_path, "own", [first, second], left_out=[second["trial"]])
     found = stored.find(tmp_path, "own")
-    before = stored.write_sweep_report(tmp_path, [found], report_folder(found.folder), published=True, extra={})
+    before = stored.write_sweep_report([found], report_folder(found.folder), published=True, extra={})
     (folder / "trials" / f"{second['trial']}.json").write_text(json.dumps(second))
-    numbers = stored.written_report(tmp_path, stored.find(tmp_path, "own"))
+    numbers = stored.written_report(stored.find(tmp_path, "own"))
     assert len(numbers["trials"]) == 2
     assert {row["benchmark"] for row in numbers["published"]} == {row["benchmark"] for row in before["published"]}
     assert numbers["published"]
@@ -167,7 +165,7 @@ def test_published_figures_are_of_what_one_run_measured_and_not_of_two_ones_halv
     write_sweep(tmp_path, "few", [few], shots=5)
     write_sweep(tmp_path, "own", [own])
     found = [stored.find(tmp_path, name) for name in ("few", "own")]
-    numbers = stored.write_sweep_report(tmp_path, found, tmp_path / "out", published=True, extra={})
+    numbers = stored.write_sweep_report(found, tmp_path / "out", published=True, extra={})
     assert {row["benchmark"] for row in numbers["published"]} == {"few_shot", "task_agnostic"}
     assert "Published figures that are not shown" in (tmp_path / "out" / "report.md").read_text()
 
@@ -183,11 +181,12 @@ def test_no_published_figure_stands_beside_what_held_images_out_of_training(tmp_
 
 
 def test_an_expert_that_trials_share_is_paid_once_and_by_who_trained_it(tmp_path):
-    for key, run in (("k1", "one.a.condu.seed0"), ("k2", "ones.a.condu.seed0"), ("k3", "r")):
-        save_expert(tmp_path, key, {"w": torch.ones(1)}, {"run": run})
-    write_sweep(tmp_path, "one", [record("condu", "abc", experts=["k1", "k2"]), record("ties", "abc", experts=["k1"])])
-    write_sweep(tmp_path, "two", [record("condu", "bca", experts=["k1", "k3"], measurements_reused=5)])
-    found = stored.costs(tmp_path, [stored.find(tmp_path, name) for name in ("one", "two")])
+    """By their records: the experts themselves may be in storage no more."""
+    first = record("condu", "abc", experts=["k1", "k2"], experts_trained=1)
+    write_sweep(tmp_path, "one", [first, record("ties", "abc", experts=["k1"], experts_trained=0)])
+    two = record("condu", "bca", experts=["k1", "k3"], experts_trained=0, measurements_reused=5)
+    write_sweep(tmp_path, "two", [two])
+    found = stored.costs([stored.find(tmp_path, name) for name in ("one", "two")])
     assert found == {
         "experts_used": 5, "experts_different": 3, "experts_trained_by_this_sweep": 1, "measurements": 27,
         "measurements_reused": 9,
@@ -234,7 +233,7 @@ def test_published_figures_beside_a_part_of_the_images_are_said_to_be_of_all(tmp
     for name, limit in zip(names, limits, strict=True):
         write_sweep(tmp_path, name, [record("condu", ORDER_1, accuracy=matrix)], evaluation={"max_images": limit})
     found = [stored.find(tmp_path, name) for name in names]
-    stored.write_sweep_report(tmp_path, found, tmp_path / "out", published=True, extra={})
+    stored.write_sweep_report(found, tmp_path / "out", published=True, extra={})
     page, tex = ((tmp_path / "out" / name).read_text() for name in ("report.md", "summary.tex"))
     assert "### Published figures" in page
     if words is None:
@@ -250,4 +249,4 @@ def test_published_figures_beside_a_part_of_the_images_are_said_to_be_of_all(tmp
 def test_a_report_of_nothing_is_refused(tmp_path):
     write_sweep(tmp_path, "one", [record("condu", "abc")], left_out=("a.condu.seed0",))
     with pytest.raises(ConfigError, match="no trial is finished"):
-        stored.write_sweep_report(tmp_path, [stored.find(tmp_path, "one")], tmp_path / "out", extra={})
+        stored.write_sweep_report([stored.find(tmp_path, "one")], tmp_path / "out", extra={})

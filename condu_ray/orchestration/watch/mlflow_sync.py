@@ -66,7 +66,7 @@ def sync(storage: Place, stored: Stored, uri: str | None = None) -> str:
             if trial.id in done:
                 one = checked.under(trial.config(config, stored.name))
                 sent += _send(one, done[trial.id]["seconds"], parent.run, labels(trial))
-        parent.finish(aggregates(written_report(storage, stored)), report_folder(stored.folder))
+        parent.finish(aggregates(written_report(stored)), report_folder(stored.folder))
     if not parent.complete:
         raise _lacking(config)
     return f"{sent} trials are in MLflow, {len(done) - sent} could not be read, {lacking} are not finished"
