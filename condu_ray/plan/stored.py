@@ -64,17 +64,19 @@ class Stored:
     read: Mapping[str, Any]
 
     def experiment(self, storage: Place) -> Experiment:
-        """Returns the settings on a storage folder, which may have been moved.
+        """Returns the settings on a storage folder, which may have been moved, under the name that they are found by.
 
         Raises:
             ConfigError: they are not what this release reads; names the file and the setting.
         """
         try:
-            return Experiment.model_validate({**self.config, "storage": storage})
+            found = Experiment.model_validate({**self.config, "storage": storage})
+            # A copy of a run's folder is a run of its own: by the name in it, its commands would change the other one.
+            return found if found.run_name == self.name else found.model_copy(update={"run": self.name})
         except ValidationError as error:
             path = sweep_config_path(self.folder) if self.kind == "sweep" else config_path(self.folder)
-            found = explained(error, str(path))
-            raise ConfigError(f"{found}\nIf a newer condu_ray wrote it, update condu_ray") from error
+            why = explained(error, str(path))
+            raise ConfigError(f"{why}\nIf a newer condu_ray wrote it, update condu_ray") from error
 
     def runs(self, storage: Place) -> dict[str, StoredRun]:
         """Opens a run, or all trials of a sweep.

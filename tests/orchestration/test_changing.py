@@ -93,8 +93,8 @@ def opened(home, run="r"):
     return open_run(home / "storage", run)
 
 
-def call(command, home, *flags):
-    command.main.__wrapped__(["r", "--storage", str(home / "storage"), *map(str, flags)])
+def call(command, home, *flags, run="r"):
+    command.main.__wrapped__([run, "--storage", str(home / "storage"), *map(str, flags)])
 
 
 def history(home, method="condu", run="r"):
@@ -291,6 +291,19 @@ def test_rolled_back_and_taught_something_else(home):
     call(add, home, "--tasks", "doors", "--max_drop", 100)  # of the run's own data: the state that it had
     assert opened(home).methods["condu"].entries[1].state == three[1].state
     assert [line.state for line in history(home) if not isinstance(line, Mark)].count(three[1].state) == 2
+
+
+@pytest.mark.parametrize("change", [(rollback, "--session", 1), (forget, "--task", "doors")])
+def test_a_copy_of_a_runs_folder_is_a_run_of_its_own(home, change):
+    """Its settings name the one that it was copied from, which may be another one of that name in this storage."""
+    shutil.copytree(home / "storage/runs/r", home / "storage/runs/copy")
+    before, report = state_of(home), home / "storage/runs/r/report"
+    call(*change[:1], home, *change[1:], run="copy")
+    assert state_of(home) == before
+    assert opened(home).complete
+    assert not report.exists()
+    assert tasks_of(opened(home, "copy")) == [["walls"]] * len(METHODS)
+    assert json.loads((home / "storage/runs/copy/report/results.json").read_text())["run"] == "copy"
 
 
 def test_what_is_forgotten_is_gone_and_the_rest_is_as_if_it_had_never_been(home, task_data, small_backbone, capsys):
