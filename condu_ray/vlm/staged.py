@@ -37,10 +37,13 @@ def staged(storage: Place, spec: BackboneSpec, fingerprint: str) -> BackboneSpec
 
     Raises:
         WriteError: it cannot be written.
+        ArtifactError: its manifest is damaged.
         BackboneError: the backbone cannot be loaded any more.
     """
     folder = backbone_folder(storage, fingerprint)
-    if not artifacts.exists(folder):
+    there = artifacts.exists(folder)
+    # A copy of storage that was cut short has its manifest before its weights.
+    if not there or not artifacts.read_meta(folder)["files"].keys() <= set(artifacts.names(folder)):
 
         def write(draft: Path) -> None:
             _write(draft, spec)
@@ -48,7 +51,8 @@ def staged(storage: Place, spec: BackboneSpec, fingerprint: str) -> BackboneSpec
                 raise _DiffersError(spec.name)
 
         try:
-            artifacts.publish(folder, {"backbone": spec.name, "fingerprint": fingerprint}, write, seal=True)
+            meta = {"backbone": spec.name, "fingerprint": fingerprint}
+            artifacts.publish(folder, meta, write, seal=True, anew=there)
         except _DiffersError:
             log.warning("backbone %s: comes back otherwise from files; each worker loads it as given", spec.name)
             return spec

@@ -40,6 +40,16 @@ def test_a_folder_is_staged_once_and_is_not_needed_any_more(small_backbone, tmp_
     assert [path.name for path in (tmp_path / "storage" / "backbones").iterdir()] == [backbone.fingerprint]
 
 
+@pytest.mark.parametrize("gone", ["open_clip_model.safetensors", "open_clip_config.json", "bpe_simple_vocab.txt.gz"])
+def test_a_folder_that_a_copy_of_storage_left_a_file_out_of_is_written_again(small_backbone, tmp_path, gone):
+    spec = backbone_spec(pretrained=str(small_backbone))
+    backbone, there = stage(spec, tmp_path)
+    (tmp_path / "backbones" / backbone.fingerprint / gone).unlink()
+    assert staged(tmp_path, spec, backbone.fingerprint) == there
+    assert load_backbone(there).fingerprint == backbone.fingerprint
+    assert damaged(tmp_path) == []
+
+
 def test_the_embedded_one(tmp_path):
     backbone, there = stage(backbone_spec(), tmp_path)
     assert str(EMBEDDED) not in f"{there.model}{there.tokenizer}"
