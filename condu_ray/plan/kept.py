@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from condu_ray.config import Experiment
 from condu_ray.methods import ModelState
+from condu_ray.methods.session import GONE, load_session
 from condu_ray.plan.sessions import MethodPlan
 from condu_ray.store import artifacts
 from condu_ray.store.experts import FILES, expert_size
@@ -23,13 +26,17 @@ def kept_bytes(config: Experiment, plan: MethodPlan, entry: Entry) -> int:
         entry: the session after which is counted.
 
     Raises:
-        ArtifactError: a file is missing.
+        ArtifactError: a file is missing, or the session's were let go and it cannot be merged again.
         OSError: a file cannot be read.
     """
     method, learned = plan.method, plan.sessions[: entry.position + 1]
     if method.keeps_model:
         folder = session_folder(config.run_folder, method.name, entry.position, entry.task, entry.state)
-        return _bytes(folder, artifacts.read_meta(folder)["files"])
+        if GONE in (meta := artifacts.read_meta(folder)):  # of a run that was taken back to it
+            with TemporaryDirectory() as draft:
+                method.save(load_session(config.run_folder, method, entry).model, Path(draft))
+                return sum(path.stat().st_size for path in Path(draft).iterdir())
+        return _bytes(folder, meta["files"])
     keys = tuple(one.expert.key if one.expert else None for one in learned)
     state = ModelState(entry.state, tuple(one.task for one in learned), keys)
     served = {method.weights(state, task) for task in state.tasks} & set(keys)

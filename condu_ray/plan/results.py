@@ -68,6 +68,7 @@ class Results:
         self._probes = [probe.name for probe in plan.probes]
         self._pretrained: dict[str, Accuracy] = {}
         self._looked: set[str] = set()
+        self._kept: dict[str, dict[str, float | None]] = {}
         self._seconds: dict[str, dict[str, float]] = {one.method.name: {} for one in plan.methods}
 
     @property
@@ -239,8 +240,10 @@ class Results:
     def kept(self, plan: MethodPlan) -> dict[str, float | None]:
         """Returns a method's bits on disk, as `kept_bits`; all must be measured."""
         name, protocol = plan.method.name, self._protocols[plan.method.name][0]
-        entries = [self._sessions[name, protocol, one].entry for one in range(len(plan.sessions))]
-        return kept_bits(self.plan.config, plan, entries)
+        if name not in self._kept:  # a session that was let go is merged again for it
+            entries = [self._sessions[name, protocol, one].entry for one in range(len(plan.sessions))]
+            self._kept[name] = kept_bits(self.plan.config, plan, entries)
+        return self._kept[name]
 
     def _calibration(self, method: str) -> list[dict[str, Any]]:
         """How well each expert is calibrated after the last session; nothing where none was measured alone."""

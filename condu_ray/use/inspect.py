@@ -120,7 +120,9 @@ def _bytes(folder: Place) -> int | None:
     if not artifacts.exists(folder):
         return None
     found, meta = artifacts.sizes(folder), artifacts.read_meta(folder)
-    return None if GONE in meta else sum(found[name] for name in meta["files"])
+    if GONE in meta or not meta["files"].keys() <= found.keys():  # let go, or a copy left some out
+        return None
+    return sum(found[name] for name in meta["files"])
 
 
 def _mb(size: int | None) -> float | None:

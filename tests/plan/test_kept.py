@@ -9,7 +9,7 @@ import torch
 from condu_ray.benchmark import load_tasks
 from condu_ray.config import Experiment
 from condu_ray.methods import ModelState, get
-from condu_ray.methods.session import save_session
+from condu_ray.methods.session import let_go, save_session
 from condu_ray.plan import kept
 from condu_ray.plan.kept import kept_bits, kept_bytes
 from condu_ray.plan.sessions import plan_method
@@ -89,6 +89,17 @@ def test_a_file_that_a_copy_of_storage_left_out_does_not_count_as_none(made, nam
     next(Path(found.config.storage).glob(gone)).unlink()
     with pytest.raises(artifacts.ArtifactError, match=r"missing, .* --repair true"):
         kept_bits(found.config, found.plan, found.entries)
+
+
+@pytest.mark.parametrize("name", ["condu", "condu-svd", "ties"])
+def test_the_files_of_a_session_that_were_let_go_count_as_they_were(made, name):
+    """A run that is taken back to it has it as its last."""
+    found = made(name)
+    entry, learned = found.entries[1], found.plan.sessions[:2]
+    before = kept_bytes(found.config, found.plan, entry)
+    tasks, keys = [one.task for one in learned], [one.expert.key for one in learned]
+    assert let_go(found.plan.method, entry, tasks, keys, "last")
+    assert kept_bytes(found.config, found.plan, entry) == before > 0
 
 
 def test_what_trains_nothing_keeps_nothing(made):

@@ -10,8 +10,9 @@ import torch
 
 from condu_ray.learn.features import PRETRAINED, Features
 from condu_ray.merging import UnifiedDelta
+from condu_ray.store.artifacts import publish
 from condu_ray.use.inside import feature_points, layers, routed_to, sign_conflict, trigger_density
-from condu_ray.use.inspect import inspected
+from condu_ray.use.inspect import _bytes, inspected
 from condu_ray.use.served import UseError, served_run
 from condu_ray.vlm import router
 
@@ -127,6 +128,17 @@ def test_the_page_stands_by_itself(found):
     assert str(found.config.storage) not in text
     ledger = re.search(r"<caption><span>The ledger of condu:.*?</table>", text, re.DOTALL)[0]
     assert [ledger.count(part) for part in ("committed</td>", found.methods["condu"].entries[2].state)] == [3, 1]
+
+
+def test_bytes_of_an_artifact_that_a_copy_of_storage_left_a_file_out_of_are_not_counted(tmp_path):
+    def fill(folder):
+        for name in ("delta", "sample"):
+            (folder / name).write_bytes(bytes(7))
+
+    publish(tmp_path / "key", {}, fill, seal=True)
+    assert _bytes(tmp_path / "key") == 14
+    (tmp_path / "key" / "delta").unlink()
+    assert _bytes(tmp_path / "key") is None
 
 
 def test_a_method_without_a_router_is_shown_too(found):
