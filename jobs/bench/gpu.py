@@ -202,12 +202,13 @@ def profiled(report: Report, work: Work) -> None:
     """Milliseconds of a step by what takes them: what the GPU works, what the host does, and its largest operations."""
     from torch.profiler import ProfilerActivity, profile
 
-    ours(work, 6)
-    cuda, steps = work.device.type == "cuda", 6
+    cuda = work.device.type == "cuda"
+    steps = 6 if cuda else 2
+    ours(work, steps)
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as found:
         ours(work, steps)
     rows = found.key_averages()
-    busy = 1000 * serving.gpu_seconds(found) / steps
+    busy = 1000 * serving.gpu_seconds(rows) / steps
     host = sum(row.self_cpu_time_total for row in rows) / steps / 1000
     calls = sum(row.count for row in rows if row.key.startswith("aten::")) // steps
     report.row(f"profile, {work.task.name}", gpu_ms=busy, host_ms=host, calls=calls)
@@ -269,10 +270,12 @@ def serve(report: Report, work: Work, tasks: int, top_k: int) -> None:
         )  # fmt: skip
 
 
-def merge(report: Report, sizes: list[tuple[int, int]], weights: Mapping[str, Tensor], device: str) -> None:
-    """Unify and decouple, of a model's tensors too, against the device's own copy of the bytes that they move."""
+def merge(
+    report: Report, sizes: list[tuple[int, int]], weights: Mapping[str, Tensor], learned: int, device: str
+) -> None:
+    """Unify and decouple, of a model that learned tasks too, against the device's own copy of the bytes they move."""
     counts = [one.numel() for one in weights.values()]
-    model = sum(counts), 11, [count / sum(counts) for count in counts]
+    model = sum(counts), learned, [count / sum(counts) for count in counts]
     for params, tasks, shares in [*((*size, serving.SHARES) for size in sizes), model]:
         found = serving.merge_times(params, tasks, torch.device(device), shares)
         report.row(
@@ -325,7 +328,7 @@ def main() -> int:
     works = {classes: drawn(found, classes, options.batch, theta0=theta0) for classes in options.classes}
     table("waits", lambda: check_waits(report, works[max(works)]))
     sizes = [(100_000, 3)] if small else [(20_000_000, 2), (150_000_000, 11), (20_000_000, 32)]
-    table("merging", lambda: merge(report, sizes, found.trainable, options.device))
+    table("merging", lambda: merge(report, sizes, found.trainable, 3 if small else 11, options.device))
     for work in works.values():
         table("profile", partial(profiled, report, work))
         table("ladder", partial(ladder, report, work, options.steps))
@@ -333,7 +336,7 @@ def main() -> int:
     if options.device == "cuda":
         table("compile", partial(own_start, "training.compile", around=partial(compiling, found.model, True)))
     table("deterministic", lambda: deterministic(report, options))
-    images = drawn(found, last, 64, 2 if small else 16, theta0)
+    images = drawn(found, last, 8 if small else 64, 2 if small else 16, theta0)
     table("serving", lambda: serve(report, images, 3 if small else 11, 3))
     if options.device == "cuda":
         table("graphs", partial(own_start, "CUDA graphs", variants.graphed(works[last])))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.profiler
 from torch import Tensor
 from torch.autograd import DeviceType
 
@@ -65,12 +64,11 @@ def busy(work: Callable[[], Any], device: torch.device, repeats: int = 5) -> flo
         for _ in range(repeats):
             work()
         torch.cuda.synchronize()
-    return gpu_seconds(found) / repeats
+    return gpu_seconds(found.key_averages()) / repeats
 
 
-def gpu_seconds(found: torch.profiler.profile) -> float:
-    """Seconds of a GPU's kernels and copies in a profile: rows of operations have those of their kernels once more."""
-    rows = found.key_averages()
+def gpu_seconds(rows: Iterable[Any]) -> float:
+    """Seconds of a GPU's kernels and copies in a profile's rows: those of operations have their kernels' once more."""
     return sum(row.self_device_time_total for row in rows if row.device_type == DeviceType.CUDA) / 1e6
 
 

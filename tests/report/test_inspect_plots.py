@@ -7,7 +7,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from condu_ray.report import inspect_plots
-from condu_ray.report.style import png
 
 
 @pytest.fixture
@@ -19,7 +18,8 @@ def drawn(monkeypatch):
         found.append(figure)
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of a layout that has no room
-            return png(figure)
+            figure.draw_without_rendering()
+        return b""
 
     monkeypatch.setattr(inspect_plots, "png", keep)
     return found

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from condu_ray.metrics import continual_metrics
+from condu_ray.report import style
 from condu_ray.report.results_page import ResultsError, add, dumps, read_results, section, table
 from condu_ray.report.run_report import write_report
 from condu_ray.report.sweep_report import sweep_report
@@ -24,6 +25,12 @@ def entry(accuracy, **more):
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures are put together, and files of nothing written in their place."""
+    monkeypatch.setattr(style, "png", lambda figure: b"")
+
+
+@pytest.fixture
 def run(tmp_path):
     """The report of a run with one method whose task may be unknown, and one for which it must be known."""
     results = {
@@ -38,7 +45,7 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def sweep(tmp_path):
+def sweep(tmp_path, undrawn):
     records = [
         {
             "trial": f"{name}-{method}",
@@ -82,6 +89,7 @@ def test_a_sweep_becomes_a_table(sweep, tmp_path):
     [(FIRST, ["30.0", "67.5", "80.0", "-10.0"]), ([[80.0]], [None, "80.0", "80.0", None])],
     ids=["one trial", "one task"],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_of_one_trial_has_no_deviation_and_of_one_task_no_transfer(accuracy, shown, tmp_path):
     record = {"trial": "t", "method": "condu", "order_name": "given", "order": ["a", "b"][: len(accuracy)], "seed": 0}
     sweep_report([{**record, "accuracy": accuracy}], tmp_path / "sweep", name="s")

@@ -101,7 +101,7 @@ def test_files(tmp_path: Path) -> None:
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
-    records = sweep(("condu", "pam", "zero-shot"), 4, 5, union=True)
+    records = sweep(("condu", "pam", "zero-shot"), 4, 5)
     first = sweep_report(records, tmp_path / "a", name="x", published=published_rows("mtil"), extra={"command": "run"})
     again = sweep_report(records, tmp_path / "b", name="x", published=published_rows("mtil"), extra={"command": "run"})
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
@@ -271,6 +271,7 @@ def test_published_figures_are_printed_as_they_are(value: float | None, decimals
     assert published_decimals({"last": value}, "last") == decimals
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_latex(tmp_path: Path) -> None:
     records = [record("a_b", "ab", 70.0), record("a_b", "ba", 74.0), record("c&d", "ab", 50.0), record("zero-shot")]
     sweep_report(records, tmp_path, name="50% of {x}")
