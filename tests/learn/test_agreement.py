@@ -1,17 +1,11 @@
 """Workers that go astray are stopped together: two processes of gloo under DistributedDataParallel, and one alone.
 
-The processes are this file itself, run as a program, which forks: `test_agreement.py <folder> <backbone> <data>`.
+The processes are this file itself, run as a program that forks (`tests/forked.py`).
 """
 
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -28,11 +22,10 @@ from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import DivergedError, WorkersDifferError, fine_tune, learning_rate
 from condu_ray.learn.objective import Batch, ClipClassifier, Objective
 from condu_ray.vlm.model import backbone_spec, load_backbone
+from tests.forked import MEETING, fork, run_program
 
 STEPS, CHECKED = 5, 2
 """Steps of a training; after how many of them parameters are compared."""
-MEETING, WHOLE = 60, 240
-"""Seconds that a worker waits in a collective for the other; that both may take for all, on a machine that is busy."""
 LOST = "task walls: the loss became {} at step {} on {} of 2; lower the learning rate (0.003)"
 DIFFER = (
     "task walls: the workers' parameters differ at step {}, and were equal after step {}: "
@@ -130,10 +123,7 @@ def fingerprint(lesson):
 
 def work(rank, folder, backbone, data):
     """A worker: the equal training, then every one that goes astray; writes down how each ended."""
-    torch.set_num_threads(1)
     loop.CHECK_STEPS = CHECKED
-    meeting = f"file://{folder}/meeting"
-    distributed.init_process_group("gloo", meeting, timedelta(seconds=MEETING), world_size=2, rank=rank)
     ends = []
     for what, ranks, at in [("", (), 0), *(case[:3] for case in ASTRAY)]:
         lesson, progress, begin = make_lesson(backbone, data, rank, 2), [], time.monotonic()
@@ -146,26 +136,13 @@ def work(rank, folder, backbone, data):
         losses = [entry.loss for entry in progress]
         ends.append({"error": error, "losses": losses, "weights": fingerprint(lesson), "seconds": seconds})
     (folder / f"{rank}.json").write_text(json.dumps(ends))
-    distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory, small_backbone, task_data):
     """How the trainings ended, [case][rank]; case 0 is the one of equal workers."""
     folder = tmp_path_factory.mktemp("workers")
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, __file__, *map(str, (folder, small_backbone, task_data))]
-    program = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        _, said = program.communicate(timeout=WHOLE)
-    except subprocess.TimeoutExpired:
-        os.killpg(program.pid, signal.SIGKILL)
-        pytest.fail(f"the workers wait for each other after {WHOLE} s")
-    assert program.returncode == 0, said
+    run_program(__file__, folder, small_backbone, task_data)
     return list(zip(*(json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)), strict=True))
 
 
@@ -320,10 +297,4 @@ def test_a_gpu_and_the_cpu_have_the_same_checksums():
 
 
 if __name__ == "__main__":
-    places = [Path(argument) for argument in sys.argv[1:]]
-    ranks = [multiprocessing.get_context("fork").Process(target=work, args=(rank, *places)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    sys.exit(any(process.exitcode for process in ranks))
+    fork(work)

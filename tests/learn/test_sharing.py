@@ -1,20 +1,14 @@
 """A step's gradients, in float64: of a batch in parts, and of two workers that share prompts, against the whole step's.
 
-The two are processes of gloo: this file itself run as a program that forks, `test_sharing.py FOLDER BACKBONE DATA`.
+The two are processes of gloo: this file itself run as a program that forks (`tests/forked.py`).
 """
 
 import json
-import multiprocessing
-import os
-import subprocess
-import sys
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import distributed
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,6 +18,7 @@ from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import backward
 from condu_ray.learn.objective import Batch, ClipClassifier, Objective
 from condu_ray.vlm.model import backbone_spec, load_backbone
+from tests.forked import fork, run_program
 
 IMAGES = 12
 CASES = [(prompts, accumulate) for prompts in (1, 2, 5) for accumulate in (1, 3)]
@@ -70,25 +65,20 @@ def gradients(backbone, data, prompts, accumulate, rank=0, world=1, share=True, 
 
 def work(rank, folder, backbone, data):
     """A worker of two: every case, with prompts shared and without."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{folder}/meeting", timedelta(seconds=60), world_size=2, rank=rank)
     ends = []
     for number, (prompts, accumulate) in enumerate(CASES):
         for share in (False, True):
             loss, found, encoded = gradients(backbone, data, prompts, accumulate, rank, 2, share)
             ends.append([loss, encoded])
-            save_file(found, Path(folder) / f"{rank}.{number}.{share}.safetensors")
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(ends))
-    distributed.destroy_process_group()
+            save_file(found, folder / f"{rank}.{number}.{share}.safetensors")
+    (folder / f"{rank}.json").write_text(json.dumps(ends))
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory, small_backbone, task_data):
     """The folder in which two workers left what they found."""
     folder = tmp_path_factory.mktemp("workers")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, __file__, *map(str, (folder, small_backbone, task_data))]
-    subprocess.run(command, env=environment, check=True, timeout=240)
+    run_program(__file__, folder, small_backbone, task_data)
     return folder
 
 
@@ -135,9 +125,4 @@ def test_two_workers_have_the_gradients_of_one(two, small_backbone, task_data, c
 
 
 if __name__ == "__main__":
-    ranks = [multiprocessing.get_context("fork").Process(target=work, args=(rank, *sys.argv[1:])) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    sys.exit(any(process.exitcode for process in ranks))
+    fork(work)

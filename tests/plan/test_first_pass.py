@@ -1,22 +1,18 @@
 """What cannot work on a backbone is refused in a sentence before Ray starts, and what can is tried once.
 
-Two workers of gloo are this file itself, run as a program that forks: `test_first_pass.py <folder> <backbone> <data>`.
+Two workers of gloo are this file itself, run as a program that forks (`tests/forked.py`).
 """
 
 import json
-import multiprocessing
-import os
 import random
-import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from condu_ray.benchmark import TaskError, load_tasks
@@ -31,6 +27,7 @@ from condu_ray.plan.preflight import check, check_trials
 from condu_ray.plan.trials import make_trials
 from condu_ray.vlm.lora import LoraError
 from condu_ray.vlm.model import CONFIG, EMBEDDED, MERGES, WEIGHTS, BackboneError, backbone_spec, load_backbone
+from tests.forked import fork, run_program
 
 TIMM = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "", "timm_proj": "linear", "image_size": 224}
 TEXT = {"context_length": 12, "vocab_size": 4096, "width": 32, "heads": 2, "layers": 1}
@@ -271,16 +268,6 @@ def test_nothing_is_left_of_it(settings, method):
     assert torch.get_num_threads() == threads
 
 
-def test_a_check_starts_no_ray(settings):
-    program = (
-        "import sys; from condu_ray.config import Experiment; from condu_ray.plan.preflight import check;"
-        "check(Experiment.model_validate_json(sys.argv[1])); sys.exit('ray' in sys.modules)"
-    )
-    given = Experiment(**settings, method="condu,condu-lora", lora={"rank": 4}).model_dump_json()
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "-c", program, given], env=environment, check=True)
-
-
 def test_a_parameter_without_a_gradient_is_named_where_workers_would_wait_for_it(settings, monkeypatch):
     real = first_pass.logits
     monkeypatch.setattr(first_pass, "logits", lambda model, image, text: real(model, image.detach(), text))
@@ -291,10 +278,8 @@ def test_a_parameter_without_a_gradient_is_named_where_workers_would_wait_for_it
 
 def work(rank, folder, backbone, data):
     """A worker of two that train a model of which features use a part."""
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"file://{folder}/meeting", timedelta(seconds=60), world_size=2, rank=rank)
     config = Experiment(training={"steps": 3, "batch_size": 4, "workers": 2, "precision": "fp32"})
-    model = load_backbone(backbone_spec(pretrained=backbone))
+    model = load_backbone(backbone_spec(pretrained=str(backbone)))
     trained = train_expert(
         get("individual", config),
         load_tasks(data, ["walls"])[0],
@@ -306,26 +291,36 @@ def work(rank, folder, backbone, data):
     )
     if trained is not None:
         moved = {name: bool(tensor.any()) for name, tensor in trained.delta.items()}
-        (Path(folder) / "moved.json").write_text(json.dumps(moved))
-    distributed.destroy_process_group()
+        (folder / "moved.json").write_text(json.dumps(moved))
 
 
-def test_two_workers_train_a_model_whose_decoder_no_feature_uses(settings, tmp_path):
-    backbone = built(COCA, tmp_path / "coca")
+def check_alone(folder, backbone, data):
+    """A check in a process that has loaded nothing else; writes down whether it loaded Ray."""
+    settings = {"storage": folder / "storage", "data": data, "pretrained": str(backbone)}
+    check(Experiment(**settings, method="condu,condu-lora", lora={"rank": 4}))
+    (folder / "ray.json").write_text(json.dumps("ray" in sys.modules))
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory, task_data):
+    """A folder with a backbone, and what two workers and a check alone left there."""
+    folder = tmp_path_factory.mktemp("program")
+    run_program(__file__, folder, built(COCA, folder / "coca"), task_data)
+    return folder
+
+
+def test_a_check_starts_no_ray(program):
+    assert json.loads((program / "ray.json").read_text()) is False
+
+
+def test_two_workers_train_a_model_whose_decoder_no_feature_uses(settings, program):
+    backbone = str(program / "coca")
     check(Experiment(**(settings | {"pretrained": backbone}), training={"workers": 2}))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, __file__, str(tmp_path), backbone, str(settings["data"])]
-    subprocess.run(command, env=environment, check=True, timeout=240)
-    moved = json.loads((tmp_path / "moved.json").read_text())
+    moved = json.loads((program / "moved.json").read_text())
     assert not any(name.startswith("text_decoder") for name in moved)
     assert any(name.startswith("text_decoder") for name in load_file(Path(backbone) / WEIGHTS))
     assert {name.split(".")[0] for name, any_moved in moved.items() if any_moved} == {"text", "visual"}
 
 
 if __name__ == "__main__":
-    ranks = [multiprocessing.get_context("fork").Process(target=work, args=(rank, *sys.argv[1:])) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    sys.exit(any(process.exitcode for process in ranks))
+    fork(work, check_alone)
