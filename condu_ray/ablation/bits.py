@@ -52,11 +52,14 @@ def share_kept(
     draw = np.random.default_rng(0)
     above, gained = np.zeros(RESAMPLES + 1), np.zeros(RESAMPLES + 1)
     for task, found in right.items():
+        outcomes_3N = np.stack([found, zero_shot[task], individual[task]]).astype(float)
+        # Images that the three models answer alike are one kind, and drawn together.
+        kinds_3K, counts_K = np.unique(outcomes_3N, axis=1, return_counts=True)
         count = len(found)
         # The first row is the images as they are.
-        times = np.concatenate([np.ones((1, count)), draw.multinomial(count, np.full(count, 1 / count), RESAMPLES)])
-        above += times @ (found.astype(float) - zero_shot[task]) / count
-        gained += times @ (individual[task].astype(float) - zero_shot[task]) / count
+        times = np.concatenate([counts_K[None], draw.multinomial(count, counts_K / count, RESAMPLES)])
+        above += times @ (kinds_3K[0] - kinds_3K[1]) / count
+        gained += times @ (kinds_3K[2] - kinds_3K[1]) / count
     if gained[0] <= 0:
         return {"kept": None, "low": None, "high": None}
     usable = gained > 0
