@@ -69,13 +69,21 @@ def test_a_fault_within_leaves_nothing_behind(compiler):
 
 
 @pytest.mark.slow
-def test_torchvision_and_timm_have_what_they_asked_for():
+def test_an_optimiser_torchvision_and_timm_load_no_compiler_and_have_what_they_asked_for_later():
     """In a process of its own: others have the compiler already."""
     code = """
 import sys
 from condu_ray.vlm.library import open_clip
-assert "torch._dynamo" not in sys.modules
 import timm, torch, torchvision
+from condu_ray.config import Training
+from condu_ray.learn.optimiser import adamw
+layer = torch.nn.Linear(2, 2)
+optimizer = adamw(layer.parameters(), Training(), 0.1)
+layer(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+optimizer.load_state_dict(optimizer.state_dict())
+assert "torch._dynamo" not in sys.modules
 from timm.models.naflexvit import NaFlexVit
 assert torch.compiler.disable.__module__ == "torch.compiler"
 asked = sys.modules["torchvision.ops.roi_align"].is_compile_supported
@@ -85,6 +93,9 @@ import torch._dynamo.utils
 assert asked("cpu") == torch._dynamo.utils.is_compile_supported("cpu")
 tower = timm.create_model("naflexvit_base_patch16_gap", depth=1, embed_dim=32, num_heads=2, num_classes=0).eval()
 assert tower(torch.zeros(1, 3, 32, 32)).shape == (1, 32)
+compiled = torch.compile(layer, backend="eager", fullgraph=True)
+assert torch.equal(compiled(torch.ones(1, 2)), layer(torch.ones(1, 2)))
+assert adamw(layer.parameters(), Training(), 0.1).state_dict()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

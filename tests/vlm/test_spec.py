@@ -13,7 +13,8 @@ WITH_OPENAI = [name for name in open_clip.list_models() if "openai" in open_clip
 
 @pytest.fixture
 def no_download(monkeypatch):
-    """Models are built as they are for a tag, without its file, and on torch's device without numbers."""
+    """Models are built as for a tag, without its file and its words, and on torch's device without numbers."""
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda *arguments, **options: None)
     monkeypatch.setattr(factory, "download_pretrained", lambda config, **options: "weights")
     monkeypatch.setattr(factory, "load_checkpoint", lambda model, path, **options: {})
     monkeypatch.setattr(factory, "_set_model_device_and_precision", lambda *arguments: None)

@@ -102,6 +102,7 @@ def test_theta0_is_theta0_again_and_what_is_served_is_what_was_trained(kind, spe
     backbone, other = load_backbone(spec), load_backbone(spec)
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     assert any("running" in name for name in before) == (kind in BUFFERS)
+    untouched = features(other)
     theta0, delta = train(backbone, task_data)
     trained = features(backbone)
     set_weights(other, theta0, delta)
@@ -110,9 +111,7 @@ def test_theta0_is_theta0_again_and_what_is_served_is_what_was_trained(kind, spe
         assert (one - two).norm() <= 1e-5 * one.norm()
     set_weights(backbone, theta0, None)
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.model.state_dict().items())
-    assert all(
-        torch.equal(one, two) for one, two in zip(features(backbone), features(load_backbone(spec)), strict=True)
-    )
+    assert all(torch.equal(one, two) for one, two in zip(features(backbone), untouched, strict=True))
 
 
 def test_every_position_of_a_delta_is_trained(spec, task_data):
@@ -193,12 +192,14 @@ COMPILED += [pytest.param(kind, marks=pytest.mark.long) for kind in ("ModifiedRe
 def test_compiled_blocks_have_the_gradients_of_the_others_and_are_what_they_were_after(kind, spec):
     backbone = load_backbone(spec)
     images, tokens = torch.randn(3, 3, *spec.image_size), backbone.tokenizer(["red", "a green door"])
+    seen = kind != "custom text"  # whose images go through the same tower as the vision transformer's
     torch._dynamo.reset()
     compiled = torch._dynamo.utils.counters["stats"]
 
     def gradients():
         backbone.model.zero_grad()
-        (backbone.model.encode_image(images).sum() + backbone.model.encode_text(tokens).sum()).backward()
+        image = backbone.model.encode_image(images).sum() if seen else 0
+        (image + backbone.model.encode_text(tokens).sum()).backward()
         return {name: one.grad.clone() for name, one in backbone.model.named_parameters() if one.grad is not None}
 
     alone, counts = gradients(), [compiled["unique_graphs"]]
