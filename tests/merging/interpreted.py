@@ -1,7 +1,7 @@
 """Kernels of `gpu.py` run by Triton's interpreter, beside torch: `python -m tests.merging.interpreted float32`.
 
 A process of its own: the interpreter must be asked for before Triton is imported. Prints as JSON, by each dtype that it
-is given, what differed: nothing.
+is given, what differed: nothing; and whether numba was loaded, which small deltas are not worth.
 """
 
 import json
@@ -15,6 +15,7 @@ import torch
 
 import condu_ray.merging.unify as module
 from condu_ray.merging import UnifiedDelta, blocks
+from condu_ray.merging.codes.values import LowRankDeltas
 from tests.merging.deltas import grid_deltas, normal_deltas
 
 SOME = {"blocks": (2 * blocks.BLOCK,), "more": (5, 997), "odd": (13,), "scalar": (), "nothing": (0, 3)}
@@ -78,6 +79,8 @@ def differences(dtype):
 def main():
     os.environ["TRITON_INTERPRET"] = "1"
     torch.set_num_threads(1)
+    for value in (UnifiedDelta, LowRankDeltas):
+        value.empty().unify("a", {"w": torch.ones(9)}).decouple("a")
     logging.basicConfig()
     round_as_gpus_do()
     found = {}
@@ -86,7 +89,7 @@ def main():
             delta = {"w": torch.ones(9, dtype=dtype)}
             assert by({"cpu"}, lambda delta=delta, work=work: module.gpu_kernels(delta, work)), (dtype, work)
         found[str(dtype)] = differences(dtype)
-    json.dump(found, sys.stdout)
+    json.dump(found | {"numba": "numba" in sys.modules}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The compiled loops against torch's path: the same bits of everything, whatever the dtype, shape, thread or number of
 tasks."""
 
-import subprocess
 import sys
 
 import pytest
@@ -128,16 +127,6 @@ def test_an_overflow_of_half_precision_is_refused(both):
 
 def test_what_numba_bakes_in_is_what_the_package_says():
     assert (fused.BLOCK, fused._GROUP) == (blocks.BLOCK, trigger.GROUP)
-
-
-def test_small_deltas_do_not_load_the_compiler():
-    code = (
-        "import sys, torch; from condu_ray.merging import UnifiedDelta;"
-        "from condu_ray.merging.codes.values import LowRankDeltas;"
-        "[value.empty().unify('a', {'w': torch.ones(9)}).decouple('a') for value in (UnifiedDelta, LowRankDeltas)];"
-        "sys.exit('numba' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_without_numba_torch_does_it(monkeypatch):

@@ -17,6 +17,7 @@ from condu_ray.plan.changes import taught_again, with_new_tasks
 from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import finished_run
+from condu_ray.report import inspect_plots, style
 from condu_ray.store import artifacts
 from condu_ray.store.location import Location
 from condu_ray.store.results import read_rows
@@ -77,7 +78,9 @@ def test_they_are_no_tasks(config):
     )
 
 
-def test_the_report_the_rows_and_the_page_have_them(config):
+def test_the_report_the_rows_and_the_page_have_them(config, monkeypatch):
+    for module in (style, inspect_plots):  # pictures are put together, and not drawn
+        monkeypatch.setattr(module, "png", lambda figure: b"")
     lines = Lines()
     checked = check(config)
     results = from_storage(checked, Display(["walls", "doors"], 1, lines))

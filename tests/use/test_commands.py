@@ -576,7 +576,8 @@ def test_the_report_of_a_run_that_cannot_be_written_to_goes_elsewhere(console, s
     assert {path: path.stat().st_mtime_ns for path in storage.rglob("*")} == before
 
 
-def test_the_page_is_written_beside_the_report(console, storage, tmp_path):
+def test_the_page_is_written_beside_the_report(console, storage, tmp_path, monkeypatch):
+    monkeypatch.setattr("condu_ray.report.inspect_plots.png", lambda figure: b"a picture")
     code, shown, _ = console("inspect", "--images", "4", "--method", "zero-shot")
     assert code == 0
     assert (storage / "runs" / "r" / "report" / "inspect.html").read_text().startswith("<!DOCTYPE html>")

@@ -10,6 +10,7 @@ import torch
 
 from condu_ray.learn.features import PRETRAINED, Features
 from condu_ray.merging import UnifiedDelta
+from condu_ray.report import inspect_plots
 from condu_ray.store.artifacts import publish
 from condu_ray.use.inside import feature_points, layers, routed_to, sign_conflict, trigger_density
 from condu_ray.use.inspect import _bytes, inspected
@@ -141,7 +142,8 @@ def test_bytes_of_an_artifact_that_a_copy_of_storage_left_a_file_out_of_are_not_
     assert _bytes(tmp_path / "key") is None
 
 
-def test_a_method_without_a_router_is_shown_too(found):
+def test_a_method_without_a_router_is_shown_too(found, monkeypatch):
+    monkeypatch.setattr(inspect_plots, "png", lambda figure: b"")  # pictures are put together, and not drawn
     text = inspected(found, "average", images=8)
     assert "average has no router." in text
     assert "Sign conflict" in text

@@ -23,6 +23,7 @@ def test_a_folder_in_open_clips_form(small_backbone):
     assert all(torch.equal(value, stored[name].float()) for name, value in backbone.snapshot().items())
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_checkpoint_file_with_an_open_clip_architecture(tmp_path):
     import open_clip
 
@@ -113,7 +114,7 @@ def test_training_crops_are_open_clips_own(size):
         buffer = io.BytesIO()
         image = Image.fromarray(generator.integers(0, 255, (height, width, 3), dtype=np.uint8))
         image.save(buffer, "PNG")
-        for seed in range(20):
+        for seed in range(10):
             pixels = ours.pixels(buffer.getvalue(), seed)
             torch.manual_seed(seed)
             picture = image
@@ -131,7 +132,7 @@ def test_boxes_are_those_that_torchvision_draws(size):
     from condu_ray.vlm.preprocess import CROP_RATIO, CROP_SCALE, Draws, RandomCrop
 
     draws, image = Draws(), Image.new("L", size)
-    for seed in range(0, 500 * 7919 * 1000, 7919 * 1000):
+    for seed in range(0, 300 * 7919 * 1000, 7919 * 1000):
         torch.manual_seed(seed)
         top, left, height, width = RandomResizedCrop.get_params(image, list(CROP_SCALE), list(CROP_RATIO))
         assert RandomCrop._box(*size, draws.seed(seed)) == (left, top, width, height), seed
