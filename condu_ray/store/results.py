@@ -59,7 +59,7 @@ def write_rows(path: Place, rows: Sequence[dict[str, Any]]) -> None:
     if unknown:
         raise ValueError(f"{path}: unknown result columns {sorted(unknown)}")
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    table = table.replace_schema_metadata({_SEAL: _digest(_stem(path), table)})
+    table = table.replace_schema_metadata({_SEAL: _digest(_stem(path), table, table.to_pylist())})
     content = pa.BufferOutputStream()
     pq.write_table(table, content)
     write_bytes(path, content.getvalue().to_pybytes())
@@ -69,8 +69,8 @@ def _stem(path: Place) -> str:
     return PurePath(path.name).stem
 
 
-def _digest(name: str, table: pa.Table) -> str:
-    return content_hash([name, table.schema.names, table.to_pylist()])
+def _digest(name: str, table: pa.Table, rows: list[dict[str, Any]]) -> str:
+    return content_hash([name, table.schema.names, rows])
 
 
 def read_file(path: Place) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def read_file(path: Place) -> list[dict[str, Any]]:
     if not any(schema.equals(known, check_metadata=False) for known in (SCHEMA, latest, earlier, earliest)):
         raise ArtifactError(f"{path}: its columns are not those of results; {advice}")
     seal = (table.schema.metadata or {}).get(_SEAL)
-    if seal is not None and seal.decode("ascii", "replace") != _digest(_stem(path), table):
+    if seal is not None and seal.decode("ascii", "replace") != _digest(_stem(path), table, rows):
         raise ArtifactError(f"{path}: rows differ from their checksum, or are another file's; {advice}")
     since = {"measured_on": "test"} | dict.fromkeys((*_CALIBRATION, *_ERROR))
     return [since | {today[name]: value for name, value in row.items()} for row in rows]

@@ -65,9 +65,15 @@ def test_good_input_passes_and_its_verdict_is_kept(settings):
     assert check(Experiment(**settings)).backbone == found.backbone
 
 
-def test_options_that_change_nothing_are_told_of(settings, tmp_path):
+@pytest.fixture(scope="module")
+def drawing(tmp_path_factory):
+    """Storage in which a task of mini-MTIL is drawn once."""
+    return tmp_path_factory.mktemp("drawing")
+
+
+def test_options_that_change_nothing_are_told_of(settings, drawing, tmp_path):
     def said(**given):
-        return " ".join(check(Experiment(storage=settings["storage"], **given)).words)
+        return " ".join(check(Experiment(storage=drawing, **given)).words)
 
     drawn = {"tasks": ("digits",), "pretrained": settings["pretrained"]}
     assert "--template: changes nothing" in said(**drawn, template="a drawing of a {}.")
@@ -171,8 +177,8 @@ def test_bad_labels_are_found_before_anything_is_trained(settings, tmp_path, tas
     assert "label" in str(caught.value)
 
 
-def test_mini_mtil_is_drawn_where_no_data_is_given(tmp_path):
-    found = check(Experiment(storage=tmp_path, tasks=("digits",)))
+def test_mini_mtil_is_drawn_where_no_data_is_given(drawing):
+    found = check(Experiment(storage=drawing, tasks=("digits",)))
     assert [task.name for task in found.tasks] == ["digits"]
 
 
