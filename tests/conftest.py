@@ -66,7 +66,9 @@ def pytest_runtest_setup() -> None:
 
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # `torch.manual_seed` writes down the stack for devices that are not there
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 def pytest_unconfigure() -> None:
@@ -91,6 +93,12 @@ def pytest_xdist_make_scheduler(config, log):
 
     config.option.loadscopereorder = False  # as they were sorted
     return ByFile(config, log)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of reports are put together, and files of nothing written in their place."""
+    monkeypatch.setattr("condu_ray.report.style.png", lambda figure: b"")
 
 
 def write_task(folder: Path, classes: tuple[str, ...], seed: int, per_class: int = 8, row_group: int = 10) -> Path:
@@ -138,10 +146,10 @@ def task_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_backbone(tmp_path_factory) -> Path:
     """A very small random CLIP in open_clip's folder form."""
-    import open_clip
     import torch
     from safetensors.torch import save_file
 
+    from condu_ray.vlm.library import open_clip
     from condu_ray.vlm.model import EMBEDDED, MERGES
 
     folder = tmp_path_factory.mktemp("backbone")

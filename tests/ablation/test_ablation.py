@@ -36,7 +36,6 @@ from condu_ray.methods.session import save_session, session_folder
 from condu_ray.options import Inference, Merging
 from condu_ray.plan.sessions import plan_method
 from condu_ray.plan.stored_method import MissingRunError, StoredMethod
-from condu_ray.report import style
 from condu_ray.report.ablation_report import write_inference, write_merging, write_synthetic
 from condu_ray.store import artifacts
 from condu_ray.store.experts import expert_folder, save_expert
@@ -96,12 +95,6 @@ class Stored:
 
     def evaluator(self):
         return make_evaluator(self.config, self.spec, "fp32")
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Pictures of reports are put together, and not drawn."""
-    monkeypatch.setattr(style, "png", lambda figure: b"")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import pytest
 from condu_ray.command_line import ConfigError
 from condu_ray.constants import ORDER_1
 from condu_ray.plan import stored
-from condu_ray.report import style
 from condu_ray.store.layout import report_folder
 
 TASKS = ["a", "b", "c"]
@@ -40,12 +39,6 @@ def write_run(storage, name, accuracy):
     (folder / "config.json").write_text(json.dumps({"training": {"steps": 10}, "method": ["condu"], "run": name}))
     methods = {"condu": {"accuracy": accuracy, "seconds": 3.0}}
     (folder / "report" / "results.json").write_text(json.dumps({"tasks": TASKS, "seed": 4, "methods": methods}))
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Pictures of reports are put together, and not drawn."""
-    monkeypatch.setattr(style, "png", lambda figure: b"")
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from condu_ray.plan.repair import damaged
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import StoredRun, finished_run
-from condu_ray.report import style
 from condu_ray.store import layout
 from condu_ray.store.artifacts import ArtifactError, load_tensors, read_meta
 from condu_ray.store.experts import load_expert
@@ -50,10 +49,8 @@ def copy(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def there(copy, monkeypatch):
-    """Pictures of reports are put together, and not drawn."""
+def there(copy, monkeypatch, undrawn):
     monkeypatch.chdir(copy)
-    monkeypatch.setattr(style, "png", lambda figure: b"")
 
 
 @pytest.mark.parametrize("kept", ["data", "backbone", None])

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from condu_ray.metrics import continual_metrics
-from condu_ray.report import style
 from condu_ray.report.results_page import ResultsError, add, dumps, read_results, section, table
 from condu_ray.report.run_report import write_report
 from condu_ray.report.sweep_report import sweep_report
@@ -22,12 +21,6 @@ RESULTS = {
 def entry(accuracy, **more):
     metrics = vars(continual_metrics(accuracy))
     return {"accuracy": accuracy, **metrics, "seconds": 1.0, **more}
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Pictures are put together, and files of nothing written in their place."""
-    monkeypatch.setattr(style, "png", lambda figure: b"")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
-from condu_ray.report import metrics_plot, run_plots, style
+from condu_ray.report import metrics_plot, run_plots
 from condu_ray.report.metrics_plot import metrics_bars
 from condu_ray.report.run_plots import accuracy_over_sessions, heat_map
 from condu_ray.report.run_report import _calibration, _probes, write_report
@@ -58,12 +58,6 @@ def make_results(count: int = 3, methods: tuple[str, ...] = ("condu-ft", "zero-s
         "versions": {"torch": "2.15"},
         "command": "python jobs/run_mtil.py --recipe mini_mtil",
     }
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are put together, and files of nothing written in their place."""
-    monkeypatch.setattr(style, "png", lambda figure: b"")
 
 
 def load_strict(path: Path) -> Any:

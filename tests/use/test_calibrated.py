@@ -8,7 +8,6 @@ from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED
 from condu_ray.options import Inference
 from condu_ray.plan.preflight import check
-from condu_ray.report import style
 from condu_ray.report.run_report import write_report
 from condu_ray.store.location import Location
 from condu_ray.use.bundle import read_bundle, write_bundle
@@ -126,8 +125,7 @@ def test_a_state_that_was_taken_before_its_temperatures_were_measured_is_taken_a
     assert resolved(asked.model_copy(update={"method": "average"})).calibration is None  # it mixes nothing
 
 
-def test_the_report_says_before_and_after(run, told, tmp_path, monkeypatch):
-    monkeypatch.setattr(style, "png", lambda figure: b"")
+def test_the_report_says_before_and_after(run, told, tmp_path, undrawn):
     results = run[0].summary(1.0, reused=0, trained=0)
     found = results["methods"]["condu-svd"]["calibration"]
     assert [one["task"] for one in found] == list(TASKS)
@@ -140,10 +138,9 @@ def test_the_report_says_before_and_after(run, told, tmp_path, monkeypatch):
 
 
 def test_other_methods_with_an_expert_a_task_take_every_router_and_the_mixture(
-    tmp_path, task_data, small_backbone, monkeypatch
+    tmp_path, task_data, small_backbone, undrawn
 ):
     """Their own is the paper's rule; here without held-out images, which the report says."""
-    monkeypatch.setattr(style, "png", lambda figure: b"")  # pictures are put together, and not drawn
     routers = {"emr": "ridge", "condu-lora": "gaussian"}
     for method, router in routers.items():
         config = settings(tmp_path / method, task_data, small_backbone, 0.0)
