@@ -63,10 +63,9 @@ def config(storage, task_data, small_backbone, **change):
     })  # fmt: skip
 
 
-@pytest.fixture
-def home(made, tmp_path, monkeypatch):
-    """A copy of it, in which nothing starts Ray."""
-    shutil.copytree(made, tmp_path / "home")
+@contextmanager
+def nothing_starts():
+    """Nothing starts Ray, nor what its workers would be forked of; work is done here, and reports have no pictures."""
 
     @contextmanager
     def no_cluster(*_):
@@ -80,13 +79,43 @@ def home(made, tmp_path, monkeypatch):
     def engine(checked, folder):
         return SimpleNamespace(checked=checked, plans=[plan_run(checked, "fp32")], crew=SimpleNamespace(missing=[]))
 
-    monkeypatch.setattr(changing.env, "ray_cluster", no_cluster)
-    for module in (changing, main_job):
-        monkeypatch.setattr(module, "Engine", engine)
-        monkeypatch.setattr(module, "work", work)
-    draw = main_job.write_report
-    monkeypatch.setattr(main_job, "write_report", lambda found, folder, **_: draw(found, folder, pictures=False))
-    return tmp_path / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(changing.env, "ray_cluster", no_cluster)
+        patch.setattr(forks, "forks", lambda *_: nullcontext())
+        for module in (changing, main_job):
+            patch.setattr(module, "Engine", engine)
+            patch.setattr(module, "work", work)
+        draw = main_job.write_report
+        patch.setattr(main_job, "write_report", lambda found, folder, **_: draw(found, folder, pictures=False))
+        yield
+
+
+@pytest.fixture
+def home(made, tmp_path):
+    """A copy of it, in which nothing starts Ray."""
+    with nothing_starts():
+        yield Path(shutil.copytree(made, tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def grown(made, tmp_path_factory):
+    """As `made`, after its run was taught gates."""
+    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("grown") / "home"))
+    with nothing_starts():
+        call(add, folder, "--data", made / "more", "--tasks", "gates", "--max_drop", 100)
+    return folder
+
+
+@pytest.fixture
+def grown_home(home, grown):
+    """As `home`, of `grown`."""
+    grow(home, grown)
+    return home
+
+
+def grow(home, grown):
+    shutil.rmtree(home / "storage")
+    shutil.copytree(grown / "storage", home / "storage")
 
 
 def opened(home, run="r"):
@@ -273,8 +302,8 @@ def test_a_task_taught_again_takes_its_place_and_the_ledger_says_so(home):
     assert predictor.served.state.id == history(home)[2].state
 
 
-def test_rolled_back_and_taught_something_else(home):
-    call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 100)
+def test_rolled_back_and_taught_something_else(grown_home):
+    home = grown_home
     three = opened(home).methods["condu"].entries
     call(rollback, home, "--session", 1)
     found = opened(home)
@@ -306,8 +335,10 @@ def test_a_copy_of_a_runs_folder_is_a_run_of_its_own(home, change):
     assert json.loads((home / "storage/runs/copy/report/results.json").read_text())["run"] == "copy"
 
 
-def test_what_is_forgotten_is_gone_and_the_rest_is_as_if_it_had_never_been(home, task_data, small_backbone, capsys):
-    call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 100)
+def test_what_is_forgotten_is_gone_and_the_rest_is_as_if_it_had_never_been(
+    grown_home, task_data, small_backbone, capsys
+):
+    home = grown_home
     storage = Location(home / "storage")
     keys = {one.task: one.key for one in opened(home).methods["condu"].plan.experts}
     never = config(home / "storage", task_data, small_backbone, tasks=("walls", "gates"), run="never",
@@ -396,10 +427,10 @@ def test_a_kill_anywhere_leaves_the_old_run_or_the_new_one(home, gates, command,
     assert seen == {True, False}
 
 
-def test_a_task_that_is_learned_again_is_routed_in_the_report_again(home):
+def test_a_task_that_is_learned_again_is_routed_in_the_report_again(grown_home):
     """How many are routed rightly is measured already, and nothing of theta0 was left to say where they go."""
+    home = grown_home
     report = home / "storage/runs/r/report/results.json"
-    call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 100)
     before = json.loads(report.read_text())["routing"]
     call(forget, home, "--task", "gates")
     call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 100)
@@ -454,7 +485,7 @@ def test_what_another_run_is_about_to_learn_stays(home, task_data, small_backbon
 
 
 @pytest.mark.parametrize("late", ["add", "again", "rollback", "forget", "import"])
-def test_who_opened_a_run_before_another_changed_it_changes_nothing(home, late, monkeypatch, small_backbone):
+def test_who_opened_a_run_before_another_changed_it_changes_nothing(home, grown, late, monkeypatch, small_backbone):
     """Two people at once: the second looked at the run before the first was done, and would undo what that did."""
     model = load_backbone(backbone_spec(pretrained=str(small_backbone))).model
     with torch.no_grad():
@@ -472,8 +503,7 @@ def test_who_opened_a_run_before_another_changed_it_changes_nothing(home, late, 
 
     def later(folder):
         if not kept:
-            kept.append(None)  # the first one's own lease
-            call(add, home, "--data", home / "more", "--tasks", "gates", "--max_drop", 100)
+            grow(home, grown)
             kept.append(state_of(home))
         return take(folder)
 
@@ -481,7 +511,7 @@ def test_who_opened_a_run_before_another_changed_it_changes_nothing(home, late, 
         monkeypatch.setattr(module, "lease", later, raising=False)
     with pytest.raises(ConfigError, match=r"r: was changed since this command looked at it; .*give the command again"):
         call(flags[0], home, *flags[1:])
-    assert state_of(home) == kept[1]
+    assert state_of(home) == kept[0]
     assert tasks_of(opened(home)) == [["walls", "doors", "gates"]] * len(METHODS)
 
 
