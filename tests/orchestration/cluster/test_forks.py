@@ -12,8 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from condu_ray.orchestration.cluster import env, fork_server, forked_server, forked_worker, forks
-from condu_ray.orchestration.watch.lines import Lines
+from condu_ray.orchestration.cluster import fork_server, forked_server, forked_worker, forks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 
@@ -142,37 +141,32 @@ class Worker:
 
 
 @pytest.mark.ray
-def test_workers_are_forked_and_as_workers_of_their_own(useful):
-    with env.ray_cluster("local", "forked", Lines()):
-        import ray
+def test_workers_are_forked_and_as_workers_of_their_own(local_cluster):
+    import ray
 
-        (server,) = servers()
-        actor = ray.remote(Worker)
-        asked = {"runtime_env": {"env_vars": {"ASKED": "1"}}}
-        made = [actor.options(num_cpus=cpus, max_restarts=1, max_task_retries=1).remote() for cpus in (0, 0, 1)]
-        one, other, _ = looked = [ray.get(each.looked.remote()) for each in made]
-        forked = {child.pid for child in server.children()}
-        assert {found["pid"] for found in looked} <= forked
-        assert not set(one["drawn"]) & set(other["drawn"])
-        assert [found["threads"] for found in looked] == [{1}, {1}, {1}]
+    (server,) = servers()
+    actor = ray.remote(Worker)
+    asked = {"runtime_env": {"env_vars": {"ASKED": "1"}}}
+    made = [actor.options(num_cpus=cpus, max_restarts=1, max_task_retries=1).remote() for cpus in (0, 0, 1)]
+    one, other, _ = looked = [ray.get(each.looked.remote()) for each in made]
+    forked = {child.pid for child in server.children()}
+    assert {found["pid"] for found in looked} <= forked
+    assert not set(one["drawn"]) & set(other["drawn"])
+    assert [found["threads"] for found in looked] == [{1}, {1}, {1}]
 
-        os.kill(one["pid"], signal.SIGKILL)  # as Ray sees it, and starts it again
-        again = ray.get(made[0].looked.remote())
-        assert again["pid"] not in forked
-        assert not set(again["drawn"]) & set(one["drawn"])
+    os.kill(one["pid"], signal.SIGKILL)  # as Ray sees it, and starts it again
+    again = ray.get(made[0].looked.remote())
+    assert again["pid"] not in forked
+    assert not set(again["drawn"]) & set(one["drawn"])
 
-        ray.kill(made[2])
-        two = ray.get(actor.options(num_cpus=2, **asked).remote().looked.remote()) if os.cpu_count() >= 2 else None
-        if two:  # another environment: it loads for itself, and is right all the same
-            assert two["pid"] not in {child.pid for child in server.children()}
-            assert (two["threads"], two["variables"]) == ({2}, {"OMP_NUM_THREADS": "2", "ASKED": "1"})
-            wide = ray.get(actor.options(num_cpus=2).remote().looked.remote(), timeout=60)
-            assert wide["pid"] in {child.pid for child in server.children()}
-            assert (wide["threads"], wide["variables"]["OMP_NUM_THREADS"]) == ({2}, "2")
-    deadline = time.monotonic() + 20
-    while (left := [pid for pid in forked if psutil.pid_exists(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
+    ray.kill(made[2])
+    two = ray.get(actor.options(num_cpus=2, **asked).remote().looked.remote()) if os.cpu_count() >= 2 else None
+    if two:  # another environment: it loads for itself, and is right all the same
+        assert two["pid"] not in {child.pid for child in server.children()}
+        assert (two["threads"], two["variables"]) == ({2}, {"OMP_NUM_THREADS": "2", "ASKED": "1"})
+        wide = ray.get(actor.options(num_cpus=2).remote().looked.remote(), timeout=60)
+        assert wide["pid"] in {child.pid for child in server.children()}
+        assert (wide["threads"], wide["variables"]["OMP_NUM_THREADS"]) == ({2}, "2")
 
 
 @pytest.mark.ray

@@ -9,21 +9,13 @@ import ray
 
 from condu_ray.config import Experiment
 from condu_ray.orchestration.cluster.background import join
-from condu_ray.orchestration.cluster.env import ray_cluster
 from condu_ray.orchestration.cluster.room import ResourceError, Room
 from condu_ray.orchestration.lanes import crew as module
 from condu_ray.orchestration.lanes.crew import Crew, RunError
-from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.plan.expert import PlannedExpert
 
 pytestmark = pytest.mark.ray
 SMALL = Room(lanes=1, gpus_per_worker=0, gpus_per_evaluator=0, evaluators=1)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with ray_cluster("local", "crew", Lines()):
-        yield
 
 
 class Lanes:
@@ -70,7 +62,7 @@ class Lanes:
 
 
 @pytest.fixture
-def lanes(tmp_path, monkeypatch, cluster):
+def lanes(tmp_path, monkeypatch, local_cluster):
     found = Lanes(tmp_path)
     monkeypatch.setattr(module, "Fit", found.fit)
     monkeypatch.setattr(module, "GROW_SECONDS", 0.0)

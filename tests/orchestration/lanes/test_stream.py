@@ -11,9 +11,7 @@ import torch
 from condu_ray.benchmark import load_task
 from condu_ray.config import Experiment
 from condu_ray.learn.chunks import ChunkReader, batches, training_chunks
-from condu_ray.orchestration.cluster.env import ray_cluster
 from condu_ray.orchestration.cluster.room import Room
-from condu_ray.orchestration.watch.lines import Lines
 from condu_ray.vlm.inputs import normalise
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from condu_ray.vlm.moments import TENSORS
@@ -24,14 +22,8 @@ from condu_ray.vlm.zeroshot import image_features, text_features
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    with ray_cluster("local", "test", Lines()):
-        yield
-
-
 @pytest.mark.parametrize("frozen", [False, True])
-def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbone, frozen):
+def test_batches_are_those_of_the_local_stream(local_cluster, task_data, small_backbone, frozen):
     from condu_ray.orchestration.lanes.stream import started, training_batches
 
     spec = backbone_spec(pretrained=str(small_backbone))
@@ -50,7 +42,7 @@ def test_batches_are_those_of_the_local_stream(cluster, task_data, small_backbon
         assert all(np.array_equal(one[name], other[name]) for name in ("image", "label"))
 
 
-def test_prototypes_are_those_computed_image_by_image(cluster, task_data, small_backbone, tmp_path, monkeypatch):
+def test_prototypes_are_those_computed_image_by_image(local_cluster, task_data, small_backbone, tmp_path, monkeypatch):
     from condu_ray.learn.prototype_pass import prototypes_here
     from condu_ray.learn.prototype_store import load_moments, load_prototypes
     from condu_ray.orchestration.measure import encoders

@@ -47,7 +47,7 @@ def pictures(storage):
 
 
 @pytest.fixture(scope="module")
-def server(storage):
+def server(storage, local_cluster):
     source = resolved(Source(run="r", storage=str(storage), method="condu", session=2))
     given = ServeArguments(**source.model_dump(), cpus_per_replica=0.1, experts_kept=2, max_classes=10)
     with serving(given, "127.0.0.1", 0) as server:
