@@ -4,11 +4,12 @@ import json
 import subprocess
 import time
 import uuid
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from jobs.faults.victim import ROOT, Victim
 
-__all__ = ["ROOT", "Job"]
+__all__ = ["ROOT", "Called", "Job"]
 
 
 class Job(Victim):
@@ -37,6 +38,10 @@ class Job(Victim):
             self.stop()
             raise
         assert code == 0, self.log.read_text()
+        return self.report
+
+    @property
+    def report(self):
         return json.loads((self.storage / "runs" / "r" / "report" / "results.json").read_text())
 
     def wait_for(self, condition, timeout=120):
@@ -63,3 +68,24 @@ class Job(Victim):
         folder = self.storage / "runs" / "r" / "condu" / "sessions" / f"03-cars-{last['state']}"
         experts = {key: (self.storage / "experts" / key / "delta.safetensors").read_bytes() for key in self.experts}
         return (folder / "unified.safetensors").read_bytes(), experts
+
+
+class Called(Job):
+    """One call of a job's command in this process, which has joined a cluster where it needs one.
+
+    Attributes:
+        code: with what it ended; a sentence in place of 1, as Python prints it.
+    """
+
+    def __init__(self, main, flags, storage):
+        self.storage, self.code = Path(storage), 0
+        self.log = self.storage.with_name(f"{uuid.uuid4().hex}.log")
+        with self.log.open("w") as said, redirect_stdout(said), redirect_stderr(said):
+            try:
+                main(flags)
+            except SystemExit as end:
+                self.code = end.code
+
+    def finish(self):
+        assert self.code == 0, (self.code, self.log.read_text())
+        return self.report

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from condu_ray.benchmark import load_task
 from condu_ray.benchmark.check import known_verdict
+from condu_ray.commands.run import main
 from condu_ray.config import Experiment, Training
 from condu_ray.learn.lesson import Lesson
 from condu_ray.learn.loop import DivergedError, fine_tune
@@ -19,7 +20,7 @@ from condu_ray.learn.retry import local_stream
 from condu_ray.store.layout import receipt_path, run_folder
 from condu_ray.store.results import read_rows
 from condu_ray.vlm.model import backbone_spec, load_backbone
-from tests.orchestration.job import Job
+from tests.orchestration.job import Called, Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -29,9 +30,15 @@ BY_CLUSTER = ("--cluster.check_above", "0")
 """Has the cluster check the images."""
 
 
+def called(storage, *given, **more):
+    """A run in this process."""
+    return Called(main, Job.flags(storage, *given, **more), storage)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, task_data, small_backbone):
-    job = Job(tmp_path_factory.mktemp("run") / "s", task_data, small_backbone, *BY_CLUSTER, method=METHODS, lanes=2)
+def undisturbed(tmp_path_factory, task_data, small_backbone, local_cluster):
+    storage = tmp_path_factory.mktemp("run") / "s"
+    job = called(storage, task_data, small_backbone, *BY_CLUSTER, method=METHODS, lanes=2)
     return job, job.finish()
 
 
@@ -120,12 +127,12 @@ def test_mlflow_has_one_run_a_method(undisturbed):
 def test_the_same_command_ends_at_once_and_changes_nothing(undisturbed, task_data, small_backbone):
     job, results = undisturbed
     before = job.final
-    again = Job(job.storage, task_data, small_backbone, *BY_CLUSTER, method=METHODS, lanes=2)
+    again = called(job.storage, task_data, small_backbone, *BY_CLUSTER, method=METHODS, lanes=2)
     assert again.finish() == results  # the report is as it was written
     assert "finished before" in again.log.read_text()
     assert job.final == before
     Path(receipt_path(run_folder(job.storage, "r"))).unlink()
-    looked = Job(job.storage, task_data, small_backbone, method=METHODS, lanes=2).finish()
+    looked = called(job.storage, task_data, small_backbone, method=METHODS, lanes=2).finish()
     assert looked["experts_trained"] == 0
     assert looked["measurements_reused"] == 4 * 9
     assert {n: m["accuracy"] for n, m in looked["methods"].items()} == {
@@ -192,14 +199,12 @@ def test_worker_state_actor_and_driver_killed_in_turn_change_no_bit(undisturbed,
         assert (job.storage / "experts" / key / "delta.safetensors").stat().st_mtime_ns == written
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_with_task_and_step(tmp_path, task_data, small_backbone):
-    job = Job(tmp_path / "s", task_data, small_backbone, "--tracking.enabled", "false", "--training.lr", "1e30")
-    try:
-        assert job.process.wait(240) == 1
-    finally:
-        if job.process.poll() is None:
-            job.stop()
-    text = " ".join(job.log.read_text().split())
+def test_a_loss_that_is_not_a_number_stops_the_run_with_task_and_step(
+    tmp_path, task_data, small_backbone, local_cluster
+):
+    flags = ("--tracking.enabled", "false", "--training.lr", "1e30")
+    job = called(tmp_path / "s", task_data, small_backbone, *flags)
+    text = " ".join(job.code.split())  # which Python prints, and ends with 1
     assert "the loss became" in text
     assert "at step" in text
     assert "Nothing that was committed is lost" in text

@@ -11,29 +11,15 @@ from condu_ray.command_line import parse
 from condu_ray.commands import report, sweep
 from condu_ray.config import Sweep
 from condu_ray.orchestration.again import sweep_again
-from tests.orchestration.job import ROOT, Job
+from condu_ray.orchestration.cluster import env
+from tests.orchestration.job import ROOT, Called, Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 METHODS = ("condu", "pam-full")  # one whose experts all orders share, one that starts from merged states
 
 
-class SweepJob(Job):
-    script = "sweep_orders.py"
-
-    def __init__(self, storage, task_data, small_backbone, name, *flags, **more):
-        self.name = name
-        super().__init__(storage, task_data, small_backbone, name, *flags, **more)
-
-    @staticmethod
-    def flags(storage, task_data, small_backbone, name, *flags, steps=4, **more):
-        flags = ("--run", name, "--trials", "2", *flags)
-        flags += () if "--tracking.enabled" in flags else ("--tracking.enabled", "false")
-        return Job.flags(storage, task_data, small_backbone, *flags, method=",".join(METHODS), steps=steps, **more)
-
-    def finish(self, timeout=300):
-        code = self.process.wait(timeout)
-        assert code == 0, self.log.read_text()
-        return self.report
+class Swept:
+    """What a sweep leaves."""
 
     @property
     def report(self):
@@ -53,6 +39,35 @@ class SweepJob(Job):
         return found
 
 
+class SweepJob(Swept, Job):
+    """A sweep in a process of its own."""
+
+    script = "sweep_orders.py"
+
+    def __init__(self, storage, task_data, small_backbone, name, *flags, **more):
+        self.name = name
+        super().__init__(storage, task_data, small_backbone, name, *flags, **more)
+
+    @staticmethod
+    def flags(storage, task_data, small_backbone, name, *flags, steps=4, **more):
+        flags = ("--run", name, "--trials", "2", *flags)
+        flags += () if "--tracking.enabled" in flags else ("--tracking.enabled", "false")
+        return Job.flags(storage, task_data, small_backbone, *flags, method=",".join(METHODS), steps=steps, **more)
+
+    def finish(self, timeout=300):
+        code = self.process.wait(timeout)
+        assert code == 0, self.log.read_text()
+        return self.report
+
+
+class SweepCalled(Swept, Called):
+    """A sweep in this process."""
+
+    def __init__(self, storage, task_data, small_backbone, name, *flags):
+        self.name = name
+        super().__init__(sweep.main, SweepJob.flags(storage, task_data, small_backbone, name, *flags), storage)
+
+
 def swept(*jobs):
     try:
         return [job.finish() for job in jobs]
@@ -63,10 +78,10 @@ def swept(*jobs):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, task_data, small_backbone):
+def done(tmp_path_factory, task_data, small_backbone, local_cluster):
     """A sweep of two orders."""
-    job = SweepJob(tmp_path_factory.mktemp("sweep") / "s", task_data, small_backbone, "one", "--orders", "2")
-    swept(job)
+    job = SweepCalled(tmp_path_factory.mktemp("sweep") / "s", task_data, small_backbone, "one", "--orders", "2")
+    job.finish()
     return job
 
 
@@ -156,7 +171,7 @@ def test_a_sweep_that_fails_is_failed_in_mlflow_with_its_trials(tmp_path, task_d
 
 
 def test_the_same_command_makes_the_report_from_storage_alone(done, task_data, small_backbone, capsys, monkeypatch):
-    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray starts"))
+    monkeypatch.setattr(env, "ray_cluster", lambda *_: pytest.fail("Ray starts"))
     (done.folder / "report" / "sweep.json").unlink()
     sweep.main(SweepJob.flags(done.storage, task_data, small_backbone, "one", "--orders", "2"))
     assert "4 finished before, 0 to run" in capsys.readouterr().out
