@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from condu_ray.store.ledger import ROOT, Entry, Ledger, to_line
 from condu_ray.store.published import Published
 from jobs.faults.bucket_runs import end_sender, made_of
 from jobs.faults.chaos import commit_points, table_of_points, table_of_runs, whole_runs
-from jobs.faults.commits import TASKS, Harness, Point, entries
+from jobs.faults.commits import TASKS, Harness, Outcome, Point, entries
 from jobs.faults.hook.kill_points import Points, label, role_of
 from jobs.faults.object_commits import ObjectHarness, requests
 from jobs.faults.object_server import Stored
@@ -32,6 +32,7 @@ from jobs.faults.whole_runs import Arena, Round, watch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
 METHOD = "condu"
+LINK = "link runs/r/condu-svd/sessions/draft/.task-"
 
 
 def apart(job, *args, **options):
@@ -55,22 +56,40 @@ def all_is_well(found):
     return [one for one in found if not (one.killed and one.finished and one.identical) or one.lost] == []
 
 
-def some(folder):
-    """The names of all points, and outcomes at every sixth of them."""
-    (folder / "all").mkdir()
-    names = [point.point for point in Harness(folder / "all", METHOD).points()]
-    return names, commit_points(folder, [METHOD], once=True, every=6)
+@dataclass
+class Tried:
+    """The names of all points, and outcomes of kills: at every sixth of them, and by whether the power was cut."""
+
+    names: list[str]
+    some: dict[str, list[Outcome]]
+    linked: dict[bool, list[Outcome]]
+    """At files that sessions share, of `condu-svd`."""
+    requests: dict[str, list[Outcome]]
+    """At every fortieth request to a bucket."""
+
+
+def all_tried(folder):
+    for name in ("all", "False", "True", "bucket"):
+        (folder / name).mkdir()
+    linked = {power: kills(folder / str(power), LINK, power, "condu-svd") for power in (False, True)}
+    return Tried(
+        [point.point for point in Harness(folder / "all", METHOD).points()],
+        commit_points(folder, [METHOD], once=True, every=6),
+        linked,
+        requests(folder / "bucket", METHOD, once=True, every=40),  # the last: no fork comes after it
+    )
 
 
 @pytest.fixture(scope="module")
 def tried():
-    return in_memory(some)
+    """All in one process, for it takes seconds to begin."""
+    return in_memory(all_tried)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.long)])
 def test_a_kill_at_any_commit_point_loses_nothing_and_changes_no_bit(every, tried):
-    outcomes = in_memory(commit_points, [METHOD], once=True) if every == 1 else tried[1]
+    outcomes = in_memory(commit_points, [METHOD], once=True) if every == 1 else tried.some
     process, power = outcomes.values()
     assert len(process) > 90 / every
     assert len(power) > 15 / every
@@ -88,11 +107,11 @@ def test_a_kill_at_any_commit_point_loses_nothing_and_changes_no_bit(every, trie
      "results/condu-", ".leases/r.json", ".claims/*.json", "storage.json", "report/results.json", "config.json"],
 )  # fmt: skip
 def test_everything_that_is_committed_is_among_the_points(tried, part):
-    assert [point for point in tried[0] if part in point]
+    assert [point for point in tried.names if part in point]
 
 
 def test_before_after_and_amid_are_among_the_points(tried):
-    points = tried[0]
+    points = tried.names
     for call in ("fsync", "rename", "replace", "link", "mkdir", "unlink"):
         for when in ("before", "after"):
             assert [point for point in points if point.startswith(f"{call} ") and point.endswith(when)], (call, when)
@@ -157,15 +176,13 @@ def test_a_session_that_was_committed_is_there_after_the_kill(tmp_path):
 
 
 @pytest.mark.parametrize("power", [False, True])
-def test_kills_around_files_that_sessions_share(tmp_path, power):
-    found = kills(tmp_path, "link runs/r/condu-svd/sessions/draft/.task-", power, method="condu-svd")
-    assert len(found) == 6  # before and after: one file in the second session, two in the third
-    assert all_is_well(found)
+def test_kills_around_files_that_sessions_share(tried, power):
+    assert len(tried.linked[power]) == 6  # before and after: one file in the second session, two in the third
+    assert all_is_well(tried.linked[power])
 
 
-@pytest.mark.slow
-def test_a_kill_or_a_fault_at_some_requests_to_a_bucket_loses_nothing(tmp_path):
-    process, request = apart(requests, tmp_path, METHOD, once=True, every=40).values()
+def test_a_kill_or_a_fault_at_some_requests_to_a_bucket_loses_nothing(tried):
+    process, request = tried.requests.values()
     assert len(process) > 3
     assert len(request) > 1
     assert all_is_well([*process, *request])
