@@ -17,7 +17,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def local_cluster():
-    """This process has joined a local cluster, of forked workers where that can be, whatever this machine has."""
+    """This process has joined a local cluster, of forked workers where that can be, whatever this machine has.
+
+    It ends with the last test that wants it, perhaps before its module does: what is to end on it lives for a test.
+    """
     import ray
 
     from condu_ray.orchestration.cluster.env import ray_cluster

@@ -46,7 +46,7 @@ def pictures(storage):
     return [image for task in tasks for image in pq.read_table(task.test)["image"].to_pylist()[:3]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server(storage, local_cluster):
     source = resolved(Source(run="r", storage=str(storage), method="condu", session=2))
     given = ServeArguments(**source.model_dump(), cpus_per_replica=0.1, experts_kept=2, max_classes=10)
