@@ -7,6 +7,10 @@ import uuid
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import pytest
+
+from condu_ray.orchestration.cluster import stop
+from condu_ray.orchestration.cluster.background import join
 from jobs.faults.victim import ROOT, Victim
 
 __all__ = ["ROOT", "Called", "Job"]
@@ -80,11 +84,18 @@ class Called(Job):
     def __init__(self, main, flags, storage):
         self.storage, self.code = Path(storage), 0
         self.log = self.storage.with_name(f"{uuid.uuid4().hex}.log")
-        with self.log.open("w") as said, redirect_stdout(said), redirect_stderr(said):
+        with (
+            self.log.open("w") as said,
+            redirect_stdout(said),
+            redirect_stderr(said),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setattr(stop, "busy", lambda: False)  # a command that fails ends no process that is not its own
             try:
                 main(flags)
             except SystemExit as end:
                 self.code = end.code
+            assert join(60)
 
     def finish(self):
         assert self.code == 0, (self.code, self.log.read_text())
