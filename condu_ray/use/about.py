@@ -33,7 +33,9 @@ def calibration(found: StoredRun, method: str, session: int) -> str | None:
     one = found.methods[method].method
     if not _mixes_by_temperature(found, one):
         return None
-    state = found.state(method, session)
+    learned = found.methods[method].entries[: session + 1]
+    # Nothing is loaded of it: who follows a run asks every few seconds.
+    state = ModelState(learned[-1].state, tuple(at.task for at in learned), tuple(at.expert for at in learned))
     temperatures = _temperatures(_measured(found, one, state), one, state)
     return None if set(state.tasks) - set(temperatures) else content_hash(sorted(temperatures.items()))[:24]
 
