@@ -124,11 +124,12 @@ class ModelKeeper:
         after = before.after(session.state, task, expert, model)
         save_session(self._run, method, entry, after, self._entry(name, session.parent))
         save_counted(self._run, method, after)
-        if recorded is not None:
-            log.warning("%s: was gone, and was merged again", self._folder(name, recorded))
-        entry = recorded or replace(entry, seconds=time.perf_counter() - begin)
         if recorded is None:
+            entry = replace(entry, seconds=time.perf_counter() - begin)
             self._lists(name)[-1].append(entry)
+        else:
+            entry = recorded
+            log.warning("%s: was gone, and was merged again", self._folder(name, entry))
         if not self._staged:  # what is on trial may be dropped again, and the session before it go on
             drop_counted(self._run, method, but=after.id)
         self._latest.pop(name, None)
