@@ -22,8 +22,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if again(config) is not None:
         return
+    from condu_ray.plan.data import drawing
+
     lines = Lines()
-    with forks(config.cluster.address, lines.waiting("torch is loaded")):
+    with drawing(config), forks(config.cluster.address, lines.waiting("torch is loaded")):
         with lines.waiting("Ray is loaded"):
             from condu_ray.orchestration.run import run
 

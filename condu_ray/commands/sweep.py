@@ -17,8 +17,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if sweep_again(sweep) is not None:
         return
+    from condu_ray.plan.data import drawing
+
     lines = Lines()
-    with forks(sweep.cluster.address, lines.waiting("torch is loaded")):
+    with drawing(sweep), forks(sweep.cluster.address, lines.waiting("torch is loaded")):
         with lines.waiting("Ray is loaded"):
             from condu_ray.orchestration.sweep import run_sweep
 

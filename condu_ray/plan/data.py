@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from condu_ray.benchmark import Task, load_tasks
 from condu_ray.benchmark.ingest.bring import bring, names_in, ours
 from condu_ray.benchmark.ingest.convert import Options
 from condu_ray.benchmark.ingest.gather import Say
-from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_DEFAULT, MINI_MTIL_TASKS, MINI_MTIL_VERSION, mini_mtil
+from condu_ray.benchmark.mini_mtil.draw import (
+    MINI_MTIL_DEFAULT,
+    MINI_MTIL_TASKS,
+    MINI_MTIL_VERSION,
+    drawn_ahead,
+    mini_mtil,
+)
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.config import Experiment
 from condu_ray.names import nearest
+from condu_ray.store.artifacts import ArtifactError, check_format
 from condu_ray.store.backend import real
 from condu_ray.store.layout import mini_mtil_folder
 from condu_ray.store.location import Location, Place
@@ -20,6 +28,23 @@ from condu_ray.store.location import Location, Place
 def drawn(config: Experiment) -> Location:
     """Where mini-MTIL's tasks are drawn."""
     return mini_mtil_folder(config.storage, MINI_MTIL_VERSION)
+
+
+def drawing(config: Experiment) -> AbstractContextManager[None]:
+    """Has mini-MTIL's tasks drawn by another process while the block loads libraries, until `tasks_of` joins in.
+
+    Not into a bucket, which is asked a dozen times first; and what is wrong with the settings is for `tasks_of` to say.
+
+    Args:
+        config: the run's settings.
+    """
+    with suppress(ArtifactError, OSError, ValueError):
+        if not config.storage.scheme:
+            check_format(config.storage)
+            found, wanted = _places(config)
+            own = {name for name in config.tasks or wanted if found.get(name) == drawn(config)}
+            return drawn_ahead(drawn(config), [name for name in MINI_MTIL_TASKS if name in own])
+    return nullcontext()
 
 
 def tasks_of(config: Experiment, say: Say) -> list[Task]:

@@ -40,24 +40,61 @@ def test_the_same_seed_gives_the_same_bytes(drawn, tmp_path):
         assert contents(one) == contents(other)
 
 
-@pytest.mark.parametrize("runs", [True, False])
-def test_what_another_process_draws_has_the_same_bytes_or_is_drawn_here(drawn, tmp_path, monkeypatch, runs):
-    begun = []
+@pytest.fixture(params=[True, False], ids=["works", "fails"])
+def begun(request, monkeypatch):
+    """The other processes that were begun: what each is told to draw, and itself; some fail at once."""
+    found = []
 
     class Begun(subprocess.Popen):
         def __init__(self, command, **options):
-            super().__init__(command if runs else [sys.executable, "-c", "raise SystemExit(1)"], **options)
-            begun.append(json.loads(command[-1])[2])
+            super().__init__(command if request.param else [sys.executable, "-c", "raise SystemExit(1)"], **options)
+            found.append((json.loads(command[-1])[3], self))
 
     monkeypatch.setattr(subprocess, "Popen", Begun)
     monkeypatch.setattr(draw, "_WORTH", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
+    return found
+
+
+def test_what_another_process_draws_has_the_same_bytes_or_is_drawn_here(drawn, tmp_path, begun):
     (tmp_path / "flowers").mkdir()  # none yet, whatever lies there
     for _ in range(2):  # the second time all are there
         again = mini_mtil(tmp_path, tasks=["flowers", "land", "shapes"], **SMALL)
-    assert begun == [["land"]]
+    assert [names for names, _ in begun] == [["flowers", "land", "shapes"]]
     for folder in again:
         assert contents(folder) == contents(drawn[MINI_MTIL_TASKS.index(folder.name)])
+
+
+def test_a_process_that_began_ahead_is_joined_once_and_ends_with_the_block(drawn, tmp_path, begun, monkeypatch):
+    monkeypatch.setattr(draw, "_PER_CLASS", tuple(SMALL.values()))
+    wanted = ["land", "shapes"]
+    with draw.drawn_ahead(tmp_path, wanted):
+        again = mini_mtil(tmp_path, tasks=wanted, **SMALL)
+        assert len(begun) == 1
+        mini_mtil(tmp_path, tasks=["flowers"], **SMALL)
+        assert [names for names, _ in begun] == [wanted, ["flowers"]]
+    for folder in again:
+        assert contents(folder) == contents(drawn[MINI_MTIL_TASKS.index(folder.name)])
+    with draw.drawn_ahead(tmp_path / "other", MINI_MTIL_TASKS):
+        _, process = begun[-1]
+    assert process.returncode is not None
+    assert not draw._ahead
+    with draw.drawn_ahead(tmp_path, wanted):  # all are there
+        assert len(begun) == 3
+
+
+def test_each_of_two_that_draw_takes_what_the_other_has_not(tmp_path, begun, monkeypatch):
+    taken = []
+    monkeypatch.setattr(draw, "_draw", lambda folder, *_: taken.append(folder.name))
+    helper = draw._Helper(tmp_path, ["land", "shapes", "flowers"], 0, SMALL)
+    try:
+        assert helper.process.wait() is not None
+        left = [name for name in iter(helper.next, None)]
+    finally:
+        helper.end()
+    here = [folder.name for folder in tmp_path.iterdir()]
+    assert sorted([*here, *left]) == ["flowers", "land", "shapes"]
+    assert len(left) in (0, 3)
 
 
 def test_another_seed_gives_other_pictures(drawn, tmp_path):

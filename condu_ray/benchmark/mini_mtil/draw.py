@@ -35,6 +35,7 @@ MINI_MTIL_TASKS: tuple[str, ...] = tuple(DOMAINS)
 MINI_MTIL_DEFAULT: tuple[str, ...] = ("charts", "digits", "faces", "flowers", "land", "vehicles")
 
 _PARTS = ("train", "test")
+_PER_CLASS = (80, 20)
 _WORTH = 1000
 """Images, a millisecond each, for which another process is started."""
 _SCHEMA = pa.schema([("image", pa.binary()), ("label", pa.int32())])
@@ -45,8 +46,8 @@ def mini_mtil(
     *,
     seed: int = 0,
     tasks: Sequence[str] | None = None,
-    train_per_class: int = 80,
-    test_per_class: int = 20,
+    train_per_class: int = _PER_CLASS[0],
+    test_per_class: int = _PER_CLASS[1],
 ) -> list[P]:
     """Draws the tasks of mini-MTIL, each into its own folder.
 
@@ -73,32 +74,87 @@ def mini_mtil(
         raise ValueError("train_per_class and test_per_class must be at least 1")
     counts = dict(zip(_PARTS, (train_per_class, test_per_class), strict=True))
     missing = [name for name in dict.fromkeys(names) if not _present(folder / name, _meta(DOMAINS[name], seed, counts))]
-    with _beside(folder, missing[1::2], seed, counts):
-        for name in missing[::2]:
+    with _helper(folder, missing, seed, counts) as helper:
+        while helper and (name := helper.next()):
             _draw(folder / name, DOMAINS[name], seed, counts)
-    for name in missing[1::2]:
+        if helper:
+            helper.process.wait()
+    for name in missing:
         if not _present(folder / name, _meta(DOMAINS[name], seed, counts)):
             _draw(folder / name, DOMAINS[name], seed, counts)
     return [folder / name for name in names]
 
 
 @contextmanager
-def _beside(folder: Place, names: Sequence[str], seed: int, counts: dict[str, int]) -> Iterator[None]:
-    """Has another process draw tasks meanwhile, where that is worth its start; what it cannot is left to be drawn."""
+def drawn_ahead(folder: Place, tasks: Sequence[str]) -> Iterator[None]:
+    """Has another process draw those that are missing while the block does something else, until `mini_mtil` joins in.
+
+    Args:
+        folder: where the tasks' folders go.
+        tasks: names among `MINI_MTIL_TASKS`, drawn as by default.
+    """
+    counts = dict(zip(_PARTS, _PER_CLASS, strict=True))
+    missing = [name for name in tasks if not _present(folder / name, _meta(DOMAINS[name], 0, counts))]
+    with _helper(folder, missing, 0, counts) as helper:
+        if helper:
+            _ahead.append(helper)
+        try:
+            yield
+        finally:
+            _ahead.clear()
+
+
+class _Helper:
+    """Another process that draws tasks: it and this one take each the next of a queue, which is a pipe of indices."""
+
+    def __init__(self, folder: Place, names: Sequence[str], seed: int, counts: dict[str, int]) -> None:
+        self.drawn = (str(folder), seed, list(counts.values()))
+        self._names = list(names)
+        self._queue, sink = os.pipe()
+        os.write(sink, bytes(range(len(names))))
+        os.close(sink)
+        told = json.dumps([*self.drawn, self._names, self._queue, os.getpid()])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", __name__, told],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[self._queue],
+        )
+
+    def next(self) -> str | None:
+        """Takes the next task that nobody has taken."""
+        return _next(self._queue, self._names)
+
+    def end(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._queue)
+
+
+_ahead: list[_Helper] = []
+
+
+def _next(queue: int, names: Sequence[str]) -> str | None:
+    index = os.read(queue, 1)
+    return names[index[0]] if index else None
+
+
+@contextmanager
+def _helper(folder: Place, names: Sequence[str], seed: int, counts: dict[str, int]) -> Iterator[_Helper | None]:
+    """Has another process draw tasks too, where that is worth its start, or one that has begun."""
     images = sum(counts.values()) * sum(len(DOMAINS[name].names) for name in names)
-    if images < _WORTH or (os.cpu_count() or 1) < 2:
-        yield
-        return
-    told = json.dumps([str(folder), seed, list(names), *counts.values()])
-    process = subprocess.Popen(
-        [sys.executable, "-m", __name__, told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield
-        process.wait()
-    finally:
-        process.kill()
-        process.wait()
+    if found := [one for one in _ahead if one.drawn == (str(folder), seed, list(counts.values()))]:
+        _ahead.remove(found[0])
+        yield found[0]
+    elif images < _WORTH or (os.cpu_count() or 1) < 2:
+        yield None
+    else:
+        helper = _Helper(folder, names, seed, counts)
+        try:
+            yield helper
+        finally:
+            helper.end()
 
 
 def _meta(domain: Domain, seed: int, counts: dict[str, int]) -> dict[str, object]:
@@ -155,7 +211,10 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def _main(folder: str, seed: int, counts: Sequence[int], names: Sequence[str], queue: int, parent: int) -> None:
+    while os.getppid() == parent and (name := _next(queue, names)):
+        _draw(Location(folder) / name, DOMAINS[name], seed, dict(zip(_PARTS, counts, strict=True)))
+
+
 if __name__ == "__main__":
-    place, its_seed, its_names, *its_counts = json.loads(sys.argv[1])
-    for its_name in its_names:
-        _draw(Location(place) / its_name, DOMAINS[its_name], its_seed, dict(zip(_PARTS, its_counts, strict=True)))
+    _main(*json.loads(sys.argv[1]))
