@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -27,6 +27,7 @@ import generate  # noqa: E402
 
 from condu_ray.config import Experiment, Sweep  # noqa: E402
 from condu_ray.constants import ALL, CONSTANTS, DIFFERENCES  # noqa: E402
+from condu_ray.flags import default, takes  # noqa: E402
 from condu_ray.methods import METHODS  # noqa: E402
 from condu_ray.recipes import RECIPES  # noqa: E402
 from condu_ray.report import results_page  # noqa: E402
@@ -159,7 +160,7 @@ def _settings(_: str, page: Path) -> str:
         }
         flag = f"--{group}." if group and group not in ("sweep", "serve") else "--"
         rows = [
-            [f"`{flag}{name}`", _values(field.annotation), _default(field.default), _cell(field.description or "")]
+            [f"`{flag}{name}`", f"`{takes(field.annotation)}`", _default(field.default), _cell(field.description or "")]
             for name, field in fields.items()
         ]
         title = {"": "A run", "sweep": "A sweep takes these, too", "serve": "`condu-ray serve`"}.get(
@@ -231,26 +232,8 @@ def _parts(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
             yield name, field.annotation  # type: ignore[misc]
 
 
-def _values(annotation: Any) -> str:
-    """What a flag takes, for people: its choices, or its kind."""
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(annotation))
-    if get_origin(annotation) is tuple:
-        return f"list of {_values(get_args(annotation)[0])}"
-    if get_origin(annotation) is dict:
-        return "`task=number,...`"
-    if inner := [kind for kind in get_args(annotation) if kind is not type(None)]:
-        return _values(inner[0])
-    return {"str": "name", "Location": "path", "bool": "`true`, `false`", "int": "integer", "float": "number"}[
-        annotation.__name__
-    ]
-
-
 def _default(value: Any) -> str:
-    if value is None or value in ((), {}):
-        return "–"
-    text = ",".join(value) if isinstance(value, tuple) else str(value)
-    return f"`{text.lower() if isinstance(value, bool) else text}`"
+    return f"`{text}`" if (text := default(value)) else "–"
 
 
 MAKERS: dict[str, Callable[[str, Path], str]] = {

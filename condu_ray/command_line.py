@@ -9,23 +9,23 @@ from __future__ import annotations
 import re
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from reprlib import Repr
 from types import UnionType
 from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin, overload
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from condu_ray.config import Experiment, Sweep
 from condu_ray.constants import published_settings
+from condu_ray.flags import fields, for_people
 from condu_ray.names import nearest
 from condu_ray.pairs import key_twice
 from condu_ray.recipes import RECIPES
 from condu_ray.settings import without_old_names
-from condu_ray.store.location import given
+from condu_ray.settings_file import ConfigError, read_yaml
 from condu_ray.store.passwords import without_passwords
 
 CONSOLE = "condu-ray"
@@ -35,30 +35,14 @@ EXIT_CODES = (
     "(a terminal that is closed)"
 )
 """What a command's end means; its help ends with it."""
-YAML_BYTES = 1_000_000
-"""Largest file of settings that is read."""
 _short = Repr()
 _short.maxstring = _short.maxother = 100
 _short.maxlevel = 2
 
 
-class ConfigError(ValueError):
-    """A setting that is unknown, of the wrong type or out of range; the message names it."""
-
-
 def field_names(model: type[BaseModel] = Experiment) -> list[str]:
     """Returns every field's dotted name, depth first."""
-    return [name for name, _ in _fields(model)]
-
-
-def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields every field's dotted name and what it takes, depth first."""
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _fields(inner, f"{prefix}{name}.")
-        else:
-            yield prefix + name, inner
+    return [name for name, _ in fields(model)]
 
 
 class Parser(ArgumentParser):
@@ -102,10 +86,16 @@ class _Settings(Parser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
         parsed = super().parse_args(args, namespace)
-        mappings = [name for name, takes in _fields(self.kind) if get_origin(takes) is dict]
+        mappings = [name for name, field in fields(self.kind) if get_origin(field.annotation) is dict]
         if twice := key_twice(vars(parsed), mappings):
             raise ConfigError(f"command line: {twice[0]}: {twice[1]} is there twice: keep one")
         return parsed
+
+    def format_help(self) -> str:
+        """As `ArgumentParser.format_help`, without a usage of a hundred flags and without Python's types."""
+        for_people(self._actions, _ARGUMENTS[self.kind])
+        self.usage = "%(prog)s [--recipe NAME] [--config FILE] [--FLAG VALUE ...]"
+        return super().format_help()
 
 
 class _Flags(BaseSettings):
@@ -113,7 +103,7 @@ class _Flags(BaseSettings):
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    config: str | None = Field(None)
+    config: Path | None = Field(None)
     """YAML file with any of these fields; flags override it."""
 
 
@@ -153,71 +143,6 @@ def explained(error: ValidationError, source: str, kind: type[Experiment] = Expe
     return ConfigError(without_passwords("\n".join(lines)))
 
 
-class Loader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses what is a slip or an attack in a file of settings."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuses aliases: a few hundred bytes of them can stand for gigabytes."""
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(
-                problem="anchors and aliases are not read: write the values out", problem_mark=event.start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Refuses a key that is there twice, of which YAML would take the last one."""
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key.value!r} is there twice: keep one", problem_mark=key.start_mark
-                )
-            keys.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-    def whole_number(self, node: Any) -> int:
-        """Refuses what YAML 1.1 counts otherwise than people: 0100 by eights as 64, 1:30 by sixties as 90."""
-        read, text = int(self.construct_yaml_int(node)), str(node.value).lstrip("+-")
-        if ":" in text or re.fullmatch("0[0-9_]+", text):
-            raise yaml.MarkedYAMLError(
-                problem=f"{node.value} is {read} in YAML: write that, or the number without a leading 0, or a text in "
-                "quotes",
-                problem_mark=node.start_mark,
-            )
-        return read
-
-
-Loader.add_constructor("tag:yaml.org,2002:int", Loader.whole_number)
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """Reads a YAML file of settings.
-
-    Raises:
-        ConfigError: the file is missing, too large, not YAML, or not a mapping, or has aliases or a key twice.
-    """
-    try:
-        with open(given(path), "rb") as file:
-            content = file.read(YAML_BYTES + 1)
-        if len(content) > YAML_BYTES:
-            raise ConfigError(f"--config {path}: has more than {YAML_BYTES:,} bytes; give a file of settings")
-        loaded = Loader(content.decode("utf-8")).get_single_data()
-    except ConfigError:
-        raise
-    except FileNotFoundError as error:
-        raise ConfigError(f"--config {path}: no such file") from error
-    except RecursionError as error:
-        raise ConfigError(f"--config {path}: cannot be read as YAML: too many levels in one another") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path}: cannot be read as YAML: {error}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"--config {path}: expected a mapping of settings, found {type(loaded).__name__}")
-    return loaded
-
-
 @overload
 def parse(arguments: Sequence[str], *, purpose: str = ...) -> Experiment: ...
 @overload
@@ -254,7 +179,7 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
         why = f"{without_passwords(str(error))}{_cause(error)}"
         raise ConfigError(f"command line: {why}; lists are written a,b and rates a=1e-4,b=2e-4") from error
     path = flags.pop("config", None)
-    from_file = read_yaml(path) if path is not None else {}
+    from_file = read_yaml(str(path)) if path is not None else {}
     default = "own_data" if flags.get("data") or from_file.get("data") else "mini_mtil"
     recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:
@@ -302,11 +227,11 @@ def _refuse_empty(given: Mapping[str, Any], given_by: str, kind: type[BaseModel]
     Raises:
         ConfigError: names the setting.
     """
-    for name, takes in _fields(kind):
+    for name, field in fields(kind):
         value: Any = given
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, str) and not value.strip() and str in _kinds(takes):
+        if isinstance(value, str) and not value.strip() and str in _kinds(field.annotation):
             raise ConfigError(f"{given_by}: {name}: is empty; give a value, or leave it out")
 
 

@@ -9,9 +9,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "condu_ray"
 FLOORS = (
     "merging", "metrics", "names", "pairs", "console", "constants", "without_compiler",
-    "store.location", "settings", "options", "store.layout", "config", "recipes", "store", "command_line", "benchmark",
-    "report",
-    "vlm", "learn", "methods", "plan", "ablation", "use",
+    "store.location", "settings_file", "settings", "flags", "options", "store.layout", "config", "recipes", "store",
+    "command_line", "benchmark", "report", "vlm", "learn", "methods", "plan", "ablation", "use",
     "orchestration.watch", "orchestration.cluster", "orchestration.lanes", "orchestration.measure",
     "orchestration.serving", "orchestration", "face", "commands",
 )  # fmt: skip

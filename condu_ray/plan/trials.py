@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from condu_ray.benchmark.orders import Order
-from condu_ray.command_line import ConfigError, Loader, field_names, nearest
+from condu_ray.command_line import ConfigError, field_names, nearest
 from condu_ray.config import Experiment, Sweep, content_hash
 from condu_ray.methods import get
 from condu_ray.methods.registry import take
@@ -22,6 +22,7 @@ from condu_ray.plan.preflight import Checked
 from condu_ray.plan.rates import FIELDS, unused_rates
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import RunPlan, plan_run
+from condu_ray.settings_file import Loader
 from condu_ray.store.artifacts import names, read_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import ledger_path, measurement_path, record_path, trials_folder
