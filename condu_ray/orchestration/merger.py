@@ -45,12 +45,13 @@ class Merger:
         # What is on trial may be dropped again: until then the session before it is the last one.
         self._retention = Retention("all" if results.trial else plan.config.keep_sessions)
         self.handed = {one.method.name: 0 for one in plan.methods}
-        self.made = self.reused = 0
+        self.measured = self.reused = 0
+        self.own: set[str] = set()  # keys of those that were made for this run, by a process of it that was killed too
 
     @property
     def state(self) -> tuple[object, ...]:
         """Something that changes whenever the loop gets on."""
-        return tuple(self.handed.values()), len(self._merging), len(self._measured), self.made + self.reused
+        return tuple(self.handed.values()), len(self._merging), len(self._measured), self.measured
 
     @property
     def pending(self) -> int:
@@ -109,7 +110,9 @@ class Merger:
             for one, (accuracy, before) in zip(wanted, ray.get(reference), strict=True):
                 if isinstance(one, Encoding):
                     continue
-                self.reused, self.made = self.reused + before, self.made + (not before)
+                self.measured, self.reused = self.measured + 1, self.reused + before
+                if accuracy.run == self.results.plan.config.run_name:
+                    self.own.add(one.key)
                 session = self.results.add(one, accuracy)
                 if session is not None:
                     finished.append(session)

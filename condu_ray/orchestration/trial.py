@@ -98,7 +98,8 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
         keys = [expert.key for expert in results.plan.experts]
         makers = [artifacts.read_meta(expert_folder(config.storage, key))["run"] for key in keys]
         trained = makers.count(config.run_name)  # whichever trial's post came first
-        found = report(recorder, begin, reused=merger.reused, trained=trained, pictures=False)["methods"][trial.method]
+        reused = merger.measured - len(merger.own)
+        found = report(recorder, begin, reused=reused, trained=trained, pictures=False)["methods"][trial.method]
     shown = next(iter(matrices(found).values()))  # Ray Tune's metrics are of one protocol
     record = trial.record() | {
         "run": config.run_name,
@@ -110,8 +111,8 @@ def run_trial(shared: Shared, trial: Trial) -> dict[str, Any]:
         "made": made_of(results.plan),
         "experts_trained": trained,
         "experts_reused": len(keys) - trained,
-        "measurements": merger.made,
-        "measurements_reused": merger.reused,
+        "measurements": len(merger.own),
+        "measurements_reused": reused,
         "metrics": {k: v for k, v in shown.items() if k in ("transfer", "average", "last", "backward_transfer")},
         "mlflow": recorder.tracker.run_id(trial.method),
         MLFLOW_COMPLETE: recorder.tracker.complete and not unheard,  # a trial's own warnings are read by nobody

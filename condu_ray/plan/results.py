@@ -163,7 +163,7 @@ class Results:
             row |= {"protocol": protocol, "measured_on": self.plan.config.measure_on}
             row |= {"accuracy": accuracy.percent, "state": entry.state}
             row |= {"expert": entry.expert} | asdict(accuracy)
-            del row["seconds"]
+            del row["seconds"], row["run"]
             rows.append(row)
         return rows
 

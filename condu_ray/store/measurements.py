@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from condu_ray.store.artifacts import ArtifactError, read_sealed, write_sealed
@@ -30,6 +30,7 @@ class Accuracy:
         calibration_before: expected calibration error of that expert over the task's own classes, in points, at
             temperature 1.
         calibration_after: the same at `temperature`.
+        run: the run, or a sweep's trial, that had it measured; None where an earlier release wrote it.
     """
 
     correct: int
@@ -42,6 +43,7 @@ class Accuracy:
     calibration_before: float | None = None
     calibration_after: float | None = None
     relative_l2_error: float | None = None
+    run: str | None = field(default=None, compare=False)
 
     @property
     def percent(self) -> float:
@@ -49,7 +51,7 @@ class Accuracy:
         return 100 * self.correct / self.images
 
 
-FIELDS = tuple(field.name for field in fields(Accuracy))
+FIELDS = tuple(one.name for one in fields(Accuracy))
 
 
 def write_measurement(storage: Place, key: str, found: Accuracy) -> None:
@@ -97,6 +99,8 @@ def _wrong(found: Mapping[str, Any]) -> str | None:
     for name, value in found.items():
         if name not in FIELDS:
             return f"{name!r} is no part of a measurement"
+        if name == "run" and isinstance(value, str):
+            continue
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if value is not None and (not number or math.isinf(value)):
             return f"{name} is {value!r}"

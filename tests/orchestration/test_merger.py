@@ -1,7 +1,7 @@
 """The merging loop without Ray: what it hands over when, and what it lets go."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,8 +14,10 @@ from condu_ray.orchestration.watch.news import News
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import MethodPlan, PlannedSession
 from condu_ray.store.ledger import ROOT, Entry
+from condu_ray.store.measurements import Accuracy
 
 TASKS = ("a", "b", "c")
+FOUND = Accuracy(1, 2, 0.1)
 STATES = (ROOT, *(f"state-{task}" for task in TASKS))
 
 
@@ -39,7 +41,7 @@ def remote(call: Callable) -> SimpleNamespace:
     return SimpleNamespace(remote=call)
 
 
-def loop(name="condu", trial=False, keep="last", needs=None):
+def loop(name="condu", trial=False, keep="last", needs=None, found=(FOUND, False)):
     """A merger of one method; what it posted, merged, asked for and told is in its `seen`."""
     config, seen = Experiment(run="r", keep_sessions=keep), {"posted": [], "merges": [], "told": [], "gone": []}
     method = get(name, config)
@@ -51,8 +53,8 @@ def loop(name="condu", trial=False, keep="last", needs=None):
     )
     plan = SimpleNamespace(config=config, experts=experts, methods=[MethodPlan(method, sessions)])
     results = SimpleNamespace(
-        plan=plan, trial=trial, measurements=lambda plan, entry: [entry.task], encodings=lambda measurements: [],
-        add=lambda one, accuracy: one,
+        plan=plan, trial=trial, measurements=lambda plan, entry: [SimpleNamespace(key=entry.task)],
+        encodings=lambda measurements: [], add=lambda one, accuracy: one.key,
     )  # fmt: skip
 
     def merge(method, session):
@@ -61,7 +63,7 @@ def loop(name="condu", trial=False, keep="last", needs=None):
         return seen["merges"][-1]
 
     board = SimpleNamespace(post=remote(seen["posted"].append), merged=remote(seen["told"].append))
-    measuring = SimpleNamespace(measure=remote(lambda wanted: Reference([(1.0, False)])))
+    measuring = SimpleNamespace(measure=remote(lambda wanted: Reference([found])))
     made = Merger(results, merge, board, measuring)
     made.seen = seen
     return made
@@ -110,6 +112,16 @@ def test_what_the_board_does_not_know_is_posted():
     made.advance(news(there="a", work="b"))  # a board that died, and is back
     made.advance(news(there="a", work="bc"))
     assert [len(posted) for posted in made.seen["posted"]] == [3, 3]
+
+
+@pytest.mark.parametrize(("by", "own"), [("r", 3), ("other", 0), (None, 0)])
+def test_what_a_killed_process_of_the_same_run_had_measured_is_the_runs_own(by, own):
+    made = loop(found=(replace(FOUND, run=by), True))
+    for _ in range(5):
+        made.advance(news(there="abc"))
+        for one in made.seen["merges"]:
+            one.there = True
+    assert (made.measured, made.reused, len(made.own)) == (3, 3, own)
 
 
 @pytest.mark.parametrize(("trial", "gone"), [(False, ["a", "b"]), (True, [])])

@@ -128,6 +128,8 @@ def test_a_killed_driver_goes_on_and_ends_with_the_same_table(both, tmp_path, ta
     again = SweepJob(tmp_path / "s", task_data, small_backbone, "two", "--orders", "2")
     again.finish()
     assert again.records == both[0][1].records
+    costs = again.report["extra"]["costs"]
+    assert costs["measurements"] == len(list((job.storage / "evaluations").glob("*.json")))  # by both processes
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
     for key, stamp in experts.items():
         assert (job.storage / "experts" / key / "meta.json").stat().st_mtime_ns == stamp

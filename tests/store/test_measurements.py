@@ -1,7 +1,7 @@
 """Measurements in storage: what was written is read, and nothing else."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -15,6 +15,8 @@ def test_what_was_measured_is_found_again(tmp_path):
     assert read_measurement(tmp_path, "key") is None
     write_measurement(tmp_path, "key", FOUND)
     assert read_measurement(tmp_path, "key") == FOUND
+    write_measurement(tmp_path, "key", replace(FOUND, run="a run"))
+    assert read_measurement(tmp_path, "key").run == "a run"
 
 
 def test_measurements_of_before_there_were_seals_are_read(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from condu_ray.orchestration.watch import telemetry
@@ -127,6 +128,7 @@ class Measuring:
             # Ray would keep it for this evaluator, however long that finds no room.
             found: Accuracy = await self._evaluators[index].measure.options(max_task_retries=0).remote(wanted)
             if isinstance(wanted, Measurement):
+                found = replace(found, run=wanted.config.run_name)
                 write_measurement(self._storage, wanted.key, found)
                 telemetry.observe("condu_measurement_seconds", found.seconds, run=self._run, method=wanted.method)
             del self._running[wanted.key]

@@ -14,7 +14,8 @@ from condu_ray.store.measurements import Accuracy, measurement_path, read_measur
 
 
 def unit(key, state="s"):
-    return Measurement(Experiment(), "condu", Entry(0, "a", None, "pretrained", state, 0.0), "a", True, "task", key)
+    entry = Entry(0, "a", None, "pretrained", state, 0.0)
+    return Measurement(Experiment(run="r"), "condu", entry, "a", True, "task", key)
 
 
 FOUND = Accuracy(1, 2, 0.1)
@@ -74,6 +75,7 @@ def test_equal_ones_are_measured_once_even_at_the_same_time(tmp_path):
     assert [before for _, before in one] == [False, False]
     assert two == [(FOUND, True)]
     assert read_measurement(tmp_path, "k") == FOUND
+    assert {one.run for one in (one[0][0], two[0][0], read_measurement(tmp_path, "k"))} == {"r"}  # who had it measured
     assert (waiting, status) == (2, (0, 2))
 
 
