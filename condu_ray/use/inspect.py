@@ -13,6 +13,7 @@ from torch import Tensor
 from condu_ray.learn.features import PRETRAINED, Features, Weights
 from condu_ray.merging import UnifiedDelta
 from condu_ray.methods.session import GONE
+from condu_ray.plan.kept import bytes_of
 from condu_ray.plan.measurement import kind, protocols
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.report.inspect_page import Section, facts, page, paragraph, picture, shares, table
@@ -119,10 +120,11 @@ def _sizes(found: StoredRun) -> Iterable[str]:
 def _bytes(folder: Place) -> int | None:
     if not artifacts.exists(folder):
         return None
-    found, meta = artifacts.sizes(folder), artifacts.read_meta(folder)
-    if GONE in meta or not meta["files"].keys() <= found.keys():  # let go, or a copy left some out
+    meta = artifacts.read_meta(folder)
+    try:
+        return None if GONE in meta else bytes_of(folder, meta["files"])
+    except artifacts.ArtifactError:  # not all of it is here
         return None
-    return sum(found[name] for name in meta["files"])
 
 
 def _mb(size: int | None) -> float | None:

@@ -91,6 +91,15 @@ def test_a_file_that_a_copy_of_storage_left_out_does_not_count_as_none(made, nam
         kept_bits(found.config, found.plan, found.entries)
 
 
+@pytest.mark.parametrize("left", [0, 5, 100, -1], ids=["nothing", "no head", "no end of the head", "a byte less"])
+def test_a_file_that_a_killed_copy_cut_short_is_named_and_not_counted(made, left):
+    found = made("condu")
+    path = next(Path(found.config.storage).glob("runs/r/condu/sessions/03-*/unified*"))
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(artifacts.ArtifactError, match=r"unified.safetensors: cut short, .* --repair true"):
+        kept_bits(found.config, found.plan, found.entries)
+
+
 @pytest.mark.parametrize("name", ["condu", "condu-svd", "ties"])
 def test_the_files_of_a_session_that_were_let_go_count_as_they_were(made, name):
     """A run that is taken back to it has it as its last."""
