@@ -14,6 +14,7 @@ from condu_ray.learn.prototype_store import has_prototypes
 from condu_ray.learn.routing import load_routing
 from condu_ray.methods import Method
 from condu_ray.options import Inference
+from condu_ray.plan.measurement import protocols, routed
 from condu_ray.vlm.gaussian import Totals
 from condu_ray.vlm.routers import Kind, Router
 
@@ -39,8 +40,8 @@ def routing_confusion(
 
     Returns:
         `tasks`, `confusion` (by router T rows in percent: the share of a task's images that each task is the likeliest
-        of) and `methods` (by router the names of those that ask it); None where no method routes, or storage has not
-        theta0's features of all tasks' test images, which routed measurements leave there.
+        of) and `methods` (by router the names of those that ask it); None where the run routes no learned task, whose
+        test images it then has no features of, though another run may have left some; or storage lacks them.
 
     Raises:
         ArtifactError: what is there is damaged.
@@ -48,7 +49,7 @@ def routing_confusion(
     asked: dict[Kind, Inference] = {}
     names: dict[str, list[str]] = {}
     for method in methods:
-        if method.routes:
+        if any(routed(method, True, protocol) for protocol in protocols(config, method)):
             router = method.inference.router
             assert router != "auto", "resolved"
             asked.setdefault(router, method.inference)

@@ -7,6 +7,7 @@ from condu_ray import Experiment, load_backbone, open_run
 from condu_ray.learn.evaluate import Evaluator
 from condu_ray.learn.features import PRETRAINED
 from condu_ray.options import Inference
+from condu_ray.plan.confusion import routing_confusion
 from condu_ray.plan.preflight import check
 from condu_ray.plan.stored_method import StoredMethod
 from condu_ray.report.run_report import write_report
@@ -174,6 +175,11 @@ def test_the_report_shows_where_images_go(run, tmp_path):
     for task, row in zip(found.tasks, told["confusion"]["gaussian"], strict=True):
         best = routing.router.probabilities(encoder.image(PRETRAINED, task), TASKS).argmax(1)
         assert row == pytest.approx([100 * float((best == place).double().mean()) for place in range(3)])
+    by_task = found.config.model_copy(update={"protocol": ("task",)})  # by which the first task is never routed
+    checked, methods = check(found.config), [one.method for one in found.plan.methods]
+    asked = (checked.backbone, checked.spec.preprocess, checked.tasks, methods)
+    assert routing_confusion(found.config, *asked) == told
+    assert routing_confusion(by_task, *asked) is None  # whatever features another run has left
     folder = tmp_path / "report"
     write_report(results.summary(1.0, reused=0, trained=0), Location(folder))
     assert "(routing.png)" in (folder / "report.md").read_text()
