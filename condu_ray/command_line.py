@@ -51,28 +51,33 @@ class Parser(ArgumentParser):
     def __init__(self, purpose: str | None = None, **more: Any) -> None:
         own: dict[str, Any] = {"prog": program(), "epilog": EXIT_CODES, "allow_abbrev": False}
         super().__init__(**own | more, description=purpose)
+        self.others: Sequence[str] = ()  # flags that it hands on
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse found."""
         raise ConfigError(message)
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
-        """As `ArgumentParser.parse_args`; raises a `ConfigError` for what is no flag, and no argument that is taken."""
-        given, flags = sys.argv[1:] if args is None else list(args), self._option_string_actions
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As `ArgumentParser.parse_known_args`, which of a wrong flag may only say that something else is missing."""
+        given, flags = sys.argv[1:] if args is None else list(args), [*self._option_string_actions, *self.others]
         try:
-            parsed, unknown = self.parse_known_args(given, namespace)
-        except ConfigError as error:  # where a flag is wrong, argparse may only say that something else is missing
+            return super().parse_known_args(given, namespace)
+        except ConfigError as error:
             wrong = [word for word in given if re.match("-[^-]|--.", word) and word.partition("=")[0] not in flags]
             raise ConfigError("; ".join([str(error), *map(self._unknown, wrong[:1])])) from error
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
+        """As `ArgumentParser.parse_args`; raises a `ConfigError` for what is no flag, and no argument that is taken."""
+        parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise ConfigError(self._unknown(next((word for word in unknown if word.startswith("-")), unknown[0])))
         return parsed
 
     def _unknown(self, word: str) -> str:
         """Says what is wrong with a word that is no flag, and no argument that is taken."""
-        flag, known = word.partition("=")[0], [key[2:] for key in self._option_string_actions if key[2:]]
+        flag, flags = word.partition("=")[0], [*self._option_string_actions, *self.others]
         if word.startswith("-"):
-            near = nearest(flag.lstrip("-"), known)
+            near = nearest(flag.lstrip("-"), [key[2:] for key in flags if key[2:]])
             slip = word.startswith("--") or "did you mean" in near  # the other is a value that a flag or a list lacks
             dash = f": a value that begins with - is written --flag={word}, a file's name ./{word}"
             return f"unknown flag {flag}{near if slip else dash}"
@@ -176,7 +181,8 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
         )
         flags = source()
     except SettingsError as error:
-        why = f"{without_passwords(str(error))}{_cause(error)}"
+        cause = error.__cause__ or error  # what lies behind it, where it only says where it is
+        why = without_passwords(str(error) if str(cause) in str(error) else f"{error} ({cause})")
         raise ConfigError(f"command line: {why}; lists are written a,b and rates a=1e-4,b=2e-4") from error
     path = flags.pop("config", None)
     from_file = read_yaml(str(path)) if path is not None else {}
@@ -242,12 +248,6 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
     if get_origin(annotation) in (Union, UnionType):
         return tuple(kind for part in get_args(annotation) for kind in _kinds(part))
     return (annotation,)
-
-
-def _cause(error: SettingsError) -> str:
-    """Returns what lies behind an error of pydantic-settings that only says where it is."""
-    cause = error.__cause__
-    return f" ({without_passwords(str(cause))})" if cause is not None and str(cause) not in str(error) else ""
 
 
 def main_config(kind: type[C], purpose: str, argv: Sequence[str] | None = None) -> C:

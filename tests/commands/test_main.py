@@ -79,6 +79,8 @@ def test_what_is_no_command(console, arguments, words):
         (["export", "--metod=condu", "r"], "unknown flag --metod (did you mean method?)"),  # also lacks --output
         (["predict", "r", "-x.jpg"], "a file's name ./-x.jpg"),
         (["report", "--storage", "-x"], "--storage: expected one argument; unknown flag -x: a value that begins"),
+        (["import", "r", "--task", "t", "--chekpoint", "x"], "unknown flag --chekpoint (did you mean checkpoint?)"),
+        (["import", "r", "--seed", "1", "--sed=1"], "--checkpoint; unknown flag --sed (did you mean seed?)"),  # a run's
         (["methods", "all"], "unexpected argument 'all'"),
     ],
 )
