@@ -136,13 +136,17 @@ class Tracker:
             # somebody else's, of the same settings, who shares the server.
             if run.info.status != "RUNNING" or run.data.tags.get(STORAGE, here) == here:
                 self._client.delete_run(run.info.run_id)
-        name = self._name(method)
         tags = {IDENTITY: tag, "method": method, "seed": str(self._config.seed), **provenance()}
         tags |= {"order": ",".join(self._tasks), "run": self._config.run_name}
         tags[STORAGE] = here
         tags["measured_on"] = self._config.measure_on
         if self._parent:
             tags["mlflow.parentRunId"] = self._parent
+        alike = ("method", "run", STORAGE, "mlflow.parentRunId")
+        runs = self._client.search_runs([identity], f"tags.run = '{self._config.run_name}'")
+        earlier = [one for one in runs if all(one.data.tags.get(key) == tags.get(key) for key in alike)]
+        self._patience.asks()
+        name = self._name(method) + (f" ({len(earlier) + 1})" if earlier else "")  # of other numbers, or settings
         self._runs[method] = run = create_run(self._client, identity, name, tags)
         if self._given_up.is_set():  # nobody waits any more: who sends it later makes another, and this one never ends
             self._client.delete_run(run)

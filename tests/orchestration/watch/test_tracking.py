@@ -481,7 +481,9 @@ def test_the_same_weights_on_other_test_images_are_another_run(tmp_path):
         kept.append(tracker.run_id("condu"))
     assert kept[0] != kept[1] == kept[2]
     client, _ = open_experiment(Experiment(storage=tmp_path))
-    assert [client.get_run(run).data.metrics["last"] for run in kept[:2]] == [50.0, 60.0]
+    runs = [client.get_run(run) for run in kept[:2]]
+    assert [run.data.metrics["last"] for run in runs] == [50.0, 60.0]
+    assert [run.info.run_name for run in runs] == ["r/condu", "r/condu (2)"]
 
 
 def test_what_was_trained_elsewhere_by_other_workers_is_another_run(tmp_path):
