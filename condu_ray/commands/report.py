@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from condu_ray.command_line import ConfigError, Parser
@@ -67,6 +67,16 @@ def run_report(config: Experiment, out: Place | None = None) -> None:
     if out is not None:
         write_report(found, out)
         print(f"report: {out / 'report.md'}{'' if own else ', of the numbers that the run wrote'}")
+
+
+def _changes(folder: Place) -> set[Hashable]:
+    """What is another whenever a run is another: stamps of its settings and ledgers."""
+    from condu_ray.store.artifacts import names
+    from condu_ray.store.backend import backend
+    from condu_ray.store.layout import config_path, ledger_path
+
+    paths = [config_path(folder), *(ledger_path(folder, name) for name in names(folder))]
+    return {backend(path).stamp(path) for path in paths} - {None}
 
 
 def _writable(numbers: Place, out: Place | None) -> bool:
@@ -152,7 +162,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
     alone = len(found) == 1
     if alone and found[0].kind == "run" and not arguments.published:
-        run_report(found[0].experiment(storage), out)
+        of = None
+        while of != (of := _changes(found[0].folder)):  # what was read is of before a change that ended meanwhile
+            run_report(find(storage, found[0].name).experiment(storage), out)
     else:  # never in a run's own folder, which has a page of another kind
         own = alone and found[0].kind == "sweep"
         joined = joined_report_folder(storage, [one.name for one in found])

@@ -10,6 +10,7 @@ import shutil
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +19,17 @@ import pytest
 from obstore.store import MemoryStore
 from PIL import Image
 
-from condu_ray import Predictor
+from condu_ray import Experiment, Predictor
 from condu_ray.commands import export, report
 from condu_ray.commands.__main__ import main
 from condu_ray.methods import get
 from condu_ray.options import Inference
+from condu_ray.orchestration.run import write_config
 from condu_ray.orchestration.watch import registry
 from condu_ray.store.artifacts import WriteError
 from condu_ray.store.bucket import CONNECTED, Bucket
 from condu_ray.store.drafts import DEAD_SECONDS
+from condu_ray.store.layout import ledger_path
 from condu_ray.use import rows as rows_module
 from condu_ray.use.bundle import write_bundle
 from condu_ray.use.parts import predict_parts
@@ -552,6 +555,25 @@ def test_flags_of_a_report_that_would_do_nothing_are_refused(storage, monkeypatc
         report.main(["--storage", str(storage), *arguments])
     said = capsys.readouterr()
     assert (end.value.code, words in said.err, said.out) == (2, True, "")
+
+
+def test_a_report_that_was_begun_before_a_change_of_its_run_ended_is_made_again(tmp_path, monkeypatch):
+    """It takes no lease: else what `add` wrote would be overwritten by the numbers of before."""
+    config, made = Experiment(storage=tmp_path, run="r", tasks=("a",)), []
+    ledger = Path(ledger_path(config.run_folder, "condu"))
+
+    def run_report(config, out):
+        made.append(config.tasks)
+        if len(made) == 1:  # meanwhile
+            write_config(config.model_copy(update={"tasks": ("a", "b")}))
+        elif len(made) == 2:
+            ledger.parent.mkdir()
+            ledger.write_text("a line\n")
+
+    write_config(config)
+    monkeypatch.setattr(report, "run_report", run_report)
+    report.main(["r", "--storage", str(tmp_path)])
+    assert made == [("a",), ("a", "b"), ("a", "b")]
 
 
 def test_the_report_of_a_run_that_cannot_be_written_to_goes_elsewhere(console, storage, tmp_path, monkeypatch):
