@@ -2,9 +2,12 @@
 
 import ast
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -25,6 +28,26 @@ def test_every_folder_with_code_is_a_package():
     assert {path.parent for path in files() if path.suffix == ".py"} == {
         path.parent for path in files() if path.name == "__init__.py"
     }
+
+
+def test_what_is_imported_is_declared():
+    """Though others bring it: they may leave it out one day."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    every = [*project["dependencies"], *(one for group in project["optional-dependencies"].values() for one in group)]
+    declared = {canonicalize_name(Requirement(one).name) for one in every}
+    folders = ("condu_ray", "jobs", "tests", "cluster", "dashboards", ".ci")
+    brought, by = packages_distributions(), {}
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            by |= {name.split(".")[0]: path for name in names}
+    undeclared = {
+        name: str(path)
+        for name, path in by.items()
+        if name in brought and not declared & {canonicalize_name(one) for one in brought[name]}
+    }
+    assert undeclared.keys() <= {"triton"}, undeclared  # torch brings it where there is a GPU for it
 
 
 SCRIPTS = [path for path in sorted((ROOT / "jobs").rglob("*.py")) if "\nif __name__ ==" in path.read_text()]
