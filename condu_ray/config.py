@@ -156,8 +156,8 @@ class Experiment(Settings):
     """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
     data: Where | None = None
     """Folder of task folders (train.parquet, test.parquet, meta.json), or data in another form (class folders, Parquet
-    of Hugging Face, WebDataset, CSV: benchmark/README.md); default: mini-MTIL, drawn by the package. Task folders may
-    be in a bucket, as `storage`."""
+    of Hugging Face, WebDataset, CSV: condu_ray/benchmark/README.md); default: mini-MTIL, drawn by the package. Task
+    folders may be in a bucket, as `storage`."""
     probe: Annotated[tuple[Where, ...], Split] = late(())
     """Folders of tasks that are never learned, in any form: measured after each session as tasks that are not learned
     yet, over their own classes, beside theta0 (what is kept of unrelated zero-shot ability). Tasks of the run in them
@@ -212,7 +212,7 @@ class Experiment(Settings):
     """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
     storage: Where = Location("storage")
     """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs. Also in a bucket: s3://,
-    gs:// or az:// with its name and a path, credentials in the environment (store/README.md)."""
+    gs:// or az:// with its name and a path, credentials in the environment (condu_ray/store/README.md)."""
     keep_sessions: Literal["all", "last", "doubling"] = late("all")
     """Sessions whose merged models stay in storage while a run goes on: `all`; the `last`; or, `doubling`, sessions 1,
     2, 4, 8, ... and the last. The others' go once the next one is committed and all is measured; who wants such a state

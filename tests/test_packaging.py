@@ -1,6 +1,7 @@
 """What a wheel takes along: every folder with code, every file that the code reads."""
 
 import ast
+import re
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -22,6 +23,13 @@ def test_every_file_that_is_no_code_is_package_data():
     listed = {pattern: set((ROOT / "condu_ray").glob(pattern)) for pattern in SETTINGS["package-data"]["condu_ray"]}
     assert all(listed.values()), listed
     assert {path for path in files() if path.suffix not in (".py", ".md")} <= set.union(*listed.values())
+
+
+def test_pages_that_the_help_names_are_package_data():
+    shipped = {path for pattern in SETTINGS["package-data"]["condu_ray"] for path in (ROOT / "condu_ray").glob(pattern)}
+    named = re.findall(r"[\w/]+\.md\b", (ROOT / "condu_ray" / "SETTINGS.md").read_text().partition("| `--")[2])
+    assert named
+    assert {ROOT / name for name in named} <= shipped, named
 
 
 def test_every_folder_with_code_is_a_package():

@@ -175,7 +175,7 @@ def _others(host: str, port: int) -> bool:
     if there.applications:
         raise ResourceError(
             f"the cluster serves {', '.join(there.applications)} already; end that, or deploy both by one file with "
-            "`serve deploy` (cluster/README.md)"
+            "`serve deploy` (cluster/README.md of the sources)"
         )
     if there.proxies:
         client: Any = _get_global_client()
