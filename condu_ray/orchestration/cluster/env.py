@@ -94,7 +94,7 @@ def ray_cluster(address: str | None, run: str, lines: Lines) -> Iterator[None]:
         return
     from condu_ray.orchestration.watch.discovery import announced
 
-    with forks(address), _watched(address, lines):
+    with forks(address), _watched(address, lines), ray_heard(lines):
         try:
             with lines.waiting("Ray starts"):
                 _init(address, namespace(run))
@@ -117,6 +117,28 @@ def _watched(address: str, lines: Lines) -> AbstractContextManager[object]:
     from rich.markup import escape
 
     return head_watched(address, lambda words: lines.say(escape(words)))
+
+
+@contextmanager
+def ray_heard(lines: Lines) -> Iterator[None]:
+    """Says in a line what Ray tells a driver of workers and nodes that died: its own words are a paragraph of numbers.
+
+    Args:
+        lines: says it.
+    """
+    from ray._private import worker
+    from rich.markup import escape
+
+    def say(data: Any, ignore_prefix: bool) -> None:
+        for text in data["lines"]:
+            lines.say(escape(f"Ray tells: {text.strip().partition('. ')[0]}"))
+
+    told = worker.print_to_stdstream  # of the thread that listens; workers' own output is asked for by nobody
+    worker.print_to_stdstream = say
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = told
 
 
 def _quiet(run: str) -> bool:
