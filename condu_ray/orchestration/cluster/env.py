@@ -131,7 +131,9 @@ def ray_heard(lines: Lines) -> Iterator[None]:
 
     def say(data: Any, ignore_prefix: bool) -> None:
         for text in data["lines"]:
-            lines.say(escape(f"Ray tells: {text.strip().partition('. ')[0]}"))
+            first, *more = text.strip().split(". ")
+            kept = [first, *(one for one in more if "will be retried" in one)]
+            lines.say(escape(f"Ray tells: {'. '.join(kept)}"))
 
     told = worker.print_to_stdstream  # of the thread that listens; workers' own output is asked for by nobody
     worker.print_to_stdstream = say
