@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from condu_ray.command_line import EXIT_CODES, ConfigError, Parser, field_names, parse
+from condu_ray.command_line import EXIT_CODES, ConfigError, Parser, parse
 from condu_ray.commands.job import job
-from condu_ray.commands.using import max_drop, max_drop_flag
+from condu_ray.commands.using import max_drop, max_drop_flag, run_flags
 from condu_ray.config import Experiment
 from condu_ray.console import output
 from condu_ray.store.location import Location, LocationError, given, home
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--storage", help="storage folder (default: storage)")
     max_drop_flag(parser)
-    parser.others = [f"--{name}" for name in field_names()]
+    parser.others = run_flags()
     arguments, rest = parser.parse_known_args(argv)
     most = max_drop(arguments)
     from condu_ray.orchestration.changing import bring

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from condu_ray.command_line import ConfigError, Parser, main_config
+from condu_ray.command_line import ConfigError, Parser, field_names, main_config
 from condu_ray.config import Experiment
 from condu_ray.flags import default, takes
 
@@ -53,7 +53,16 @@ def change_parser(purpose: str | None) -> Parser:
 
 def ablation_parser(purpose: str | None) -> Parser:
     """Returns a parser of an ablation's own flags, beside which it takes those of a run; `of_a_run` reads both."""
-    return Parser(purpose, add_help=False, epilog=None)
+    parser = Parser(purpose, add_help=False, epilog=None)
+    parser.others = run_flags()
+    return parser
+
+
+def run_flags() -> list[str]:
+    """Returns the flags of a run, for parsers that hand them on: of its settings, and of whole parts as JSON."""
+    names = field_names()
+    parts = dict.fromkeys(name.partition(".")[0] for name in names)
+    return ["-h", *(f"--{name}" for name in dict.fromkeys(("help", "config", *names, *parts)))]
 
 
 def of_a_run(parser: Parser, argv: Sequence[str] | None) -> tuple[Namespace, list[str], Experiment]:

@@ -81,6 +81,8 @@ def test_what_is_no_command(console, arguments, words):
         (["report", "--storage", "-x"], "--storage: expected one argument; unknown flag -x: a value that begins"),
         (["import", "r", "--task", "t", "--chekpoint", "x"], "unknown flag --chekpoint (did you mean checkpoint?)"),
         (["import", "r", "--seed", "1", "--sed=1"], "--checkpoint; unknown flag --sed (did you mean seed?)"),  # a run's
+        (["import", "r", "--config", "a", "--training={}", "--seed", "1"], "required: --task, --checkpoint\n"),
+        (["ablate-inference", "--method", "condu", "--routing"], "--routing: expected one argument\n"),
         (["methods", "all"], "unexpected argument 'all'"),
     ],
 )
