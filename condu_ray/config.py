@@ -21,9 +21,9 @@ class Training(Settings):
     """How one expert is fine-tuned."""
 
     steps: int = Field(100, ge=1, le=10**9)
-    """Optimizer steps a task. The papers use 1000 for ViT-B/16 (500 in the few-shot protocol)."""
+    """Optimizer steps per task. The papers use 1000 for ViT-B/16 (500 in the few-shot protocol)."""
     batch_size: int = Field(32, ge=1, le=10**6)
-    """Images a step, over all workers together; divisible by `workers`."""
+    """Images per step, over all workers together; divisible by `workers`."""
     lr: float = Field(3e-4, gt=0)
     """Peak learning rate of AdamW, for every task without an entry in `lr_by_task`."""
     lr_by_task: dict[str, Rate] = Field({})
@@ -39,37 +39,37 @@ class Training(Settings):
     augment: bool = True
     """Random resized crops (open_clip's own training transform) instead of the evaluation transform."""
     crops: Literal["fresh", "frozen"] = late("fresh")
-    """With `augment`: `fresh` crops an image anew each time that it is seen; `frozen` crops it once and keeps that crop
-    for all steps (ConDU's few-shot script)."""
+    """With `augment`: `fresh` crops an image anew each time it is seen; `frozen` crops it once and keeps that crop for
+    all steps (ConDU's few-shot script)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`bf16` trains under autocast; `auto` takes it where the GPU or the CPU (AVX512-BF16, AMX) has it."""
+    """`bf16` trains under autocast; `auto` uses it where the GPU or the CPU (AVX512-BF16, AMX) has it."""
     accumulate: int = late(1, ge=1, le=10**6)
-    """Parts of a worker's batch, one after the other, whose gradients add up to the step's: for models of which a whole
-    batch does not fit a GPU's memory. Class prompts are encoded once more a step. For methods whose loss is a mean over
-    the images alone (not those that distil or rehearse)."""
+    """Into how many parts a worker's batch is split, one after the other, whose gradients add up to the step's: for
+    models of which a whole batch does not fit into a GPU's memory. Class prompts are encoded once more per step. For
+    methods whose loss is a mean over the images alone (not those that distil or rehearse)."""
     recompute: bool = late(False)
-    """Whether activations are computed again in the backward pass in place of being kept (gradient checkpointing): for
-    models that do not fit a GPU's memory; a step takes about a third longer."""
+    """Whether activations are computed again in the backward pass instead of being kept (gradient checkpointing): for
+    models that do not fit into a GPU's memory; a step takes about a third longer."""
     compile: bool = late(False)
-    """Whether torch compiles the towers' blocks: a minute or two a lane, for all of its experts, and shorter steps
-    after; worth it for fine-tunes of many steps. Other rounding: another expert. Needs a C++ compiler (`g++` or CXX)
-    on the machines that train."""
+    """Whether torch compiles the towers' blocks: a minute or two per lane, once for all of its experts, and shorter
+    steps afterwards; worth it for fine-tunes of many steps. It rounds differently, so it makes another expert. Needs a
+    C++ compiler (`g++` or CXX) on the machines that train."""
     deterministic: bool = late(True)
-    """Whether a GPU may use deterministic algorithms alone, by which an expert trained again has the same bits."""
+    """Whether a GPU uses only deterministic algorithms, so that an expert trained again has the same bits."""
     workers: int = Field(1, ge=1)
-    """Ray Train workers an expert (DistributedDataParallel over their shards of each batch)."""
+    """Ray Train workers per expert (DistributedDataParallel over their shards of each batch)."""
     lanes: int = Field(0, ge=0)
     """Experts trained side by side, each by `workers` workers; 0: as many as the cluster has room for."""
     threads: int = Field(1, ge=1, le=1024)
-    """CPU threads a worker. Results are bit-identical only between runs of the same number."""
+    """CPU threads per worker. Results are bit-identical only between runs with the same number."""
     max_failures: int = Field(3, ge=0)
     """How often a lane may be restarted after a worker or node died before the run gives up."""
     checkpoint_minutes: float = late(30.0, ge=0)
-    """Minutes after which an expert that is still being trained is written to storage, where it goes on, to the same
-    bits, when a worker or node is lost: three times the model's size, of which one stays until the expert is there; 0:
-    never, and a lost training begins anew."""
+    """Minutes between checkpoints of an expert in training, from which it goes on, to the same bits, when a worker or
+    node is lost: each is three times the model's size, and one is kept until the expert is there; 0: never, and a
+    training that is lost begins anew."""
     on_nan: Literal["stop", "retry-lower-lr"] = "stop"
-    """What to do when an expert's loss loses its numbers: stop the run, or begin that expert again with half the
+    """What to do when an expert's loss becomes NaN or infinite: stop the run, or begin that expert again with half the
     learning rate, up to three times (needs `workers` 1)."""
 
     @model_validator(mode="after")
@@ -97,17 +97,17 @@ class Evaluation(Settings):
     """How accuracy is measured after each session."""
 
     batch_size: int = Field(250, ge=1)
-    """Test images a forward pass."""
+    """Test images per forward pass."""
     evaluators: int = Field(0, ge=0)
-    """Long-lived evaluator actors; 0: one for eight GPUs or, without any, for two lanes; at least one."""
+    """Long-lived evaluator actors; 0: one per eight GPUs or, without GPUs, per two lanes; at least one."""
     max_images: int = Field(0, ge=0)
-    """Test images a task, drawn in proportion to its classes, the same ones in every run; 0: all of them."""
+    """Test images per task, drawn in proportion to its classes, the same ones in every run; 0: all of them."""
     first_session: Literal["triggers", "pretrained"] = late("triggers")
     """What predicts the learned task after the first session where tasks have triggers (`condu`, `emr`): its expert, or
     the pretrained model, as the public evaluation script has it by a slip."""
     fidelity: Literal["sample", "whole"] = late("sample")
-    """How near what serves a task is to its expert: estimated at positions that were sampled when the expert was
-    published, with the standard error, or computed over the whole expert, which is read for it at every session."""
+    """How closeness of what serves a task to its expert is found: estimated at positions sampled when the expert was
+    published, with the standard error, or computed over the whole expert, which is then read at every session."""
 
 
 class Tracking(Settings):
@@ -127,19 +127,20 @@ class Cluster(Settings):
     address: str | None = None
     """Ray cluster to join (`auto`, `ray://...`); default: RAY_ADDRESS, else a local cluster that ends with the run."""
     cpus_per_worker: float = Field(0.5, gt=0)
-    """Logical CPUs a training worker; one always has to stay free for the data workers."""
+    """Logical CPUs per training worker; one always has to stay free for the data workers."""
     gpus_per_worker: float | None = Field(None, ge=0)
-    """GPUs a training worker; default: 1 where the cluster has several, 0.6 where it has one, 0 where none. With 0.5 or
-    less workers share a GPU, for lanes of one worker each: NCCL takes no two workers of a lane on one."""
+    """GPUs per training worker; default: 1 where the cluster has several, 0.6 where it has one, 0 where it has none.
+    With 0.5 or less, workers share a GPU, for lanes of one worker each: NCCL refuses two workers of a lane on one
+    GPU."""
     decoders: int = Field(0, ge=0)
-    """Ray Data actors a training worker that read, decode and augment images (0.2 logical CPUs each); 0: one without
-    GPUs, and with them one for each CPU of a GPU but the worker's own, four at most."""
+    """Ray Data actors per training worker that read, decode and augment images (0.2 logical CPUs each); 0: one without
+    GPUs; with GPUs one for each CPU per GPU beyond the worker's own, four at most."""
     experts_at_once: int = Field(0, ge=0)
     """Experts that a lane takes at once, sharing a data pipeline; 0: short ones up to eight, long ones one by one."""
     check_above: int = late(20_000, ge=0)
-    """Images that nobody has checked yet (`prepare` leaves verdicts): where there are more, the cluster checks them
-    while the first tasks train, in place of the driver before anything starts; not with `shots` or `validation_share`,
-    which choose among images."""
+    """With more images than this that nobody has checked yet (`prepare` leaves verdicts), the cluster checks them while
+    the first tasks train, instead of the driver before anything starts; not with `shots` or `validation_share`, which
+    choose among images."""
 
     _gpus = field_validator("gpus_per_worker")(whole_above_one)
 
@@ -150,55 +151,55 @@ class Experiment(Settings):
     recipe: str = "mini_mtil"
     """Named set of defaults that everything else overrides (condu_ray/recipes.py); `own_data` where --data is given."""
     as_published: bool = late(False)
-    """Whether ConDU's public code is followed where it differs from the paper (condu_ray/CONSTANTS.md lists how): sets
-    those options that neither --config nor a flag gives."""
+    """Whether ConDU's public code is followed where it differs from the paper (condu_ray/CONSTANTS.md lists where):
+    sets the options concerned, unless --config or a flag gives them."""
     method: Annotated[tuple[str, ...], Split] = ("condu",)
-    """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one from outside; `list` shows all."""
+    """Methods to run on the same tasks, comma-separated; `my_module:Mine` is one of your own; `list` shows all."""
     data: Where | None = None
-    """Folder of task folders (train.parquet, test.parquet, meta.json), or data in another form (class folders, Parquet
-    of Hugging Face, WebDataset, CSV: condu_ray/benchmark/README.md); default: mini-MTIL, drawn by the package. Task
-    folders may be in a bucket, as `storage`."""
+    """Folder of task folders (train.parquet, test.parquet, meta.json), or data in another form (class folders, Hugging
+    Face's Parquet, WebDataset, CSV: condu_ray/benchmark/README.md); default: mini-MTIL, drawn by the package. Task
+    folders may be in a bucket, like `storage`."""
     probe: Annotated[tuple[Where, ...], Split] = late(())
-    """Folders of tasks that are never learned, in any form: measured after each session as tasks that are not learned
-    yet, over their own classes, beside theta0 (what is kept of unrelated zero-shot ability). Tasks of the run in them
-    are no probes."""
+    """Folders of tasks, in any form, that are never learned but measured after each session, like tasks not learned
+    yet, over their own classes, beside theta0: what is kept of unrelated zero-shot ability. Tasks of the run that are
+    in these folders are no probes."""
     template: str | None = late(None)
-    """Prompt of data in another form, `{}` for the class; default: what they bring, else "a photo of a {}."."""
+    """Prompt for data in another form, `{}` for the class; default: what the data bring, else "a photo of a {}."."""
     test_share: float = late(0.2, gt=0, lt=1)
-    """Share of each class that is tested on, of data in another form that have no test split."""
+    """Share of each class that becomes the test split of data in another form that have none."""
     more_data: Annotated[tuple[Where, ...], Split] = late(())
-    """Further folders of tasks, in any form: what `data` (or mini-MTIL) has not is looked for in them, in order."""
+    """Further folders of tasks, in any form, searched in order for tasks that `data` (or mini-MTIL) does not have."""
     task_data: dict[str, Where] = late({})
-    """Folders of single tasks, by task, in place of those where `data` and `more_data` have them (`condu-ray add`)."""
+    """Folders of single tasks, by task, instead of those in `data` and `more_data` (`condu-ray add` sets it)."""
     imported: dict[str, str] = late({})
-    """Experts that were fine-tuned elsewhere: keys in storage by task, as `condu-ray import` gives them; these tasks
+    """Experts that were fine-tuned elsewhere: their keys in storage, by task (`condu-ray import` sets it); these tasks
     are not trained."""
     tasks: Annotated[tuple[str, ...] | None, Split] = None
-    """Which tasks, in the order in which they are learned, comma-separated; default: all of them."""
+    """The tasks to learn, in this order, comma-separated; default: all of them."""
     shots: int | None = Field(None, ge=1)
-    """Few-shot protocol: training images a class, drawn by the seed; default: all of them."""
+    """Few-shot protocol: training images per class, drawn by the seed; default: all of them."""
     validation_share: float = late(0.0, ge=0, lt=1)
-    """Share of each task's training images that is held out, class by class, never both sides of one picture: trained
-    on by nothing, in no prototype; with `shots`, held out before these are drawn from the rest."""
+    """Share of each task's training images that is held out, class by class, with copies of a picture on one side:
+    nothing trains on them, and no prototype is made of them. With `shots`, these are drawn from what is left."""
     validation_seed: int = late(0, ge=0, lt=2**31)
-    """Seed by which they are drawn: the same images for every `seed`."""
+    """Seed by which held-out images are drawn: they are the same for every `seed`."""
     measure_on: Literal["test", "validation"] = late("test")
-    """Images that accuracy is measured on: the tasks' test images, or those that `validation_share` holds out, by which
-    settings are chosen."""
+    """Images that accuracy is measured on: the tasks' test images or, to choose settings by, those that
+    `validation_share` holds out."""
     transparent: Literal["white", "refuse"] = late("white")
-    """Images that are transparent in places: `white` is put behind them, or they are refused before anything is spent
-    (`refuse`)."""
+    """What to do with images that are transparent in places: lay them on `white`, or `refuse` the run before any
+    compute is spent."""
     protocol: Annotated[tuple[Protocol, ...], Split] = late(("task",), min_length=1)
-    """Measured, several at once: `task` (a learned task is known; its own classes), `own` (every image is routed;
-    the tested task's own classes), `union` (routed; the classes of all tasks, one name is one class), `xtail` (routed;
-    the classes of all tasks, one name in two tasks is two classes, one template for all)."""
+    """What accuracy means, several at once: `task` (a learned task is known; its own classes), `own` (every image is
+    routed; the tested task's own classes), `union` (routed; the classes of all tasks, one name is one class), `xtail`
+    (routed; the classes of all tasks, one name in two tasks is two classes, one template for all)."""
     label_space: Literal["task", "union"] | None = Field(None, exclude=True)
     """Old name of `protocol`: `task` means `task`, `union` means `task,union`."""
     paper: Literal["mtil"] | None = late(None)
-    """Benchmark whose published figures the run claims: before it trains, the published zero-shot accuracies have to be
-    measured, to a point."""
+    """Benchmark whose published figures the run is to be compared with: before it trains, it has to reproduce the
+    published zero-shot accuracies, to within a point."""
     on_mismatch: Literal["stop", "warn"] = late("stop")
-    """What to do when they are not: end the run, or say so and go on."""
+    """What to do when it does not reproduce them: end the run, or say so and go on."""
     model: Named = "tiny-clip"
     """open_clip architecture name (`ViT-B-16`), a folder in open_clip's form, `hf-hub:org/name`, or the embedded
     `tiny-clip`."""
@@ -206,20 +207,22 @@ class Experiment(Settings):
     """open_clip tag (`openai`), file of weights (safetensors, or a state dict or checkpoint of torch), or a folder with
     open_clip_config.json and its weights."""
     preprocess: str | None = late(None)
-    """For a file of weights, which says nothing of it: the open_clip tag whose mean, std and resizing its weights were
-    trained with, `TAG` of the architecture or `ARCHITECTURE:TAG`; default: what all tags of the architecture say."""
+    """For a file of weights, which does not say it: the open_clip tag whose mean, std and resizing the weights were
+    trained with, `TAG` of the architecture or `ARCHITECTURE:TAG`; default: what all tags of the architecture agree
+    on."""
     long_prompts: Literal["refuse", "cut"] = late("refuse")
-    """Prompts of more tokens than the backbone reads: `refuse` the run before anything is spent, or `cut` them."""
+    """What to do with prompts of more tokens than the backbone reads: `refuse` the run before any compute is spent, or
+    `cut` them."""
     storage: Where = Location("storage")
-    """Folder for experts, prototypes, runs and the default MLflow store; shared by all runs. Also in a bucket: s3://,
-    gs:// or az:// with its name and a path, credentials in the environment (condu_ray/store/README.md)."""
+    """Folder for experts, prototypes, runs and the default MLflow store, shared by all runs; or a place in a bucket:
+    s3://, gs:// or az:// with its name and a path, credentials in the environment (condu_ray/store/README.md)."""
     keep_sessions: Literal["all", "last", "doubling"] = late("all")
-    """Sessions whose merged models stay in storage while a run goes on: `all`; the `last`; or, `doubling`, sessions 1,
-    2, 4, 8, ... and the last. The others' go once the next one is committed and all is measured; who wants such a state
-    again (another order or task, `forget`, `rollback`, an ablation) has it merged again from the experts."""
+    """Sessions whose merged models stay in storage: `all`; the `last`; or `doubling`: sessions 1, 2, 4, 8, ... and the
+    last. The others are removed once the next session is committed and all is measured; where such a state is needed
+    again (another order or task, `forget`, `rollback`, an ablation), it is merged again from the experts."""
     repair: bool = Field(False, exclude=True)
-    """Whether to verify all that is in storage first and put what is damaged aside, so that this run makes it again; no
-    other run may be at the storage meanwhile."""
+    """Whether to verify everything in storage first and put aside what is damaged, so that this run makes it again; no
+    other run may use the storage meanwhile."""
     run: str | None = Field(None, pattern=SAFE_NAME, max_length=240)
     """Name of the run, a folder under <storage>/runs; default: <recipe>-seed<seed>."""
     seed: int = Field(0, ge=0, lt=2**31)
@@ -294,16 +297,17 @@ class Sweep(Experiment):
     """A sweep: the experiment over several orders, methods, seeds and settings."""
 
     orders: Named = "3"
-    """Orders of the tasks: how many (the given one first, the others drawn by the seed), names (`given`, `reversed`,
+    """Orders of the tasks: a number (the given order first, the others drawn by the seed), names (`given`, `reversed`,
     `alphabetical`, `mtil_order1`, `mtil_order2`), or a file of orders."""
     seeds: int = Field(1, ge=1, le=10_000)
-    """Seeds, from `seed` on; every one is another set of experts."""
+    """Number of seeds, from `seed` on; each is another set of experts."""
     sweep: tuple[str, ...] = ()
     """Further axes, one `field=value,value` each (`--sweep training.lr=1e-4,3e-4 --sweep lora.rank=8,16`)."""
     trials: int = Field(0, ge=0)
-    """Trials side by side; 0: as many as the cluster's CPUs, four to eight: they merge and wait, no more."""
+    """Trials side by side; 0: as many as the cluster has CPUs, at least four and at most eight: a trial only merges and
+    waits."""
     cache_report: bool = False
-    """Whether to list which experts the sweep finds in storage, and how many it would train, and stop there."""
+    """Whether only to list which experts the sweep finds in storage, and how many it would train."""
     published: bool = False
     """Whether the report shows the papers' figures beside the measured ones."""
 

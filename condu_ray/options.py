@@ -69,25 +69,28 @@ class Merging(Settings):
     iso_scale: float = late(1.0, gt=0)
     """`iso-c`: factor of the merged delta; the authors choose one of up to 3 on validation images."""
     consensus_threshold: float = late(0.4, ge=0)
-    """`consensus`: a value is a task's own where its delta is more than so many times all the others together."""
+    """`consensus`: a value is a task's own where its delta is more than this many times all the others together."""
     consensus_least: int = late(2, ge=0)
-    """`consensus`: tasks whose own a value has to be."""
+    """`consensus`: number of tasks whose own a value has to be."""
     consensus_scale: float = late(0.3, gt=0)
     """`consensus`: factor of the merged delta."""
     opcm_alpha: float = late(0.5, ge=0, le=1)
     """`opcm`: share of the merged singular values whose directions a new delta leaves alone."""
     bits: float = late(0.2, gt=0)
-    """`condu-svd`: bits a parameter that training may change (with LoRA those of the adapted matrices) that a
-    task's code may take; its layout, a kilobyte, beside. At most 128 singular vectors a matrix, of 6 bits an entry, and
-    signs of the rest are kept: beyond what these take more bits buy nothing, and no budget keeps an expert exactly."""
+    """`condu-svd`: size of a task's code, in bits per parameter that training may change (with LoRA, those of the
+    adapted matrices); its layout, a kilobyte, comes on top. At most 128 singular vectors a matrix, of 6 bits an entry,
+    and signs of the rest are kept: beyond what these take, more bits buy nothing, and no budget keeps an expert
+    exactly."""
     residual_signs: bool = late(True)
-    """`condu-svd`: whether signs of what the singular vectors leave may be bought, where they save more error a bit."""
+    """`condu-svd`: whether bits may go into signs of what the singular vectors leave, where these save more error a
+    bit."""
     text_weight: float = late(1.0, gt=0)
-    """`condu-svd`: how often the squared error of the text tower counts when bits are shared out. By small budgets 2 to
-    4 keeps more of a CLIP's experts, and less of the embedded one's: `ablate-bits --text_weights 2,4` tells."""
+    """`condu-svd`: weight of the text tower's squared error when bits are shared out. With small budgets, 2 to 4 keeps
+    more of a CLIP's experts, but less of the embedded one's: `ablate-bits --text_weights 2,4` tells."""
     shards: int = late(1, ge=1, le=256)
-    """`condu`, `condu-lora`: actors of a run, or of each trial of a sweep, that hold the unified delta, each a range of
-    its positions, where one has not the memory; the same bits for every number. Other methods are merged whole."""
+    """`condu`, `condu-lora`: number of actors, of a run or of each trial of a sweep, that hold the unified delta, each
+    a range of its positions, where one has too little memory; the same bits for every number. Other methods are merged
+    whole."""
 
 
 class Pam(Settings):
@@ -119,9 +122,9 @@ class Distillation(Settings):
     captions: Where | None = None
     """Reference texts, one a line; default: the references' `caption` columns or class prompts."""
     max_captions: int = Field(1000, ge=0)
-    """Reference texts that are distilled over in every step, so many drawn by the seed; 0: all of them (ZSCL)."""
+    """Reference texts that are distilled over in every step, this many drawn by the seed; 0: all of them (ZSCL)."""
     batch_size: int = Field(0, ge=0)
-    """Reference images, second images (`lwf`, `lwf-vr`) or exemplars a step, over all workers; 0: as many as
+    """Reference images, second images (`lwf`, `lwf-vr`) or exemplars per step, over all workers; 0: as many as
     `training.batch_size`."""
     second_batch: bool = late(True)
     """`lwf`, `lwf-vr`: whether to distil on a second, un-augmented batch of the task's images, as ZSCL's scripts do, or
@@ -131,12 +134,12 @@ class Distillation(Settings):
     weight: float = Field(1.0, ge=0)
     """Factor of each distillation term beside the cross entropy."""
     vocabulary: int = Field(1000, ge=2)
-    """`lwf-vr`: random prompts."""
+    """`lwf-vr`: number of random prompts."""
     vocabulary_length: int = Field(10, ge=1)
-    """`lwf-vr`: tokens of a random prompt."""
+    """`lwf-vr`: tokens per random prompt."""
     ensemble_every: int = Field(100, ge=1)
-    """`zscl`: steps between two weights that enter the running mean of the start, step 1 and every so many from there;
-    a training of fewer steps has no ensemble."""
+    """`zscl`: steps between weights that enter the running mean, which begins with the start's and step 1's; a training
+    of fewer steps has no ensemble."""
     l2: float = Field(1.0, ge=0)
     """`zscl`: factor of the squared distance to the weights that training started from."""
 
@@ -152,7 +155,7 @@ class Replay(Settings):
     """Exemplars of earlier tasks (`icarl`, `rehearsal`), chosen by herding and stored beside the expert."""
 
     per_class: int = Field(5, ge=1)
-    """`rehearsal`: exemplars a class."""
+    """`rehearsal`: exemplars per class."""
     memory: int = late(10_000, ge=2)
     """`icarl`: exemplars of all earlier tasks together (10,000 in ZSCL's public code), of each the same number."""
 
@@ -173,7 +176,7 @@ class Inference(Settings):
     `mixture`: each expert's probabilities over its own classes, times the router's P(task) and 1 - P(new). `auto`: the
     method's own: `mixture` for `condu-svd`, `condu-sign` and their forms with LoRA, `weighted` for published ones."""
     top_k: int = Field(5, ge=1)
-    """Candidates an image, the pretrained model among them when it is included."""
+    """Candidates per image, the pretrained model among them when it is included."""
     include_pretrained: bool = True
     """Whether the pretrained model is always the first candidate (public code)."""
     pretrained_weight: Literal["best", "equal"] = late("best")
@@ -182,8 +185,8 @@ class Inference(Settings):
     prototypes: Literal["both", "image", "text"] = "both"
     """What class prototypes are made of: training images' features, prompts' features, or both."""
     prototype_images: Literal["training", "all"] = late("training")
-    """Images behind class prototypes: those that are trained on, or with `shots` all of the task's training images
-    (ConDU's few-shot script)."""
+    """Images that class prototypes are made of: those that are trained on or, with `shots`, all of the task's training
+    images (ConDU's few-shot script)."""
     prototype_text: Literal["unit", "mean"] = late("unit")
     """Text part of class prototypes: the mean over templates brought to length 1 as for a classifier, or the plain mean
     (public code)."""
@@ -193,7 +196,7 @@ class Inference(Settings):
     with the method's own aggregation its own router, `gaussian` for `condu-svd`, `condu-sign` and their forms with
     LoRA; else `prototype`."""
     router_means: Literal["class", "task"] = late("class")
-    """`gaussian`: a mean a class, or a task."""
+    """`gaussian`: whether every class has a mean, or every task."""
     novelty: Literal["combined", "mahalanobis", "relative", "nearest", "prompts", "two-stage"] = late("combined")
     """`mixture`: what says that an image is of no learned task: one kind of evidence, all of them weighed (`combined`),
     or theta0's nearest prompt, yes or no (`two-stage`, RAIL). Calibrated on learned tasks, each held out in turn."""
