@@ -183,6 +183,22 @@ def test_a_signal_says_that_a_command_goes_on_from_there_where_it_does(name, mon
     assert (stop.COMMITTED in capfd.readouterr().err) == goes_on
 
 
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("name", ["run", "sweep"])
+def test_missing_images_are_begun_to_be_drawn_before_libraries_are_loaded(name, tmp_path, monkeypatch, capsys):
+    def begun(config):
+        raise ValueError(f"{config.storage} is drawn into")
+
+    def loaded(*_):
+        raise AssertionError("libraries are loaded")
+
+    monkeypatch.setattr("condu_ray.plan.data.drawing", begun)
+    monkeypatch.setattr("condu_ray.orchestration.cluster.forks.forks", loaded)
+    with pytest.raises(SystemExit):
+        command(name)[0](["--storage", str(tmp_path)])
+    assert f"{tmp_path} is drawn into" in capsys.readouterr().err
+
+
 def test_a_second_signal_does_not_wait_for_what_the_first_one_started():
     slow = (
         "\n    try: print('works', flush=True); time.sleep(60)"
