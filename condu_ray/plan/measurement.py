@@ -102,6 +102,15 @@ def judged(method: Method, seen: bool, protocol: Protocol) -> bool:
     return not routed(method, seen, protocol)
 
 
+def by_own_expert(method: Method, state: ModelState, task: str) -> bool:
+    """Whether what serves a learned task is its own expert, or made of it, of which calibration then says something.
+
+    By the weights, whoever asks: after the first session `sequential` has those of `individual`, and their measurement.
+    """
+    own = state.experts[state.tasks.index(task)]
+    return not method.one_model or (own is not None and method.weights(state, task) == own)
+
+
 def protocols(config: Experiment, method: Method) -> list[Protocol]:
     """Returns those of the run's protocols that a method is measured under."""
     return [protocol for protocol in config.protocol if protocol in PREDICTED[kind(method)]]
@@ -159,7 +168,7 @@ def measurement_key(
     measured = [config.evaluation.max_images, precision]
     if config.evaluation.fidelity == "whole" and judged(method, seen, protocol):
         measured.append("whole fidelity")
-    calibrated = seen and not space and not method.one_model and not routed(method, seen, protocol)
+    calibrated = seen and not space and not routed(method, seen, protocol) and by_own_expert(method, state, task.name)
     if calibrated and config.validation_share and task.name in config.imported:  # by images that its key does not name
         measured.append(task.train_fingerprint)
     return content_hash([VERSION, backbone, weights, task.test_fingerprint, measured])[:24]

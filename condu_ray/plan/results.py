@@ -204,7 +204,7 @@ class Results:
                     ]
                     for position in range(size)
                 ]
-            if calibrated := self._calibration(name):
+            if not plan.method.one_model and (calibrated := self._calibration(name)):
                 methods[name]["calibration"] = calibrated
         claimed = claim(self.plan.checked, self.plan.precision)
         compared = claimed.measured() if claimed else None

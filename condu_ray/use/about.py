@@ -52,6 +52,8 @@ def _measured(found: StoredRun, method: Method, state: ModelState) -> DataFrame:
 
 
 def _temperatures(rows: DataFrame, method: Method, state: ModelState) -> dict[str, float]:
+    if method.one_model:  # what its measurements have is of an expert that it happens to be
+        return {}
     return {
         str(row.task): float(row.temperature)
         for row in rows[rows["temperature"].notna()].itertuples()

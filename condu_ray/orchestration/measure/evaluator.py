@@ -28,7 +28,7 @@ from condu_ray.orchestration.cluster.memory import keep_freed
 from condu_ray.orchestration.cluster.sight import require_sight, require_versions
 from condu_ray.orchestration.watch import telemetry
 from condu_ray.plan.fidelity import Fidelity
-from condu_ray.plan.measurement import Encoding, Measurement, Wanted, judged, routed
+from condu_ray.plan.measurement import Encoding, Measurement, Wanted, by_own_expert, judged, routed
 from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy
@@ -166,7 +166,7 @@ class Measurer:
             found = self._evaluator.known(task, weights, space, apart)
             if skipped:  # its key is theta0's: of the expert it says nothing
                 return found
-            if wanted.seen and not space and not method.one_model:
+            if wanted.seen and not space and by_own_expert(method, state, wanted.task):
                 found = self._with_calibration(found, task, weights)
             if not judged(method, wanted.seen, wanted.protocol):
                 return found

@@ -1,10 +1,12 @@
 """What an evaluator refuses to measure, and reads once for all that it measures."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
+from condu_ray import open_run
 from condu_ray.benchmark.content import ChangedError
 from condu_ray.config import Experiment
 from condu_ray.learn.routing import prototypes_of
@@ -16,6 +18,7 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.store.experts import save_expert
+from condu_ray.use.served import served_run
 from condu_ray.vlm.mixture import Mixture
 from condu_ray.vlm.model import backbone_spec, load_backbone
 from tests.learnt import learn_here
@@ -60,6 +63,24 @@ def test_theta0_in_a_triggers_place_says_nothing_of_the_expert(task_data, small_
     assert first == results.session("zero-shot", "task", 0).found["walls"]
     assert (first.relative_l2, first.rescaler, first.temperature, first.calibration_before) == (None,) * 4
     assert None not in (later.temperature, later.relative_l2)
+
+
+def test_the_first_expert_is_as_calibrated_whoever_asks_first(task_data, small_backbone, tmp_path):
+    """`sequential` has the same weights after its first session, so that it is the same measurement."""
+    found = []
+    for methods in (("sequential", "individual"), ("individual", "sequential")):
+        settings = {"storage": tmp_path / methods[0], "data": task_data, "pretrained": str(small_backbone)}
+        settings |= {"tasks": ("walls", "doors"), "validation_share": 0.25, "run": "both"}
+        results = learn_here(Experiment(**settings, method=methods))
+        found.append(replace(results.session("individual", "task", 1).found["walls"], seconds=0.0))
+        shown = results.summary(1.0, reused=0, trained=0)["methods"]
+        assert [one["task"] for one in shown["individual"]["calibration"]] == ["walls", "doors"]
+        assert "calibration" not in shown["sequential"]
+        run = open_run(tmp_path / methods[0], "both")
+        assert "temperatures" not in served_run(run, "sequential").about
+        assert served_run(run, "individual").about["temperatures"].keys() == {"walls", "doors"}
+    assert found[0] == found[1]
+    assert None not in (found[0].temperature, found[0].calibration_before, found[0].calibration_after)
 
 
 def test_an_expert_of_two_tasks_has_a_temperature_of_each(task_data, small_backbone, tmp_path):
