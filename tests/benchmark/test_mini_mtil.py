@@ -83,18 +83,26 @@ def test_a_process_that_began_ahead_is_joined_once_and_ends_with_the_block(drawn
         assert len(begun) == 3
 
 
-def test_each_of_two_that_draw_takes_what_the_other_has_not(tmp_path, begun, monkeypatch):
-    taken = []
-    monkeypatch.setattr(draw, "_draw", lambda folder, *_: taken.append(folder.name))
+def test_one_that_nobody_joins_writes_nothing(tmp_path, begun):
+    """Whoever began it has refused its settings, which leaves storage as it was, or was killed."""
+    helper = draw._Helper(tmp_path / "tasks", ["shapes"], 0, SMALL)
+    process = begun[0][1]
+    process.stdin.close()
+    process.wait(timeout=120)
+    assert helper._process is process
+    assert draw._next(helper._queue, ["shapes"]) is None or process.returncode == 1  # it had drawn what it took
+    helper.end()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_of_two_that_draw_takes_what_the_other_has_not(tmp_path, begun):
     helper = draw._Helper(tmp_path, ["land", "shapes", "flowers"], 0, SMALL)
     try:
-        assert helper.process.wait() is not None
-        left = [name for name in iter(helper.next, None)]
+        left = list(helper)
     finally:
         helper.end()
     here = [folder.name for folder in tmp_path.iterdir()]
     assert sorted([*here, *left]) == ["flowers", "land", "shapes"]
-    assert len(left) in (0, 3)
 
 
 def test_another_seed_gives_other_pictures(drawn, tmp_path):

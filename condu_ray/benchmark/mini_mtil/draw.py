@@ -6,11 +6,12 @@ import io
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -75,10 +76,8 @@ def mini_mtil(
     counts = dict(zip(_PARTS, (train_per_class, test_per_class), strict=True))
     missing = [name for name in dict.fromkeys(names) if not _present(folder / name, _meta(DOMAINS[name], seed, counts))]
     with _helper(folder, missing, seed, counts) as helper:
-        while helper and (name := helper.next()):
+        for name in helper or ():
             _draw(folder / name, DOMAINS[name], seed, counts)
-        if helper:
-            helper.process.wait()
     for name in missing:
         if not _present(folder / name, _meta(DOMAINS[name], seed, counts)):
             _draw(folder / name, DOMAINS[name], seed, counts)
@@ -105,7 +104,10 @@ def drawn_ahead(folder: Place, tasks: Sequence[str]) -> Iterator[None]:
 
 
 class _Helper:
-    """Another process that draws tasks: it and this one take each the next of a queue, which is a pipe of indices."""
+    """Another process that draws tasks: it and this one take each the next of a queue, which is a pipe of indices.
+
+    It writes nothing before it is joined: what began it may still refuse its settings.
+    """
 
     def __init__(self, folder: Place, names: Sequence[str], seed: int, counts: dict[str, int]) -> None:
         self.drawn = (str(folder), seed, list(counts.values()))
@@ -113,22 +115,28 @@ class _Helper:
         self._queue, sink = os.pipe()
         os.write(sink, bytes(range(len(names))))
         os.close(sink)
-        told = json.dumps([*self.drawn, self._names, self._queue, os.getpid()])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", __name__, told],
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__, json.dumps([*self.drawn, self._names, self._queue])],
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=[self._queue],
         )
 
-    def next(self) -> str | None:
-        """Takes the next task that nobody has taken."""
-        return _next(self._queue, self._names)
+    def __iter__(self) -> Iterator[str]:
+        """Joins it: yields tasks that nobody has taken, and then waits for those that it has."""
+        sink = self._process.stdin
+        assert sink is not None
+        with suppress(OSError):  # it has failed; who joins draws what is missing then
+            os.write(sink.fileno(), b"y")
+        while (name := _next(self._queue, self._names)) is not None:
+            yield name
+        self._process.wait()
 
     def end(self) -> None:
         """Ends the process."""
-        self.process.kill()
-        self.process.wait()
+        self._process.kill()
+        self._process.communicate()
         os.close(self._queue)
 
 
@@ -171,11 +179,19 @@ def _meta(domain: Domain, seed: int, counts: dict[str, int]) -> dict[str, object
 
 
 def _draw(final: Place, domain: Domain, seed: int, counts: dict[str, int]) -> None:
+    _publish(final, domain, seed, counts, _tables(domain, seed, counts))
+
+
+def _tables(domain: Domain, seed: int, counts: dict[str, int]) -> dict[str, pa.Table]:
+    return {part: _table(domain, seed, part, counts[part]) for part in _PARTS}
+
+
+def _publish(final: Place, domain: Domain, seed: int, counts: dict[str, int], tables: dict[str, pa.Table]) -> None:
     meta = _meta(domain, seed, counts)
 
     def fill(draft: Path) -> None:
-        for part in _PARTS:
-            pq.write_table(_table(domain, seed, part, counts[part]), draft / f"{part}.parquet", compression="none")
+        for part, table in tables.items():
+            pq.write_table(table, draft / f"{part}.parquet", compression="none")
         (draft / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
         if not _present(final, meta):  # another version is in the way, or what is left of one
             backend(final).remove(final)
@@ -211,9 +227,19 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _main(folder: str, seed: int, counts: Sequence[int], names: Sequence[str], queue: int, parent: int) -> None:
-    while os.getppid() == parent and (name := _next(queue, names)):
-        _draw(Location(folder) / name, DOMAINS[name], seed, dict(zip(_PARTS, counts, strict=True)))
+def _main(folder: str, seed: int, counts: Sequence[int], names: Sequence[str], queue: int) -> None:
+    """Draws what nobody has taken; writes it once a byte comes on the standard input, whose end ends all."""
+    per_class, drawn, joined = dict(zip(_PARTS, counts, strict=True)), list[tuple[str, dict[str, pa.Table]]](), False
+    while (name := _next(queue, names)) is not None or drawn:
+        if name is not None:
+            drawn.append((name, _tables(DOMAINS[name], seed, per_class)))
+        while select.select([0], [], [], 0 if joined or name is not None else None)[0]:
+            if not os.read(0, 1):
+                return
+            joined = True
+        while joined and drawn:
+            one, tables = drawn.pop(0)
+            _publish(Location(folder) / one, DOMAINS[one], seed, per_class, tables)
 
 
 if __name__ == "__main__":
