@@ -164,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if alone and found[0].kind == "run" and not arguments.published:
         of = None
         while of != (of := _changes(found[0].folder)):  # what was read is of before a change that ended meanwhile
-            run_report(find(storage, found[0].name).experiment(storage), out)
+            found = [find(storage, found[0].name)]
+            run_report(found[0].experiment(storage), out)
     else:  # never in a run's own folder, which has a page of another kind
         own = alone and found[0].kind == "sweep"
         joined = joined_report_folder(storage, [one.name for one in found])
