@@ -46,7 +46,7 @@ class Merger:
         self._retention = Retention("all" if results.trial else plan.config.keep_sessions)
         self.handed = {one.method.name: 0 for one in plan.methods}
         self.measured = self.reused = 0
-        self.own: set[str] = set()  # keys of those that were made for this run, by a process of it that was killed too
+        self.own: set[str] = set()  # keys of those that were made for this trial, by a process that was killed too
 
     @property
     def state(self) -> tuple[object, ...]:

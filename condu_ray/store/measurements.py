@@ -30,7 +30,7 @@ class Accuracy:
         calibration_before: expected calibration error of that expert over the task's own classes, in points, at
             temperature 1.
         calibration_after: the same at `temperature`.
-        run: the run, or a sweep's trial, that had it measured; None where an earlier release wrote it.
+        run: the trial of a sweep that had it measured; None where none did, or an earlier release wrote it.
     """
 
     correct: int

@@ -115,7 +115,7 @@ def test_what_the_board_does_not_know_is_posted():
 
 
 @pytest.mark.parametrize(("by", "own"), [("r", 3), ("other", 0), (None, 0)])
-def test_what_a_killed_process_of_the_same_run_had_measured_is_the_runs_own(by, own):
+def test_what_a_killed_process_of_the_same_trial_had_measured_is_its_own(by, own):
     made = loop(found=(replace(FOUND, run=by), True))
     for _ in range(5):
         made.advance(news(there="abc"))

@@ -128,7 +128,8 @@ class Measuring:
             # Ray would keep it for this evaluator, however long that finds no room.
             found: Accuracy = await self._evaluators[index].measure.options(max_task_retries=0).remote(wanted)
             if isinstance(wanted, Measurement):
-                found = replace(found, run=wanted.config.run_name)
+                if wanted.config.run_name != self._run:  # a trial's, whose sweep counts what it had made
+                    found = replace(found, run=wanted.config.run_name)
                 write_measurement(self._storage, wanted.key, found)
                 telemetry.observe("condu_measurement_seconds", found.seconds, run=self._run, method=wanted.method)
             del self._running[wanted.key]

@@ -54,11 +54,11 @@ class Evaluator:
         return FOUND
 
 
-def ask(storage, evaluators, *groups):
+def ask(storage, evaluators, *groups, run="sweep"):
     """What a service with these evaluators answers to several who ask at once, and how it stands afterwards."""
 
     async def all_at_once():
-        service = Measuring(storage)
+        service = Measuring(storage, run)
         asked = [asyncio.ensure_future(service.measure(group)) for group in groups]
         await asyncio.sleep(0.01)
         waiting = (await service.status())[0]
@@ -75,7 +75,9 @@ def test_equal_ones_are_measured_once_even_at_the_same_time(tmp_path):
     assert [before for _, before in one] == [False, False]
     assert two == [(FOUND, True)]
     assert read_measurement(tmp_path, "k") == FOUND
-    assert {one.run for one in (one[0][0], two[0][0], read_measurement(tmp_path, "k"))} == {"r"}  # who had it measured
+    assert {one.run for one in (one[0][0], two[0][0], read_measurement(tmp_path, "k"))} == {"r"}  # the trial's
+    ask(tmp_path, [Evaluator()], [unit("own")], run="r")
+    assert read_measurement(tmp_path, "own").run is None  # a run's own file is what earlier releases read
     assert (waiting, status) == (2, (0, 2))
 
 
