@@ -99,7 +99,8 @@ def purge(storage: Place, run_name: str, task: str) -> Purged:
     keys = {entry.expert for entry in _ever(run) if entry.task == task and entry.expert is not None}
     trained, codes = _metas(experts_folder(storage)), _metas(codes_folder(storage))
     keys |= _trained(trained, run_name, task)
-    keys -= {entry.expert for entry in _counting(run)}  # one that was imported may serve two tasks
+    # One that was imported may serve two tasks; a method that the run has no more has the task in its ledger still.
+    keys -= {entry.expert for entry in _counting(run) if entry.task != task}
     for key in sorted(_with_copies(trained, keys)):
         for shelf, folder in (("experts", expert_folder(storage, key)), ("damaged/experts", _aside(storage, key))):
             if backend(folder).exists(folder):

@@ -96,9 +96,9 @@ def test_a_run_at_work_without_the_task_holds_nothing_of_it(storage):
         assert purge(storage, "mine", "doors").removed == ("experts/abc",)
 
 
-def entered(storage, run, *lines):
-    """A run whose ledger of `condu` has lines."""
-    path = Path(str(ledger_path(run_folder(storage, run), "condu")))
+def entered(storage, run, *lines, method="condu"):
+    """A run whose ledger of a method has lines."""
+    path = Path(str(ledger_path(run_folder(storage, run), method)))
     path.parent.mkdir(parents=True)
     path.write_bytes(b"".join(map(to_line, lines)))
 
@@ -116,6 +116,16 @@ def test_an_expert_from_elsewhere_that_serves_another_task_too_stays(storage):
     entered(storage, "mine", session(0, "walls", "abc"), session(1, "doors", "abc"), forgotten)
     put(expert_folder(storage, "abc"), task="walls")
     assert purge(storage, "mine", "doors").removed == ()
+
+
+def test_an_expert_of_a_method_that_the_run_has_no_more_goes_too(storage):
+    """Whose ledger nobody marks: it was given again, or an expert imported, with fewer methods."""
+    forgotten = Mark("forget", "doors", ("state0",), "2026-01-01T00:00:00+00:00")
+    entered(storage, "mine", session(0, "doors", "abc"), forgotten)
+    entered(storage, "mine", session(0, "doors", "abc"), session(1, "walls", "def"), method="individual")
+    for key, task in (("abc", "doors"), ("def", "walls")):
+        put(expert_folder(storage, key), task=task)
+    assert purge(storage, "mine", "doors").removed == ("experts/abc",)
 
 
 @pytest.mark.parametrize(("known", "copy"), [("abc", "def"), ("def", "abc")])
