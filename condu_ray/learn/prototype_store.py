@@ -60,6 +60,16 @@ def _save(tensors: dict[str, Tensor], folder: Path) -> None:
     artifacts.save_tensors(folder / FILE, tensors)
 
 
+def _load(storage: Place, backbone: str, task: Task, images: str) -> dict[str, Tensor]:
+    folder = prototype_folder(storage, prototype_key(backbone, task, images))
+    if not artifacts.exists(folder):
+        raise artifacts.ArtifactError(
+            f"{folder}: the prototypes of task {task.name} are not there: they were removed, or an earlier condu_ray "
+            "made others; give the run's own command again, which makes them, or name the task"
+        )
+    return artifacts.load_tensors(folder, FILE)
+
+
 def load_prototypes(
     storage: Place, backbone: str, task: Task, kind: str, *, images: str = "training", text: str = "unit"
 ) -> Tensor:
@@ -76,7 +86,7 @@ def load_prototypes(
     Raises:
         ArtifactError: the features are missing or damaged.
     """
-    found = artifacts.load_tensors(prototype_folder(storage, prototype_key(backbone, task, images)), FILE)
+    found = _load(storage, backbone, task, images)
     sums = found["text"]
     text_CD = functional.normalize(sums, dim=-1) if text == "unit" else sums / len(task.templates)
     return class_prototypes(found["sums"], found["counts"], text_CD, kind, task.classes)
@@ -94,6 +104,6 @@ def load_moments(storage: Place, backbone: str, task: Task, *, images: str = "tr
     Raises:
         ArtifactError: the features are missing or damaged.
     """
-    found = artifacts.load_tensors(prototype_folder(storage, prototype_key(backbone, task, images)), FILE)
+    found = _load(storage, backbone, task, images)
     exact = {name.removeprefix("moments."): tensor for name, tensor in found.items() if name.startswith("moments.")}
     return Moments.from_tensors(exact), functional.normalize(found["text"], dim=-1)

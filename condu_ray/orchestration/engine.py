@@ -122,6 +122,11 @@ class Engine:
         if made:
             say(f"prototypes of {made} tasks in {time.perf_counter() - begin:.0f} s")
 
+    @property
+    def encoded(self) -> bool:
+        """Whether the prototypes are made: what is predicted later wants them, also where nothing is measured now."""
+        return self._prototypes.done() and self._prototypes.result() is None
+
     def _encoded(self, words: str) -> None:
         if self._ended:
             raise RunError("the run has ended")

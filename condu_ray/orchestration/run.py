@@ -37,6 +37,7 @@ from condu_ray.store.drafts import remove_drafts
 from condu_ray.store.layout import config_path, report_folder
 from condu_ray.store.lease import lease
 from condu_ray.store.location import Place
+from condu_ray.store.presence import present
 
 LOOK_SECONDS = 0.1
 """How often the main loop looks whether something can go on."""
@@ -80,7 +81,7 @@ def _run(config: Experiment, lines: Lines, held: Callable[[], None] | None) -> d
         write_config(config.model_copy(update={"tasks": tuple(tasks)}))
         for line in words:
             display.say(escape(line))
-        results = from_storage(checked, display)
+        results = from_storage(checked, display, routed=True)
         if results is None:
             with env.ray_cluster(config.cluster.address, config.run_name, lines):
                 results = learn(checked, display, held)
@@ -141,7 +142,7 @@ def work(
             state = start_state_actor(engine.config, staged)
         merger = Merger(results, state.merge.remote, engine.crew.board, engine.pool.service)
         display.say(engine.described())
-        while not results.complete:
+        while not (results.complete and engine.encoded):
             held()
             news = engine.look(display.say)
             for session in merger.advance(news):
@@ -155,15 +156,20 @@ def work(
     return merger
 
 
-def from_storage(checked: Checked, display: Display) -> dict[str, Any] | None:
+def from_storage(checked: Checked, display: Display, *, routed: bool = False) -> dict[str, Any] | None:
     """Makes the report again when storage holds every session and measurement; None when anything is missing.
 
     No Ray is started for it. What `training.precision=auto` means is known here only of this machine: a run of a
     cluster whose GPUs this machine has not is looked up on the cluster instead, by the ordinary way.
+
+    Args:
+        checked: the run's configuration, tasks and backbone.
+        display: shows the sessions.
+        routed: whether the prototypes have to be there too, which no report wants, and who predicts does.
     """
     begin = time.perf_counter()
     found = finished_run(checked)
-    if found is None:
+    if found is None or (routed and len(present(found.prototypes)) < len(found.prototypes)):
         return None
     with Recorder(Results(found.plan)) as recorder:
         for session in recorder.replay(found.measured):

@@ -130,6 +130,7 @@ def _storage(found: StoredRun) -> list[Place]:
     files += [report_folder(run) / name for name in names(report_folder(run))]
     files += [measurement_path(config.storage, one.key) for one in found.wanted]
     files += [expert_folder(config.storage, expert.key) / MANIFEST for expert in found.plan.experts]
+    files += [folder / MANIFEST for folder in found.prototypes]
     for name, one in found.methods.items():
         files.append(ledger_path(run, name))
         for entry in one.entries:

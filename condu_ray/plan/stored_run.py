@@ -14,6 +14,7 @@ import torch
 from condu_ray.benchmark import Task
 from condu_ray.config import Experiment, Protocol
 from condu_ray.learn.precision import resolved_precision
+from condu_ray.learn.prototype_store import prototype_key
 from condu_ray.merging.delta import Delta
 from condu_ray.methods import ModelState
 from condu_ray.metrics import METRICS, MORE, continual_metrics
@@ -22,7 +23,7 @@ from condu_ray.plan.preflight import Checked
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import RunPlan, plan_run
 from condu_ray.plan.stored_method import StoredMethod
-from condu_ray.store.layout import expert_folder, session_folder
+from condu_ray.store.layout import expert_folder, prototype_folder, session_folder
 from condu_ray.store.ledger import ROOT
 from condu_ray.store.location import Place
 from condu_ray.store.measurements import Accuracy, read_measurement
@@ -83,6 +84,15 @@ class StoredRun:
         """
         found = ((one, read_measurement(self.config.storage, one.key)) for one in self.wanted)
         return [(one, accuracy) for one, accuracy in found if accuracy is not None]
+
+    @property
+    def prototypes(self) -> list[Place]:
+        """Folders of the prototypes that its methods route by; none where no method routes."""
+        if not any(one.method.routes for one in self.plan.methods):
+            return []
+        checked, images = self.plan.checked, self.config.inference.prototype_images
+        keys = (prototype_key(checked.backbone, task) for task in checked.pictured(images))
+        return [prototype_folder(self.config.storage, key) for key in keys]
 
     @property
     def complete(self) -> bool:

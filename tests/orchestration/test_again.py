@@ -23,8 +23,9 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.receipted import leave_receipt
 from condu_ray.plan.stored_run import finished_run
 from condu_ray.store import receipt
-from condu_ray.store.artifacts import read_sealed
+from condu_ray.store.artifacts import ArtifactError, read_sealed
 from condu_ray.store.layout import receipt_path, results_path
+from condu_ray.use.served import served_run
 from condu_ray.vlm.spec import CONFIG, MERGES, WEIGHTS
 from tests.benchmark.ingest.forms import class_folders
 from tests.learnt import learn_here
@@ -123,6 +124,7 @@ CHANGES = {
     "tokenizer": of(f"backbone/{MERGES}"),
     "a measurement": first("storage/evaluations/*.json", Path.unlink),
     "an expert": first("storage/experts/*/meta.json", Path.unlink),
+    "prototypes": first("storage/prototypes/*/meta.json", Path.unlink),
     "a session": first(f"{RUN}/condu/sessions/*/meta.json", Path.unlink),
     "a ledger": of(f"{RUN}/condu/ledger.jsonl"),
     "rows": first(f"{RUN}/results/*.parquet"),
@@ -148,6 +150,22 @@ def test_what_has_changed_is_looked_at(home, what, tmp_path):
             shutil.copytree(tmp_path / "kept" / part, home / part)
     assert again(settings(home)) is None  # other files, if with the same content: they are looked at once
     leave(home)
+
+
+def test_a_run_without_its_prototypes_has_a_report_and_something_left_to_do(home, tmp_path, undrawn):
+    """As of an earlier release, which made others: nobody could predict by them, nor the same command make them."""
+    config = settings(home, storage=shutil.copytree(home / "storage", tmp_path / "storage"))
+    checked, display = check(config), Display(["walls", "doors"], 1, Lines())
+    assert from_storage(checked, display, routed=True) is not None
+    gone = next(Path(config.storage / "prototypes").iterdir())
+    shutil.rmtree(gone)
+    assert from_storage(checked, display, routed=True) is None
+    assert from_storage(checked, display) is not None
+    assert again(config) is None
+    served, words = served_run(finished_run(checked), "condu"), rf"{gone.name}: .* not there.*the run's own command"
+    for read in (served.prototypes, served.known):
+        with pytest.raises(ArtifactError, match=words):
+            [read(task) for task in served.state.tasks]
 
 
 def test_what_is_compiled_of_the_release_is_none_of_it(tmp_path, monkeypatch):

@@ -1,10 +1,14 @@
 """What works beside the main thread ends with a run that fails, and is left alone where the process itself ends."""
 
+from concurrent.futures import Future
+from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
 import condu_ray.orchestration.engine as engine_module
+import condu_ray.orchestration.run as run_module
 from condu_ray.orchestration.cluster import stop
 from condu_ray.orchestration.cluster.data_check import DataCheck
 from condu_ray.orchestration.cluster.failure import RunError
@@ -93,3 +97,26 @@ def test_what_is_slow_here_is_said_first(monkeypatch, precision, gpus, fast, sai
     assert len(lines) == len(said)
     assert all(words in line for words, line in zip(said, lines, strict=True))
     assert all(("--training.precision fp32" in line) != ("gpus_per_worker" in line) for line in lines)
+
+
+@pytest.mark.parametrize("error", [None, RunError("no prototypes")])
+def test_a_run_that_measures_nothing_ends_once_its_prototypes_are_made(monkeypatch, error):
+    """As one whose accuracies are all in storage, by an earlier release, which made other prototypes."""
+    engine, made, looks = MagicMock(spec=Engine), Future(), []
+    engine.ending, engine.crew, engine.config, engine.pool = nullcontext, MagicMock(), None, MagicMock()
+    engine.pulse = MagicMock()
+    type(engine).encoded, engine._prototypes = Engine.encoded, made
+
+    def look(say):
+        looks.append(say)
+        if len(looks) == 3:
+            made.set_result(None) if error is None else made.set_exception(error)
+        return MagicMock()
+
+    engine.look = look
+    monkeypatch.setattr(run_module, "start_state_actor", MagicMock())
+    monkeypatch.setattr(run_module, "Merger", MagicMock())
+    monkeypatch.setattr(run_module, "LOOK_SECONDS", 0)
+    with nullcontext() if error is None else pytest.raises(RunError, match="no prototypes"):
+        run_module.work(engine, SimpleNamespace(complete=True), MagicMock(), looks.append)
+    assert len(looks) == 3
