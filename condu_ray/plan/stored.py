@@ -76,7 +76,10 @@ class Stored:
         except ValidationError as error:
             path = sweep_config_path(self.folder) if self.kind == "sweep" else config_path(self.folder)
             why = explained(error, str(path))
-            raise ConfigError(f"{why}\nIf a newer condu_ray wrote it, update condu_ray") from error
+            raise ConfigError(
+                f"{why}\nIf a newer condu_ray wrote it, update condu_ray; if an earlier one did, give the "
+                f"{self.kind}'s own command again, which writes it anew"
+            ) from error
 
     def runs(self, storage: Place) -> dict[str, StoredRun]:
         """Opens a run, or all trials of a sweep.

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from condu_ray.benchmark.label_space import Labels
+from condu_ray.command_line import explained
 from condu_ray.config import Experiment
 from condu_ray.learn.prototype_store import VERSION as MOMENTS_VERSION
 from condu_ray.merging.delta import Delta
@@ -129,7 +130,7 @@ def read_bundle(folder: Place) -> Served:
     if found.get("format", 0) > FORMAT:
         raise UseError(f"{folder}: a bundle of format {found['format']}, this version reads {FORMAT}; update condu_ray")
     try:
-        settings = Experiment.model_validate(found["about"]["settings"])
+        settings = bundle_settings(folder, found)
         labels = tuple(Labels(one["name"], tuple(one["classes"]), tuple(one["templates"])) for one in found["labels"])
         method, about = get(meta["method"], settings), found["about"]
         state = read_session(folder, method)
@@ -140,7 +141,7 @@ def read_bundle(folder: Place) -> Served:
             else backbone_spec(**found["backbone"]["names"])
         )
         fingerprint = found["backbone"]["fingerprint"]
-    except (ValidationError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise UseError(f"{folder}: its meta.json is not what a bundle's is ({error}); export it again") from error
     backbone = load_backbone(spec)
     if backbone.fingerprint != fingerprint:
@@ -171,6 +172,22 @@ def read_bundle(folder: Place) -> Served:
     return Served(
         found["name"], method, state, backbone, found["precision"], labels, load, prototype, known=known, about=about
     )
+
+
+def bundle_settings(folder: Place, found: Mapping[str, Any]) -> Experiment:
+    """Returns the settings that a bundle was made with, of what its manifest says of it as a bundle.
+
+    Raises:
+        UseError: they are not what this release reads; names the file and the setting.
+        KeyError, TypeError: it says nothing of them.
+    """
+    try:
+        return Experiment.model_validate(found["about"]["settings"])
+    except ValidationError as error:
+        raise UseError(
+            f"{explained(error, str(folder / artifacts.MANIFEST))}\nIf a newer condu_ray wrote it, update condu_ray; "
+            "else export it again"
+        ) from error
 
 
 def refuse_existing(folder: Place) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydantic import ValidationError
-
 from condu_ray.options import Inference
 from condu_ray.plan.opened import open_run, run_place
 from condu_ray.plan.stored_run import StoredRun
@@ -13,7 +11,7 @@ from condu_ray.settings import content_hash
 from condu_ray.store import artifacts
 from condu_ray.store.location import Place, given
 from condu_ray.use.about import calibration
-from condu_ray.use.bundle import is_bundle, read_bundle
+from condu_ray.use.bundle import bundle_settings, is_bundle, read_bundle
 from condu_ray.use.served import Served, UseError, chosen_method, served_run, warn_of_fewer
 from condu_ray.use.serving import Source
 
@@ -63,10 +61,9 @@ def resolved(source: Source) -> Source:
         if source.session not in (None, len(meta["tasks"])):
             raise UseError(f"{source.run}: is a bundle of session {len(meta['tasks'])} alone")
         found = {"run": str(place.absolute()), "method": meta["method"], "session": len(meta["tasks"])}
-        settings = meta["bundle"].get("about", {}).get("settings", {})
         try:
-            inference = Inference.model_validate(settings.get("inference", {}))
-        except ValidationError as error:
+            inference = bundle_settings(place, meta["bundle"]).inference
+        except (KeyError, TypeError) as error:
             raise UseError(f"{place}: its meta.json is not what a bundle's is ({error}); export it again") from error
         precision = source.precision or meta["bundle"].get("precision")
         mark, tasks = _mark(meta["state"], inference), tuple(one["name"] for one in meta["bundle"].get("labels", ()))

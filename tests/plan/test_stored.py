@@ -101,7 +101,8 @@ def test_settings_of_a_newer_release_are_named_with_their_file(storage, name, fi
     kept = json.loads(path.read_text())
     kept.get("config", kept).update(change)
     path.write_text(json.dumps(kept))
-    with pytest.raises(ConfigError, match=rf"{file}\.json: .*novel[^\0]*update condu_ray$") as caught:
+    words = rf"{file}\.json: .*novel[^\0]*update condu_ray; [^\0]* own command again"
+    with pytest.raises(ConfigError, match=words) as caught:
         stored.find(storage, name).experiment(storage)
     assert "pydantic" not in str(caught.value)
 

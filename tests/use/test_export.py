@@ -321,6 +321,7 @@ class TestBundle:
         for change, words in (
             (lambda found: found["bundle"].update(format=9), "of format 9"),
             (lambda found: found["bundle"].pop("labels"), "not what a bundle's is"),
+            (lambda found: found["bundle"]["about"]["settings"].update(later=1), "meta.json: unknown field later"),
             (lambda found: found["bundle"]["backbone"].update(fingerprint="0" * 64), "is not the backbone"),
         ):
             known = json.loads(meta.read_text())
@@ -329,8 +330,9 @@ class TestBundle:
             for path in (tmp_path / "bundle").iterdir():
                 shutil.copy(path, tmp_path / words / path.name)
             (tmp_path / words / "meta.json").write_text(json.dumps(known))
-            with pytest.raises(UseError, match=words):
+            with pytest.raises(UseError, match=words) as caught:
                 read_bundle(tmp_path / words)
+            assert "pydantic" not in str(caught.value)
 
     def test_it_has_one_session_and_method(self, found, tmp_path):
         write_bundle(served(found, "condu"), tmp_path / "bundle")
