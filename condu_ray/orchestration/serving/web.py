@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
@@ -25,6 +26,7 @@ from condu_ray.use.serving import Serving
 from condu_ray.vlm.preprocess import Preprocessor
 
 log = logging.getLogger(__name__)
+R = TypeVar("R")
 PAGE = Path(__file__).with_name("page.html")
 RETRY_AFTER = "1"
 """Seconds after which who was refused for want of room may ask again."""
@@ -138,7 +140,13 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
         title="condu_ray", version=__version__, docs_url=None, redoc_url=None,
         description="Classifies pictures by the experts of many tasks that were merged into one model.",
     )  # fmt: skip
-    room, decoding = Room(serving.admitted), asyncio.Semaphore(serving.decoders)
+    room = Room(serving.admitted)
+    # Of its own: each thread keeps the memory of the largest picture that it has decoded, and one whose request has
+    # timed out goes on decoding.
+    decoders = ThreadPoolExecutor(serving.decoders, thread_name_prefix="decoder")
+
+    async def decoded(work: Callable[[], R]) -> R:
+        return await asyncio.get_running_loop().run_in_executor(decoders, work)
 
     async def answer(request: Request) -> dict[str, Any]:
         async with room.admitted():
@@ -152,8 +160,8 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
     async def work(request: Request) -> dict[str, Any]:
         body = await read_body(request, serving.max_bytes)
         kind, query = request.headers.get("content-type", ""), gathered(request.query_params.multi_items())
-        async with decoding:  # a form of some megabytes takes half a second, in which all others would wait
-            image, asked = await asyncio.to_thread(read_request, kind, body, query, serving)
+        # In a thread: a form of some megabytes takes half a second, in which all others would wait.
+        image, asked = await decoded(lambda: read_request(kind, body, query, serving))
         about = served()  # one state from here on, whatever is swapped meanwhile
         preprocessor = backend.preprocessor
         if (sentence := about.refused.get(asked.task or "")) is not None:
@@ -161,8 +169,7 @@ def make_app(backend: Backend, serving: Serving) -> FastAPI:
         if asked.task is not None and asked.task not in about.experts:
             known = [name for name in about.experts if name]
             raise RequestError(422, f"task {asked.task!r}: there is none of that name{nearest(asked.task, known)}")
-        async with decoding:
-            pixels_HWC = await asyncio.to_thread(read_picture, image, preprocessor, serving)
+        pixels_HWC = await decoded(lambda: read_picture(image, preprocessor, serving))
         found = await backend.predict(about, pixels_HWC, asked)
         return found | {"state": about.name, "session": about.source.session}
 

@@ -175,6 +175,27 @@ def test_a_form_that_takes_long_to_read_keeps_nobody_else_waiting(client, pictur
     assert answers[0].status_code == 200
 
 
+def test_pictures_whose_requests_have_timed_out_still_count_among_those_that_are_decoded(picture, monkeypatch):
+    at_work, most, lock, go_on = 0, [], threading.Lock(), threading.Event()
+    read = web.read_picture
+
+    def slow(*arguments):
+        nonlocal at_work
+        with lock:
+            at_work += 1
+            most.append(at_work)
+        go_on.wait(20)
+        with lock:
+            at_work -= 1
+        return read(*arguments)
+
+    monkeypatch.setattr(web, "read_picture", slow)
+    with TestClient(make_app(Backend(), Serving(time_limit=0.1, decoders=1))) as client:
+        found = [client.post("/predict", content=picture).status_code for _ in range(3)]
+        go_on.set()
+        assert (found, max(most, default=1)) == ([504] * 3, 1)
+
+
 def test_one_too_many_is_503_and_room_comes_back(client, backend, picture):
     go, inside = threading.Event(), threading.Semaphore(0)
 
