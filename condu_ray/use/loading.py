@@ -9,6 +9,7 @@ from condu_ray.plan.opened import open_run, run_place
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.settings import content_hash
 from condu_ray.store import artifacts
+from condu_ray.store.artifacts import ArtifactError
 from condu_ray.store.location import Place, given
 from condu_ray.use.about import calibration
 from condu_ray.use.bundle import bundle_settings, is_bundle, read_bundle
@@ -93,15 +94,21 @@ def _mark(state: str, inference: Inference) -> str:
 
 
 def load_source(source: Source) -> Served:
-    """Loads what `resolved` gave; errors as of `load_served`.
+    """Loads what `resolved` gave.
 
     Raises:
         UseError: another state is there now under its name.
+        ArtifactError: a file is damaged; or the state was there when it was named, and is not any more.
     """
     assert source.session is not None, "resolved"
-    found = load_served(
-        source.run, source.session - 1, source.method, storage=source.storage, precision=source.precision
-    )
+    try:
+        found = load_served(
+            source.run, source.session - 1, source.method, storage=source.storage, precision=source.precision
+        )
+    except UseError:
+        raise
+    except (ValueError, OSError) as error:  # the run was rolled back since, or storage is out of reach
+        raise ArtifactError(str(error)) from error
     labels = tuple(one for one in found.labels if not source.tasks or one.name in source.tasks)
     same = source.state in (None, _mark(found.state.id, found.method.config.inference))
     if not same or len(labels) < len(source.tasks):

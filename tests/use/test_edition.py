@@ -10,6 +10,7 @@ import torch
 
 from condu_ray import Predictor
 from condu_ray.commands.serve import slow
+from condu_ray.store.artifacts import ArtifactError
 from condu_ray.use.bundle import write_bundle
 from condu_ray.use.edition import Edition
 from condu_ray.use.loading import load_served, load_source, resolved
@@ -145,6 +146,15 @@ def test_a_task_that_is_added_later_is_no_answer_of_a_replica_that_starts_then(s
     assert resolved(Source(run=str(tmp_path / "bundle"))).tasks == ("walls", "doors")
     with pytest.raises(UseError, match="serve it anew"):  # one of them was forgotten
         load_source(last.model_copy(update={"tasks": ("walls", "gone")}))
+
+
+def test_what_was_there_when_it_was_named_and_is_not_any_more_cannot_be_read(storage, tmp_path):
+    """A front says that in a sentence (503), and of no other ValueError."""
+    last = resolved(Source(run="r", storage=str(storage), method="condu"))
+    with pytest.raises(ArtifactError, match=r"session 3 \(counted from 0\) is not committed"):  # rolled back since
+        load_source(last.model_copy(update={"session": 4}))
+    with pytest.raises(ArtifactError, match="away: no such folder"):
+        load_source(last.model_copy(update={"storage": str(tmp_path / "away")}))
 
 
 def test_a_source_is_resolved_or_refused(storage, found, tmp_path, monkeypatch):

@@ -33,8 +33,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
 of reach for a while, and who has said what is to be served says it once."""
 
 GONE = (
-    "what answers this cannot be read from storage any more (its task was forgotten, or a file is damaged); ask again "
-    "when another state is served"
+    "what answers this cannot be read from storage any more (its task was forgotten, the run rolled back, a file is "
+    "damaged, or storage is out of reach); ask again when another state is served"
 )
 """Names no file, whose place is nobody's business."""
 
@@ -142,7 +142,7 @@ class Front:
         except UseError as error:  # a replica that began meanwhile, and storage has another state than is served
             raise RequestError(503, str(getattr(error, "cause", error))) from error  # Ray's own text is a traceback
         except ArtifactError as error:  # what is loaded when a picture wants it, of a task that was forgotten since
-            log.error("an expert or prototypes cannot be loaded: %s", getattr(error, "cause", error))
+            log.error("a state, an expert or prototypes cannot be loaded: %s", getattr(error, "cause", error))
             raise RequestError(503, GONE) from error
 
     async def ready(self) -> None:
