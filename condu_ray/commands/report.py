@@ -16,6 +16,9 @@ from condu_ray.store.location import Place, given
 if TYPE_CHECKING:
     from rich.table import Table
 
+LOOKS = 3
+"""How often a report is made of a run that is changed meanwhile: one at work may be so each time."""
+
 
 def listing(storage: Place) -> Table:
     """Returns what storage holds, a row a run or sweep."""
@@ -162,10 +165,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = [find(storage, name) for name in dict.fromkeys(arguments.names)]
     alone = len(found) == 1
     if alone and found[0].kind == "run" and not arguments.published:
-        of = None
-        while of != (of := _changes(found[0].folder)):  # what was read is of before a change that ended meanwhile
-            found = [find(storage, found[0].name)]
+        for _ in range(LOOKS):
+            before, found = _changes(found[0].folder), [find(storage, found[0].name)]
             run_report(found[0].experiment(storage), out)
+            if _changes(found[0].folder) == before:  # else what was read is of before a change that ended meanwhile
+                break
     else:  # never in a run's own folder, which has a page of another kind
         own = alone and found[0].kind == "sweep"
         joined = joined_report_folder(storage, [one.name for one in found])
