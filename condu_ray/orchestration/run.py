@@ -123,7 +123,7 @@ def work(
     *,
     staged: bool = False,
 ) -> Merger:
-    """Trains, merges and measures until the results are complete.
+    """Trains, merges and measures until the results are complete and the prototypes made.
 
     Args:
         engine: of the run.
