@@ -141,7 +141,7 @@ class Front:
             raise RequestError(503, "replicas died over this prediction; ask again in a second") from error
         except UseError as error:  # a replica that began meanwhile, and storage has another state than is served
             raise RequestError(503, str(getattr(error, "cause", error))) from error  # Ray's own text is a traceback
-        except ArtifactError as error:  # what is loaded when a picture wants it, of a task that was forgotten since
+        except (ArtifactError, OSError) as error:  # of what is loaded when a picture wants it
             log.error("a state, an expert or prototypes cannot be loaded: %s", getattr(error, "cause", error))
             raise RequestError(503, GONE) from error
 

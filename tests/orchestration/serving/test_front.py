@@ -117,6 +117,11 @@ def test_the_router_or_the_tasks_expert_is_asked():
             503,
             "^what answers this cannot be read from storage any more",
         ),
+        (  # prototypes are found by the training images, which are out of reach with all of storage
+            [RayTaskError("answer", "a traceback", FileNotFoundError(2, "is gone", "/s/train")).as_instanceof_cause()],
+            503,
+            "^what answers this cannot be read from storage any more",
+        ),
     ],
 )
 def test_what_goes_wrong_has_a_status_and_a_sentence(answers, status, words):
