@@ -238,6 +238,17 @@ class Answering:
             self._prototypes[task] = self.served.prototypes(task)
         return self._prototypes[task]
 
+    def load_routing(self) -> None:
+        """Loads what pictures are routed by.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        for task in self.tasks:
+            self._of(task)
+        if self.served.method.inference.learns_routing:
+            _ = self.routing
+
     @cached_property
     def routing(self) -> Routing:
         """What another router than the paper's, or a mixture, is made of; fitted when a picture wants it."""

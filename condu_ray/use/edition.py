@@ -82,12 +82,18 @@ class Edition:
         preprocess = served.backbone.spec.preprocess
         return About(source, served.name, self.predictor.tasks, classes, preprocess, experts, refused)
 
-    def check(self) -> None:
+    def check(self, routes: bool = False) -> None:
         """Sends a grey picture through theta0.
+
+        Args:
+            routes: whether pictures are routed here, so that what that takes is loaded too.
 
         Raises:
             RuntimeError: what comes out are no numbers.
+            ArtifactError: what pictures are routed by is missing or damaged.
         """
+        if routes and self.about.experts.get("", "") is None:
+            self.predictor.load_routing()
         image_ND, _ = self.predictor.features(self.about.grey())
         if image_ND is None or not bool(image_ND.isfinite().all()):
             raise RuntimeError(f"{self.about.name}: a forward pass gives no numbers")

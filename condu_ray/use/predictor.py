@@ -272,6 +272,11 @@ class Predictor:
         """
         return self._answers.expert(weights or self.served.weights(task), asked.space, pixels_NHWC, asked.apart)
 
+    def load_routing(self) -> None:
+        """Loads what pictures are routed by, before one wants it; errors as of `Answering.load_routing`."""
+        with self._answers.lock:
+            self._answers.load_routing()
+
     # Answers
 
     def _chunks(

@@ -37,6 +37,9 @@ class Replica:
         workers: batches that are at work at once.
     """
 
+    routes = False
+    """Whether it finds the experts of pictures."""
+
     def __init__(self, serving: dict[str, Any], workers: int) -> None:
         self.serving = Serving.model_validate(serving)
         torch.set_num_threads(self.serving.threads)
@@ -68,7 +71,7 @@ class Replica:
 
         def load() -> About:
             edition = self._editions.get(source if source.state is not None else resolved(source), newest=True)
-            edition.check()
+            edition.check(self.routes)
             return edition.about
 
         about = await asyncio.to_thread(load)
@@ -82,7 +85,7 @@ class Replica:
         """A real forward pass; Ray Serve replaces a replica where this fails."""
         if self._ready is not None:
             edition = await asyncio.to_thread(self._editions.get, self._ready)
-            await asyncio.to_thread(edition.check)
+            await asyncio.to_thread(edition.check, self.routes)
 
     async def _compute(self, work: Callable[[], R]) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -95,6 +98,8 @@ class Router(Replica):
         serving: as of `Replica`.
         experts: the experts' deployment.
     """
+
+    routes = True
 
     def __init__(self, serving: dict[str, Any], experts: DeploymentHandle) -> None:
         super().__init__(serving, workers=2)  # one encodes while the other waits for experts

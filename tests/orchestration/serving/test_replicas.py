@@ -1,6 +1,7 @@
 """Replicas without Ray Serve around them: loading beside what is there, health, and batches of mixed questions."""
 
 import asyncio
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,6 +10,7 @@ import torch
 
 from condu_ray import Predictor, open_run
 from condu_ray.orchestration.serving.replicas import Experts, Replica, Router, model_id
+from condu_ray.store.artifacts import ArtifactError
 from condu_ray.use.loading import resolved
 from condu_ray.use.request import Asked, read_picture
 from condu_ray.use.serving import Serving, Source
@@ -56,6 +58,25 @@ def test_a_new_state_is_loaded_beside_the_old_one_and_what_fails_is_left(source)
 def test_a_replica_that_cannot_load_at_its_start_fails(source):
     with pytest.raises(ValueError, match=r"condo"):
         asyncio.run(Replica(SERVING, workers=1).reconfigure(source.model_dump() | {"method": "condo", "session": None}))
+
+
+@pytest.mark.parametrize("method", ["condu", "condu-svd"])
+def test_a_state_that_no_picture_can_be_routed_by_takes_no_others_place(storage, tmp_path, method):
+    """As one that is followed before its run has made all prototypes."""
+    place = shutil.copytree(storage, tmp_path / "storage")
+    source = Source(run="r", storage=str(place), method=method, session=2)
+
+    async def run():
+        router, experts = Router(SERVING, None), Experts(SERVING)
+        await router.prepare(source)
+        shutil.rmtree(place / "prototypes")
+        with pytest.raises(ArtifactError, match=r"prototypes.*no artifact here"):
+            await router.prepare(source.model_copy(update={"session": 3}))
+        assert router._ready.session == 2
+        await router.check_health()
+        await experts.prepare(source)  # which routes nothing, and needs none
+
+    asyncio.run(run())
 
 
 class Handle:
