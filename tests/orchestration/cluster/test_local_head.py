@@ -5,11 +5,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray._private import services, worker
 from ray._private.node import Node
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from condu_ray.orchestration.cluster import local_head
 from condu_ray.orchestration.cluster.local_head import INSTEAD, SWITCH, lean
 
+GET_NODE = services.get_node
 PROGRAMS = ("dashboard.py", "monitor.py", "log_monitor.py")
 
 
@@ -37,11 +40,31 @@ def test_a_local_cluster_is_up_without_them_and_nobody_misses_them(local_cluster
     assert "agent grpc address" in said.read_text()
     time.sleep(2.5)
     assert "address failed" not in said.read_text()  # which it would say each second
+    assert worker._global_node._ray_params.dashboard_agent_listen_port not in (0, DEFAULT_DASHBOARD_AGENT_LISTEN_PORT)
+    assert "Failed to bind" not in said.read_text()
 
 
 def changed():
-    """The methods of Ray's node that are not its own."""
-    return {name for name, instead in INSTEAD.items() if getattr(Node, name) is instead}
+    """The methods of Ray's node that are not its own, of which its services are another's too."""
+    found = {name for name, instead in INSTEAD.items() if getattr(Node, name) is instead}
+    assert (services.get_node is not GET_NODE) == bool(found)
+    return found
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_node_is_asked_for_once_it_is_there_or_after_some_seconds(monkeypatch, comes):
+    looks = iter([[], [{"NodeID": "other"}], *([[{"NodeID": "other"}, {"NodeID": "this"}]] * comes)])
+
+    def looked(_):
+        return next(looks)  # and at last an error, as of a GCS that is gone
+
+    monkeypatch.setattr("ray._private.state.GlobalState._initialize_global_state", lambda *_: None)
+    monkeypatch.setattr("ray._private.state.GlobalState.node_table", looked)
+    asked = []
+    monkeypatch.setattr(services, "get_node", lambda *given: asked.append((given, list(looks))) or "found")
+    with lean("local"):
+        assert services.get_node("127.0.0.1:1", "this") == "found"
+    assert asked == [(("127.0.0.1:1", "this"), [])]
 
 
 @pytest.mark.parametrize(
