@@ -143,7 +143,7 @@ def test_help_shows_every_field_with_its_meaning(capsys):
     shown = capsys.readouterr().out
     for name in field_names():
         assert f"--{name}" in shown
-    assert "Optimizer steps a task" in shown
+    assert "Optimizer steps per task" in shown
 
 
 def test_every_field_has_a_docstring():

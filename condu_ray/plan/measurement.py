@@ -107,7 +107,7 @@ def by_own_expert(method: Method, state: ModelState, task: str) -> bool:
 
     By the weights, whoever asks: after the first session `sequential` has those of `individual`, and their measurement.
     """
-    own = state.experts[state.tasks.index(task)]
+    own = dict(zip(state.tasks, state.experts, strict=True)).get(task)
     return not method.one_model or (own is not None and method.weights(state, task) == own)
 
 

@@ -70,7 +70,7 @@ def test_a_state_that_no_picture_can_be_routed_by_takes_no_others_place(storage,
         router, experts = Router(SERVING, None), Experts(SERVING)
         await router.prepare(source)
         shutil.rmtree(place / "prototypes")
-        with pytest.raises(ArtifactError, match=r"prototypes.*no artifact here"):
+        with pytest.raises(ArtifactError, match=r"the prototypes of task .* are not there"):
             await router.prepare(source.model_copy(update={"session": 3}))
         assert router._ready.session == 2
         await router.check_health()
