@@ -185,7 +185,7 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
         why = without_passwords(str(error) if str(cause) in str(error) else f"{error} ({cause})")
         raise ConfigError(f"command line: {why}; lists are written a,b and rates a=1e-4,b=2e-4") from error
     path = flags.pop("config", None)
-    from_file = read_yaml(str(path)) if path is not None else {}
+    from_file = read_yaml(path) if path is not None else {}
     default = "own_data" if flags.get("data") or from_file.get("data") else "mini_mtil"
     recipe = str(flags.get("recipe") or from_file.get("recipe") or default)
     if recipe not in RECIPES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from argparse import Action
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin
@@ -49,6 +48,12 @@ def default(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def meaning(field: FieldInfo) -> str:
+    """Returns argparse's help of a field: its docstring, and its default where it has one."""
+    text, value = " ".join((field.description or "").split()), default(field.get_default(call_default_factory=True))
+    return (f"{text} (default: {value})" if value else text).replace("%", "%%")
+
+
 def for_people(actions: Iterable[Action], model: type[BaseModel]) -> None:
     """Has argparse's help say what flags take and are, where pydantic-settings has types and values of Python.
 
@@ -59,7 +64,4 @@ def for_people(actions: Iterable[Action], model: type[BaseModel]) -> None:
     known = dict(fields(model))
     for action in actions:
         if (field := known.get(action.dest)) is not None:
-            action.metavar = takes(field.annotation)
-            value = default(field.get_default(call_default_factory=True))
-            text = re.sub(r" ?\(default: [^()]*(\([^()]*\))?[^()]*\)$", "", action.help or "")
-            action.help = f"{text} (default: {value})" if value else text
+            action.metavar, action.help = takes(field.annotation), meaning(field)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from condu_ray.command_line import ConfigError, Parser, field_names, main_config
 from condu_ray.config import Experiment
-from condu_ray.flags import default, takes
+from condu_ray.flags import meaning, takes
 
 if TYPE_CHECKING:
     from condu_ray.settings import Settings
@@ -133,8 +133,7 @@ def words(text: str | None) -> list[str] | None:
 def settings_flags(parser: Parser, settings: type[Settings]) -> None:
     """Adds a flag for each field, its docstring as help."""
     for name, field in settings.model_fields.items():
-        text = f"{' '.join((field.description or '').split())} (default: {default(field.default)})".replace("%", "%%")
-        parser.add_argument(f"--{name}", metavar=takes(field.annotation), help=text)
+        parser.add_argument(f"--{name}", metavar=takes(field.annotation), help=meaning(field))
 
 
 def settings_from(settings: type[S], given: Mapping[str, Any], **more: Any) -> S:

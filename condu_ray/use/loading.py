@@ -9,7 +9,6 @@ from condu_ray.plan.opened import open_run, run_place
 from condu_ray.plan.stored_run import StoredRun
 from condu_ray.settings import content_hash
 from condu_ray.store import artifacts
-from condu_ray.store.artifacts import ArtifactError
 from condu_ray.store.location import Place, given
 from condu_ray.use.about import calibration
 from condu_ray.use.bundle import bundle_settings, is_bundle, read_bundle
@@ -108,7 +107,7 @@ def load_source(source: Source) -> Served:
     except UseError:
         raise
     except (ValueError, OSError) as error:  # the run was rolled back since, or storage is out of reach
-        raise ArtifactError(str(error)) from error
+        raise artifacts.ArtifactError(str(error)) from error
     labels = tuple(one for one in found.labels if not source.tasks or one.name in source.tasks)
     same = source.state in (None, _mark(found.state.id, found.method.config.inference))
     if not same or len(labels) < len(source.tasks):
