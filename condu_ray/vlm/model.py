@@ -13,13 +13,14 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from condu_ray.vlm import hub
 from condu_ray.vlm.checkpoint import load_weights
@@ -179,7 +180,7 @@ def build(spec: BackboneSpec) -> tuple[CLIP, Any, tuple[str, ...]]:
         elif local is None or texts.get("hf_tokenizer_name"):
             hub.look()
     try:
-        with _heard(said):
+        with _heard(said), _Undrawn() if local else nullcontext():
             model = open_clip.create_model(
                 spec.model,
                 pretrained=None if local else spec.pretrained,
@@ -203,6 +204,16 @@ def build(spec: BackboneSpec) -> tuple[CLIP, Any, tuple[str, ...]]:
     expected = f"No pretrained weights loaded for model '{spec.model}'"  # they are loaded here, not by open_clip
     heard = [f"open_clip on {spec.name}: {text}" for text in dict.fromkeys(said) if not text.startswith(expected)]
     return model.eval(), tokenizer, (*spec.notes, *done, *heard)
+
+
+class _Undrawn(TorchFunctionMode):
+    """No weights are drawn inside, where a file has every one of the model's: that takes as long as reading them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 @contextmanager

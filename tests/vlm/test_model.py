@@ -23,6 +23,12 @@ def test_a_folder_in_open_clips_form(small_backbone):
     assert all(torch.equal(value, stored[name].float()) for name, value in backbone.snapshot().items())
 
 
+def test_no_weights_are_drawn_where_a_file_has_them(small_backbone):
+    before = torch.get_rng_state()
+    load_backbone(backbone_spec(pretrained=str(small_backbone)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.usefixtures("shallow")
 def test_a_checkpoint_file_with_an_open_clip_architecture(tmp_path):
     import open_clip
