@@ -53,7 +53,10 @@ def pytest_collection_finish() -> None:
     """What is there by now is there till the end, and no search for garbage in tests goes through it."""
     import torch
 
+    from tests.memo import remember
+
     torch.set_num_threads(1)  # tests share two cores; small models gain nothing from a second thread
+    remember(undone=lambda: "/vlm/" in os.environ.get("PYTEST_CURRENT_TEST", ""))  # where they are looked at
     gc.freeze()
     gc.set_threshold(50_000)  # a figure is made of thousands of things: not a search for each
     gc.enable()

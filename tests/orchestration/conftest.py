@@ -24,6 +24,7 @@ def local_cluster():
     import ray
 
     from condu_ray.orchestration.cluster.env import ray_cluster
+    from condu_ray.orchestration.serving.starting import announced
     from condu_ray.orchestration.watch.lines import Lines
 
     if not ray.is_initialized():
@@ -31,6 +32,7 @@ def local_cluster():
             patch.setattr(forks, "GPUS", ())
             for name in ("RAY_ADDRESS", forks.SWITCH):
                 patch.delenv(name, raising=False)
+            _cluster.enter_context(announced())  # as `serve` does: who serves is forked, too
             _cluster.enter_context(ray_cluster("local", "shared", Lines()))
 
 
