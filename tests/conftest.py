@@ -74,11 +74,6 @@ def pytest_runtest_setup() -> None:
         torch.cuda.manual_seed_all(0)
 
 
-def pytest_unconfigure() -> None:
-    """At its end a process tidies up all that it has."""
-    gc.unfreeze()
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What waits the longest begins first: tests that start Ray, then files with slow ones."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
