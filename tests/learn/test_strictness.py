@@ -94,8 +94,10 @@ def test_who_does_not_ask_for_deterministic_algorithms_has_no_pass_more(small_ba
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("wanted", [False, True])
-def test_torch_is_asked_for_what_the_settings_say(wanted, compiled):
+def test_torch_is_asked_for_what_the_settings_say(monkeypatch, wanted, compiled):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     module.deterministic(Training(deterministic=wanted, compile=compiled))
+    assert not torch.utils.deterministic.fill_uninitialized_memory
     assert torch.are_deterministic_algorithms_enabled() is wanted
     assert torch.is_deterministic_algorithms_warn_only_enabled() or not wanted
     if compiled:
