@@ -38,8 +38,8 @@ LIBRARIES = ("numpy", "pyarrow.parquet", "pandas", "torch", "condu_ray.vlm.libra
 """Loaded at once: open_clip as this package loads it."""
 MODULES = ("ray.data", "ray.train.torch")
 """Loaded in the first worker's environment, which Ray's modules read."""
-LATE = {"RAY_JOB_ID", "PWD", "OLDPWD", "SHLVL", "_"}
-"""What may differ from the first worker's environment."""
+LATE = {"RAY_JOB_ID", "PWD", "OLDPWD", "SHLVL", "_", "PL_DISABLE_FORK"}
+"""What may differ from the first worker's environment; the last is for Lightning, and all of Tune's trials have it."""
 LISTENS = "CONDU_RAY_FORK_SERVER_LISTENS"
 """The environment variable that has the file descriptor of the socket that it listens at."""
 IDLE_THREADS = {"jemalloc_bg_thd"}

@@ -55,6 +55,13 @@ def test_only_what_is_read_late_may_differ_from_the_first_environment():
     assert not wanted.same({"A": "1"})
 
 
+def test_trials_of_tune_are_forked():
+    """They have an environment of their own, by which each would load for itself: 4 CPU seconds."""
+    from ray.tune.execution.class_cache import DEFAULT_ENV_VARS
+
+    assert DEFAULT_ENV_VARS.keys() <= LATE
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_no_fork_while_a_thread_runs():
     done = threading.Event()
