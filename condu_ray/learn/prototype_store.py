@@ -65,7 +65,7 @@ def _load(storage: Place, backbone: str, task: Task, images: str) -> dict[str, T
     if not artifacts.exists(folder):
         raise artifacts.ArtifactError(
             f"{folder}: the prototypes of task {task.name} are not there: they were removed, or an earlier condu_ray "
-            "made others; give the run's own command again, which makes them, or name the task"
+            "made others; give the run's (or its sweep's) own command again, which makes them, or name the task"
         )
     return artifacts.load_tensors(folder, FILE)
 

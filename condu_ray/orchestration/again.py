@@ -21,6 +21,7 @@ from condu_ray.store.receipt import digest, receipted
 if TYPE_CHECKING:
     from condu_ray.orchestration.watch.recorder import Recorder
     from condu_ray.plan.preflight import Checked
+    from condu_ray.plan.trials import Trial
 
 
 def again(config: Experiment) -> dict[str, Any] | None:
@@ -82,14 +83,14 @@ def _finished(begin: float) -> str:
     return f"finished before: settings, data, backbone and storage are as they were ({seconds:.1f} s)"
 
 
-def remember_sweep(checked: Checked, sweep: Sweep, folder: Place, trials: Sequence[str]) -> None:
+def remember_sweep(checked: Checked, sweep: Sweep, folder: Place, trials: Sequence[Trial]) -> None:
     """Leaves the receipt of a sweep whose report is written, and of which MLflow has heard all that it was to hear.
 
     Args:
         checked: what all trials share.
         sweep: its settings, as they are given.
         folder: the sweep's.
-        trials: their identities.
+        trials: all of them.
     """
     from condu_ray.plan.receipted import leave_sweep_receipt
 

@@ -46,6 +46,7 @@ from condu_ray.plan.trials import (
     make_trials,
     read_records,
     require_alike,
+    unrouted,
 )
 from condu_ray.store import artifacts
 from condu_ray.store.backend import backend
@@ -113,14 +114,15 @@ def run_sweep(sweep: Sweep, lines: Lines | None = None) -> list[Place]:
         methods = dict.fromkeys(trial.method for trial in trials)
         known = as_begun(config, begun.model_dump(mode="json"))
         with Parent(known, {"orders": sweep.orders, "methods": ",".join(methods)}, trials, checked.read) as parent:
-            if left:
+            encode = unrouted(checked, trials)
+            if left or encode:
                 with cluster():
-                    work().run(parent, held, [(trial, done[trial.id]) for trial in trials if trial.id in done])
+                    work(encode).run(parent, held, [(trial, done[trial.id]) for trial in trials if trial.id in done])
             with at_work():
                 files = _report(base, name, parent, time.perf_counter() - begin, lines)
             parent.heard(read_records(folder, trials).values(), lambda: _send(base, name, lines))
         if parent.complete:
-            remember_sweep(checked, sweep, folder, [trial.id for trial in trials])
+            remember_sweep(checked, sweep, folder, trials)
         return files
 
 
@@ -179,6 +181,7 @@ class _Running:
         folder: the sweep's.
         left: trials that are not finished.
         lines: for people.
+        encode: trials, finished or not, whose prototypes are made too.
     """
 
     def __init__(
@@ -188,11 +191,12 @@ class _Running:
         folder: Place,
         left: Sequence[Trial],
         lines: Lines,
+        encode: Sequence[Trial] = (),
     ) -> None:
         self.sweep, self.checked, self.folder, self.left, self.say = sweep, checked, folder, left, lines.say
         self.config, self.shown = checked.config, time.monotonic()
-        configs = [trial.config(self.config, self.config.run_name) for trial in left]
-        self.engine = Engine(checked, folder, configs)
+        wanted = {trial.id: trial for trial in (*left, *encode)}.values()
+        self.engine = Engine(checked, folder, [one.config(self.config, self.config.run_name) for one in wanted])
 
     def cache_report(self) -> str:
         """Returns what storage has of the experts that the sweep needs; nothing is changed there."""
@@ -227,17 +231,18 @@ class _Running:
         with at_work(), self.engine.ending():
             self.engine.start(self.say)
             tuning = background(self._tune, parent.run)
-            while not tuning.done():
+            while not (tuning.done() and tuning.result() is None and self.engine.encoded):
                 held()
                 news = self.engine.look(self.say)
                 if time.monotonic() - self.shown >= LINE_SECONDS:
                     self._show(news)
                 time.sleep(LOOK_SECONDS)
-            tuning.result()
             self.engine.close()
 
     def _tune(self, parent: str | None) -> None:
         """Hands the trials to Ray Tune; lanes train meanwhile."""
+        if not self.left:
+            return
         from ray import tune
 
         logging.getLogger("ray.tune").setLevel(logging.ERROR)

@@ -14,6 +14,7 @@ from condu_ray.methods.registry import take
 from condu_ray.plan.measurement import protocols
 from condu_ray.plan.preflight import Checked
 from condu_ray.plan.stored_run import StoredRun, finished_run
+from condu_ray.plan.trials import Trial, routed_by
 from condu_ray.store.artifacts import MANIFEST, names
 from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.layout import (
@@ -63,7 +64,7 @@ def leave_receipt(checked: Checked, there: Sequence[Place], more: Sequence[str])
 
 
 def leave_sweep_receipt(
-    checked: Checked, sweep: Sweep, folder: Place, trials: Sequence[str], there: Sequence[Place], more: Sequence[str]
+    checked: Checked, sweep: Sweep, folder: Place, trials: Sequence[Trial], there: Sequence[Place], more: Sequence[str]
 ) -> bool:
     """The same of a sweep.
 
@@ -71,14 +72,15 @@ def leave_sweep_receipt(
         checked: what all trials share.
         sweep: the settings, as they were given.
         folder: the sweep's.
-        trials: their identities.
+        trials: all of them.
         there: as above.
         more: as above.
     """
     if (read := _read(checked)) is None:
         return False
     made: list[Place] = [marker_path(sweep.storage), sweep_config_path(folder)]
-    made += [record_path(folder, trial) for trial in trials]
+    made += [record_path(folder, trial.id) for trial in trials]
+    made += [place / MANIFEST for _, folders in routed_by(checked, trials) for place in folders]
     made += [report_folder(folder) / name for name in names(report_folder(folder))]
     if not all(backend(path).exists(path) for path in made):
         return False

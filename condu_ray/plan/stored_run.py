@@ -16,7 +16,7 @@ from condu_ray.config import Experiment, Protocol
 from condu_ray.learn.precision import resolved_precision
 from condu_ray.learn.prototype_store import prototype_key
 from condu_ray.merging.delta import Delta
-from condu_ray.methods import ModelState
+from condu_ray.methods import ModelState, get
 from condu_ray.metrics import METRICS, MORE, continual_metrics
 from condu_ray.plan.measurement import Measurement, protocols
 from condu_ray.plan.preflight import Checked
@@ -88,11 +88,7 @@ class StoredRun:
     @property
     def prototypes(self) -> list[Place]:
         """Folders of the prototypes that its methods route by; none where no method routes."""
-        if not any(one.method.routes for one in self.plan.methods):
-            return []
-        checked, images = self.plan.checked, self.config.inference.prototype_images
-        keys = (prototype_key(checked.backbone, task) for task in checked.pictured(images))
-        return [prototype_folder(self.config.storage, key) for key in keys]
+        return prototypes_of(self.plan.checked, self.config.inference.prototype_images)
 
     @property
     def complete(self) -> bool:
@@ -251,6 +247,19 @@ def stored_run(checked: Checked) -> StoredRun:
     either = [here, "bf16", "fp32"] if wanted == "auto" else [here]
     runs = [StoredRun(plan_run(checked, precision)) for precision in either]
     return max(runs, key=lambda run: (len(run.wanted), len(run.measured)))
+
+
+def prototypes_of(checked: Checked, images: str) -> list[Place]:
+    """Returns folders of the prototypes that a run's or a sweep's methods route by; none where no method routes.
+
+    Args:
+        checked: its settings, tasks and backbone.
+        images: `inference.prototype_images`, which a sweep may have several of.
+    """
+    if not any(get(name, checked.config).routes for name in checked.config.method):
+        return []
+    keys = (prototype_key(checked.backbone, task) for task in checked.pictured(images))
+    return [prototype_folder(checked.config.storage, key) for key in keys]
 
 
 def finished_run(checked: Checked) -> StoredRun | None:

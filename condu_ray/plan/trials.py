@@ -22,12 +22,14 @@ from condu_ray.plan.preflight import Checked
 from condu_ray.plan.rates import FIELDS, unused_rates
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import RunPlan, plan_run
+from condu_ray.plan.stored_run import prototypes_of
 from condu_ray.settings_file import Loader
 from condu_ray.store.artifacts import names, read_sealed
 from condu_ray.store.backend import backend
 from condu_ray.store.layout import ledger_path, measurement_path, record_path, trials_folder
 from condu_ray.store.ledger import read_entries
 from condu_ray.store.location import Place, given
+from condu_ray.store.presence import present
 
 SECTIONS = ("evaluation", "tracking", "cluster")
 """Parts that say how a sweep runs and not what it compares."""
@@ -197,6 +199,18 @@ def _field(config: Experiment, name: str) -> Any:
     part, _, last = name.rpartition(".")
     holder = attrgetter(part)(config)
     return holder.model_dump(mode="json", include={last})[last]
+
+
+def routed_by(checked: Checked, trials: Sequence[Trial]) -> list[tuple[Trial, list[Place]]]:
+    """Returns the folders of each kind of prototypes that trials route by, and one of the trials that do."""
+    name, own = "inference.prototype_images", checked.config.inference.prototype_images
+    kinds = {trial.settings.get(name, own): trial for trial in trials}
+    return [(trial, prototypes_of(checked, images)) for images, trial in kinds.items()]
+
+
+def unrouted(checked: Checked, trials: Sequence[Trial]) -> list[Trial]:
+    """Returns a trial for each kind of prototypes that storage lacks: who predicts by a trial wants them."""
+    return [one for one, folders in routed_by(checked, trials) if len(present(folders)) < len(folders)]
 
 
 def count_records(folder: Place, trials: Sequence[Trial]) -> int:

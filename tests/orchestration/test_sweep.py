@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from contextlib import nullcontext
+from unittest.mock import MagicMock
 
 import pytest
 
 from condu_ray.command_line import parse
 from condu_ray.commands import report, sweep
 from condu_ray.config import Sweep
+from condu_ray.orchestration import sweep as sweep_module
 from condu_ray.orchestration.again import sweep_again
 from condu_ray.orchestration.cluster import env
 from tests.orchestration.job import Called, Job
@@ -194,8 +197,30 @@ def test_the_same_command_ends_at_once_where_nothing_has_changed(done, task_data
     assert sweep_again(config.model_copy(update={"cache_report": True})) is None
     assert sweep_again(config.model_copy(update={"published": True})) is None
     assert numbers.stat().st_mtime_ns == at
+    gone = next((done.storage / "prototypes").glob("[!.]*"))
+    kept = gone.rename(done.storage / "kept")
+    assert sweep_again(config) is None
+    kept.rename(gone)
+    assert sweep_again(config) is not None
     next(done.folder.glob("trials/*.json")).touch()
     assert sweep_again(config) is None
+
+
+def test_a_finished_sweep_makes_the_prototypes_that_its_storage_lacks(done, task_data, small_backbone, monkeypatch):
+    looked, encoded, begun = [], iter((False, True)), []
+    engine = type("Engine", (MagicMock,), {"encoded": property(lambda _: next(encoded))})(look=looked.append)
+    monkeypatch.setattr(sweep_module, "Engine", lambda *given: begun.append(given) or engine)
+    for name, put in {"_report": MagicMock(), "require_alike": MagicMock(), "remember_sweep": MagicMock()}.items():
+        monkeypatch.setattr(sweep_module, name, put)
+    monkeypatch.setattr(env, "ray_cluster", lambda *_: nullcontext())
+    gone = next((done.storage / "prototypes").glob("[!.]*"))
+    kept = gone.rename(done.storage / "kept")
+    try:
+        sweep.main(SweepJob.flags(done.storage, task_data, small_backbone, "one", "--orders", "2"))
+    finally:
+        kept.rename(gone)
+    ((_, _, trials),) = begun
+    assert len(trials) == len(looked) == 1  # all of them route by the same
 
 
 def test_what_mlflow_missed_is_sent_later_and_only_once(done, tmp_path, task_data, small_backbone, capsys):
