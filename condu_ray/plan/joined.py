@@ -46,6 +46,14 @@ DATA = (
 BACKBONE = ("model", "pretrained", "preprocess")
 """Settings that say what theta0 is."""
 
+FORMERLY = {
+    "magmax": "merging.magmax_scale", "icarl": "replay.memory",
+    "lwf": "distillation.second_batch", "lwf-vr": "distillation.second_batch", "zscl": "distillation.second_batch",
+}  # fmt: skip
+"""Methods that were others before there was a setting: what lacks it was not measured with today's default."""
+EARLIER = "an earlier release's"
+"""Its value there."""
+
 
 def together(found: Sequence[Made]) -> list[dict[str, Any]]:
     """Joins the records of several runs and sweeps for one report.
@@ -56,15 +64,18 @@ def together(found: Sequence[Made]) -> list[dict[str, Any]]:
     Raises:
         ConfigError: equal settings gave unequal results, or lead to other data or another backbone; both are named.
     """
-    flat = [compared_settings(one.made_by) for one in found]
+    flat, given = [compared_settings(one.made_by) for one in found], [flatten(one.made_by) for one in found]
     _require_one_content(found, flat)
     keys = sorted({key for settings in flat for key in settings})
     precisions = {record.get("precision") for one in found for record in one.records} - {None}
     varied = [key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1]
     joined: dict[str, tuple[str, dict[str, Any]]] = {}
-    for one, settings in zip(found, flat, strict=True):
+    for one, settings, own in zip(found, flat, given, strict=True):
         for record in one.records:
             named = {key: settings.get(key) for key in varied} | record["settings"]
+            said = FORMERLY.get(record["method"])
+            if said is not None and not all(said in each for each in given):
+                named.setdefault(said, own.get(said, EARLIER))
             if len(precisions) > 1 and record.get("precision"):  # `auto` is not the same on every machine
                 named["training.precision"] = record["precision"]
             identity = json.dumps([record["method"], record["order"], record["seed"], named], sort_keys=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from condu_ray.command_line import ConfigError
-from condu_ray.plan.joined import together
+from condu_ray.plan.joined import EARLIER, together
 from condu_ray.plan.stored import find
 from tests.plan.test_stored import record, write_run, write_sweep
 
@@ -68,6 +68,17 @@ def test_who_works_and_what_an_earlier_release_had_no_word_for_keep_nothing_apar
     joined = together([find(storage, name) for name in ("one", "two")])
     assert all(one["settings"] == {} for one in joined)
     assert [one["seed"] for one in joined] == [0, 0, 0, 1]  # another seed is another trial
+
+
+def test_methods_that_were_others_before_there_was_a_setting_are_rows_of_their_own(tmp_path):
+    """MagMax's factor was 1 before it could be set, and is 0.5 now."""
+    both = [record("magmax", "abc"), record("condu", "abc")]
+    write_sweep(tmp_path, "one", both)
+    again = [record("magmax", "abc", seed=1, value=60.0), record("condu", "abc", seed=1)]
+    write_sweep(tmp_path, "two", again, merging={"magmax_scale": 0.5})
+    joined = together([find(tmp_path, name) for name in ("one", "two")])
+    own = [{"merging.magmax_scale": value} for value in (EARLIER, 0.5)]
+    assert [one["settings"] for one in joined] == [own[0], {}, own[1], {}]
 
 
 def test_equal_settings_with_other_results_are_refused(storage):
