@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from condu_ray.store.backend import backend, on_disk
-from condu_ray.store.full import disk_full
+from condu_ray.store.full import full_advice
 from condu_ray.store.layout import PLACES, marker_path
 from condu_ray.store.location import Place
+from condu_ray.store.posix_drafts import whole_of
 from condu_ray.store.provenance import command, provenance  # noqa: F401
 from condu_ray.store.seal import FORMAT, SealError, opened, sealed, told
 
@@ -59,8 +60,9 @@ def writing(path: Place) -> Iterator[None]:
         raise
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        advice = "free some space" if disk_full(error) else "look at the disk and its permissions"
-        raise WriteError(f"{path}: cannot be written ({why}); {advice}, then the same command goes on") from error
+        advice = full_advice(error) or "look at the disk and its permissions"
+        named = path if (local := on_disk(path)) is None else whole_of(local)  # people know no drafts
+        raise WriteError(f"{named}: cannot be written ({why}); {advice}, then the same command goes on") from error
 
 
 def file_hash(path: Path) -> str:
@@ -316,7 +318,7 @@ def check_writable(folder: Place) -> None:
             write_text(marker, json.dumps({"format": FORMAT}))
     except OSError as error:
         why = f"{error.strerror or error}: {getattr(error, 'filename', None) or folder}"
-        advice = "free some space, or give another folder" if disk_full(error) else "give another folder"
+        advice = f"{freed}, or give another folder" if (freed := full_advice(error)) else "give another folder"
         raise ArtifactError(f"--storage {folder}: cannot be written ({why}); {advice}") from error
     check_format(folder)
 

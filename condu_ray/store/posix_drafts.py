@@ -27,6 +27,11 @@ def draft_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
+def whole_of(path: Path) -> Path:
+    """Returns what a path in a draft, or of one, is called once it is whole."""
+    return Path(*(part[1:].rpartition(".")[0] if _DRAFT.fullmatch(part) else part for part in path.parts))
+
+
 def drafts(storage: Path) -> Iterator[Path]:
     """Yields the drafts in a storage folder, whoever writes them, living writers' among them."""
     yield from (path for path in storage.glob(".*") if _DRAFT.fullmatch(path.name))

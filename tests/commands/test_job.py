@@ -56,13 +56,16 @@ class TestTheEnd:
         assert str(end.value.code).startswith("error: ")  # which Python prints, and ends with 1
         assert words in end.value.code
 
-    @pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EACCES, 2)])
+    @pytest.mark.parametrize(
+        ("number", "code"), [(errno.ENOSPC, 1), (errno.EDQUOT, 1), (errno.EFBIG, 1), (errno.EACCES, 2)]
+    )
     def test_a_disk_that_is_full_has_cost_work_and_one_that_may_not_be_written_has_not(self, number, code, capsys):
         with pytest.raises(SystemExit) as end, job(), writing(Path("bundle")):
             raise OSError(number, os.strerror(number))
         told = capsys.readouterr().err if code == 2 else end.value.code  # which Python prints, and ends with 1
         assert told.startswith(f"error: bundle: cannot be written ({os.strerror(number)})")
         assert (end.value.code == 2) == (code == 2)
+        assert ("ulimit -f" in told) == (number == errno.EFBIG)
 
     def test_what_another_user_keeps_from_being_read_is_told_in_a_sentence(self, capsys):
         error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "storage/runs")

@@ -6,6 +6,7 @@ import torch
 
 from condu_ray.store.artifacts import (
     ArtifactError,
+    WriteError,
     check_writable,
     exists,
     load_tensors,
@@ -32,6 +33,16 @@ def test_round_trip_with_manifest(tmp_path):
     )
     assert exists(tmp_path / "key")
     assert not exists(tmp_path / "other")
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_is_called_once_whole(tmp_path):
+    def write(beside):
+        (beside / "x.safetensors").mkdir()
+        save_tensors(beside / "x.safetensors", TENSORS)
+
+    with pytest.raises(WriteError) as caught:
+        publish(tmp_path / "key", {}, write)
+    assert str(caught.value).startswith(f"{tmp_path}/key/x.safetensors: cannot be written")
 
 
 def test_a_failed_writer_leaves_nothing(tmp_path):
