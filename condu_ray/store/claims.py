@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from condu_ray.store.artifacts import writing
-from condu_ray.store.backend import backend
+from condu_ray.store.backend import backend, on_disk
 from condu_ray.store.layout import claim_path
 from condu_ray.store.location import Place
 
@@ -105,8 +105,8 @@ class Claims:
         """
         if key in self._mine:
             return True
-        words = json.dumps(self._owner | {"since": time.time()}).encode()
         with writing(self._path(key)):
+            words = json.dumps(self._owner | {"since": time.time(), "folder": self._number(make=True)}).encode()
             mine = self._acquire(key, words)
         if mine:
             with self._lock:
@@ -127,7 +127,8 @@ class Claims:
         deadline, first = time.monotonic() + STALE_SECONDS + 5, store.stamp(path)
         while not self.acquire(key):
             owner = self.owner(key)
-            alive = (owner is not None and self.beside(owner)) or store.stamp(path) != first
+            held = owner is not None and self.beside(owner) and not self.copied(owner)
+            alive = held or store.stamp(path) != first
             if alive or time.monotonic() > deadline:
                 return False
             time.sleep(LOOK_SECONDS)
@@ -153,6 +154,19 @@ class Claims:
         space = self._owner["space"]
         same = owner.get("host") == self._owner["host"] and owner.get("space", space) == space
         return same and process_start(int(owner["pid"])) != ""
+
+    def copied(self, owner: Mapping[str, Any]) -> bool:
+        """Whether a claim says that it was made in another folder, of which this one is a copy; earlier ones do not."""
+        made_in = owner.get("folder")
+        return made_in is not None and made_in != self._number()
+
+    def _number(self, make: bool = False) -> int | None:
+        """The folder's inode: no copy beside it has the same, and another mount of it has; None in a bucket."""
+        if (path := on_disk(self._folder)) is None:
+            return None
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+        return path.stat().st_ino if path.exists() else None
 
     def owner(self, key: str) -> dict[str, Any] | None:
         """Returns who holds a key (`host`, `pid`, `since` in seconds since 1970), or None."""

@@ -25,8 +25,8 @@ class LeaseError(ValueError):
 def lease(folder: Place) -> Iterator[Callable[[], None]]:
     """Holds the lease of a run's or sweep's folder.
 
-    A holder on another machine, or in another container, whose lease stays untouched is waited for until it counts as
-    dead (half a minute); one that lives is not.
+    A holder on another machine, in another container, or of the storage that this one is a copy of, whose lease stays
+    untouched here is waited for until it counts as dead (half a minute); one that lives is not.
 
     Args:
         folder: `<storage>/runs/<name>` or `<storage>/sweeps/<name>`; it need not exist.
@@ -54,8 +54,10 @@ def driven(folder: Place) -> bool:
     """Whether a driver is at a run or sweep now; one that cannot be seen from here is listened to for half a minute."""
     claims, first, deadline = Claims(leases_folder(folder)), _touched(folder), time.monotonic() + STALE_SECONDS
     owner = claims.owner(folder.name)
-    if owner is None or claims.beside(owner):
-        return owner is not None and not claims.ended(owner)
+    if owner is None or claims.ended(owner):
+        return False
+    if claims.beside(owner) and not claims.copied(owner):
+        return True
     while _touched(folder) == first:
         if time.monotonic() > deadline:
             return False

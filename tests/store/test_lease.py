@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -94,6 +95,29 @@ def test_a_living_holder_in_another_container_of_this_host_is_not_taken_over(fol
     monkeypatch.setattr(claims, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(module.time, "sleep", lambda seconds: os.utime(path, ns=(1, time.monotonic_ns())))
     with pytest.raises(LeaseError, match="held by process 1 on "), lease(folder):
+        pytest.fail("two drivers at one run")
+
+
+def test_a_copy_of_storage_is_not_held_by_the_run_of_the_original(folder, holder, monkeypatch):
+    monkeypatch.setattr(claims, "LOOK_SECONDS", 0.1)
+    shutil.copytree(folder.parent, folder.parent.with_name("copies"))
+    copy = folder.parent.with_name("copies") / "r"
+    monkeypatch.setattr(claims, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(module, "STALE_SECONDS", 0.5)
+    assert not module.driven(copy)
+    with lease(copy):
+        assert module.driven(folder)
+    with pytest.raises(LeaseError, match=f"held by process {holder.pid}"), lease(folder):
+        pytest.fail("two drivers at one run")
+
+
+def test_a_copy_that_somebody_touches_is_not_taken_over(folder, holder, monkeypatch):
+    """As where what looks like a copy is the folder itself, on a file system whose numbers are not steady."""
+    monkeypatch.setattr(claims.Claims, "copied", lambda claims, owner: True)
+    monkeypatch.setattr(claims, "LOOK_SECONDS", 0.1)
+    path = folder.parent / ".leases" / "r.json"
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: os.utime(path, ns=(1, time.monotonic_ns())))
+    with pytest.raises(LeaseError, match=f"held by process {holder.pid}"), lease(folder):
         pytest.fail("two drivers at one run")
 
 
