@@ -26,15 +26,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"--images {arguments.images}: give 1 or more, or 0 for all")
     from condu_ray.plan.opened import open_run, run_place
     from condu_ray.report.text import write
-    from condu_ray.store.artifacts import WriteError
-    from condu_ray.store.layout import inspect_path
+    from condu_ray.store.artifacts import WriteError, is_file, read_bytes
+    from condu_ray.store.backend import backend
+    from condu_ray.store.layout import config_path, inspect_path, run_folder
     from condu_ray.store.writable import require_writable
     from condu_ray.use.inspect import inspected
 
-    found = open_run(*run_place(arguments.run, arguments.storage))
+    storage, name = run_place(arguments.run, arguments.storage)
+    settings = config_path(run_folder(storage, name))
+    before = read_bytes(settings) if is_file(settings) else b""
+    found = open_run(storage, name)
     path = page or inspect_path(found.config.run_folder)
     try:
         require_writable(path)
     except WriteError as error:
         raise ConfigError(f"{error}; --output FILE writes the page elsewhere") from error
-    output().print(f"page: {write(path, inspected(found, arguments.method, arguments.images))}")
+    write(path, inspected(found, arguments.method, arguments.images))
+    # A change replaces the settings, and then removes the page: what was written by then goes with it, the rest here.
+    if page is None and read_bytes(settings) != before:
+        backend(path).remove(path)
+        raise ConfigError(f"{name}: was changed meanwhile, and the page was of before; give the command again")
+    output().print(f"page: {path}")

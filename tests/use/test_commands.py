@@ -604,6 +604,11 @@ def test_the_page_is_written_beside_the_report(console, storage, tmp_path, monke
     assert code == 0
     assert (storage / "runs" / "r" / "report" / "inspect.html").read_text().startswith("<!DOCTYPE html>")
     assert "inspect.html" in shown
+    settings, page = storage / "runs" / "r" / "config.json", storage / "runs" / "r" / "report" / "inspect.html"
+    change = lambda *_: "a page" * settings.write_text(settings.read_text() + " ")  # noqa: E731
+    monkeypatch.setattr("condu_ray.use.inspect.inspected", change)
+    code, _, error = console("inspect")
+    assert (code, "r: was changed meanwhile" in error, page.exists()) == (2, True, False)
     assert console("inspect", "--output", tmp_path / "x.txt")[0] == 2
     assert "is no user's home" in console("inspect", "--output", "~nobody0/x.html")[2]
     assert console("inspect", "--images", "-1")[0] == 2
