@@ -26,7 +26,7 @@ from condu_ray.plan.measurement import protocols
 from condu_ray.plan.rates import check_rates, unused_rates
 from condu_ray.plan.remarks import remarks
 from condu_ray.store import artifacts
-from condu_ray.store.backend import real
+from condu_ray.store.backend import backend, real
 from condu_ray.store.layout import checked_folder, datasets_folder
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import BackboneSpec, backbone_spec, load_backbone
@@ -105,6 +105,8 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     spec = backbone_spec(config.model, config.pretrained, config.preprocess)
     backbone = load_backbone(spec)  # what is wrong with it shows in seconds, and data may be brought for hours
     try_adapters(backbone, config, methods)
+    if not writes and not backend(config.storage).exists(config.storage):  # else its data would be made anew there
+        raise artifacts.ArtifactError(f"{config.storage}: is not there any more; give the storage of the run")
     tasks = tasks_of(config, say)
     check_rates(config, tasks)
     opaque = config.transparent == "refuse"

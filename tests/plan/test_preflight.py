@@ -33,6 +33,17 @@ def settings(tmp_path, task_data, small_backbone):
     return {"storage": tmp_path / "storage", "data": task_data, "pretrained": str(small_backbone)}
 
 
+def test_nothing_is_made_anew_where_storage_has_gone_meanwhile(settings, monkeypatch):
+    """As under a server that looks for a newer state: the folder would be in the way of moving it back."""
+    storage = settings["storage"]
+    storage.mkdir()
+    load = preflight.load_backbone
+    monkeypatch.setattr(preflight, "load_backbone", lambda spec: (storage.rename(f"{storage}-moved"), load(spec))[1])
+    with pytest.raises(ArtifactError, match="is not there any more"):
+        check(Experiment(**settings), writes=False)
+    assert not storage.exists()
+
+
 def test_a_tokenizer_of_hugging_faces_is_known_to_the_plan(settings, monkeypatch):
     config = Experiment(**settings, method=("lwf-vr", "condu"))
     keys = []
