@@ -25,6 +25,8 @@ from condu_ray.use.serving import Serving, Source
 Item = tuple[Source, Asked, np.ndarray]
 """A picture [H, W, 3], what is asked of it, and of which edition."""
 R = TypeVar("R")
+KNOWN = 4096
+"""Experts whose sources a replica remembers: far more than requests are at work at once."""
 TRIES = 3
 """How often a prediction is asked for whose replica dies over it."""
 
@@ -172,7 +174,10 @@ class Experts(Replica):
     async def expert_of(self, source: Source, task: str) -> Weights:
         """Returns a task's expert of an edition."""
         name = model_id(source, task)
-        self._sources[name] = source
+        self._sources.pop(name, None)
+        self._sources[name] = source  # the last of them, and the first is that which nobody has asked for longest
+        if len(self._sources) > KNOWN:
+            del self._sources[next(iter(self._sources))]
         return await self.expert(name)
 
     async def expert(self, name: str) -> Weights:

@@ -295,5 +295,5 @@ def follow(server: Server, seconds: float, latest: Callable[[], Source], say: Ca
             if found != (before := server.now):
                 server.deploy(found)
                 same = found == before.model_copy(update={"calibration": found.calibration})
-                way = "is served by the temperatures measured now" if same else "takes the place of the one before it"
-                say(f"session {found.session} of {found.run} {way}")
+                way = "with the temperatures measured now" if same else "to take the place of the one before it"
+                say(f"session {found.session} of {found.run} is loaded {way}")

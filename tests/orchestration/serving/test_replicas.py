@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from condu_ray import Predictor, open_run
+from condu_ray.orchestration.serving import replicas
 from condu_ray.orchestration.serving.replicas import Experts, Replica, Router, model_id
 from condu_ray.store.artifacts import ArtifactError
 from condu_ray.use.loading import resolved
@@ -97,8 +98,9 @@ class Handle:
         return Method()
 
 
-def test_a_batch_of_mixed_questions_and_sessions_is_the_predictors(source, storage, pictures):
+def test_a_batch_of_mixed_questions_and_sessions_is_the_predictors(source, storage, pictures, monkeypatch):
     """The functions that Ray Serve hands batches to, by themselves."""
+    monkeypatch.setattr(replicas, "KNOWN", 1)
 
     async def run():
         experts = Experts(SERVING)
@@ -111,7 +113,9 @@ def test_a_batch_of_mixed_questions_and_sessions_is_the_predictors(source, stora
         read = [read_picture(one, preprocessor, Serving()) for one in pictures]
         items = list(zip(sources, asked, read[:5], strict=True))
         routed = await Router._batch.__wrapped__(router, items)
-        expert = await experts.expert_of(source, "walls")
+        for task in ("doors", "walls"):
+            expert = await experts.expert_of(source, task)
+        assert list(experts._sources) == [model_id(source, "walls")]
         tasks = [(source, Asked("walls", top_k=one.top_k, classes=one.classes), pixels)
                  for one, pixels in zip(asked, read, strict=False)]  # fmt: skip
         known = await Experts._batch.__wrapped__(experts, [(item, expert) for item in tasks])

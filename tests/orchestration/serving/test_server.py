@@ -177,8 +177,8 @@ def test_a_new_session_is_looked_for_and_served(clock):
     assert watched.deployed == [Source(run="r", session=2), fitted]
     assert [at for at, _ in said] == pytest.approx([20, 30, 40], abs=1)
     assert "out of reach" in said[0][1]
-    assert "session 2 of r takes the place" in said[1][1]
-    assert "session 2 of r is served by the temperatures" in said[2][1]
+    assert "session 2 of r is loaded to take the place" in said[1][1]
+    assert "session 2 of r is loaded with the temperatures" in said[2][1]
 
 
 def test_storage_that_is_away_is_said_once_and_again_when_it_goes_again(clock):
