@@ -16,8 +16,8 @@ from condu_ray.plan.sessions import MethodPlan, PlannedSession
 from condu_ray.store.ledger import Entry
 
 ADVICE = (
-    "Give the driver's node (a cluster's head) more memory: a merge takes some six times an expert "
-    "(`python cluster/sizing.py` says how much), or let --merging.shards actors on several nodes hold condu's state."
+    "Give the driver's node (a cluster's head) more memory: a merge takes some six times an expert (cluster/sizing.py "
+    "of condu_ray's sources works it out), or let --merging.shards actors on several nodes hold condu's state."
 )
 """What to do where who merges lacks memory."""
 

@@ -30,7 +30,7 @@ from condu_ray.store.location import Place
 
 ADVICE = (
     "Give more of them (--merging.shards; the bits stay the same) on more nodes, or nodes with more memory: "
-    "`python cluster/sizing.py` says what each takes."
+    "cluster/sizing.py of condu_ray's sources works out what each takes."
 )
 """What to do where a shard lacks memory."""
 
