@@ -88,19 +88,30 @@ def takes_imported(method: Method, beside: bool = False) -> str:
     return "its experts come with exemplars" if "exemplars" in method.needs else ""
 
 
-def check_imported(config: Experiment, methods: Sequence[Method], tasks: Sequence[Task], backbone: str) -> None:
+def check_imported(
+    config: Experiment, methods: Sequence[Method], tasks: Sequence[Task], backbone: str, *, works: bool = True
+) -> None:
     """Makes sure that what a run imports is there, was made for its theta0, and that its methods can take it.
+
+    Args:
+        config: the run's settings.
+        methods: its methods.
+        tasks: its tasks.
+        backbone: theta0's fingerprint.
+        works: whether its other tasks are to be trained; a run that is only opened, as to be rolled back, may have
+            begun with what an earlier release let it.
 
     Raises:
         TaskError: an expert is of no task of the run, not in storage, or of another theta0.
         MethodError: a method cannot take it.
     """
     names = [task.name for task in tasks]
+    beside = works and not set(config.imported) >= set(names)
     for task, key in config.imported.items():
         if task not in names:
             raise TaskError(f"--imported {task}: is no task of the run{nearest(task, names)}")
         for method in methods:
-            if why := takes_imported(method):
+            if why := takes_imported(method, beside):
                 raise MethodError(f"--method {method.name} cannot take the imported expert of {task}: {why}")
         folder = expert_folder(config.storage, key)
         if not artifacts.exists(folder):
@@ -134,7 +145,6 @@ def with_expert(
     if other := [name for name in names if name not in config.method]:
         raise MethodError(f"--method {other[0]}: is none of the run's ({', '.join(config.method)})")
     known = list(config.tasks or default_names(config))
-    # Not in `check_imported`: a run that an earlier version let begin has to be opened to be rolled back.
     beside = not {*config.imported, task} >= set(known)
     why = {name: takes_imported(get(name, config), beside) for name in names}
     if cannot := [name for name in names if why[name]]:

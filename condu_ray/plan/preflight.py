@@ -130,7 +130,7 @@ def check(config: Experiment, say: Say | None = None, *, later: bool = False, wr
     sources = tuple(tasks) if config.shots is not None else ()
     if config.shots is not None:
         tasks = few_shot(tasks, datasets_folder(config.storage), shots=config.shots, seed=config.seed)
-    check_imported(config, methods, tasks, backbone.fingerprint)
+    check_imported(config, methods, tasks, backbone.fingerprint, works=writes)
     texts = first_pass(backbone, [*tasks, *probes], config, methods)
     words = (backbone.described, *backbone.notes, described([*tasks, *probes], texts), *_held_out(config))
     words += (*unused_rates(config, methods, [task.name for task in tasks]), *unused_options(config))

@@ -230,6 +230,18 @@ def test_what_cannot_be_is_refused_before_the_checkpoint_is_read(kind, config):
     assert [word for word in words if word not in str(caught.value)] == []
 
 
+def test_no_lora_experts_are_trained_beside_it_by_a_run_that_had_it_alone(config, backbone, outside):
+    """As by `add`: they would be trained, and then not be merged."""
+    key, _ = import_expert(config, backbone, "walls", outside[0])
+    change = {"method": ("condu-svd-lora",), "tasks": ("walls",), "lora": Lora(rank=2)}
+    run = with_expert(config.model_copy(update=change), "walls", key)
+    check(run)
+    more = run.model_copy(update={"tasks": ("walls", "doors")})
+    with pytest.raises(MethodError, match="condu-svd-lora cannot take the imported expert of walls: its own experts"):
+        check(more)
+    check(more, writes=False)  # of an earlier release, to be rolled back
+
+
 def test_a_run_whose_expert_is_gone_or_of_another_theta0_is_refused(config, backbone, outside, tmp_path):
     key, _ = import_expert(config, backbone, "walls", outside[0])
     run = with_expert(config, "walls", key)
