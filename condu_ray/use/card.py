@@ -9,6 +9,7 @@ from condu_ray.store.provenance import provenance
 from condu_ray.use.about import DATA
 from condu_ray.use.bundle import by_name
 from condu_ray.use.served import Served
+from condu_ray.vlm.spec import FOLDER, BackboneSpec
 
 if TYPE_CHECKING:
     from condu_ray.use.peft import Adapter
@@ -39,7 +40,7 @@ def card(served: Served, task: str | None, form: str, adapter: Adapter | None = 
         )
         parts.append(f"This folder holds {adapter.what}, of rank {adapter.rank}. {exact}")
     parts += ["## Load it", fenced(_code(served, task, form), "python")]
-    parts += ["## How well it does", *_accuracies(served, task)]
+    parts += ["## How well it does", *_accuracies(served, task, adapter is None or adapter.exact)]
     parts += ["## What it was trained on", _data(served, task)]
     parts += [
         "## Limits",
@@ -70,7 +71,9 @@ def _told(served: Served) -> dict[str, Any]:
     return {key: value for key, value in served.about["settings"].items() if key not in left_out}
 
 
-def _accuracies(served: Served, task: str | None) -> list[str]:
+def _accuracies(served: Served, task: str | None, exact: bool) -> list[str]:
+    if not exact:
+        return ["It was not measured: the accuracies that the run has are of what it serves."]
     found = served.about.get("accuracy", {})
     rows = [
         [f"`{protocol}`", f"`{name}`", f"{value:.2f}"]
@@ -108,6 +111,16 @@ CLEAN = (
 )
 
 
+def _built(spec: BackboneSpec) -> str:
+    """How a reader builds the backbone as `base`, without the places of a machine; BACKBONE stands for one."""
+    if spec.name == "tiny-clip":
+        return "import condu_ray\nfrom peft import PeftModel\n\nbase = condu_ray.load_backbone().model"
+    given = ['"local-dir:BACKBONE"' if spec.model.startswith(FOLDER) else repr(spec.model)]
+    given += [f"pretrained={spec.pretrained if by_name(spec) else 'BACKBONE'!r}"] if spec.pretrained else []
+    given += ["force_quick_gelu=True"] if spec.quick_gelu else []  # or it would be built with plain GELU
+    return f"import open_clip\nfrom peft import PeftModel\n\nbase = open_clip.create_model({', '.join(given)})"
+
+
 def _code(served: Served, task: str | None, form: str) -> str:
     labels = served.task(task or served.state.tasks[-1])
     words = f'words = json.load(open("FOLDER/classes.json", encoding="utf-8"))[{labels.name!r}]'
@@ -136,8 +149,7 @@ def _code(served: Served, task: str | None, form: str) -> str:
         )
     if form == "peft":
         return (
-            "import open_clip\nfrom peft import PeftModel\n\n"
-            f"base = open_clip.create_model({served.backbone.spec.model!r}, ...)  # the backbone named above\n"
+            f"{_built(served.backbone.spec)}  # the backbone named above\n"
             'model = PeftModel.from_pretrained(base, "FOLDER")'
         )
     merges = ', bpe_path="FOLDER/bpe_simple_vocab.txt.gz"' if served.backbone.spec.tokenizer else ""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from condu_ray.methods.merged import Merged
 from condu_ray.store.artifacts import save_tensors
+from condu_ray.use.bundle import by_name
 from condu_ray.use.served import Served, UseError
 from condu_ray.vlm.lora import A, B
 
@@ -27,14 +28,14 @@ class Adapter:
     Attributes:
         factors: `<parameter>.lora_A` [r, in] and `.lora_B` [out, r].
         scale: the delta is scale * B A.
-        base: what PEFT is told of the model that it goes on.
+        base: what PEFT is told of the model that it goes on; None: of a file of this machine, which it is not told.
         what: how the adapter came about, for the card.
         exact: whether it is what serves the task, or the expert before it was merged.
     """
 
     factors: dict[str, Tensor]
     scale: float
-    base: str
+    base: str | None
     what: str
     exact: bool
 
@@ -62,7 +63,8 @@ def low_rank(served: Served, task: str | None) -> Adapter:
 
 def _kept(served: Served, task: str | None) -> Adapter:
     method, state = served.method, served.state
-    base = served.backbone.spec.name
+    spec = served.backbone.spec
+    base = spec.name if by_name(spec) else None
     rule = getattr(method, "rule", method)  # PAM merges by another method's rule
     if method.form == "factors" and isinstance(rule, Merged):
         factors = dict(rule.adapter_of(state.model, task or state.tasks[-1]))

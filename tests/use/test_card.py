@@ -9,8 +9,10 @@ from PIL import Image
 
 from condu_ray import Predictor
 from condu_ray.benchmark.images import decode
+from condu_ray.use.card import _built
 from condu_ray.use.export import export_model
 from condu_ray.use.loading import load_served
+from condu_ray.vlm.spec import EMBEDDED, BackboneSpec
 
 MODES = ("RGB", "L", "P", "RGBA", "LA", "CMYK", "1")
 
@@ -55,6 +57,21 @@ def test_pictures_are_seen_as_the_run_saw_them(found, pictures, tmp_path, form):
         ours, theirs = np.asarray(decode(path.read_bytes()), int), np.asarray(seen(path), int)
         assert ours.shape == theirs.shape, path
         assert abs(ours - theirs).max() <= 1, path  # half transparent pixels are rounded otherwise
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "quick_gelu", "built"),
+    [
+        ("ViT-B-16", "openai", True, "('ViT-B-16', pretrained='openai', force_quick_gelu=True)"),
+        ("ViT-B-16", "laion2b_s34b_b88k", False, "('ViT-B-16', pretrained='laion2b_s34b_b88k')"),
+        ("ViT-B-16", "/home/me/clip.pt", False, "('ViT-B-16', pretrained='BACKBONE')"),
+        ("local-dir:/home/me/clip", None, False, '("local-dir:BACKBONE")'),
+        (f"local-dir:{EMBEDDED}", None, False, "base = condu_ray.load_backbone().model"),
+    ],
+)
+def test_an_adapters_backbone_is_built_as_the_run_built_it(model, pretrained, quick_gelu, built):
+    """With plain GELU, as open_clip builds OpenAI's, its logits would be others without a word."""
+    assert _built(BackboneSpec(model, pretrained, {}, {}, quick_gelu)).endswith(built)
 
 
 def test_texts_are_cleaned_as_clips_tokenizer_does(found, tmp_path):

@@ -205,7 +205,11 @@ class TestAdapter:
         delta = one.weights("doors").delta() if exact else found.expert("doors", method)
         set_weights(backbone, theta0, delta)
         assert all(torch.allclose(weights[name], tensor, atol=1e-6) for name, tensor in backbone.snapshot().items())
-        assert ("It is what the run serves." in (tmp_path / "adapter" / "README.md").read_text()) == exact
+        card = (tmp_path / "adapter" / "README.md").read_text()
+        assert ("It is what the run serves." in card, "| `doors` | " in card.partition("## What")[0]) == (exact, exact)
+        assert ("It was not measured" in card) != exact
+        for told in (card, (tmp_path / "adapter" / "adapter_config.json").read_text()):
+            assert str(small_backbone) not in told
 
     def test_one_of_attention_is_refused_for_peft_would_make_another_model_of_it(
         self, task_data, small_backbone, tmp_path
