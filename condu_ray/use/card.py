@@ -83,8 +83,10 @@ def _accuracies(served: Served, task: str | None, exact: bool) -> list[str]:
     ]
     if not rows:
         return ["Nothing was measured yet."]
-    images = served.about.get("settings", {}).get("measure_on", "test")
-    told = f"Percent of the task's {images} images, as the run measured it after this session. Protocol `task`: "
+    settings = served.about.get("settings", {})
+    images, most = settings.get("measure_on", "test"), settings.get("evaluation", {}).get("max_images")
+    part = f"at most {most:,} of " if most else ""
+    told = f"Percent of {part}the task's {images} images, as the run measured it after this session. Protocol `task`: "
     told += "the task is known; the others have the router find the experts, which this folder does not hold."
     return [told, markdown_table(["protocol", "task", "accuracy"], rows, left=2)]
 

@@ -1,6 +1,7 @@
 """A card's code gives what the run's own expert gives, of pictures and texts that other tools read otherwise."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from condu_ray import Predictor
 from condu_ray.benchmark.images import decode
-from condu_ray.use.card import _built
+from condu_ray.use.card import _built, card
 from condu_ray.use.export import export_model
 from condu_ray.use.loading import load_served
 from condu_ray.vlm.spec import EMBEDDED, BackboneSpec
@@ -72,6 +73,15 @@ def test_pictures_are_seen_as_the_run_saw_them(found, pictures, tmp_path, form):
 def test_an_adapters_backbone_is_built_as_the_run_built_it(model, pretrained, quick_gelu, built):
     """With plain GELU, as open_clip builds OpenAI's, its logits would be others without a word."""
     assert _built(BackboneSpec(model, pretrained, {}, {}, quick_gelu)).endswith(built)
+
+
+def test_accuracies_of_a_part_of_the_images_are_not_told_as_of_all(found):
+    one = served(found)
+    settings = one.about["settings"]
+    settings = settings | {"evaluation": settings["evaluation"] | {"max_images": 1000}}
+    told = card(replace(one, about=one.about | {"settings": settings}), "doors", "open_clip")
+    assert "Percent of at most 1,000 of the task's test images" in told
+    assert "Percent of the task's test images" in card(one, "doors", "open_clip")
 
 
 def test_texts_are_cleaned_as_clips_tokenizer_does(found, tmp_path):
