@@ -21,6 +21,7 @@ from condu_ray.store.layout import expert_folder
 from condu_ray.store.location import Place
 from condu_ray.vlm.model import Backbone
 from condu_ray.vlm.outside import Outside, outside_delta
+from condu_ray.vlm.peft_adapter import adapter_file
 
 VERSION = 1
 """Raised when the same checkpoint becomes another delta."""
@@ -56,7 +57,7 @@ def import_expert(config: Experiment, backbone: Backbone, task: str, checkpoint:
     """
     found = outside_delta(backbone, checkpoint)
     key = imported_key(backbone.fingerprint, found.delta)
-    file = checkpoint if checkpoint.is_file() else next(iter(sorted(checkpoint.glob("adapter_model.*"))))
+    file = checkpoint if checkpoint.is_file() else adapter_file(checkpoint)
     meta = {
         "task": task,
         "key": key,

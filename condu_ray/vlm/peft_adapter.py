@@ -46,10 +46,7 @@ def adapter_delta(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
     Raises:
         BackboneError: it is no LoRA, or more than that; the message names the key.
     """
-    said = _config(folder)
-    path = next((folder / name for name in FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise BackboneError(f"{folder}: has no {FILES[0]} beside its {CONFIG}; save it with PEFT's save_pretrained")
+    said, path = _config(folder), adapter_file(folder)
     factors: dict[str, dict[str, Tensor]] = {}
     for key, tensor in read_weights(path).load().items():
         found = _FACTOR.fullmatch(key)
@@ -74,6 +71,18 @@ def adapter_delta(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
         for module in twice[:1]
     ]
     return _open_clips(deltas), notes
+
+
+def adapter_file(folder: Path) -> Path:
+    """Returns the file of an adapter's factors: that which PEFT reads, where there are both.
+
+    Raises:
+        BackboneError: there is none.
+    """
+    path = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise BackboneError(f"{folder}: has no {FILES[0]} beside its {CONFIG}; save it with PEFT's save_pretrained")
+    return path
 
 
 def _adds_twice(said: Mapping[str, Any], modules: list[str], folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from condu_ray.benchmark.tasks import TaskError
 from condu_ray.command_line import ConfigError
@@ -25,6 +26,8 @@ from condu_ray.plan.preflight import check
 from condu_ray.plan.results import Results
 from condu_ray.plan.run_plan import plan_run
 from condu_ray.plan.stored_run import stored_run
+from condu_ray.store.artifacts import file_hash, read_meta
+from condu_ray.store.layout import expert_folder
 from condu_ray.store.ledger import ROOT, Entry
 from condu_ray.store.location import Location
 from condu_ray.use.confusion import confusion
@@ -196,6 +199,21 @@ def test_accuracies_that_its_prototypes_decide_are_measured_anew_where_its_image
         found.append({one.task: one.key for one in Results(plan).measurements(method, first)})
     assert found[0]["walls"] == found[1]["walls"]  # its task is known
     assert found[0]["doors"] != found[1]["doors"]
+
+
+def test_of_an_adapters_two_files_that_is_recorded_which_was_read(config, backbone, tmp_path):
+    module, ends = "visual.transformer.resblocks.0.mlp.c_fc", ("safetensors", "bin")
+    out, inside = backbone.trainable[f"{module}.weight"].shape
+    read, other = ({f"{module}.lora_A.weight": torch.full((1, inside), value), f"{module}.lora_B.weight":
+                    torch.full((out, 1), value)} for value in (0.01, 0.02))  # fmt: skip
+    paths = [tmp_path / "lora" / f"adapter_model.{end}" for end in ends]
+    paths[0].parent.mkdir()
+    save_file(read, paths[0])
+    torch.save(other, paths[1])
+    (tmp_path / "lora" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 1}')
+    key, found = import_expert(config, backbone, "walls", tmp_path / "lora")
+    assert float(found.delta[f"{module}.weight"].max()) == pytest.approx(1e-4)
+    assert read_meta(expert_folder(config.storage, key))["imported"]["sha256"] == file_hash(paths[0])
 
 
 def test_which_methods_take_it(config):
