@@ -57,7 +57,7 @@ def outside_delta(backbone: Backbone, checkpoint: Path) -> Outside:
             raise BackboneError(
                 f"{checkpoint}: is a folder without {ADAPTER}; give a file of weights{which}, or PEFT's folder"
             )
-        adapted, notes = adapter_delta(checkpoint)
+        adapted, notes = adapter_delta(checkpoint, backbone.spec.name)
         delta = _adapted(backbone, adapted, checkpoint)
     else:
         delta, notes = _difference(backbone, checkpoint)

@@ -20,7 +20,10 @@ from condu_ray.vlm.checkpoint import from_hugging_face
 from condu_ray.vlm.weights import BackboneError, read_weights
 
 CONFIG, FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
-UNREAD = {"use_dora": "DoRA", "fan_in_fan_out": "transposed weights", "modules_to_save": "whole modules beside it"}
+UNREAD = {
+    "use_dora": "DoRA", "fan_in_fan_out": "transposed weights", "modules_to_save": "whole modules beside it",
+    "alora_invocation_tokens": "tokens that switch it on (aLoRA)",
+}  # fmt: skip
 """Settings by which an adapter is more than scale * B A."""
 MOVED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """What `init_lora_weights` begins with where PEFT takes the fresh factors' product out of the weights beside them."""
@@ -32,11 +35,12 @@ OUT_PROJECTION = ".base_layer.out_proj"
 _FACTOR = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.\w+)?\.weight")
 
 
-def adapter_delta(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
+def adapter_delta(folder: Path, theta0: str) -> tuple[dict[str, Tensor], list[str]]:
     """Reads an adapter's folder.
 
     Args:
         folder: with `adapter_config.json` and `adapter_model.safetensors`.
+        theta0: what messages call the model that it is to be of.
 
     Returns:
         The weight delta, float32, by open_clip's parameter names: of an adapter of open_clip's modules as they are, of
@@ -70,6 +74,8 @@ def adapter_delta(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
         "(huggingface/peft#3774), and merges it so; so it is here"
         for module in twice[:1]
     ]
+    if (base := said.get("base_model_name_or_path") or theta0) != theta0:  # factors fit any weights of these shapes
+        notes.append(f"was trained on {base}, as its {CONFIG} says; nothing else tells whether that is {theta0}")
     return _open_clips(deltas), notes
 
 

@@ -200,6 +200,18 @@ def test_adapted_attention_is_one_tensor_in_open_clip(backbone, tmp_path):
     assert not parts[1].any()
 
 
+@pytest.mark.parametrize("base", [None, "", "openai/clip-vit-base-patch16", "own"])
+def test_which_model_an_adapter_was_trained_on_is_said(base, backbone, tmp_path):
+    """Its factors fit any weights of these shapes, so that nothing else would tell."""
+    base = backbone.spec.name if base == "own" else base
+    pair = factors(f"{BLOCK}.mlp.c_fc", 128, 32)
+    found = outside_delta(backbone, adapter(tmp_path / "lora", pair, base_model_name_or_path=base))
+    told = [
+        note for note in found.notes if "was trained on openai/clip-vit-base-patch16, as its adapter_config" in note
+    ]
+    assert len(told) == len(found.notes) == (base == "openai/clip-vit-base-patch16")
+
+
 PEFTS = {"init_lora_weights": True, "peft_version": "0.21.2"}  # of what PEFT itself writes
 
 
@@ -231,6 +243,7 @@ C_FC = factors(f"{BLOCK}.mlp.c_fc", 128, 32)
 UNFIT = {
     "another method": (C_FC, {"peft_type": "IA3"}, ["is IA3", "LoRA alone"]),
     "DoRA": (C_FC, {"use_dora": True}, ["has DoRA", "merge it"]),
+    "aLoRA": (C_FC, {"alora_invocation_tokens": [5]}, ["has tokens that switch it on"]),
     "whole modules": (C_FC, {"modules_to_save": ["proj"]}, ["whole modules"]),
     "PiSSA": (C_FC, {"init_lora_weights": "pissa_niter_4"}, ["pissa_niter_4", "path_initial_model", "merge it"]),
     "OLoRA": (C_FC, {"init_lora_weights": "olora"}, ["olora", "not what was learned"]),
