@@ -33,8 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from condu_ray.use.inspect import inspected
 
     storage, name = run_place(arguments.run, arguments.storage)
-    settings = config_path(run_folder(storage, name))
-    before = read_bytes(settings) if is_file(settings) else b""
+    settings = config_path(run_folder(storage, name))  # a trial's may have been removed
+
+    def said() -> bytes:
+        return read_bytes(settings) if is_file(settings) else b""
+
+    before = said()
     found = open_run(storage, name)
     path = page or inspect_path(found.config.run_folder)
     try:
@@ -43,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"{error}; --output FILE writes the page elsewhere") from error
     write(path, inspected(found, arguments.method, arguments.images))
     # A change replaces the settings, and then removes the page: what was written by then goes with it, the rest here.
-    if page is None and read_bytes(settings) != before:
+    if page is None and said() != before:
         backend(path).remove(path)
         raise ConfigError(f"{name}: was changed meanwhile, and the page was of before; give the command again")
     output().print(f"page: {path}")
