@@ -63,7 +63,7 @@ def inspected(found: StoredRun, method: str | None = None, images: int = 200) ->
         Section("Sizes", tuple(_sizes(found))),
         Section("Fidelity", tuple(_fidelity(found))),
         Section("Layers", tuple(_layers(found, served))),
-        Section("Routing", tuple(_routing(found, served, features))),
+        Section("Routing", tuple(_routing(found, served, features, images))),
         Section("Feature space", tuple(_space(found, served, features))),
         Section("Lineage", tuple(_lineage(found, served))),
     ]
@@ -171,7 +171,7 @@ def _layers(found: StoredRun, served: Served) -> Iterable[str]:
         yield f"<details><summary>{title}: numbers</summary>{''.join(parts)}</details>"
 
 
-def _routing(found: StoredRun, served: Served, features: Features) -> Iterable[str]:
+def _routing(found: StoredRun, served: Served, features: Features, most: int) -> Iterable[str]:
     if kind(served.method) != "router":
         yield paragraph(f"{served.method.name} has no router.")
         return
@@ -183,7 +183,8 @@ def _routing(found: StoredRun, served: Served, features: Features) -> Iterable[s
         scores, how = partial(router.similarities, prototypes=prototypes), "whose nearest class prototype is of"
     percent = 100 * routed_to(features, found.tasks, scores, len(served.state.tasks))
     names = [task.name for task in found.tasks]
-    caption = f"Of a task's test images, the percent {how} the column's task"
+    part = f"at most {most:,} of " if most else ""
+    caption = f"Of {part}a task's test images, the percent {how} the column's task"
     yield shares(caption, "images of", served.state.tasks, names, percent)
 
 

@@ -127,6 +127,7 @@ def test_the_page_stands_by_itself(found):
         table = re.search(rf"<caption><span>{name}, protocol task.*?</table>", text, re.DOTALL)[0]
         assert f">{value:.1f}</td>" in table
     assert str(found.config.storage) not in text
+    assert "<caption><span>Of at most 8 of a task&#x27;s test images, the percent" in text
     ledger = re.search(r"<caption><span>The ledger of condu:.*?</table>", text, re.DOTALL)[0]
     assert [ledger.count(part) for part in ("committed</td>", found.methods["condu"].entries[2].state)] == [3, 1]
 
