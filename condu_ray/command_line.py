@@ -10,6 +10,7 @@ import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from reprlib import Repr
 from types import UnionType
@@ -167,19 +168,11 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
         ConfigError: with one line a problem, each naming the field and, for a wrong name, the nearest right one.
         SystemExit: for `--help`.
     """
-    parser = _Settings(f"{purpose} Settings come from --recipe, then --config, then flags.")
-    parser.kind = kind
+    source = _source(kind)
+    source.root_parser.prog = program()
+    source.root_parser.description = f"{purpose} Settings come from --recipe, then --config, then flags."
     try:
-        source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
-            _ARGUMENTS[kind],
-            cli_parse_args=list(arguments),
-            root_parser=parser,
-            parse_args_method=_Settings.parse_args,
-            cli_hide_none_type=True,
-            cli_avoid_json=True,
-            cli_use_class_docs_for_groups=True,
-        )
-        flags = source()
+        flags = source(args=list(arguments))()
     except SettingsError as error:
         cause = error.__cause__ or error  # what lies behind it, where it only says where it is
         why = without_passwords(str(error) if str(cause) in str(error) else f"{error} ({cause})")
@@ -198,6 +191,21 @@ def parse(arguments: Sequence[str], kind: type[Experiment] = Experiment, purpose
     if found.as_published:  # over the recipe, and under all that is given
         found = _layered(merged(RECIPES[recipe]().model_dump(), published_settings()), given, kind)
     return found
+
+
+@cache
+def _source(kind: type[Experiment]) -> CliSettingsSource[ArgumentParser]:
+    """Returns what reads a configuration's flags, made once a process: a hundred flags take longer than to be read."""
+    parser = _Settings()
+    parser.kind = kind
+    return CliSettingsSource(
+        _ARGUMENTS[kind],
+        root_parser=parser,
+        parse_args_method=_Settings.parse_args,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_use_class_docs_for_groups=True,
+    )
 
 
 def _layered(settings: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]], kind: type[C]) -> C:

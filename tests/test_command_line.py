@@ -146,6 +146,26 @@ def test_help_shows_every_field_with_its_meaning(capsys):
     assert "Optimizer steps per task" in shown
 
 
+def test_a_line_is_read_as_if_none_had_been_before(capsys, monkeypatch):
+    refused = [["--training.lr_by_task", "a=1,a=2"], ["--trainin.steps", "3"], ["--training.lr_by_task", "a=x"]]
+    for kind, name, purpose in ((Experiment, "first", "Does one."), (Sweep, "second", "Does two."),
+                                (Experiment, "third", "Does three.")):  # fmt: skip
+        monkeypatch.setattr("sys.argv", [name])
+        assert parse(["--tasks", "a", "--training.lr_by_task", "a=1"], kind).training.lr_by_task == {"a": 1}
+        said = []
+        for arguments in refused:
+            with pytest.raises(ConfigError) as caught:
+                parse(arguments, kind)
+            said.append(str(caught.value))
+        assert ["a is there twice" in said[0], "unknown flag --trainin.steps" in said[1]] == [True, True]
+        with pytest.raises(SystemExit):
+            parse(["--help"], kind, purpose)
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"usage: {name} [--recipe")
+        assert [one for one in ("Does one.", "Does two.", "Does three.") if one in shown] == [purpose]
+        assert parse([], kind) == kind.model_validate(RECIPES["mini_mtil"]().model_dump())
+
+
 def test_every_field_has_a_docstring():
     def walk(model):
         for name, field in model.model_fields.items():
