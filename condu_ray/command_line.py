@@ -16,10 +16,10 @@ from reprlib import Repr
 from types import UnionType
 from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin, overload
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
-from condu_ray.config import Experiment, Sweep
+from condu_ray.config import Experiment
 from condu_ray.constants import published_settings
 from condu_ray.flags import fields, for_people
 from condu_ray.names import nearest
@@ -99,7 +99,7 @@ class _Settings(Parser):
 
     def format_help(self) -> str:
         """As `ArgumentParser.format_help`, without a usage of a hundred flags and without Python's types."""
-        for_people(self._actions, _ARGUMENTS[self.kind])
+        for_people(self._actions, _arguments(self.kind))
         self.usage = "%(prog)s [--recipe NAME] [--config FILE] [--FLAG VALUE ...]"
         return super().format_help()
 
@@ -113,16 +113,13 @@ class _Flags(BaseSettings):
     """YAML file with any of these fields; flags override it."""
 
 
-class _RunArguments(Experiment, _Flags):  # type: ignore[misc]
-    """A run's fields as flags."""
-
-
-class _SweepArguments(Sweep, _Flags):  # type: ignore[misc]
-    """A sweep's fields as flags."""
-
-
 C = TypeVar("C", bound=Experiment)
-_ARGUMENTS: dict[type[Experiment], type[BaseSettings]] = {Experiment: _RunArguments, Sweep: _SweepArguments}
+
+
+@cache
+def _arguments(kind: type[Experiment]) -> type[BaseSettings]:
+    """Returns a configuration's fields as flags; made where they are read, for most processes read none."""
+    return create_model(f"{kind.__name__}Arguments", __base__=(kind, _Flags))  # type: ignore[arg-type]
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +196,7 @@ def _source(kind: type[Experiment]) -> CliSettingsSource[ArgumentParser]:
     parser = _Settings()
     parser.kind = kind
     return CliSettingsSource(
-        _ARGUMENTS[kind],
+        _arguments(kind),
         root_parser=parser,
         parse_args_method=_Settings.parse_args,
         cli_hide_none_type=True,
@@ -275,9 +272,3 @@ def program() -> str:
 def run_command() -> list[str]:
     """Returns the words that start a run, for messages: as this process was started, by a file or the console."""
     return [CONSOLE, "run"] if program().startswith(CONSOLE) else ["python", "jobs/run_mtil.py"]
-
-
-def refuse(error: Exception) -> NoReturn:
-    """Ends the process with the message on stderr and exit code 2: nothing was spent, and a person has to act."""
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from rich.console import Console
 
@@ -127,3 +127,9 @@ def whole(table: Table, console: Console | None = None) -> Table:
         for column, width in zip(table.columns, widths, strict=True):
             column.width = width
     return table
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Ends the process with the message on stderr and exit code 2: nothing was spent, and a person has to act."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)

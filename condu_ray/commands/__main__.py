@@ -8,7 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 
 from condu_ray import __version__
-from condu_ray.command_line import CONSOLE, ConfigError, Parser, refuse
+from condu_ray.command_line import CONSOLE, ConfigError, Parser
+from condu_ray.console import refuse
 from condu_ray.names import nearest
 
 COMMANDS = (

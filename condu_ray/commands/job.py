@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from condu_ray.command_line import ConfigError, refuse
-from condu_ray.console import steady
+from condu_ray.console import refuse, steady
+from condu_ray.settings_file import ConfigError
 
 
 @contextmanager

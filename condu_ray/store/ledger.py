@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from condu_ray.config import content_hash
+from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import writing
 from condu_ray.store.backend import backend
 from condu_ray.store.location import Place

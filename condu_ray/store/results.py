@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from condu_ray.config import content_hash
+from condu_ray.settings import content_hash
 from condu_ray.store.artifacts import ArtifactError, names, read_bytes, write_bytes
 from condu_ray.store.location import Place
 from condu_ray.store.seal import told

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from condu_ray.config import content_hash
+from condu_ray.settings import content_hash
 
 FORMAT = 1
 """Raised whenever older releases would misread what newer ones write into storage."""

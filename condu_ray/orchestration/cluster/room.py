@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from condu_ray.config import Experiment
+if TYPE_CHECKING:
+    from condu_ray.config import Experiment
 
 DECODER_CPUS = 0.2
 """Logical CPUs of a data worker: fractional, so that two cores hold two trainers with their data workers."""
