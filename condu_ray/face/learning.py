@@ -220,12 +220,13 @@ def _device() -> str:
 @contextmanager
 def _at_theta0(backbone: Backbone, delta: Delta | None) -> Iterator[dict[str, Tensor]]:
     """Yields theta0, which the weights are again at the end; refuses another model's delta, and what is no number."""
-    if strange := [name for name in delta or () if name not in backbone.trainable]:
+    trainable = backbone.trainable
+    if strange := [name for name in delta or () if name not in trainable]:
         raise ValueError(f"delta: {strange[0]!r} is no parameter of backbone {backbone.spec.model}")
     if delta:
         check_delta(delta)
     for name, tensor in (delta or {}).items():
-        mine, given = tuple(backbone.trainable[name].shape), tuple(tensor.shape)
+        mine, given = tuple(trainable[name].shape), tuple(tensor.shape)
         if given != mine:  # which torch would stretch where it can
             raise ValueError(f"delta: {name!r} has shape {given}, in backbone {backbone.spec.model} {mine}")
     theta0 = backbone.snapshot()

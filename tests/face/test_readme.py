@@ -17,7 +17,7 @@ def test_the_page_runs_without_ray(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     few = (
         "from functools import partial\nfrom condu_ray.face import learning\n"
-        "learning.mini_mtil = partial(learning.mini_mtil, train_per_class=8, test_per_class=4)\n"
+        "learning.mini_mtil = partial(learning.mini_mtil, train_per_class=4, test_per_class=2)\n"
     )
     code = "\n".join(blocks[:2]).replace("steps=20", "steps=2").replace("steps=5", "steps=1") + (
         "\nimport sys"
