@@ -19,10 +19,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import pandas  # noqa: F401  (pyarrow imports it for its first table, which every child would do anew)
+import numpy.ctypeslib
+import pandas
+import pyarrow.pandas_compat
 import torch
 
 from condu_ray.config import Experiment
+from condu_ray.merging import fidelity_sample
 from condu_ray.orchestration.state import ModelKeeper
 from condu_ray.plan.expert import PlannedExpert
 from condu_ray.plan.sessions import PlannedSession
@@ -39,6 +42,8 @@ from condu_ray.store.provenance import provenance
 from condu_ray.store.results import write_rows
 from jobs.faults.hook.kill_points import install
 
+LOADED = (numpy.ctypeslib, pandas, pyarrow.pandas_compat, fidelity_sample)
+"""Modules that a first merge and a first table load, which every child would do anew."""
 TASKS = ("walls", "doors", "cars")
 
 

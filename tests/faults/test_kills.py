@@ -58,7 +58,7 @@ def all_is_well(found):
 
 @dataclass
 class Tried:
-    """The names of all points, and outcomes of kills: at every sixth of them, and by whether the power was cut."""
+    """The names of all points, and outcomes of kills: at every ninth of them, and by whether the power was cut."""
 
     names: list[str]
     some: dict[str, list[Outcome]]
@@ -69,12 +69,14 @@ class Tried:
 
 
 def all_tried(folder):
-    for name in ("all", "False", "True", "bucket"):
+    for name in ("all", "linked", "bucket"):
         (folder / name).mkdir()
-    linked = {power: kills(folder / str(power), LINK, power, "condu-svd") for power in (False, True)}
+    harness = Harness(folder / "linked", "condu-svd")
+    points = [point for point in harness.points() if LINK in point.point]
+    linked = {power: [harness.kill(point, power) for point in points] for power in (False, True)}
     return Tried(
         [point.point for point in Harness(folder / "all", METHOD).points()],
-        commit_points(folder, [METHOD], once=True, every=6),
+        commit_points(folder, [METHOD], once=True, every=9),
         linked,
         requests(folder / "bucket", METHOD, once=True, every=40),  # the last: no fork comes after it
     )
@@ -87,7 +89,7 @@ def tried():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.long)])
 def test_a_kill_at_any_commit_point_loses_nothing_and_changes_no_bit(every, tried):
     outcomes = in_memory(commit_points, [METHOD], once=True) if every == 1 else tried.some
     process, power = outcomes.values()
@@ -118,9 +120,9 @@ def test_before_after_and_amid_are_among_the_points(tried):
     assert "write runs/r/condu/ledger.jsonl, half" in points
 
 
-def kills(folder, part, power=False, method=METHOD):
+def kills(folder, part, power=False):
     """Kills at every point that has `part` in its name."""
-    harness = Harness(folder, method)
+    harness = Harness(folder, METHOD)
     return [harness.kill(point, power) for point in harness.points() if part in point.point]
 
 
@@ -131,12 +133,12 @@ def test_a_ledger_that_is_written_anew_would_be_found_out(tmp_path, monkeypatch)
         self._entries[entry.state] = entry
 
     monkeypatch.setattr(Ledger, "append", append)
-    found = kills(tmp_path, "ledger.jsonl, ")
+    found = kills(tmp_path, "write runs/r/condu/ledger.jsonl, ")
     assert all(one.killed for one in found)
     assert [one.point.point for one in found if one.lost]
 
 
-@pytest.mark.parametrize("part", ["rename experts/*, after", "sessions/*, after", "replace evaluations"])
+@pytest.mark.parametrize("part", ["rename experts/*, after", "sessions/*, after", "replace evaluations/*-walls"])
 def test_what_is_renamed_before_it_is_on_the_disk_would_be_found_out(tmp_path, monkeypatch, part):
     monkeypatch.setattr(posix, "sync", lambda path: None)
     found = kills(tmp_path, part, power=True)
