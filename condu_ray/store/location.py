@@ -11,6 +11,7 @@ from typing import TypeVar
 BUCKETS = ("s3", "gs", "az")
 """Schemes of object stores: Amazon S3 and what speaks its protocol, Google Cloud Storage, Azure Blob Storage."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -65,6 +66,8 @@ class Location:
 
     def __truediv__(self, name: str | os.PathLike[str]) -> Location:
         if not self._root:
+            if isinstance(name, str) and _PART.fullmatch(name) and self._path[-1] not in "/.":
+                return Location._of("", f"{self._path}{os.sep}{name}")  # as `PurePath`, which takes longer
             return Location._of("", str(PurePath(self._path) / name))
         return Location._of(self._root, _key(f"{self._path}/{os.fspath(name)}", str(self)))
 

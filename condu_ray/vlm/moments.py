@@ -130,9 +130,9 @@ class Moments:
         found = {name: stored[name] for name in TENSORS}
         for name, sums in (("second", "sums"), ("random_second", "random_sums")):
             width = found[sums].shape[1]
-            whole = torch.zeros(width, width, dtype=torch.float64)
-            whole[_triangle(width)] = found[name].double()
-            found[name] = whole + whole.tril(-1).T
+            lower = torch.ones(width, width, dtype=torch.bool).tril_()
+            whole = torch.empty(width, width, dtype=torch.float64).masked_scatter_(lower, found[name].double())
+            found[name] = torch.where(lower, whole, whole.T)
             found[sums] = found[sums].double()
         return cls(**found)
 

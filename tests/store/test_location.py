@@ -2,7 +2,7 @@ import json
 import os
 import pickle
 import pwd
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -56,6 +56,12 @@ def test_a_bucket_that_is_none_is_refused_without_what_may_be_a_password(text):
     ) as caught:
         Location(text)
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("above", [".", "..", "/", "//", "a", "a/", "a.", "/a/b", "a/..", ".a", "a//b", "/.", "é"])
+def test_it_is_joined_as_a_path_is(above):
+    for name in ("x", "x.y", "-x", "_x.", "..", ".", "", "a/b", "a/", "/a", ".h", "é", "a b", "x\n", PurePath("q/r")):
+        assert str(Location(above) / name) == str(PurePath(above) / name), name
 
 
 def test_a_bucket_has_no_way_up():
