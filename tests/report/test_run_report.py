@@ -203,6 +203,7 @@ def test_what_was_written_before_there_were_protocols_is_read(tmp_path: Path) ->
     assert "| condu-ft | 61.2 | 70.5 | 60.1 | -1.23 | 2.35 |" in text
 
 
+@pytest.mark.usefixtures("sketched")
 def test_one_task(tmp_path: Path) -> None:
     results = make_results(1, ("condu-ft",))
     paths = write_report(results, tmp_path)

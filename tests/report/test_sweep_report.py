@@ -100,6 +100,7 @@ def test_files(tmp_path: Path) -> None:
             assert set(image.info) <= {"dpi"}
 
 
+@pytest.mark.usefixtures("sketched")
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     records = sweep(("condu", "zero-shot"), 3, 4)
     first = sweep_report(records, tmp_path / "a", name="x", published=published_rows("mtil"), extra={"command": "run"})
@@ -366,6 +367,7 @@ def test_two_orders_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert load_strict(tmp_path / "sweep.json")["orders"] == {"random-01": ["a", "b"], "random-01 (2)": ["b", "a"]}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_task(tmp_path: Path) -> None:
     sweep_report([record(order="a", accuracy=[[50.0]]), record("pam", "a", accuracy=[[40.0]])], tmp_path, name="x")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
