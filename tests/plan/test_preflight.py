@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from condu_ray.benchmark import TaskError
-from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS
+from condu_ray.benchmark.mini_mtil.draw import MINI_MTIL_TASKS, mini_mtil
 from condu_ray.benchmark.orders import draw_orders
 from condu_ray.config import Cluster, Experiment, Sweep
 from condu_ray.learn.prototype_store import prototype_key
@@ -78,8 +79,10 @@ def test_good_input_passes_and_its_verdict_is_kept(settings):
 
 @pytest.fixture(scope="module")
 def drawing(tmp_path_factory):
-    """Storage in which a task of mini-MTIL is drawn once."""
-    return tmp_path_factory.mktemp("drawing")
+    """Storage in which a task of mini-MTIL is drawn once, with few images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("condu_ray.plan.data.mini_mtil", partial(mini_mtil, train_per_class=4, test_per_class=2))
+        yield tmp_path_factory.mktemp("drawing")
 
 
 def test_options_that_change_nothing_are_told_of(settings, drawing, tmp_path):

@@ -9,6 +9,7 @@ from condu_ray.constants import ORDER_1
 from condu_ray.plan import stored
 from condu_ray.store.layout import report_folder
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 TASKS = ["a", "b", "c"]
 
 

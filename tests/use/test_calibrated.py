@@ -165,7 +165,7 @@ def test_other_methods_with_an_expert_a_task_take_every_router_and_the_mixture(
     assert "no image was held out of training (`--validation_share`)" in text
 
 
-def test_the_report_shows_where_images_go(run, tmp_path):
+def test_the_report_shows_where_images_go(run, tmp_path, undrawn):
     results, found = run
     told = results.summary(1.0, reused=0, trained=0)["routing"]
     served = served_run(found, "condu-svd")
@@ -183,4 +183,4 @@ def test_the_report_shows_where_images_go(run, tmp_path):
     folder = tmp_path / "report"
     write_report(results.summary(1.0, reused=0, trained=0), Location(folder))
     assert "(routing.png)" in (folder / "report.md").read_text()
-    assert (folder / "routing.png").stat().st_size > 1000
+    assert (folder / "routing.png").is_file()
