@@ -163,7 +163,7 @@ def fuzz(
     table: dict[str, Counter[str]] = {name: Counter() for name in [*readers, "flags"]}
     faults: list[str] = []
     before, end = signal.signal(signal.SIGALRM, _hang), time.monotonic() + seconds
-    # Flags and settings take a hundred times as long as the others: pydantic-settings builds its parser each time.
+    # Flags and settings take much longer than the others.
     names = [*(list(readers) * 10), "flags"]
     names = [name for place, name in enumerate(names) if name != "settings in YAML" or place < len(readers)]
     try:

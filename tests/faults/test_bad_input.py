@@ -245,7 +245,7 @@ BACKBONES = {
     "checkpoint is a torch archive": Bad(
         broken(
             lambda world: torch.save({"a": Path("a")}, world.here / "model.pt"),
-            "--model", "ViT-S-32", "--pretrained", "{here}/model.pt",
+            "--model", "ViT-S-32", "--preprocess", "ViT-B-32:openai", "--pretrained", "{here}/model.pt",
         ), BackboneError, ["model.pt", "holds more than tensors", "run code", "save_file"],
     ),
     "larger vocabulary": Bad(
