@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from copy import copy
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,7 @@ from condu_ray.store.artifacts import ArtifactError, write_text
 from condu_ray.store.experts import save_expert
 from condu_ray.store.layout import config_path, ledger_path, record_path, sweep_config_path, sweep_folder
 from condu_ray.store.ledger import read_entries
+from condu_ray.store.location import Location
 from condu_ray.store.measurements import write_measurement
 
 TASKS = ["walls", "doors", "cars"]
@@ -72,14 +74,33 @@ def written(tmp_path, task_data, small_backbone):
     return Written(tmp_path, task_data, small_backbone)
 
 
-@pytest.fixture
-def finished(written):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, task_data, small_backbone):
+    """A finished one, which tests read."""
+    written = Written(tmp_path_factory.mktemp("whole"), task_data, small_backbone)
     for method in Written.METHODS:
         written.measure(written.sessions(method, 3))
-    return open_run(written.storage, "r")
+    return written
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A copy of it."""
+    made = copy(whole)
+    made.storage = shutil.copytree(whole.storage, tmp_path / "storage")
+    made.config = whole.config.model_copy(update={"storage": Location(made.storage)})
+    return made
 
 
 class TestFinished:
+    @pytest.fixture
+    def written(self, whole):
+        return whole
+
+    @pytest.fixture(scope="class")
+    def finished(self, whole):
+        return open_run(whole.storage, "r")
+
     def test_the_matrix_has_a_row_a_session(self, finished):
         matrix = finished.matrix("condu")
         assert list(matrix.index) == list(matrix.columns) == TASKS
@@ -184,11 +205,11 @@ class TestOpen:
         assert finished_run(check(written.config)) is None
 
     @pytest.mark.parametrize("gone", ["experts/*", "runs/r/condu/sessions/02-*", "runs/r/individual/sessions/03-*"])
-    def test_what_a_copy_of_storage_left_out_is_to_be_made_before_it_is_finished(self, finished, written, gone):
-        assert finished_run(check(written.config)) is not None
-        shutil.rmtree(next(written.storage.glob(gone)))
-        assert open_run(written.storage, "r").complete  # of what it measured nothing is lost
-        assert finished_run(check(written.config)) is None
+    def test_what_a_copy_of_storage_left_out_is_to_be_made_before_it_is_finished(self, copied, gone):
+        assert finished_run(check(copied.config)) is not None
+        shutil.rmtree(next(copied.storage.glob(gone)))
+        assert open_run(copied.storage, "r").complete  # of what it measured nothing is lost
+        assert finished_run(check(copied.config)) is None
 
     def test_names_that_are_not_there(self, written, tmp_path):
         with pytest.raises(ConfigError, match=r"holds no run or sweep 'q'"):

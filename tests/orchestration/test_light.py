@@ -7,9 +7,8 @@ import pytest
 
 HERE = "condu_ray.orchestration"
 LOADED = {
-    "the same command again": (f"import {HERE}.again", ("torch", "ray", "open_clip", "mlflow", "pandas")),
-    "the board, the measuring service with its evaluators' handles, the controller of a lane": (
-        f"import {HERE}.lanes.board, {HERE}.measure.measuring, {HERE}.measure.actor, {HERE}.lanes.fit",
+    "the same command again, the board, the measuring service with its evaluators' handles, the controller of a lane": (
+        f"import {HERE}.again, {HERE}.lanes.board, {HERE}.measure.measuring, {HERE}.measure.actor, {HERE}.lanes.fit",
         ("torch", "ray", "open_clip", "mlflow", "pandas"),
     ),
     "a decoder": (
