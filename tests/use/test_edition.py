@@ -25,7 +25,7 @@ QUESTIONS = [Asked(), Asked("walls"), Asked("cars", top_k=2), Asked(classes=("a 
 
 @pytest.fixture(scope="module")
 def pictures(found):
-    return [image for task in found.tasks for image in pq.read_table(task.test)["image"].to_pylist()[:4]]
+    return [image for task in found.tasks for image in pq.read_table(task.test)["image"].to_pylist()[:2]]
 
 
 def edition_of(storage, method, session=3):
