@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 
+from condu_ray.plan.repair import damaged
 from tests.faults.specimens import Storage
 
 
@@ -9,6 +10,7 @@ from tests.faults.specimens import Storage
 def filled(tmp_path_factory, task_data):
     made = Storage(tmp_path_factory.mktemp("filled") / "storage", task_data)
     made.fill()
+    assert damaged(made.root) == []
     return made.root.parent
 
 

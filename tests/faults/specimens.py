@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,20 @@ class Kind:
         return self.path / artifacts.MANIFEST if self.path != self.file else None
 
 
+@cache
+def learned() -> tuple[list[Entry], list[ModelState]]:
+    """The sessions of a run, and their states, which nobody changes."""
+    entries, states, model, parent, state = [], [], UnifiedDelta.empty(), ROOT, ModelState()
+    for position, task in enumerate(TASKS):
+        identity = state_id(parent, "condu", task, f"key{position}", {"rescaler": "l1"})
+        model = model.unify(task, delta(position))
+        state = state.after(identity, task, f"key{position}", model)
+        entries.append(Entry(position, task, f"key{position}", parent, identity, 0.5))
+        states.append(state)
+        parent = identity
+    return entries, states
+
+
 class Storage:
     """Writes a storage folder and knows what is in it.
 
@@ -86,15 +101,7 @@ class Storage:
         self.config = Experiment(storage=root, run="r", method=("condu",))
         self.run = run_folder(root, "r")
         self.method = get("condu", self.config)
-        self.entries, model, parent, state = [], UnifiedDelta.empty(), ROOT, ModelState()
-        self.states = []
-        for position, task in enumerate(TASKS):
-            identity = state_id(parent, "condu", task, f"key{position}", {"rescaler": "l1"})
-            model = model.unify(task, delta(position))
-            state = state.after(identity, task, f"key{position}", model)
-            self.entries.append(Entry(position, task, f"key{position}", parent, identity, 0.5))
-            self.states.append(state)
-            parent = identity
+        self.entries, self.states = map(list, learned())
 
     def _expert(self, key: str, seed: int) -> None:
         pixels = np.random.default_rng(seed).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
