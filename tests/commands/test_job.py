@@ -146,7 +146,7 @@ def test_what_a_command_says_never_changes_its_end(case, code):
     end = ("pass", "sys.exit(1)", "raise ValueError('∪')")[code]
     shell = ("" if "|" in where else "exec ") + '{python} -c "$SCRIPT"' + where
     many = "head" in where or "full" in where  # a reader goes before all is said; what a full disk leaves is too much
-    process = started(1000 if many else 20, end, shell, hold=0, **variables)
+    process = started(400 if many else 20, end, shell, hold=0, **variables)
     out, err = process.communicate(timeout=100)
     assert process.returncode == code, err
     assert "Traceback" not in err

@@ -541,10 +541,15 @@ def test_an_older_version_refuses_storage_with_marks(home, monkeypatch):
 @pytest.mark.parametrize("command", [rollback, add])
 def test_what_is_said_of_data_is_no_markup(home, command, monkeypatch, capsys):
     """A folder may be called [/x], which Rich would take for the end of a style, and refuse."""
-    look = changing.check
-    monkeypatch.setattr(changing, "check", lambda config, say: (say("from [/x] and [bold]y[/bold]"), look(config))[1])
+
+    def said(config, say):
+        say("from [/x] and [bold]y[/bold]")
+        raise TaskError("that is all")
+
+    monkeypatch.setattr(changing, "check", said)
     more = ("--session", 1) if command is rollback else ("--data", home / "more", "--tasks", "gates", "--max_drop", 100)
-    call(command, home, *more)
+    with pytest.raises(TaskError, match="that is all"):
+        call(command, home, *more)
     assert "from [/x] and [bold]y[/bold]" in capsys.readouterr().out
 
 
