@@ -1,4 +1,7 @@
-"""The page "In a notebook" is true: its code of learning runs without Ray, on few images (runs: test_running.py)."""
+"""The page "In a notebook" is true: its code of learning runs without Ray, on few images (runs: test_running.py).
+
+One process is asked, for it takes seconds to begin: of the names that `condu_ray` offers too.
+"""
 
 import re
 import subprocess
@@ -9,11 +12,20 @@ import pytest
 
 import condu_ray
 
+NAMES = """
+import sys, condu_ray
+names = [name for name in dir(condu_ray) if name in condu_ray.__all__]
+assert names == sorted(condu_ray.__all__), names
+assert not {'torch', 'ray', 'mlflow', 'pandas', 'pydantic'} & sys.modules.keys()
+from condu_ray import *
+assert all(name in globals() for name in names)
+assert not {'ray', 'mlflow', 'pandas'} & sys.modules.keys()
+"""
 PAGE = Path(condu_ray.__file__).parent / "face" / "README.md"
 
 
 @pytest.mark.slow
-def test_the_page_runs_without_ray(tmp_path):
+def test_all_names_are_there_and_the_page_runs_without_ray(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     few = (
         "from functools import partial\nfrom condu_ray.face import learning\n"
@@ -27,6 +39,6 @@ def test_the_page_runs_without_ray(tmp_path):
         "\nassert not {'ray', 'mlflow'} & sys.modules.keys()"
     )
     environment = {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(PAGE.parents[2]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", few + code], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", NAMES + few + code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "ContinualMetrics" in done.stdout
