@@ -85,12 +85,13 @@ def test_a_thread_that_ends_while_it_is_looked_at_is_none(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")
 def test_forks_draw_different_identifiers_and_that_is_what_is_looked_at():
     code = (
-        "from condu_ray.orchestration.cluster import fork_server as s; import ray; "
-        "{}; print(s._distinct(), ray.actor.ActorClassID is ray.ActorClassID)"
+        "import os, sys; from condu_ray.orchestration.cluster import fork_server as s; import ray\n"
+        "def say(): print(s._distinct(), ray.actor.ActorClassID is ray.ActorClassID, flush=True)\n"
+        "if not os.fork(): s.MODULES = ('ray.data',); s._modules(); say(); sys.exit()\n"
+        "os.wait()\n"
+        "import ray.data; say()"  # which draws identifiers
     )
-    said = []
-    for what in ("s.MODULES = ('ray.data',); s._modules()", "import ray.data"):  # which draws identifiers
-        ran = subprocess.run([sys.executable, "-c", code.format(what)], capture_output=True, text=True, check=True,
-                             env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
-        said.append(ran.stdout.split())
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                         env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    said = [line.split() for line in ran.stdout.splitlines()]
     assert said == [["True", "True"], ["False", "True"]]
