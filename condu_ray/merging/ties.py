@@ -7,7 +7,7 @@ the negative ones. So each delta is read once and then forgotten; no ``[T, N]`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -193,18 +193,20 @@ def kth_magnitude(delta: Delta, rank: int, task: str | None = None) -> float:
     prefix = 0
     for shift in range(16 * (digits - 1), -1, -16):
         counts = torch.zeros(_BINS, dtype=torch.int64, device=next(iter(delta.values())).device)
+        rest = []
         for tensor in delta.values():
             flat = tensor.detach().reshape(-1)
             if flat.dtype == wide == torch.float32 and fused_loops(delta):
                 from condu_ray.merging import fused_ties
 
                 fused_ties.count_digits(flat.numpy().view(np.uint32), prefix if shift == 0 else -1, counts.numpy())
-                continue
-            for start in range(0, flat.numel(), _CHUNK):
-                bits = flat[start : start + _CHUNK].to(wide).abs().view(integer)
-                if shift < 16 * (digits - 1):
-                    bits = bits[bits >> (shift + 16) == prefix]
-                counts += torch.bincount(bits.bitwise_right_shift(shift).bitwise_and_(_BINS - 1), minlength=_BINS)
+            else:
+                rest.append(flat)
+        for magnitudes in _magnitudes(rest, wide):
+            bits = magnitudes.view(integer)
+            if shift < 16 * (digits - 1):
+                bits = bits[bits >> (shift + 16) == prefix]
+            counts += torch.bincount(bits.bitwise_right_shift(shift).bitwise_and_(_BINS - 1), minlength=_BINS)
         if shift == 16 * (digits - 1) and counts[infinity:].any():
             check_delta(delta, task=task)
         below = counts.cumsum(0)
@@ -212,6 +214,18 @@ def kth_magnitude(delta: Delta, rank: int, task: str | None = None) -> float:
         rank -= int(below[digit] - counts[digit])
         prefix = prefix << 16 | digit
     return float(torch.tensor(prefix, dtype=integer).view(wide))
+
+
+def _magnitudes(flats: Sequence[Tensor], wide: torch.dtype) -> Iterator[Tensor]:
+    """Magnitudes of flat tensors, up to ``_CHUNK`` at a time: small ones together, as all bins are gone over for each."""
+    together: list[Tensor] = []
+    for piece in (piece for flat in flats for piece in flat.split(_CHUNK)):
+        if sum(map(len, together)) + len(piece) > _CHUNK:
+            yield torch.cat(together).abs_()
+            together = []
+        together.append(piece.to(wide))
+    if together:
+        yield torch.cat(together).abs_()
 
 
 def widest(delta: Delta) -> torch.dtype:

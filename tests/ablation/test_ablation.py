@@ -195,7 +195,8 @@ class TestOptions:
             assert row["accuracy"][0][0] == evaluator.known(first, PRETRAINED).percent
             assert row["accuracy"][1][0] == evaluator.known(first, run.weights(state, first.name)).percent
 
-    def test_a_runs_own_option_is_measured_whatever_its_k(self, stored, prototypes, monkeypatch, tmp_path):
+    @pytest.mark.usefixtures("undrawn")
+    def test_a_runs_own_option_is_measured_whatever_its_k(self, stored, prototypes, tmp_path):
         config = stored.config.model_copy(update={"inference": Inference(top_k=4)})
         run = StoredMethod(config, stored.tasks, replace(stored.plan, method=get("condu", config)))
         found = inference.ablate_inference(run, stored.evaluator(), prototypes)
@@ -338,6 +339,7 @@ class TestVariants:
         assert "kept" not in found[1]
         assert summarise(rows[1:2], bounds)[0]["kept"] is None  # fine-tuning gained nothing
 
+    @pytest.mark.usefixtures("undrawn")
     def test_whole_ablation_has_the_runs_options_its_own_rows_and_its_bytes(self, stored, tmp_path):
         options = Merging(arithmetic_scale=0.7, ties_density=0.5, magmax_scale=0.9, rescaler="tensor_mean")
         config = stored.config.model_copy(update={"merging": options, "method": ("condu", "ties", "individual")})
@@ -452,6 +454,7 @@ class TestJobs:
         monkeypatch.setattr(sys, "argv", [name, *flags])
         runpy.run_path(str(JOBS / name), run_name="__main__")
 
+    @pytest.mark.usefixtures("undrawn")
     def test_merging(self, stored, monkeypatch, capsys):
         flags = [*stored.flags, "--training.precision", "fp32", "--evaluation.max_images", "6", "--sessions", "last"]
         self.call(monkeypatch, "ablate_merging.py", *flags)
@@ -469,11 +472,13 @@ class TestJobs:
         assert "expert of task walls" in error
         assert "python jobs/run_mtil.py --data" in error
 
+    @pytest.mark.usefixtures("undrawn")
     def test_synthetic(self, tmp_path, monkeypatch):
         flags = ["--synthetic", "3", "--numel", "50", "--storage", str(tmp_path / "s")]
         self.call(monkeypatch, "ablate_merging.py", *flags)
         assert (tmp_path / "s" / "ablation" / "synthetic.png").is_file()
 
+    @pytest.mark.usefixtures("undrawn")
     def test_inference(self, stored, monkeypatch, capsys):
         from condu_ray.learn.prototype_store import FILE, prototype_key
         from condu_ray.store.layout import prototype_folder

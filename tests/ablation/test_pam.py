@@ -73,12 +73,13 @@ def test_trainings_side_by_side_are_those_of_the_method(tasks, backbone, name):
 def test_every_setting_can_be_studied(tasks, small_backbone):
     backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
     small = [replace(one, steps=min(one.steps, 400) // 50 * 2, rank=min(one.rank, 8), tasks=3) for one in SETTINGS]
-    orders = {"given": ("walls", "doors", "cars"), "reversed": ("cars", "doors", "walls")}
+    given, twice = {"given": ("walls", "doors", "cars")}, BY_NAME["rank_4"]  # two orders where the fewest go side by side
     records = []
     for form, group in by_form(small).items():
+        orders = given | ({"reversed": ("cars", "doors", "walls")} if form.rank == twice.rank else {})
         records += study(form, group, orders, tasks, backbone, RECIPE, "cpu")
     by = {(one["setting"], one["order"]): one for one in records}
-    assert len(by) == len(records) == 2 * (len(SETTINGS) + len({(one.form, one.merge) for one in small}))
+    assert len(by) == len(records) == 2 + len(SETTINGS) + len({(one.form, one.merge) for one in small})
     for one in records:
         final, learned = one["final"], one["learned"]
         assert one["last"] == pytest.approx(sum(final.values()) / 3)
@@ -87,16 +88,15 @@ def test_every_setting_can_be_studied(tasks, small_backbone):
         assert learned[one["tasks"][0]] == one["expert"][one["tasks"][0]]
         assert len(one["merges"]) == len(one["conflicts"]) == 2
         assert all(math.isfinite(value) for kind in one["merges"] for part in kind.values() for value in part.values())
-    assert len(
-        {one["expert"]["cars"] for one in records if one["order"] == "reversed" and one["options"]["steps"] == 8}
-    )
     assert {one["options"]["align"] for one in records} == {True, False}
     table, seen = effects(records, "", ""), inside(records, "", "")
     assert [row[0] for row in table["rows"]] == [f"`{one.name}`" for one in SETTINGS]
     assert len(seen["rows"]) == 2 * len(SETTINGS)
     assert all(len(row) == len(found["columns"]) for found in (table, seen) for row in found["rows"])
-    mine = [by["paper", order]["last"] - by["plain of paper", order]["last"] for order in orders]
-    assert table["rows"][0][5] == pytest.approx(sum(mine) / 2)
+    mine = [by["rank_4", order]["last"] - by["plain of rank_4", order]["last"] for order in ("given", "reversed")]
+    (row,) = (row for row in table["rows"] if row[0] == "`rank_4`")
+    assert row[2] == 2
+    assert row[5] == pytest.approx(sum(mine) / 2)
 
 
 def test_alignment_of_all_positions_after_each_step_leaves_none_in_conflict_at_the_next_look(tasks, small_backbone):
