@@ -37,18 +37,21 @@ def block_sums(values_K8C: Tensor) -> Tensor:
     """Sums of a chunk's blocks.
 
     Args:
-        values_K8C: Strips ``[8, C]``, at least 0, any floating dtype.
+        values_K8C: Strips ``[..., 8, C]``, at least 0, any floating dtype.
 
     Returns:
-        float64 ``[ceil(C / BLOCK)]``.
+        float64 ``[..., ceil(C / BLOCK)]``.
     """
-    sums = values_K8C[0].double()
-    for strip in values_K8C[1:]:
+    first, *others = values_K8C.unbind(-2)
+    sums = first.double()
+    for strip in others:
         sums = sums + strip
-    blocks = torch.nn.functional.pad(sums, (0, -len(sums) % BLOCK)).view(-1, BLOCK)
-    while (half := blocks.shape[1] // 2) > 0:
-        blocks = blocks[:, :half] + blocks[:, half:]
-    return blocks[:, 0]
+    columns = sums.shape[-1]
+    width = min(BLOCK, 1 << columns.bit_length())  # no halving of what is padding alone
+    blocks = torch.nn.functional.pad(sums, (0, -columns % width)).unflatten(-1, (-(-columns // width), width))
+    while (half := blocks.shape[-1] // 2) > 0:
+        blocks = blocks[..., :half] + blocks[..., half:]
+    return blocks[..., 0]
 
 
 def total_of_blocks(sums: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from condu_ray.merging.blocks import BLOCK, block_ranges, block_sums
 from condu_ray.merging.trigger import (
     GROUP,
     codes,
-    column_ranges,
     pack_strips,
     read_strips,
     unpack_strips,
@@ -131,8 +130,10 @@ def _unify(
     rows_new[-1] = pack_strips(match)
     sums[:, -2] = block_sums(u * match)
     kept = u * keep
-    for task, row in enumerate(rows_old):
-        sums[:, task] = block_sums(kept * unpack_strips(row))
+    together = max(1, BLOCK // max(1, len(u[0])))  # tasks at a time: of a small tensor as many as make a block
+    for task in range(0, len(rows_old), together):
+        rows = rows_old[task : task + together]
+        sums[:, task : task + len(rows)] = block_sums(kept * unpack_strips(rows)).T
     return u.mul_(sign).add_(0.0)  # no -0.0, so that equal results have equal bytes
 
 
@@ -151,6 +152,6 @@ def sums_by_bit(index: Tensor, weight: Tensor) -> Tensor:
 
 def decouple_chunks(u: Tensor, row: Tensor, scale: float, out: Tensor) -> None:
     """Decouples one tensor: ``out = scale * (mask . u)``, all flat, any floating dtype."""
-    for start, stop in column_ranges(len(u), _chunk_size(u.device)):
+    for start, stop in block_ranges(len(u), _chunk_size(u.device)):
         wide = read_strips(u, start, stop).to(wide_dtype(u.dtype)) * scale
         write_strips(out, start, stop, wide.mul_(unpack_strips(row[start:stop])))

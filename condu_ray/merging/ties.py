@@ -217,7 +217,7 @@ def kth_magnitude(delta: Delta, rank: int, task: str | None = None) -> float:
 
 
 def _magnitudes(flats: Sequence[Tensor], wide: torch.dtype) -> Iterator[Tensor]:
-    """Magnitudes of flat tensors, up to ``_CHUNK`` at a time: small ones together, as all bins are gone over for each."""
+    """Magnitudes of flat tensors, up to ``_CHUNK`` at a time: small ones together, as a piece goes over all bins."""
     together: list[Tensor] = []
     for piece in (piece for flat in flats for piece in flat.split(_CHUNK)):
         if sum(map(len, together)) + len(piece) > _CHUNK:

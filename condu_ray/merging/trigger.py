@@ -19,6 +19,9 @@ from torch import Tensor
 GROUP = 8
 """Tasks whose bits share one byte code."""
 
+_POWERS = torch.tensor([[1 << k] for k in range(8)], dtype=torch.uint8)
+"""The bit of every strip: ``[8, 1]``."""
+
 _SWAPS = ((4, 0x0F0F0F0F0F0F0F0F), (2, 0x3333333333333333), (1, 0x5555555555555555))
 
 
@@ -52,7 +55,7 @@ def read_strips(flat: Tensor, start: int, stop: int) -> Tensor:
     Args:
         flat: Contiguous tensor ``[numel]``.
         start: First column.
-        stop: Column after the last. The range is one of :func:`column_ranges`.
+        stop: Column after the last. The range is one of :func:`column_ranges`, or holds the last column.
 
     Returns:
         A view where all 8 strips have these columns, else a copy padded with zeros.
@@ -61,6 +64,9 @@ def read_strips(flat: Tensor, start: int, stop: int) -> Tensor:
     if 7 * width + stop <= flat.numel():
         return flat.as_strided((8, stop - start), (width, 1), flat.storage_offset() + start)
     strips = flat.new_zeros(8, stop - start)
+    if stop - start == width:
+        strips.view(-1)[: flat.numel()] = flat
+        return strips
     for k in range(8):
         piece = flat[k * width + start : k * width + stop]
         strips[k, : piece.numel()] = piece
@@ -72,6 +78,9 @@ def write_strips(flat: Tensor, start: int, stop: int, strips: Tensor) -> None:
     width = trigger_bytes(flat.numel())
     if 7 * width + stop <= flat.numel():
         flat.as_strided((8, stop - start), (width, 1), flat.storage_offset() + start).copy_(strips)
+        return
+    if stop - start == width:
+        flat.copy_(strips.reshape(-1)[: flat.numel()])
         return
     for k in range(8):
         piece = flat[k * width + start : k * width + stop]
@@ -87,9 +96,8 @@ def pack_strips(mask_K8C: Tensor) -> Tensor:
 
 
 def unpack_strips(row_C: Tensor) -> Tensor:
-    """Bytes ``[C]`` to bool ``[8, C]``: bit ``k`` becomes strip ``k``."""
-    powers_K8 = torch.tensor([1 << k for k in range(8)], dtype=torch.uint8, device=row_C.device)
-    return (row_C & powers_K8[:, None]).ne(0)
+    """Bytes ``[..., C]`` to bool ``[..., 8, C]``: bit ``k`` becomes strip ``k``."""
+    return (row_C.unsqueeze(-2) & _POWERS.to(row_C.device)).ne(0)
 
 
 def pack(mask: Tensor) -> Tensor:
@@ -102,10 +110,7 @@ def pack(mask: Tensor) -> Tensor:
         ``uint8`` ``[ceil(numel / 8)]``.
     """
     flat = mask.reshape(-1).contiguous()
-    row = torch.empty(trigger_bytes(flat.numel()), dtype=torch.uint8, device=mask.device)
-    for start, stop in column_ranges(flat.numel(), 8 * max(1, row.numel())):
-        row[start:stop] = pack_strips(read_strips(flat, start, stop).contiguous())
-    return row
+    return pack_strips(read_strips(flat, 0, trigger_bytes(flat.numel())))
 
 
 def unpack(row: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -119,9 +124,7 @@ def unpack(row: Tensor, shape: tuple[int, ...]) -> Tensor:
         Bool tensor of that shape.
     """
     mask = torch.empty(shape, dtype=torch.bool, device=row.device)
-    flat = mask.view(-1)
-    for start, stop in column_ranges(flat.numel(), 8 * max(1, row.numel())):
-        write_strips(flat, start, stop, unpack_strips(row[start:stop]))
+    write_strips(mask.view(-1), 0, len(row), unpack_strips(row))
     return mask
 
 

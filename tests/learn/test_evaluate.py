@@ -35,6 +35,12 @@ def evaluator(make):
     return make()
 
 
+@pytest.fixture(scope="module")
+def shared(small_backbone):
+    """One for several tests, which give equal names to equal weights."""
+    return Evaluator(load_backbone(backbone_spec(pretrained=str(small_backbone))), batch_size=7)
+
+
 @pytest.fixture
 def tasks(task_data):
     return tuple(load_task(task_data / name) for name in ("walls", "doors", "cars"))
@@ -55,23 +61,35 @@ def named(delta, name="expert"):
 
 
 @cache
-def logits_by_hand(small_backbone, task, seed, space=()):
-    """[N, C] straight from open_clip, image by image, over the classes of some tasks; and the labels.
-
-    The weights are theta0, or where there is a seed theta0 + noise.
-    """
+def model_by_hand(small_backbone, seed):
+    """A backbone at theta0, or where there is a seed at theta0 + noise."""
     backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
     theta0 = backbone.snapshot()
     set_weights(backbone, theta0, None if seed is None else noise(theta0, seed))
-    table, preprocessor = pq.read_table(task.test), Preprocessor(backbone.spec.preprocess)
-    prompts, rows = [prompt for other in space or [task] for prompt in other.prompts()], []
+    return backbone
+
+
+@cache
+def images_by_hand(small_backbone, test, seed):
+    """[N, D] straight from open_clip, image by image; and the labels."""
+    backbone, table, rows = model_by_hand(small_backbone, seed), pq.read_table(test), []
+    preprocessor = Preprocessor(backbone.spec.preprocess)
     with torch.no_grad():
-        text = backbone.model.encode_text(backbone.tokenizer(prompts), normalize=True)
         for encoded in table["image"]:
             pixels = torch.from_numpy(preprocessor.pixels(encoded.as_py()).copy())[None]
-            image = backbone.model.encode_image(normalise(pixels, backbone.spec.preprocess), normalize=True)
-            rows.append(backbone.model.logit_scale.exp() * image @ text.T)
+            rows.append(backbone.model.encode_image(normalise(pixels, backbone.spec.preprocess), normalize=True))
     return torch.cat(rows), torch.tensor(table["label"].to_pylist())
+
+
+@cache
+def logits_by_hand(small_backbone, task, seed, space=()):
+    """[N, C] over the classes of some tasks; and the labels. The weights are theta0, or theta0 + noise of a seed."""
+    backbone = model_by_hand(small_backbone, seed)
+    images, labels = images_by_hand(small_backbone, task.test, seed)
+    with torch.no_grad():
+        prompts = [prompt for other in space or [task] for prompt in other.prompts()]
+        text = backbone.model.encode_text(backbone.tokenizer(prompts), normalize=True)
+        return backbone.model.logit_scale.exp() * images @ text.T, labels
 
 
 def right(scores, labels, task, space=()):
@@ -155,8 +173,8 @@ def test_under_xtail_a_class_has_its_own_prompt_where_its_name_is_only_spelt_oth
 
 
 @pytest.fixture
-def experts(evaluator):
-    deltas = {name: noise(evaluator.features.theta0, seed) for seed, name in enumerate(("a", "b"))}
+def experts(shared):
+    deltas = {name: noise(shared.features.theta0, seed) for seed, name in enumerate(("a", "b"))}
     generator = torch.Generator().manual_seed(9)
     prototypes = {
         name: torch.nn.functional.normalize(torch.randn(3, 16, generator=generator), dim=-1) for name in deltas
@@ -169,17 +187,17 @@ def experts(evaluator):
 @pytest.mark.parametrize("include", [True, False])
 @pytest.mark.parametrize("top_k", [1, 2, 3])
 def test_aggregation_is_the_weighted_sum_of_the_candidates_logits(
-    evaluator, tasks, small_backbone, experts, aggregation, include, top_k, union
+    shared, tasks, small_backbone, experts, aggregation, include, top_k, union
 ):
     (deltas, prototypes), task, space = experts, tasks[0], tasks if union else ()
     inference = Inference(aggregation=aggregation, include_pretrained=include, top_k=top_k)
     weights = {name: named(delta, name) for name, delta in deltas.items()}
-    count = evaluator.aggregated(task, weights, prototypes, inference, space)
+    count = shared.aggregated(task, weights, prototypes, inference, space)
 
     seeds = {"0": None, "a": 0, "b": 1}
     every = {name: logits_by_hand(small_backbone, task, seed, space)[0] for name, seed in seeds.items()}
     labels = logits_by_hand(small_backbone, task, None)[1]
-    images = evaluator.features.image(PRETRAINED, task, precision="fp32")
+    images = shared.features.image(PRETRAINED, task, precision="fp32")
     totals = []
     for row in range(len(labels)):
         similarity = {name: float((images[row] @ prototypes[name].T).max()) for name in deltas}
@@ -245,22 +263,29 @@ def test_max_images_takes_a_sample(make, task, small_backbone):
     assert (count.correct, count.images) == (int((scores.argmax(1) == labels)[rows].sum()), 10)
 
 
-@pytest.fixture
-def mixed(evaluator, tasks, tmp_path):
-    """Two learned tasks, and one of whose four classes they know two."""
-    walls, doors, cars = tasks
+def mix(evaluator, task_data, folder):
+    """Two learned tasks, one of whose four classes they know two, and what measures a mixture of the two."""
+    walls, doors, cars = (load_task(task_data / name) for name in ("walls", "doors", "cars"))
     learned, other = (walls, doors), replace(cars, classes=("white", "navy", "crimson", "green"))
-    prototypes_here(tmp_path, evaluator.features.backbone, learned, "cpu")
+    backbone = evaluator.features.backbone
+    evaluator.features.place(PRETRAINED)
+    prototypes_here(folder, backbone, learned, "cpu")
     weights = {task.name: named(noise(evaluator.features.theta0, seed), task.name) for seed, task in enumerate(learned)}
+    scale = float(backbone.model.logit_scale.detach().exp())
+    routing_of = cache(lambda inference: load_routing(folder, backbone.fingerprint, learned, inference, scale))
 
     def accuracy(task, space, **options):
         inference = Inference(**({"aggregation": "mixture"} | options))
-        scale = float(evaluator.features.backbone.model.logit_scale.detach().exp())
-        routing = load_routing(tmp_path, evaluator.features.backbone.fingerprint, learned, inference, scale)
+        routing = routing_of(inference)
         found = evaluator.aggregated(task, weights, routing.prototypes, inference, space, False, routing, learned)
         return found, routing
 
     return learned, other, accuracy
+
+
+@pytest.fixture(scope="module")
+def mixed(shared, task_data, tmp_path_factory):
+    return mix(shared, task_data, tmp_path_factory.mktemp("prototypes"))
 
 
 def mixture_by_hand(evaluator, small_backbone, learned, task, space, routing):
@@ -305,13 +330,13 @@ def mixture_by_hand(evaluator, small_backbone, learned, task, space, routing):
 
 @pytest.mark.parametrize("router", ["prototype", "gaussian", "ridge"])
 @pytest.mark.parametrize("union", [False, True])
-def test_a_mixture_is_the_sum_over_tasks(evaluator, small_backbone, mixed, router, union):
+def test_a_mixture_is_the_sum_over_tasks(shared, small_backbone, mixed, router, union):
     learned, other, accuracy = mixed
     told = set()
     for task in (*learned, other):
         space = (*learned, other) if union else ()
         found, routing = accuracy(task, space, router=router)
-        predicted = mixture_by_hand(evaluator, small_backbone, learned, task, space, routing)
+        predicted = mixture_by_hand(shared, small_backbone, learned, task, space, routing)
         labels = logits_by_hand(small_backbone, task, None)[1].tolist()
         right = sum(name == task.classes[label] for name, label in zip(predicted, labels, strict=True))
         assert (found.correct, found.images) == (right, len(labels))
@@ -321,13 +346,13 @@ def test_a_mixture_is_the_sum_over_tasks(evaluator, small_backbone, mixed, route
 
 @pytest.mark.parametrize("aggregation", ["weighted", "mean"])
 @pytest.mark.parametrize("router", ["prototype", "gaussian", "ridge"])
-def test_the_router_that_is_asked_for_chooses_the_candidates(evaluator, small_backbone, mixed, router, aggregation):
+def test_the_router_that_is_asked_for_chooses_the_candidates(shared, small_backbone, mixed, router, aggregation):
     learned, other, accuracy = mixed
     told = set()
     for task in (*learned, other):
         about = {"router": router, "aggregation": aggregation, "top_k": 1, "include_pretrained": False}
         found, routing = accuracy(task, (), **about)
-        base = evaluator.features.image(PRETRAINED, task, precision="fp32")
+        base = shared.features.image(PRETRAINED, task, precision="fp32")
         nearest = torch.stack([(base @ routing.prototypes[one.name].T).amax(dim=1) for one in learned], dim=1).argmax(1)
         likely = routing.router.probabilities(base, [one.name for one in learned]).argmax(dim=1)
         chosen = nearest if router == "prototype" else likely
@@ -340,15 +365,15 @@ def test_the_router_that_is_asked_for_chooses_the_candidates(evaluator, small_ba
     assert (True in told) == (router != "prototype")  # else this test says nothing
 
 
-def test_where_no_expert_knows_any_class_the_candidates_probabilities_add_up(mixed, evaluator, small_backbone):
+def test_where_no_expert_knows_any_class_the_candidates_probabilities_add_up(mixed, shared, small_backbone):
     learned, other, accuracy = mixed
     strange = replace(other, classes=("pink", "navy", "crimson", "olive"))
     found, routing = accuracy(strange, (), router="gaussian")
-    predicted = mixture_by_hand(evaluator, small_backbone, learned, strange, (), routing)
+    predicted = mixture_by_hand(shared, small_backbone, learned, strange, (), routing)
     labels = logits_by_hand(small_backbone, strange, None)[1].tolist()
     assert found.correct == sum(strange.classes.index(name) == one for name, one in zip(predicted, labels, strict=True))
     alone, _ = accuracy(strange, (), router="gaussian", unknown="pretrained")
-    assert alone.correct == evaluator.known(strange, PRETRAINED).correct
+    assert alone.correct == shared.known(strange, PRETRAINED).correct
 
 
 def test_an_expert_that_shouts_over_unknown_classes_counts_no_more_than_its_share(mixed, evaluator):
@@ -370,8 +395,8 @@ def test_an_expert_that_shouts_over_unknown_classes_counts_no_more_than_its_shar
     assert (found.predicted() == 0).all()
 
 
-def test_only_experts_that_matter_encode_an_image(evaluator, mixed, monkeypatch):
-    learned, _, accuracy = mixed
+def test_only_experts_that_matter_encode_an_image(evaluator, task_data, tmp_path, monkeypatch):
+    learned, _, accuracy = mix(evaluator, task_data, tmp_path)
     counts, original = {}, features_module.image_features
 
     def counting(model, images):

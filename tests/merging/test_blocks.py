@@ -24,3 +24,18 @@ def test_chunks_are_whole_blocks_and_change_no_bit(numel):
         totals.append(float(total_of_blocks(together)))
     assert len(set(totals)) == 1
     assert math.isclose(totals[0], math.fsum(values.tolist()), rel_tol=1e-14, abs_tol=0)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2, 127, 128, 255, BLOCK, BLOCK + 1])
+def test_several_at_once_and_few_columns_are_as_one_padded_block(columns):
+    values = torch.rand(3, 8, columns, generator=torch.Generator().manual_seed(0))
+    blocks = -(-columns // BLOCK)
+    wanted = torch.zeros(3, blocks * BLOCK, dtype=torch.float64)
+    for strip in values.unbind(1):
+        wanted[:, :columns] += strip
+    wanted = wanted.view(3, blocks, BLOCK)
+    while wanted.shape[-1] > 1:
+        wanted = wanted[..., : wanted.shape[-1] // 2] + wanted[..., wanted.shape[-1] // 2 :]
+    found = block_sums(values)
+    assert torch.equal(found, wanted[..., 0])
+    assert all(torch.equal(block_sums(one), two) for one, two in zip(values, found, strict=True))
