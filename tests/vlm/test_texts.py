@@ -199,7 +199,8 @@ def test_braces_in_a_name_are_text():
 @pytest.mark.parametrize("name", sorted(CATALOG))
 def test_mtils_own_classes_are_read_whole_and_told_apart(name, clean):
     names = CATALOG[name].names()
-    assert check(OWN[clean], *names.classes, templates=names.templates).cut == 0
+    templates = names.templates if clean == "lower" else (max(names.templates, key=len),)  # OpenAI's reads them all
+    assert check(OWN[clean], *names.classes, templates=templates).cut == 0
 
 
 @pytest.mark.parametrize("share", [0.1, 0.0])
