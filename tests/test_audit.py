@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import shutil
@@ -87,9 +88,18 @@ def bare(tmp_path_factory):
     return next(tmp_path_factory.getbasetemp().glob("bare*/venv"))
 
 
+@pytest.fixture(scope="module")
+def main():
+    """What .ci/audit.py does as a program, in this process: to start one for each test takes longer."""
+    spec = importlib.util.spec_from_file_location("audit", REPOSITORY / ".ci" / "audit.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
 @pytest.fixture
-def audit(bare, pretended, tmp_path):
-    """Runs .ci/audit.py on a project and an environment of pretended packages; gives exit status and output."""
+def audit(main, bare, pretended, tmp_path, monkeypatch, capsys):
+    """Audits a project and an environment of pretended packages; gives exit status and output."""
     shutil.copytree(bare, tmp_path / "venv", symlinks=True)
     site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
     here = f"http://127.0.0.1:{pretended.server_port}"
@@ -114,20 +124,21 @@ def audit(bare, pretended, tmp_path):
         if ignore is not None:
             (tmp_path / ".ci").mkdir()
             (tmp_path / ".ci" / "advisories.toml").write_text(ignore)
-        command = [
-            sys.executable,
-            str(REPOSITORY / ".ci" / "audit.py"),
-            "--root",
-            str(tmp_path),
-            "--service-url",
-            service,
-        ]
+        command = ["audit.py", "--root", str(tmp_path), "--service-url", service]
         command += ["--python", str(tmp_path / "venv" / "bin" / "python"), *options]
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("UV_")}
-        plain |= {"UV_NO_CONFIG": "1", "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_HTTP_RETRIES": "0"}
+        for name in [name for name in os.environ if name.startswith("UV_")]:
+            monkeypatch.delenv(name)
+        plain = {"UV_NO_CONFIG": "1", "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_HTTP_RETRIES": "0"}
         plain |= {"UV_DEFAULT_INDEX": index, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=plain, timeout=60)
-        return done.returncode, done.stdout + done.stderr
+        for name, value in plain.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", command)
+        try:
+            status, said = main(), ""
+        except SystemExit as end:  # as Python ends with a sentence
+            status, said = 1, str(end.code)
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err + said
 
     return run
 
@@ -235,6 +246,12 @@ def test_a_project_in_quarantine_fails_and_an_archived_one_is_noted(audit, prete
     status, output = audit()
     assert status == (mark == "FAIL ")
     assert [line[:5] for line in output.splitlines() if f"the project beta is {state}" in line] == [mark]
+
+
+def test_it_is_a_program():
+    done = subprocess.run([sys.executable, str(REPOSITORY / ".ci" / "audit.py"), "--help"], capture_output=True)
+    assert done.returncode == 0
+    assert b"--strict" in done.stdout
 
 
 def test_a_tool_of_ones_own_is_named_and_does_no_harm(audit):

@@ -1,6 +1,5 @@
 """Every page of the repository: its links, paths, commands and made places are those of the tree as it is."""
 
-import ast
 import importlib.util
 import re
 import runpy
@@ -64,8 +63,8 @@ def test_files_that_are_named_are_there(page):
 @each_page
 def test_tests_that_are_named_exist(page):
     for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXTS[page]):
-        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        assert test in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, f"{file}::{test}"
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"^ *def {test}\(", text, re.MULTILINE), f"{file}::{test}"
 
 
 def test_each_row_of_the_faults_names_its_tests():

@@ -1,6 +1,7 @@
 """Imports go down the floors only, with no exception, and nowhere in a circle."""
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def module(path: Path) -> str:
 MODULES = {module(path): path for path in FILES}
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Modules that a file imports, at its head or inside a function."""
     found = set()

@@ -73,7 +73,10 @@ def test_trainings_side_by_side_are_those_of_the_method(tasks, backbone, name):
 def test_every_setting_can_be_studied(tasks, small_backbone):
     backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
     small = [replace(one, steps=min(one.steps, 400) // 50 * 2, rank=min(one.rank, 8), tasks=3) for one in SETTINGS]
-    given, twice = {"given": ("walls", "doors", "cars")}, BY_NAME["rank_4"]  # two orders where the fewest go side by side
+    given, twice = (
+        {"given": ("walls", "doors", "cars")},
+        BY_NAME["rank_4"],
+    )  # two orders of a small group
     records = []
     for form, group in by_form(small).items():
         orders = given | ({"reversed": ("cars", "doors", "walls")} if form.rank == twice.rank else {})
