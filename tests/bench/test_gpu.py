@@ -9,7 +9,7 @@ import torch
 from condu_ray.vlm import context
 from jobs.bench import gpu
 
-SMALL = ["--size", "small", "--device", "cpu", "--classes", "6", "--batch", "4", "--steps", "6"]
+SMALL = ["--size", "small", "--device", "cpu", "--classes", "6", "--batch", "4", "--steps", "4"]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def flat(delta):
     return torch.cat([delta[name].reshape(-1) for name in sorted(delta)]).double()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(delta_lists())
 def test_consequences_of_the_rule(deltas):
     """Norms are kept, signs never turn (Lemma F.1), and what is decoupled is 0 or has the sign of u."""

@@ -9,7 +9,7 @@ from condu_ray.merging.pieces import PIECE
 from condu_ray.merging.streamed import unify_file
 from jobs.bench.unify_disk import make_delta
 
-PARAMS = 30_000_000
+PARAMS = 22_000_000
 
 WORK = """
 import resource, sys

@@ -57,12 +57,13 @@ def test_one_more_is_all_anew(rule, dtype, make_deltas, tmp_path):
     kept = make()
     model = kept.merge(dict(deltas[:1]))
     for count in range(2, 11):
-        if count % 2 == 0:  # each file is read and gone on from twice
+        if count in (2, 9):  # each file is read and gone on from twice
             read, again = stored(kept, make, tuple(dict(deltas[: count - 1])), model, tmp_path), model
             path = tmp_path / f"{count - 1}.safetensors"
             content = path.read_bytes()
-        model, again = kept.add(*deltas[count - 1], model), read.add(*deltas[count - 1], again)
+        model = kept.add(*deltas[count - 1], model)
         if count in (2, 3, 9, 10):
+            again = read.add(*deltas[count - 1], again)
             wanted = literal(dict(deltas[:count]))
             assert_same_bits(model, wanted)
             assert_same_bits(again, wanted)

@@ -165,8 +165,8 @@ FORMS = {
 
 @pytest.mark.parametrize("length", [1, 4, 1000])
 @pytest.mark.parametrize("form", FORMS)
-def test_random_prompts_have_the_form_of_any_tokenizers(moved, form, length):
-    lesson, tokenizer = moved("lwf-vr"), Words(*FORMS[form])
+def test_random_prompts_have_the_form_of_any_tokenizers(school, form, length):
+    lesson, tokenizer = school.lesson("lwf-vr", school.configured()), Words(*FORMS[form])
     tokens = random_prompts(replace(lesson, backbone=replace(lesson.backbone, tokenizer=tokenizer)), 300, length)
     count = int((tokens[0] > 3).sum())
     assert 1 <= count <= length
