@@ -122,12 +122,12 @@ def test_training_crops_are_open_clips_own(size):
         image.save(buffer, "PNG")
         for seed in range(10):
             pixels = ours.pixels(buffer.getvalue(), seed)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             picture = image
             for step in whole.transforms[:-2]:
                 picture = step(picture)
             assert np.array_equal(pixels, np.asarray(picture)), (width, height, seed)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             assert torch.allclose(normalise(torch.tensor(pixels)[None], config)[0], whole(image), atol=1e-6)
 
 
@@ -139,7 +139,7 @@ def test_boxes_are_those_that_torchvision_draws(size):
 
     draws, image = Draws(), Image.new("L", size)
     for seed in range(0, 300 * 7919 * 1000, 7919 * 1000):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         top, left, height, width = RandomResizedCrop.get_params(image, list(CROP_SCALE), list(CROP_RATIO))
         assert RandomCrop._box(*size, draws.seed(seed)) == (left, top, width, height), seed
 
