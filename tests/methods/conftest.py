@@ -1,5 +1,6 @@
 """What the tables of methods run on: experts of random numbers, plans, and lessons of a few images and steps."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -52,6 +53,10 @@ class Toy:
             found.append(state)
         return found
 
+    def usual(self, name):
+        """The states of a method with no settings of its own, made once for all who only look at them."""
+        return usual(name)
+
     def served(self, method, state, task):
         """The delta that answers for a task."""
         return method.delta(state, task, lambda key: self.expert(method, key))
@@ -61,6 +66,11 @@ class Toy:
         if one is None or other is None:
             return one is other
         return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@cache
+def usual(name):
+    return tuple(Toy().states(get(name)))
 
 
 @pytest.fixture
