@@ -105,16 +105,16 @@ def test_every_setting_can_be_studied(tasks, small_backbone):
 def test_alignment_of_all_positions_after_each_step_leaves_none_in_conflict_at_the_next_look(tasks, small_backbone):
     backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
     settings = [
-        replace(BY_NAME["paper"], steps=20, rank=4, every=10, to="global"),
-        replace(BY_NAME["product"], steps=20, rank=4, every=10, to="global"),
-        replace(BY_NAME["paper"], steps=20, rank=4).plain,
+        replace(BY_NAME["paper"], steps=12, rank=4, every=10, to="global"),
+        replace(BY_NAME["product"], steps=12, rank=4, every=10, to="global"),
+        replace(BY_NAME["paper"], steps=12, rank=4).plain,
     ]
-    config = replace(BY_NAME["paper"], steps=20, rank=4).form.config(RECIPE)
+    config = replace(BY_NAME["paper"], steps=12, rank=4).form.config(RECIPE)
     method = get("pam", config)
     side = SideBySide(backbone, method.training, method.lora, "cpu", 0)
     streams = [stream(method.config, tasks["cars"], backbone, "cpu")] * 3
     start = {name: -tensor for name, tensor in side._fresh.items()}
-    watch = Alignment(settings, [start] * 3, 20, {})
+    watch = Alignment(settings, [start] * 3, 12, {})
     parameters = {name: torch.nn.Parameter(torch.stack([tensor] * 3)) for name, tensor in side._fresh.items()}
     optimizer = torch.optim.AdamW(list(parameters.values()), lr=1e-9)
     sum(parameter.sum() for parameter in parameters.values()).backward()
