@@ -48,7 +48,8 @@ def block_sums(values_K8C: Tensor) -> Tensor:
         sums = sums + strip
     columns = sums.shape[-1]
     width = min(BLOCK, 1 << columns.bit_length())  # no halving of what is padding alone
-    blocks = torch.nn.functional.pad(sums, (0, -columns % width)).unflatten(-1, (-(-columns // width), width))
+    padded = torch.nn.functional.pad(sums, (0, -columns % width))
+    blocks: Tensor = padded.reshape(*sums.shape[:-1], -(-columns // width), width)
     while (half := blocks.shape[-1] // 2) > 0:
         blocks = blocks[..., :half] + blocks[..., half:]
     return blocks[..., 0]

@@ -219,11 +219,13 @@ def kth_magnitude(delta: Delta, rank: int, task: str | None = None) -> float:
 def _magnitudes(flats: Sequence[Tensor], wide: torch.dtype) -> Iterator[Tensor]:
     """Magnitudes of flat tensors, up to ``_CHUNK`` at a time: small ones together, as a piece goes over all bins."""
     together: list[Tensor] = []
-    for piece in (piece for flat in flats for piece in flat.split(_CHUNK)):
-        if sum(map(len, together)) + len(piece) > _CHUNK:
+    room = _CHUNK
+    for piece in (flat[start : start + _CHUNK] for flat in flats for start in range(0, flat.numel(), _CHUNK)):
+        if piece.numel() > room:
             yield torch.cat(together).abs_()
-            together = []
+            together, room = [], _CHUNK
         together.append(piece.to(wide))
+        room -= piece.numel()
     if together:
         yield torch.cat(together).abs_()
 

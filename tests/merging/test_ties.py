@@ -144,8 +144,10 @@ def test_no_delta_and_no_value():
     assert ties({"a": {"w": torch.ones(0, 2)}})["w"].shape == (0, 2)
 
 
+@pytest.mark.parametrize("chunk", [50, 1 << 20])
 @pytest.mark.parametrize("dtype", [*DTYPES, None], ids=str)
-def test_kth_magnitude_agrees_with_a_sort(dtype):
+def test_kth_magnitude_agrees_with_a_sort(dtype, chunk, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("condu_ray.merging.ties"), "_CHUNK", chunk)
     (found,) = normal_deltas(1, seed=3)
     scales = torch.linspace(-40, 40, 31)[:, None].exp2()  # many binades, infinity and all subnormals of float16 too
     noise = torch.randn(31, 17, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
