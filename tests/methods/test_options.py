@@ -131,7 +131,7 @@ def test_references_move_zscl_by_their_content(plan, task_data):
 )
 def test_an_option_changes_what_is_served(name, changes, toy):
     base, other = get(name), get(name, Experiment.model_validate(changes))
-    assert not toy.equal(toy.served(base, toy.states(base)[-1], "a"), toy.served(other, toy.states(other)[-1], "a"))
+    assert not toy.equal(toy.served(base, toy.usual(name)[-1], "a"), toy.served(other, toy.states(other)[-1], "a"))
 
 
 def test_alpha_is_the_weight_of_the_new_model(toy):
