@@ -65,7 +65,8 @@ def test_what_needs_more_memory_than_is_free_is_left_out(run):
     assert "left out: the public way needs 19 GiB, 12 are free" in said
 
 
-def test_a_process_measures_one_side():
+def test_a_process_measures_one_side(monkeypatch):
+    monkeypatch.setattr("jobs.bench.limit.PRODUCTS", 4)
     options = {"size": "small", "classes": [5], "device": "cpu", "batch": 4, "steps": 4}
     found = [train.child(Namespace(side=side, **options)) for side in train.SIDES[:2]]
     assert [one["precision"] for one in found] == ["fp32"] * 2
