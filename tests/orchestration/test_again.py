@@ -175,7 +175,7 @@ def test_a_run_without_its_prototypes_has_a_report_and_something_left_to_do(home
     assert from_storage(checked, display, routed=True) is None
     assert from_storage(checked, display) is not None
     assert again(config) is None
-    served, words = served_run(finished_run(checked), "condu"), rf"{gone.name}: .* not there.*the run's own command"
+    served, words = served_run(finished_run(checked), "condu"), rf"{gone.name}: .* not there.*the run's .*own command"
     for read in (served.prototypes, served.known):
         with pytest.raises(ArtifactError, match=words):
             [read(task) for task in served.state.tasks]

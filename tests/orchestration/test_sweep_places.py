@@ -20,7 +20,7 @@ def test_trials_of_a_sweep_on_a_relative_storage_folder_get_an_absolute_one(
     seen = []
 
     class Running:
-        def __init__(self, base, checked, folder, left, lines):
+        def __init__(self, base, checked, folder, left, lines, encode=()):
             seen.extend(trial.config(checked.config, "s") for trial in left)
 
         def cache_report(self):
@@ -58,7 +58,7 @@ def test_finished_trials_of_other_data_are_not_taken_for_this_sweeps(task_data, 
     """The same command, the same name, other images under the same path."""
 
     class Running:
-        def __init__(self, base, checked, folder, left, lines):
+        def __init__(self, base, checked, folder, left, lines, encode=()):
             pytest.fail("it begins with what it cannot finish") if changed else None
 
         def run(self, parent, held, done):
