@@ -6,10 +6,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from condu_ray.vlm import model as loading
 from condu_ray.vlm.spec import BackboneSpec
 
 MADE: dict[Any, Any] = {}
+LARGE = 4_000_000
+"""Parameters of a model that is not kept: it would take memory till the end."""
 
 
 def files(folder: Path) -> tuple[Any, ...]:
@@ -32,9 +36,10 @@ def remember(undone: Callable[[], bool]) -> None:
     def built(spec: BackboneSpec) -> Any:
         if undone() or (made := key(spec)) is None:
             return build(spec)
-        if made not in MADE:
-            MADE[made] = build(spec)
-        model, tokenizer, notes = MADE[made]
+        model, tokenizer, notes = MADE.get(made) or build(spec)
+        if made not in MADE and sum(map(Tensor.numel, model.parameters())) > LARGE:
+            return model, tokenizer, notes
+        MADE[made] = model, tokenizer, notes
         return copy.deepcopy(model), tokenizer, notes
 
     def fingerprinted(model: Any, spec: BackboneSpec, config: Any, tokenizer: Any) -> str:
