@@ -73,10 +73,8 @@ def test_trainings_side_by_side_are_those_of_the_method(tasks, backbone, name):
 def test_every_setting_can_be_studied(tasks, small_backbone):
     backbone = load_backbone(backbone_spec(pretrained=str(small_backbone)))
     small = [replace(one, steps=min(one.steps, 400) // 50 * 2, rank=min(one.rank, 8), tasks=3) for one in SETTINGS]
-    given, twice = (
-        {"given": ("walls", "doors", "cars")},
-        BY_NAME["rank_4"],
-    )  # two orders of a small group
+    given = {"given": ("walls", "doors", "cars")}
+    twice = BY_NAME["rank_4"]  # of a small group, which is learned in two orders
     records = []
     for form, group in by_form(small).items():
         orders = given | ({"reversed": ("cars", "doors", "walls")} if form.rank == twice.rank else {})
