@@ -130,7 +130,7 @@ class Moments:
         found = {name: stored[name] for name in TENSORS}
         for name, sums in (("second", "sums"), ("random_second", "random_sums")):
             width = found[sums].shape[1]
-            lower = torch.ones(width, width, dtype=torch.bool).tril_()
+            lower = _triangle(width)
             whole = torch.empty(width, width, dtype=torch.float64).masked_scatter_(lower, found[name].double())
             found[name] = torch.where(lower, whole, whole.T)
             found[sums] = found[sums].double()
@@ -183,6 +183,6 @@ def _by_class(exact_NX: Tensor, label_N: Tensor, classes: int) -> Tensor:
     return torch.zeros(classes, exact_NX.shape[1], dtype=torch.float64).index_add_(0, label_N, exact_NX)
 
 
-def _triangle(width: int) -> tuple[Tensor, Tensor]:
-    rows, columns = torch.tril_indices(width, width)
-    return rows, columns
+def _triangle(width: int) -> Tensor:
+    """The lower triangle with its diagonal, bool ``[width, width]``; entries go row by row."""
+    return torch.ones(width, width, dtype=torch.bool).tril_()
